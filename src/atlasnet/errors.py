@@ -1,0 +1,81 @@
+"""Every exception that AtlasNet raises on purpose.
+
+    AtlasNetError
+    ├── InputError            what the user gave cannot be used
+    │   ├── VolumeError       an image file, its voxels or its geometry
+    │   ├── CohortError       a folder of subjects
+    │   ├── ModelError        a model folder or archive
+    │   └── TransformError    a spatial map, in memory or in a file
+    ├── RegistrationError     no acceptable map was found
+    └── Cancelled             the caller asked for the work to stop
+
+A message names the file, what was expected, what was found and what mends it, so that it can be acted on without reading code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class AtlasNetError(Exception):
+    """Root of the tree; the command line prints its text without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(AtlasNetError):
+    """Something that the user gave cannot be used.
+
+    Args:
+        problem: one sentence, without a full stop.
+        path: the file or folder at fault.
+        expected: what would have been right.
+        found: what was there instead.
+        remedy: the change or command that mends it.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | Path | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem, self.path, self.expected, self.found, self.remedy = problem, path, expected, found, remedy
+        text = f"{path}: {problem}" if path is not None else problem
+        details = [
+            f"{word} {value}"
+            for word, value in (("expected", expected), ("found", found), ("to mend it:", remedy))
+            if value is not None
+        ]
+        super().__init__("; ".join([text, *details]))
+
+
+class VolumeError(InputError):
+    """An image file, its voxels or its geometry cannot be used."""
+
+
+class CohortError(InputError):
+    """A folder of subjects cannot be used."""
+
+
+class ModelError(InputError):
+    """A model folder or archive cannot be used."""
+
+
+class TransformError(InputError):
+    """A spatial map cannot be used."""
+
+
+class RegistrationError(AtlasNetError):
+    """No acceptable map between two images was found."""
+
+
+class Cancelled(AtlasNetError):
+    """The caller asked for the work to stop; what was finished stays on disk."""
+
+    exit_code = 130

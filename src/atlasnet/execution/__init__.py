@@ -1,0 +1,17 @@
+"""Where work runs: device, threads, progress, cancellation, and files that survive a power cut."""
+
+from atlasnet.execution.context import Execution
+from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, write_json
+from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter
+
+__all__ = [
+    "Execution",
+    "Reporter",
+    "SilentReporter",
+    "TextReporter",
+    "atomic_path",
+    "digest",
+    "file_digest",
+    "read_json",
+    "write_json",
+]

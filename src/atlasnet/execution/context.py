@@ -1,0 +1,84 @@
+"""Where work runs and whom it tells: passed down explicitly, never kept globally."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from atlasnet.errors import Cancelled, InputError
+from atlasnet.execution.reporter import Reporter, SilentReporter
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Device, threads, seed and callbacks of one piece of work.
+
+    Args:
+        device: a torch device name such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        threads: CPU threads; by default all that this process may use. Results on the CPU are a function of it.
+        seed: the origin of every random number.
+        reporter: follows the work.
+        cancelled: asked between units of work; when it answers true, `Cancelled` is raised.
+    """
+
+    device: str = "cpu"
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
+    seed: int = 0
+    reporter: Reporter = field(default_factory=SilentReporter)
+    cancelled: Callable[[], bool] = _never
+
+    def torch_device(self) -> torch.device:
+        """The device, checked to exist.
+
+        Raises:
+            InputError: no such device is available here.
+        """
+        import torch
+
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"device {self.device!r} cannot be used",
+                found=str(error).splitlines()[0],
+                remedy="choose --device cpu, or install the drivers of the accelerator",
+            ) from error
+        return device
+
+    @contextmanager
+    def active(self) -> Iterator[torch.device]:
+        """Give the device, with torch and SimpleITK held to ``threads`` threads inside the block."""
+        import SimpleITK as sitk
+        import torch
+
+        if self.threads < 1:
+            raise InputError("the number of threads must be positive", found=str(self.threads))
+        device = self.torch_device()
+        before, before_itk = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+        torch.set_num_threads(self.threads)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self.threads)
+        try:
+            yield device
+        finally:
+            torch.set_num_threads(before)
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before_itk)
+
+    def pause(self) -> None:
+        """A safe point at which the work may be stopped.
+
+        Raises:
+            Cancelled: the caller asked for it.
+        """
+        if self.cancelled():
+            raise Cancelled("stopped on request; the same call goes on from here")

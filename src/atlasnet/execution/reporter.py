@@ -1,0 +1,66 @@
+"""How long work tells of itself: bars on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+class Reporter(Protocol):
+    """What a caller may pass in to follow the work."""
+
+    def note(self, text: str) -> None:
+        """One line about what happens now."""
+
+    def warn(self, text: str) -> None:
+        """One line that the user should act on or know."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield ``items`` while showing how many of ``total`` are done."""
+
+
+class SilentReporter:
+    """Says nothing; warnings are kept in ``warnings`` for whoever writes the run record."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Keep the warning."""
+        self.warnings.append(text)
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield ``items``."""
+        yield from items
+
+
+class TextReporter(SilentReporter):
+    """Writes to standard error: a bar on a terminal, one line per task and one per warning elsewhere."""
+
+    def note(self, text: str) -> None:
+        """Print the line above a running bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Keep and print the warning."""
+        super().warn(text)
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Show a bar on a terminal, one line when done elsewhere."""
+        if sys.stderr.isatty():
+            yield from tqdm(items, description, total=total, file=sys.stderr, leave=False, dynamic_ncols=True)
+            return
+        count = 0
+        for item in items:
+            yield item
+            count += 1
+        self.note(f"{description}: {count} done")

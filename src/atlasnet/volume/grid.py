@@ -1,0 +1,120 @@
+"""`Grid`: where the voxels of an array lie in the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A lattice of voxel centres in patient space.
+
+    Arrays on a grid are indexed (z, y, x). World points are (x, y, z) in millimetres, LPS, as in ITK. ``affine`` takes the
+    *reversed* array index (x, y, z, 1) to the world, so its columns are ITK's direction times spacing and its last one the
+    origin.
+
+    Args:
+        shape: voxels along (z, y, x).
+        affine: (4, 4), index (x, y, z, 1) to LPS mm.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        affine = np.array(self.affine, dtype=np.float64)
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def from_parts(
+        cls,
+        shape: Sequence[int],
+        spacing: ArrayLike = (1.0, 1.0, 1.0),
+        origin: ArrayLike = (0.0, 0.0, 0.0),
+        direction: ArrayLike | None = None,
+    ) -> Grid:
+        """Build from ``shape`` (z, y, x) and ITK's ``spacing``, ``origin`` (x, y, z; mm) and ``direction`` (3, 3)."""
+        affine = np.eye(4)
+        axes = np.eye(3) if direction is None else np.asarray(direction, dtype=np.float64).reshape(3, 3)
+        affine[:3, :3] = axes * np.asarray(spacing, dtype=np.float64)
+        affine[:3, 3] = origin
+        z, y, x = shape
+        return cls((z, y, x), affine)
+
+    @property
+    def spacing(self) -> Float:
+        """Distance between voxel centres along (x, y, z), mm."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def origin(self) -> Float:
+        """World position of voxel (0, 0, 0), mm."""
+        return self.affine[:3, 3].copy()
+
+    @property
+    def direction(self) -> Float:
+        """(3, 3) matrix whose columns are the unit vectors of the index axes (x, y, z)."""
+        return self.affine[:3, :3] / self.spacing
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        """Voxels along (x, y, z): ITK's order."""
+        return np.array(self.shape[::-1])
+
+    @property
+    def voxels(self) -> int:
+        """How many voxels there are."""
+        return int(np.prod(self.shape))
+
+    @property
+    def centre(self) -> Float:
+        """World position of the middle of the field of view, mm."""
+        return self.to_world((self.size - 1) / 2)
+
+    def to_world(self, index: ArrayLike) -> Float:
+        """Take index points (..., 3) in (x, y, z) order to LPS mm."""
+        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def to_index(self, points: ArrayLike) -> Float:
+        """Take LPS mm points (..., 3) to continuous index points in (x, y, z) order."""
+        inverse = np.linalg.inv(self.affine)
+        return np.asarray(points, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def corners(self) -> Float:
+        """(8, 3) world positions of the outermost voxel centres, mm."""
+        index = np.stack(np.meshgrid(*[(0, n - 1) for n in self.size], indexing="ij"), -1).reshape(-1, 3)
+        return self.to_world(index)
+
+    def with_spacing(self, spacing: ArrayLike) -> Grid:
+        """The same field of view (edge to edge, not centre to centre) with another spacing (x, y, z; mm)."""
+        wanted = np.asarray(spacing, dtype=np.float64)
+        size = np.maximum(1, np.rint(self.size * self.spacing / wanted).astype(int))
+        origin = self.to_world((self.size - 1) / 2 - (size - 1) / 2 * wanted / self.spacing)
+        return Grid.from_parts(tuple(size[::-1].tolist()), wanted, origin, self.direction)
+
+    def padded(self, before: Sequence[int], after: Sequence[int]) -> Grid:
+        """Extend by whole voxels along (x, y, z); negative numbers crop."""
+        size = self.size + np.asarray(before) + np.asarray(after)
+        affine = self.affine.copy()
+        affine[:3, 3] = self.to_world(-np.asarray(before, dtype=np.float64))
+        return Grid(tuple(size[::-1].tolist()), affine)
+
+    def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
+        """Whether every corner lies within ``tolerance`` voxels of the other's: one grid but for header noise."""
+        if self.shape != other.shape:
+            return False
+        return bool(np.abs(other.to_index(self.corners()) - other.to_index(other.corners())).max() <= tolerance)
+
+    def __repr__(self) -> str:
+        def three(values: ArrayLike) -> str:
+            return "(" + ", ".join(f"{v:g}" for v in np.round(values, 4)) + ")"
+
+        return f"Grid(shape={self.shape} zyx, spacing={three(self.spacing)} mm, origin={three(self.origin)} LPS mm)"

@@ -1,0 +1,54 @@
+"""`Volume`: an image or a label map that knows where its voxels are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume.grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels with their geometry.
+
+    Args:
+        array: (c, z, y, x), c = 1 for plain images and label maps, a singleton z for 2-D images; (z, y, x) is taken as c = 1.
+        grid: the lattice on which the voxels lie.
+
+    Raises:
+        VolumeError: the array's shape is not that of the grid, or it has no voxels.
+    """
+
+    array: NDArray[Any]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        array = np.asarray(self.array)
+        if array.ndim == 3:
+            array = array[None]
+        if array.ndim != 4 or array.shape[1:] != self.grid.shape:
+            raise VolumeError(
+                "the voxel array does not fit its grid",
+                expected=f"(c, z, y, x) with (z, y, x) = {self.grid.shape}",
+                found=str(array.shape),
+            )
+        if array.size == 0:
+            raise VolumeError("the image is empty", expected="at least one voxel", found=f"shape {array.shape}")
+        object.__setattr__(self, "array", array)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the array has."""
+        return int(self.array.shape[0])
+
+    def replace(self, array: NDArray[Any]) -> Volume:
+        """Other voxels on the same grid."""
+        return Volume(array, self.grid)
+
+    def __repr__(self) -> str:
+        return f"Volume({self.channels} x {self.array.dtype}, {self.grid!r})"
