@@ -1,0 +1,35 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atlasnet.execution import Execution
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """``--quiet`` and ``--json``: who is told, and how."""
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+
+
+def add_execution_options(parser: argparse.ArgumentParser) -> None:
+    """Where and how the work runs, and the output options."""
+    group = parser.add_argument_group("where the work runs")
+    group.add_argument("--device", default="cpu", metavar="D", help="torch device: cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
+    group.add_argument("--seed", type=int, default=0, metavar="S", help="origin of every random number (default: 0)")
+    add_output_options(parser)
+
+
+def execution_from(args: argparse.Namespace) -> Execution:
+    """The `Execution` that the options describe, its device checked."""
+    from atlasnet.execution import Execution, SilentReporter, TextReporter
+
+    reporter = SilentReporter() if args.quiet else TextReporter()
+    options = {} if args.threads is None else {"threads": args.threads}
+    execution = Execution(device=args.device, seed=args.seed, reporter=reporter, **options)
+    execution.torch_device()
+    return execution

@@ -1,0 +1,20 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real scans; a test that needs it is skipped, by name, where it is not there."""
+    value = os.environ.get("ATLASNET_TEST_DATA")
+    if not value:
+        pytest.skip("real scans needed: set ATLASNET_TEST_DATA to their folder")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"ATLASNET_TEST_DATA names {folder}, which is not a folder")
+    return folder
