@@ -9,7 +9,7 @@
     ├── RegistrationError     no acceptable map was found
     └── Cancelled             the caller asked for the work to stop
 
-A message names the file, what was expected, what was found and what mends it, so that it can be acted on without reading code.
+A message names the file, what was expected, what was found and what mends it: enough to act on without reading code.
 """
 
 from __future__ import annotations

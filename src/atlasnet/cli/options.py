@@ -18,7 +18,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
     """Where and how the work runs, and the output options."""
     group = parser.add_argument_group("where the work runs")
-    group.add_argument("--device", default="cpu", metavar="D", help="torch device: cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument("--device", default="cpu", metavar="D", help="torch device: cpu, cuda, cuda:1 (default: cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     group.add_argument("--seed", type=int, default=0, metavar="S", help="origin of every random number (default: 0)")
     add_output_options(parser)

@@ -19,6 +19,13 @@ def _never() -> bool:
     return False
 
 
+def _available_threads() -> int:
+    """The processors that this process may use, where the system tells; else all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Execution:
     """Device, threads, seed and callbacks of one piece of work.
@@ -32,7 +39,7 @@ class Execution:
     """
 
     device: str = "cpu"
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1))
+    threads: int = field(default_factory=_available_threads)
     seed: int = 0
     reporter: Reporter = field(default_factory=SilentReporter)
     cancelled: Callable[[], bool] = _never

@@ -15,9 +15,9 @@ Float = NDArray[np.float64]
 class Grid:
     """A lattice of voxel centres in patient space.
 
-    Arrays on a grid are indexed (z, y, x). World points are (x, y, z) in millimetres, LPS, as in ITK. ``affine`` takes the
-    *reversed* array index (x, y, z, 1) to the world, so its columns are ITK's direction times spacing and its last one the
-    origin.
+    Arrays on a grid are indexed (z, y, x). World points are (x, y, z) in millimetres, LPS, as in ITK. ``affine`` takes
+    the *reversed* array index (x, y, z, 1) to the world, so its columns are ITK's direction times spacing and its last
+    one the origin.
 
     Args:
         shape: voxels along (z, y, x).
@@ -81,7 +81,8 @@ class Grid:
 
     def to_world(self, index: ArrayLike) -> Float:
         """Take index points (..., 3) in (x, y, z) order to LPS mm."""
-        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        world: Float = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return world
 
     def to_index(self, points: ArrayLike) -> Float:
         """Take LPS mm points (..., 3) to continuous index points in (x, y, z) order."""
@@ -114,7 +115,7 @@ class Grid:
         return bool(np.abs(other.to_index(self.corners()) - other.to_index(other.corners())).max() <= tolerance)
 
     def __repr__(self) -> str:
-        def three(values: ArrayLike) -> str:
+        def three(values: Float) -> str:
             return "(" + ", ".join(f"{v:g}" for v in np.round(values, 4)) + ")"
 
         return f"Grid(shape={self.shape} zyx, spacing={three(self.spacing)} mm, origin={three(self.origin)} LPS mm)"

@@ -17,7 +17,8 @@ class Volume:
     """Voxels with their geometry.
 
     Args:
-        array: (c, z, y, x), c = 1 for plain images and label maps, a singleton z for 2-D images; (z, y, x) is taken as c = 1.
+        array: (c, z, y, x), c = 1 for plain images and label maps, a singleton z for 2-D images; (z, y, x) is taken as
+            c = 1.
         grid: the lattice on which the voxels lie.
 
     Raises:

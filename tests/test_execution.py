@@ -1,0 +1,123 @@
+"""Atomic files, content keys, devices, progress and cancellation."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from atlasnet.errors import Cancelled, InputError, VolumeError
+from atlasnet.execution import (
+    Execution,
+    SilentReporter,
+    TextReporter,
+    atomic_path,
+    digest,
+    file_digest,
+    read_json,
+    write_json,
+)
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "labels.nii.gz"
+    target.write_text("old")
+
+    def interrupted() -> None:
+        with atomic_path(target) as path:
+            path.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_atomic_write_replaces_the_file_and_keeps_its_suffixes(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "labels.nii.gz"
+    with atomic_path(target) as path:
+        assert path.name.endswith(".nii.gz")
+        path.write_text("whole")
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_json_survives_a_round_trip_and_refuses_what_json_has_not(tmp_path: Path) -> None:
+    value = {"labels": {"background": 0, "lung": 1}, "spacing": [1.5, 2.0]}
+    write_json(tmp_path / "plan.json", value)
+    assert read_json(tmp_path / "plan.json") == value
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "plan.json", {"dice": float("nan")})
+    assert read_json(tmp_path / "plan.json") == value
+
+
+def test_a_digest_depends_on_content_not_on_key_order() -> None:
+    assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_a_file_digest_is_its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"atlas")
+    assert file_digest(tmp_path / "f") == hashlib.sha256(b"atlas").hexdigest()
+
+
+def test_an_absent_device_is_refused_with_a_way_out() -> None:
+    with pytest.raises(InputError, match="--device cpu"):
+        Execution(device="cuda:99").torch_device()
+    with pytest.raises(InputError, match="'warp-drive' cannot be used"):
+        Execution(device="warp-drive").torch_device()
+
+
+def test_threads_hold_inside_the_block_only() -> None:
+    before = torch.get_num_threads()
+    with Execution(threads=1).active() as device:
+        assert torch.get_num_threads() == 1
+        assert device == torch.device("cpu")
+    assert torch.get_num_threads() == before
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(InputError, match="positive"), Execution(threads=0).active():
+        pass
+
+
+def test_a_cancelled_execution_stops_at_the_next_pause() -> None:
+    with pytest.raises(Cancelled):
+        Execution(cancelled=lambda: True).pause()
+    Execution().pause()
+
+
+def test_piped_progress_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = TextReporter()
+    assert list(reporter.track([1, 2, 3], "registering")) == [1, 2, 3]
+    reporter.warn("a scan is short")
+    assert reporter.warnings == ["a scan is short"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "registering: 3 done\nwarning: a scan is short\n"
+
+
+def test_a_silent_reporter_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = SilentReporter()
+    reporter.note("hidden")
+    assert list(reporter.track(range(2), "hidden")) == [0, 1]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_names_file_expectation_finding_and_remedy() -> None:
+    error = VolumeError("the file is truncated", path="a.nii", expected="10 bytes", found="3", remedy="copy it again")
+    assert str(error) == "a.nii: the file is truncated; expected 10 bytes; found 3; to mend it: copy it again"
+    assert isinstance(error, InputError)
+    assert error.exit_code == 2
+
+
+if sys.platform == "linux":
+
+    def test_the_default_threads_are_those_of_the_process() -> None:
+        import os
+
+        assert Execution().threads == len(os.sched_getaffinity(0))
