@@ -1,0 +1,342 @@
+"""Reading and writing volumes: NIfTI, NRRD and MetaImage files, and folders of DICOM slices (read only).
+
+SimpleITK does the reading and writing. What it lets pass, this module refuses: a geometry or a voxel that cannot be
+trusted never enters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from atlasnet.errors import VolumeError
+from atlasnet.execution import atomic_path
+from atlasnet.volume.dicom import read_dicom_folder
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.headers import NiftiGeometry, check_metaimage, check_nifti, check_nrrd
+from atlasnet.volume.volume import Volume
+
+READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+DIRECTION_TOLERANCE = 1e-3
+"""How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
+
+_STORED_TYPES = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
+
+
+def image_suffix(path: str | Path) -> str | None:
+    """The readable image suffix (lower case, ``.nii.gz`` as a whole) of a file name, or None."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in READABLE_SUFFIXES if name.endswith(suffix)), None)
+
+
+def read_volume(path: str | Path, *, channels: bool = False, series: str | None = None) -> Volume:
+    """Read an image, (c, z, y, x) with its grid in LPS mm.
+
+    A 2-D image has a singleton z. Voxels keep their stored type, int8 to float64; scaled NIfTI intensities arrive
+    scaled. A direction matrix off by rounding (elements up to 1e-3 from the nearest orthonormal one) is mended.
+
+    Args:
+        path: a NIfTI, NRRD or MetaImage file, or a folder with the slices of one DICOM series.
+        channels: take a fourth axis, or a vector per voxel, as channels.
+        series: the SeriesInstanceUID to read where a DICOM folder holds several.
+
+    Raises:
+        VolumeError: the file is absent, unreadable, truncated, empty, 4-D without ``channels``; its spacing is not
+            positive, its direction is singular or sheared, or a voxel is not finite.
+    """
+    path = Path(path)
+    if path.is_dir():
+        with _quiet_itk():
+            volume = read_dicom_folder(path, series)
+        return Volume(
+            volume.array,
+            _trusted_grid(path, volume.grid.shape, volume.grid.spacing, volume.grid.origin, volume.grid.direction),
+        )
+    nifti = _check_file(path)
+    with _quiet_itk():
+        try:
+            image = sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            raise _explained(path, error) from error
+    array = _channels_first(path, image, channels)
+    dimensions = image.GetDimension()
+    direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
+    axes = min(3, dimensions)
+    direction[:axes, :axes] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:axes, :axes]
+    spacing[:axes], origin[:axes] = image.GetSpacing()[:axes], image.GetOrigin()[:axes]
+    if nifti is not None:
+        _check_nifti_direction(path, nifti, direction)
+    z, y, x = array.shape[1:]
+    grid = _trusted_grid(path, (z, y, x), spacing, origin, direction)
+    _check_finite(path, array)
+    return Volume(array, grid)
+
+
+def read_labels(path: str | Path) -> Volume:
+    """Read a label map: whole numbers in any storage type, returned as integers, (1, z, y, x).
+
+    Raises:
+        VolumeError: as `read_volume`, or a voxel is not a whole number.
+    """
+    volume = read_volume(path)
+    array = volume.array
+    if array.dtype.kind in "iu":
+        return volume
+    whole = np.rint(array)
+    # Scaled storage (slope times integer in float32) leaves a whole number off by rounding only.
+    if np.abs(array - whole).max() > 1e-3 or np.abs(whole).max() >= 2**31:
+        position = np.unravel_index(int(np.abs(array - whole).argmax()), array.shape)
+        raise VolumeError(
+            "a label map must hold whole numbers",
+            path=path,
+            found=f"{array[position]!s} at (z, y, x) = {tuple(int(i) for i in position[1:])}",
+            remedy="resample labels with nearest neighbours, or give the label map and not a probability",
+        )
+    small = whole.min() >= -(2**15) and whole.max() < 2**15
+    return volume.replace(whole.astype(np.int16 if small else np.int32))
+
+
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Write a volume in the format that the suffix names: .nii, .nii.gz, .nrrd, .mha or .mhd.
+
+    All but .nii and .mhd are compressed. The file appears whole or not at all (of the two files of .mhd, the voxels
+    come first). Several channels become NIfTI's fourth axis, and a vector per voxel in the other formats. bool is
+    stored as uint8, float16 as float32, 64-bit integers in the smallest integer type that holds every value.
+
+    Raises:
+        VolumeError: an unknown suffix, or a voxel type that no format keeps faithfully.
+    """
+    path = Path(path)
+    suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
+    if suffix is None:
+        raise VolumeError(
+            "the format cannot be written", path=path, expected="a name ending in " + ", ".join(WRITABLE_SUFFIXES)
+        )
+    image = to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=not suffix.startswith(".nii"))
+    with atomic_path(path) as temporary, _quiet_itk():
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=suffix not in (".nii", ".mhd"))
+        except RuntimeError as error:
+            raise VolumeError("the image cannot be written", path=path, found=_reason(error)) from error
+        if suffix == ".mhd":
+            voxels = temporary.with_suffix(".raw")
+            os.replace(voxels, path.with_suffix(".raw"))
+
+
+def to_sitk(volume: Volume, *, vector: bool = True) -> sitk.Image:
+    """A SimpleITK image of the volume: 3-D; with several channels a vector image, or 4-D where ``vector`` is false."""
+    grid, array = volume.grid, volume.array
+    if volume.channels == 1:
+        image = sitk.GetImageFromArray(array[0])
+    elif vector:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
+    else:
+        image = sitk.GetImageFromArray(array, isVector=False)
+    extra = image.GetDimension() - 3
+    direction = np.eye(3 + extra)
+    direction[:3, :3] = grid.direction
+    image.SetSpacing([*grid.spacing.tolist(), *[1.0] * extra])
+    image.SetOrigin([*grid.origin.tolist(), *[0.0] * extra])
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+@contextmanager
+def _quiet_itk() -> Iterator[None]:
+    """ITK without console warnings, and letting any NIfTI direction through: this module judges them itself."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    before = os.environ.get("ITK_NIFTI_SFORM_PERMISSIVE")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "YES"
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        if before is None:
+            del os.environ["ITK_NIFTI_SFORM_PERMISSIVE"]
+        else:
+            os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = before
+
+
+def _check_file(path: Path) -> NiftiGeometry | None:
+    suffix = image_suffix(path)
+    if not path.exists():
+        raise VolumeError("there is no such file", path=path)
+    if suffix is None:
+        raise VolumeError(
+            "the format is not supported",
+            path=path,
+            expected="a name ending in " + ", ".join(READABLE_SUFFIXES) + ", or a folder of DICOM slices",
+            remedy="for DICOM give the folder that holds the slices",
+        )
+    try:
+        if suffix.startswith(".nii"):
+            return check_nifti(path)
+        (check_nrrd if suffix in (".nrrd", ".nhdr") else check_metaimage)(path)
+    except OSError as error:
+        raise VolumeError("the file cannot be read", path=path, found=str(error)) from error
+    return None
+
+
+def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[Any]:
+    """(c, z, y, x) voxels of a 2-D, 3-D or 4-D image."""
+    array: NDArray[Any] = sitk.GetArrayFromImage(image)
+    dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if array.dtype.kind not in "iuf":
+        raise VolumeError("the voxels are not real numbers", path=path, found=str(array.dtype))
+    if components > 1:
+        array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    elif dimensions <= 3:
+        array = array[None]
+    if dimensions == 2:
+        array = array[:, None]
+    if array.ndim != 4:
+        raise VolumeError(
+            "the image has too many axes", path=path, expected="2-D, 3-D, or 4-D with channels", found=f"{dimensions}-D"
+        )
+    if array.shape[0] > 1 and not channels:
+        raise VolumeError(
+            "the image is 4-D",
+            path=path,
+            expected="one value per voxel of a 3-D image",
+            found=f"{array.shape[0]} volumes in one file",
+            remedy="declare them as channels in dataset.json (channel_names or modality), or split the file",
+        )
+    return array
+
+
+def _check_nifti_direction(path: Path, header: NiftiGeometry, direction: NDArray[np.float64]) -> None:
+    """Refuse a sheared sform where it is the one that ITK took (it orthonormalises silently here)."""
+    if header.sform is None or len(header.spacing) < 3:
+        return
+    norms = np.linalg.norm(header.sform, axis=0)
+    if not norms.all() or abs(np.linalg.det(header.sform / norms)) < 1e-3:
+        if header.qform is not None:
+            return
+        raise _singular(path, header.sform)
+    to_lps = np.diag([-1.0, -1.0, 1.0])
+    stated = to_lps @ (header.sform / norms)
+    nearest = nearest_orthonormal(stated)
+    if header.qform is not None and np.abs(to_lps @ header.qform - direction).max() < np.abs(nearest - direction).max():
+        return
+    _check_orthonormal(path, stated)
+    if np.abs(norms / header.spacing - 1).max() > 1e-3:
+        raise VolumeError(
+            "the NIfTI header contradicts itself about the spacing",
+            path=path,
+            expected=f"the sform's columns as long as the spacing {_listed(np.array(header.spacing))} mm",
+            found=f"{_listed(norms)} mm",
+            remedy="correct the sform or pixdim",
+        )
+
+
+def nearest_orthonormal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The orthonormal matrix nearest to ``matrix`` (polar decomposition), mirrored if ``matrix`` is."""
+    u, _, vt = np.linalg.svd(matrix)
+    return np.asarray(u @ vt)
+
+
+def _check_orthonormal(path: Path, direction: NDArray[np.float64]) -> None:
+    if not np.isfinite(direction).all() or abs(np.linalg.det(direction)) < 1e-3:
+        raise _singular(path, direction)
+    if np.abs(direction - nearest_orthonormal(direction)).max() > DIRECTION_TOLERANCE:
+        raise VolumeError(
+            "the image axes are sheared",
+            path=path,
+            expected=f"a direction matrix orthonormal within {DIRECTION_TOLERANCE:g}",
+            found=_listed(direction.ravel()),
+            remedy="resample the image onto a rectangular grid (gantry tilt), or correct the header",
+        )
+
+
+def _singular(path: Path, direction: NDArray[np.float64]) -> VolumeError:
+    return VolumeError(
+        "the direction matrix is singular",
+        path=path,
+        expected="three independent axes",
+        found=_listed(direction.ravel()),
+        remedy="correct the header",
+    )
+
+
+def _trusted_grid(
+    path: Path,
+    shape: tuple[int, int, int],
+    spacing: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    direction: NDArray[np.float64],
+) -> Grid:
+    if not (np.isfinite(spacing).all() and (spacing > 0).all() and np.isfinite(origin).all()):
+        raise VolumeError(
+            "spacing or origin is impossible",
+            path=path,
+            found=f"spacing {_listed(spacing)}, origin {_listed(origin)} mm",
+        )
+    _check_orthonormal(path, direction)
+    # An exact matrix is left as it is: the decomposition would change its last bits.
+    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-12:
+        direction = nearest_orthonormal(direction)
+    return Grid.from_parts(shape, spacing, origin, direction + 0.0)
+
+
+def _check_finite(path: Path, array: NDArray[Any]) -> None:
+    # Minimum and maximum pass NaN and infinity on, and need no mask as large as the image.
+    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        bad = array.size - int(np.isfinite(array).sum())
+        raise VolumeError(
+            "the image has voxels that are not finite",
+            path=path,
+            found=f"{bad} of {array.size} are NaN or infinite",
+            remedy="replace them by a number, for instance the air or background value",
+        )
+
+
+def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    kind, dtype = array.dtype.kind, array.dtype
+    if kind == "b":
+        return array.astype(np.uint8)
+    if kind == "f" and dtype.itemsize == 2:
+        return array.astype(np.float32)
+    native = dtype.newbyteorder("=")
+    if native in _STORED_TYPES:
+        return np.ascontiguousarray(array, dtype=native)
+    if kind in "iu":
+        low, high = int(array.min()), int(array.max())
+        for candidate in _STORED_TYPES[:6]:
+            limits = np.iinfo(candidate)
+            if limits.min <= low and high <= limits.max:
+                return array.astype(candidate)
+        raise VolumeError(
+            "the values do not fit 32 bits", path=path, found=f"{low} to {high}", remedy="write them as float64"
+        )
+    raise VolumeError(
+        "this voxel type cannot be written", path=path, expected="integers or floats of up to 64 bits", found=str(dtype)
+    )
+
+
+def _explained(path: Path, error: RuntimeError) -> VolumeError:
+    reason = _reason(error)
+    if "determinant is 0" in str(error):
+        return VolumeError("the direction matrix is singular", path=path, found=reason, remedy="correct the header")
+    if "ero-valued spacing" in str(error):
+        return VolumeError("the spacing is not positive", path=path, found=reason, remedy="correct the header")
+    return VolumeError("the file cannot be read", path=path, found=reason, remedy="copy or export the file again")
+
+
+def _reason(error: RuntimeError) -> str:
+    """What ITK says, without its source paths and object addresses."""
+    lines = [line.split("ERROR:")[-1].strip() for line in str(error).splitlines()[1:]]
+    return " ".join(line for line in lines if line) or str(error)
+
+
+def _listed(values: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
