@@ -1,0 +1,75 @@
+"""``atlasnet evaluate``: score predictions against references."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from atlasnet.cli.options import add_output_options
+
+HELP = "score label maps against references: Dice, sensitivity, precision, distances in mm, volumes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``atlasnet evaluate``."""
+    parser.add_argument(
+        "predictions", metavar="PREDICTIONS", help="folder of CASE.nii.gz (or .nrrd, .mha), or one file"
+    )
+    parser.add_argument(
+        "references",
+        metavar="REFERENCES",
+        help="the same for the references; dataset.json there or one folder up names the labels",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="TABLE.json", help="the table to write; TABLE.csv appears beside it"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="names or values of the labels to score (default: all)"
+    )
+    parser.add_argument(
+        "--ignore-label",
+        type=int,
+        metavar="VALUE",
+        help='reference value that counts nowhere (default: the label "ignore" of dataset.json)',
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        metavar="MM",
+        help="deviation up to which a contour counts as right in the surface Dice (default: 1)",
+    )
+    parser.add_argument(
+        "--per-slice", action="store_true", help="score each annotated slice too, in mm and pixels: TABLE.slices.csv"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out references without a prediction instead of refusing"
+    )
+    add_output_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write the table, print its summary."""
+    from atlasnet.evaluation import evaluate_folder, table_path
+    from atlasnet.execution import Execution, SilentReporter, TextReporter
+
+    path = table_path(args.output)
+    reporter = SilentReporter() if args.quiet else TextReporter()
+    table = evaluate_folder(
+        args.predictions,
+        args.references,
+        labels=args.labels,
+        ignore_label=args.ignore_label,
+        tolerance_mm=args.tolerance,
+        per_slice=args.per_slice,
+        allow_missing=args.allow_missing,
+        execution=Execution(reporter=reporter),
+    )
+    written = table.write(path)
+    if args.json:
+        print(json.dumps(table.as_json(), allow_nan=False))
+    elif not args.quiet:
+        print(table.text())
+        print("\nwritten: " + ", ".join(str(file) for file in written), file=sys.stderr)
+    return 0

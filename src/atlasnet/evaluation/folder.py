@@ -1,0 +1,198 @@
+"""Evaluating a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.errors import CohortError, InputError, VolumeError
+from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
+from atlasnet.evaluation.table import Table, shortened
+from atlasnet.execution import Execution, read_json
+from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, read_labels
+
+_TABLE_SIZE = 2**20
+
+
+@dataclass(frozen=True)
+class _Declaration:
+    """What dataset.json says about label values."""
+
+    labels: dict[str, int]
+    ignore_label: int | None
+
+
+def evaluate_folder(
+    predictions: str | Path,
+    references: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    ignore_label: int | None = None,
+    tolerance_mm: float = 1.0,
+    per_slice: bool = False,
+    allow_missing: bool = False,
+    execution: Execution | None = None,
+) -> Table:
+    """Compare label maps with references of the same case name.
+
+    Scored are the labels that ``dataset.json``, in the folder of references or in its parent, declares, and any further
+    value that occurs in the references, named by its number. See `LabelScores` and `SliceScores` for the definitions.
+
+    Args:
+        predictions: folder of CASE.nii.gz (or another readable suffix), or one file.
+        references: the same; one file if ``predictions`` is one.
+        labels: names (or values) of the labels to score instead of all.
+        ignore_label: the value of voxels that nobody annotated, by default the one named "ignore" in ``dataset.json``.
+        tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
+        per_slice: score annotated slices too.
+        allow_missing: leave out, and name in the table, references without a prediction; otherwise they are an error,
+            because a mean without the failures flatters. Predictions without a reference are named in the table.
+        execution: its reporter and its cancellation are used.
+
+    Raises:
+        InputError: a folder is absent or empty, predictions are missing, an unknown label, a negative tolerance.
+        CohortError: ``dataset.json`` cannot be used.
+        VolumeError: a file cannot be read, or a pair does not lie on one grid.
+    """
+    execution = execution or Execution()
+    if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise InputError("the tolerance cannot be used", expected="0 mm or more", found=str(tolerance_mm))
+    truth, found = _cases(Path(references)), _cases(Path(predictions))
+    if Path(references).is_file() and Path(predictions).is_file():
+        found = dict(zip(truth, found.values(), strict=True))
+    missing = [case for case in truth if case not in found]
+    if missing and (not allow_missing or len(missing) == len(truth)):
+        raise InputError(
+            f"no prediction for {len(missing)} of {len(truth)} references",
+            path=predictions,
+            expected="a file CASE.nii.gz, or with another image suffix, for each reference",
+            found="none for " + shortened(missing),
+            remedy="predict these cases"
+            + ("" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
+        )
+    declared = _declaration(Path(references))
+    ignore_label = declared.ignore_label if ignore_label is None else ignore_label
+    pairs = {case: path for case, path in truth.items() if case in found}
+    values: set[int] = set()
+    for path in execution.reporter.track(pairs.values(), "reading references", total=len(pairs)):
+        execution.pause()
+        values |= label_values(read_labels(path).array)
+    scored = _chosen(_named(declared.labels, values - {0, ignore_label}), labels, references)
+    rows: list[LabelScores] = []
+    slices: list[SliceScores] = []
+    for case, path in execution.reporter.track(pairs.items(), "evaluating", total=len(pairs)):
+        execution.pause()
+        prediction, reference = read_labels(found[case]), read_labels(path)
+        if not prediction.grid.matches(reference.grid):
+            raise VolumeError(
+                "the prediction does not lie on the grid of its reference",
+                path=found[case],
+                expected=f"{reference.grid!r} as {path}",
+                found=repr(prediction.grid),
+                remedy="resample the prediction onto the grid of the reference",
+            )
+        scores = evaluate_subject(
+            prediction,
+            reference,
+            scored,
+            case=case,
+            ignore_label=ignore_label,
+            tolerance_mm=tolerance_mm,
+            per_slice=per_slice,
+        )
+        rows += scores.rows
+        slices += scores.slices
+    return Table(
+        labels=scored,
+        rows=tuple(rows),
+        slices=tuple(slices),
+        tolerance_mm=tolerance_mm,
+        ignore_label=ignore_label,
+        missing=tuple(missing),
+        unreferenced=tuple(case for case in found if case not in truth),
+    )
+
+
+def label_values(array: NDArray[Any]) -> set[int]:
+    """The distinct values of an integer array, without sorting it where their range is small."""
+    low, high = int(array.min()), int(array.max())
+    if high - low >= _TABLE_SIZE:
+        return {int(value) for value in np.unique(array)}
+    seen = np.zeros(high - low + 1, dtype=bool)
+    # Slice by slice: the index array is 8 bytes a voxel.
+    for part in array.reshape(-1, array.shape[-1] * array.shape[-2]):
+        seen[part.astype(np.int64) - low] = True
+    return {int(index) + low for index in np.flatnonzero(seen)}
+
+
+def _cases(path: Path) -> dict[str, Path]:
+    """Case name to image file, sorted by name."""
+    if path.is_file():
+        return {path.name[: len(path.name) - len(image_suffix(path) or "")]: path}
+    if not path.is_dir():
+        raise InputError("there is no such folder", path=path)
+    cases: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        suffix = image_suffix(file)
+        if suffix is None or file.name.startswith(".") or not file.is_file():
+            continue
+        case = file.name[: -len(suffix)]
+        if case in cases:
+            raise InputError(
+                f"two files of the case {case}", path=file, found=f"{cases[case].name} beside it", remedy="remove one"
+            )
+        cases[case] = file
+    if not cases:
+        raise InputError("the folder holds no image", path=path, expected="files with " + ", ".join(READABLE_SUFFIXES))
+    return cases
+
+
+def _declaration(references: Path) -> _Declaration:
+    """The labels of the nearest dataset.json: nnU-Net's name to value, or the Decathlon's value to name."""
+    folder = references.parent if references.is_file() else references
+    path = next((p for p in (folder / "dataset.json", folder.resolve().parent / "dataset.json") if p.is_file()), None)
+    if path is None:
+        return _Declaration({}, None)
+    try:
+        entries = read_json(path).get("labels", {})
+        labels = {}
+        for key, value in entries.items():
+            name, number = (value, key) if isinstance(value, str) and not value.lstrip("-").isdigit() else (key, value)
+            labels[str(name)] = int(number)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CohortError(
+            "the labels that it declares cannot be used",
+            path=path,
+            expected='"labels": {"background": 0, "NAME": 1, ...}',
+            found=str(error),
+        ) from error
+    ignore = next((value for name, value in labels.items() if name.lower() == "ignore"), None)
+    return _Declaration({name: value for name, value in labels.items() if value not in (0, ignore)}, ignore)
+
+
+def _named(declared: Mapping[str, int], values: set[int]) -> dict[str, int]:
+    """Name to value, by value: those declared, and the rest under their number."""
+    every = dict(declared) | {str(value): value for value in values - set(declared.values())}
+    return dict(sorted(every.items(), key=lambda item: item[1]))
+
+
+def _chosen(every: Mapping[str, int], wanted: Sequence[str] | None, references: str | Path) -> dict[str, int]:
+    if not every:
+        raise InputError("the references hold no label", path=references, expected="a value other than 0")
+    if wanted is None:
+        return dict(every)
+    by_value = {str(value): name for name, value in every.items()}
+    chosen = {}
+    for word in wanted:
+        name = word if word in every else by_value.get(word)
+        if name is None:
+            raise InputError(
+                f"there is no label {word!r}", path=references, expected="one of " + ", ".join(every), found=repr(word)
+            )
+        chosen[name] = every[name]
+    return chosen

@@ -1,0 +1,223 @@
+"""The scores of one subject: a row per label and, on request, a row per label and annotated slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.errors import VolumeError
+from atlasnet.evaluation.contour import ContourDistances, Float, Mask
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.volume import Volume
+
+_AXES = ("z", "y", "x")
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well one label of one subject was found.
+
+    Dice, sensitivity and precision are computed from voxels, the distances and the surface Dice from contours (see
+    `ContourDistances`). Where the label is absent from both maps, that is full agreement: overlaps are 1 and distances
+    0. Where it is absent from one of them, overlaps are 0 and distances None: left out of means, counted as undefined,
+    and worse than any number. Voxels that nobody annotated count nowhere, not in the volumes either.
+    """
+
+    case: str
+    label: str
+    dice: float
+    sensitivity: float
+    precision: float
+    hausdorff_mm: float | None
+    hd95_mm: float | None
+    average_contour_distance_mm: float | None
+    surface_dice: float
+    volume_ml: float
+    reference_volume_ml: float
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """The scores of `LabelScores` on one slice, from the contours in its plane, in mm and in pixels.
+
+    ``slice`` is the index along ``axis``, x, y or z of the stored array. In pixels, a step to any of the four
+    neighbours is 1, however long it is in mm; the surface Dice has its tolerance in mm.
+    """
+
+    case: str
+    label: str
+    axis: str
+    slice: int
+    dice: float
+    sensitivity: float
+    precision: float
+    hausdorff_mm: float | None
+    hd95_mm: float | None
+    average_contour_distance_mm: float | None
+    surface_dice: float
+    hausdorff_px: float | None
+    hd95_px: float | None
+    average_contour_distance_px: float | None
+
+
+@dataclass(frozen=True)
+class SubjectScores:
+    """The rows of one subject, in the order of the labels; ``slices`` is empty unless asked for."""
+
+    rows: tuple[LabelScores, ...]
+    slices: tuple[SliceScores, ...] = ()
+
+
+def columns(row: type[LabelScores] | type[SliceScores]) -> list[str]:
+    """The names of a row's fields, in order."""
+    return [field.name for field in fields(row)]
+
+
+def evaluate_subject(
+    prediction: Volume,
+    reference: Volume,
+    labels: Mapping[str, int],
+    *,
+    case: str = "",
+    ignore_label: int | None = None,
+    tolerance_mm: float = 1.0,
+    per_slice: bool = False,
+) -> SubjectScores:
+    """Compare a label map with its reference.
+
+    A slice is annotated where the reference holds any label, or, if the reference makes use of the ignore label, any
+    voxel that is not ignored. A label that is absent from both maps in a slice has no row there. See `slice_axis` for
+    the direction of the slices.
+
+    Args:
+        prediction: label map (1, z, y, x).
+        reference: label map on the same grid (within 1e-3 voxel).
+        labels: name to value of what is scored; the value 0 (background) is left out.
+        case: the subject's name in the rows.
+        ignore_label: the reference value of voxels that nobody annotated; they count nowhere.
+        tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
+        per_slice: score annotated slices too.
+
+    Raises:
+        VolumeError: the maps lie on different grids or have several channels.
+    """
+    _check(prediction, reference, case)
+    found, truth = prediction.array[0], reference.array[0]
+    ignored = None if ignore_label is None else np.asarray(truth == ignore_label)
+    if ignored is not None and not ignored.any():
+        ignored = None
+    spacing = reference.grid.spacing[::-1]
+    voxel_ml = float(np.prod(spacing)) / 1000
+    axis = slice_axis(reference.grid)
+    annotated = _annotated_slices(truth, ignored, axis) if per_slice else []
+    rows: list[LabelScores] = []
+    slices: list[SliceScores] = []
+    for name, value in labels.items():
+        if value == 0:
+            continue
+        ours, theirs = np.asarray(found == value), np.asarray(truth == value)
+        if ignored is not None:
+            ours &= ~ignored
+        dice, sensitivity, precision = _overlap(ours, theirs)
+        distances = ContourDistances.between(ours, theirs, spacing, ignored)
+        rows.append(
+            LabelScores(
+                case=case,
+                label=name,
+                dice=dice,
+                sensitivity=sensitivity,
+                precision=precision,
+                hausdorff_mm=distances.hausdorff(),
+                hd95_mm=distances.hausdorff(95),
+                average_contour_distance_mm=distances.average(),
+                surface_dice=distances.surface_dice(tolerance_mm),
+                volume_ml=np.count_nonzero(ours) * voxel_ml,
+                reference_volume_ml=np.count_nonzero(theirs) * voxel_ml,
+            )
+        )
+        for index in annotated:
+            planes = [np.take(mask, index, axis) for mask in (ours, theirs)]
+            hidden = None if ignored is None else np.take(ignored, index, axis)
+            if planes[0].any() or planes[1].any():
+                slices.append(_score_slice(case, name, axis, index, planes, hidden, spacing, tolerance_mm))
+    return SubjectScores(tuple(rows), tuple(slices))
+
+
+def slice_axis(grid: Grid) -> int:
+    """The array axis (0 = z, 1 = y, 2 = x) across which slices are counted.
+
+    The axis of the largest spacing; among those equal to it within 1 %, the one nearest the patient's length (LPS z),
+    then the first.
+    """
+    spacing = grid.spacing[::-1]
+    along_patient = np.abs(grid.direction[2, ::-1])
+    thick = np.flatnonzero(spacing >= 0.99 * spacing.max())
+    return int(thick[np.argmax(along_patient[thick])])
+
+
+def _check(prediction: Volume, reference: Volume, case: str) -> None:
+    subject = case or "the subject"
+    for volume, role in ((prediction, "prediction"), (reference, "reference")):
+        if volume.channels != 1:
+            raise VolumeError(
+                f"the {role} of {subject} is no label map", expected="1 channel", found=str(volume.channels)
+            )
+    if not prediction.grid.matches(reference.grid):
+        raise VolumeError(
+            f"prediction and reference of {subject} lie on different grids",
+            expected=repr(reference.grid),
+            found=repr(prediction.grid),
+            remedy="resample the prediction onto the grid of the reference",
+        )
+
+
+def _overlap(ours: Mask, theirs: Mask) -> tuple[float, float, float]:
+    """Dice, sensitivity, precision; all 1 if both masks are empty, all 0 if one is."""
+    positive, true = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
+    if positive == 0 or true == 0:
+        same = float(positive == true)
+        return same, same, same
+    both = int(np.count_nonzero(ours & theirs))
+    return 2 * both / (positive + true), both / true, both / positive
+
+
+def _annotated_slices(truth: NDArray[Any], ignored: Mask | None, axis: int) -> list[int]:
+    annotated = truth != 0 if ignored is None else ~ignored
+    return np.flatnonzero(annotated.any(axis=tuple(a for a in range(3) if a != axis))).tolist()
+
+
+def _score_slice(
+    case: str,
+    name: str,
+    axis: int,
+    index: int,
+    planes: Sequence[Mask],
+    hidden: Mask | None,
+    spacing: Float,
+    tolerance: float,
+) -> SliceScores:
+    """Score the prediction's and the reference's ``planes`` of one label, at least one of them not empty."""
+    ours, theirs = planes
+    dice, sensitivity, precision = _overlap(ours, theirs)
+    mm = ContourDistances.between(ours, theirs, np.delete(spacing, axis), hidden)
+    pixels = ContourDistances.between(ours, theirs, (1.0, 1.0), hidden)
+    return SliceScores(
+        case=case,
+        label=name,
+        axis=_AXES[axis],
+        slice=index,
+        dice=dice,
+        sensitivity=sensitivity,
+        precision=precision,
+        hausdorff_mm=mm.hausdorff(),
+        hd95_mm=mm.hausdorff(95),
+        average_contour_distance_mm=mm.average(),
+        surface_dice=mm.surface_dice(tolerance),
+        hausdorff_px=pixels.hausdorff(),
+        hd95_px=pixels.hausdorff(95),
+        average_contour_distance_px=pixels.average(),
+    )

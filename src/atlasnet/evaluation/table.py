@@ -1,0 +1,225 @@
+"""The table of a whole evaluation: rows, summaries over subjects, files and text."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from atlasnet.errors import InputError
+from atlasnet.evaluation.scores import LabelScores, SliceScores, columns
+from atlasnet.execution import atomic_path, write_json
+
+# Every score that is summarised: its heading, and whether larger is better.
+_SCORES = {
+    "dice": ("Dice", True),
+    "sensitivity": ("sensitivity", True),
+    "precision": ("precision", True),
+    "hausdorff_mm": ("Hausdorff, mm", False),
+    "hd95_mm": ("HD95, mm", False),
+    "average_contour_distance_mm": ("average contour distance, mm", False),
+    "surface_dice": ("surface Dice", True),
+    "hausdorff_px": ("Hausdorff, pixels", False),
+    "hd95_px": ("HD95, pixels", False),
+    "average_contour_distance_px": ("average contour distance, pixels", False),
+}
+
+Summary = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The scores of a set of subjects.
+
+    Args:
+        labels: name to value of the labels scored.
+        rows: one per subject and label.
+        slices: one per subject, label and annotated slice, if asked for.
+        tolerance_mm: of the surface Dice.
+        ignore_label: the reference value that counts nowhere.
+        missing: subjects with a reference but no prediction; they are in no row and no mean.
+        unreferenced: predictions without a reference.
+    """
+
+    labels: Mapping[str, int]
+    rows: tuple[LabelScores, ...]
+    slices: tuple[SliceScores, ...] = ()
+    tolerance_mm: float = 1.0
+    ignore_label: int | None = None
+    missing: tuple[str, ...] = ()
+    unreferenced: tuple[str, ...] = ()
+
+    @property
+    def cases(self) -> list[str]:
+        """The subjects scored, in order."""
+        return list(dict.fromkeys(row.case for row in self.rows))
+
+    def summary(self) -> dict[str, Any]:
+        """Mean, median and worst subject of every score, per label and of the mean over labels.
+
+        Returns:
+            ``{"labels": {name: summary}, "mean_over_labels": summary}`` with ``summary[score]`` holding ``mean``,
+            ``median``, ``worst``, ``worst_case`` and ``undefined``, the number of subjects without a value. Those are
+            left out of mean and median; the worst subject is one of them, with ``worst`` None. A subject's mean over
+            labels is undefined where the score of one label is.
+        """
+        return _summarise([asdict(row) for row in self.rows], columns(LabelScores), self.labels)
+
+    def slice_summary(self) -> dict[str, Any] | None:
+        """`summary` of each subject's means over its annotated slices; None where slices were not asked for."""
+        if not self.slices:
+            return None
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in self.slices:
+            groups.setdefault((row.case, row.label), []).append(asdict(row))
+        names = [name for name in columns(SliceScores) if name in _SCORES]
+        means = [
+            {"case": case, "label": label} | {name: _mean(row[name] for row in rows) for name in names}
+            for (case, label), rows in groups.items()
+        ]
+        return _summarise(means, names, self.labels)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON values; what is undefined is null."""
+        content: dict[str, Any] = {
+            "subjects": len(self.cases),
+            "labels": dict(self.labels),
+            "ignore_label": self.ignore_label,
+            "tolerance_mm": self.tolerance_mm,
+            "missing": list(self.missing),
+            "unreferenced": list(self.unreferenced),
+            "summary": self.summary(),
+            "rows": [asdict(row) for row in self.rows],
+        }
+        if self.slices:
+            content["slice_summary"] = self.slice_summary()
+            content["slices"] = [asdict(row) for row in self.slices]
+        return content
+
+    def write(self, path: str | Path) -> list[Path]:
+        """Write TABLE.json, TABLE.csv beside it and, if slices were scored, TABLE.slices.csv.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            InputError: ``path`` does not end in .json.
+        """
+        target = table_path(path)
+        write_json(target, self.as_json())
+        written = [target, target.with_suffix(".csv")]
+        _write_csv(written[1], columns(LabelScores), [asdict(row) for row in self.rows])
+        if self.slices:
+            written.append(target.with_suffix(".slices.csv"))
+            _write_csv(written[2], columns(SliceScores), [asdict(row) for row in self.slices])
+        return written
+
+    def text(self) -> str:
+        """The summaries as text for a terminal."""
+        parts = [_text(self.summary(), len(self.cases), self.tolerance_mm)]
+        slices = self.slice_summary()
+        if slices is not None:
+            heading = f"each subject's mean over its annotated slices ({len(self.slices)} in all)"
+            parts.append(f"{heading}\n\n{_text(slices, len(self.cases), self.tolerance_mm)}")
+        for names, what in ((self.missing, "no prediction for"), (self.unreferenced, "no reference for")):
+            if names:
+                parts.append(f"{what}: {shortened(names)}")
+        return "\n\n".join(parts)
+
+
+def table_path(path: str | Path) -> Path:
+    """``path`` if it can name a table.
+
+    Raises:
+        InputError: it does not end in .json, or it is a folder.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".json" or target.is_dir():
+        raise InputError(
+            "the table cannot be written there",
+            path=path,
+            expected="a file name that ends in .json",
+            remedy="-o TABLE.json",
+        )
+    return target
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """At most ``most`` names, then how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if defined else None
+
+
+def _summarise(rows: Sequence[Mapping[str, Any]], names: Sequence[str], labels: Mapping[str, int]) -> dict[str, Any]:
+    by_label: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels}
+    by_case: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_label[row["label"]].append(row)
+        by_case.setdefault(row["case"], []).append(row)
+    scores = [name for name in names if name in _SCORES]
+    over_labels = []
+    for case, group in by_case.items():
+        means = {
+            name: None if any(row[name] is None for row in group) else _mean(row[name] for row in group)
+            for name in scores
+        }
+        over_labels.append({"case": case} | means)
+    return {
+        "labels": {label: _over_subjects(group, scores) for label, group in by_label.items() if group},
+        "mean_over_labels": _over_subjects(over_labels, scores),
+    }
+
+
+def _over_subjects(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> Summary:
+    summary: Summary = {}
+    for name in scores:
+        larger_is_better = _SCORES[name][1]
+        values = {row["case"]: row[name] for row in rows}
+        defined = {case: value for case, value in values.items() if value is not None}
+        undefined = [case for case in values if case not in defined]
+        extreme = min if larger_is_better else max
+        worst_case = undefined[0] if undefined else extreme(defined, key=defined.__getitem__)
+        summary[name] = {
+            "mean": _mean(defined.values()),
+            "median": statistics.median(defined.values()) if defined else None,
+            "worst": values[worst_case],
+            "worst_case": worst_case,
+            "undefined": len(undefined),
+        }
+    return summary
+
+
+def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _text(summary: Mapping[str, Any], subjects: int, tolerance: float) -> str:
+    headings = {name: heading for name, (heading, _) in _SCORES.items()} | {
+        "surface_dice": f"surface Dice at {tolerance:g} mm"
+    }
+    blocks = [*summary["labels"].items()]
+    if len(blocks) != 1:
+        blocks.append(("mean over labels", summary["mean_over_labels"]))
+    width = max(len(headings[score]) for _, block in blocks for score in block)
+    width = max(width, max(len(label) for label, _ in blocks))
+    lines = [f"{'subjects: ' + str(subjects):{width}}  {'mean':>8}  {'median':>8}  {'worst':>8}  worst subject"]
+    for label, block in blocks:
+        lines += ["", label]
+        for score, entry in block.items():
+            numbers = "  ".join(
+                f"{'-' if entry[key] is None else format(entry[key], '.3f'):>8}" for key in ("mean", "median", "worst")
+            )
+            note = f" ({entry['undefined']} undefined)" if entry["undefined"] else ""
+            lines.append(f"{headings[score]:{width}}  {numbers}  {entry['worst_case']}{note}")
+    return "\n".join(lines)

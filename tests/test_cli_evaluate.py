@@ -1,0 +1,60 @@
+"""The verb ``evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.cli import evaluate
+from atlasnet.errors import InputError
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.io import write_volume
+from atlasnet.volume.volume import Volume
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    return evaluate.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1:3, 1:4, 1:4] = 3
+    for name in ("predictions", "references"):
+        (tmp_path / name).mkdir()
+        write_volume(tmp_path / name / "case.nii.gz", Volume(array, Grid.from_parts(array.shape)))
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def test_it_writes_both_files_and_prints_the_table(folders, tmp_path: Path, capsys) -> None:
+    assert run(*folders, "-o", tmp_path / "table.json") == 0
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("case,3,1.0,")
+    assert "worst subject" in capsys.readouterr().out
+
+
+def test_json_on_standard_output_is_the_file(folders, tmp_path: Path, capsys) -> None:
+    run(*folders, "-o", tmp_path / "table.json", "--json")
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "table.json").read_text())
+
+
+def test_quiet_prints_nothing(folders, tmp_path: Path, capsys) -> None:
+    run(*folders, "-o", tmp_path / "table.json", "--quiet")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_slices_are_scored_on_request(folders, tmp_path: Path, capsys) -> None:
+    run(*folders, "-o", tmp_path / "table.json", "--per-slice")
+    assert len((tmp_path / "table.slices.csv").read_text().splitlines()) == 3
+    assert "pixels" in capsys.readouterr().out
+
+
+def test_a_wrong_output_name_is_refused_before_any_reading(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.json"):
+        run(tmp_path / "absent", tmp_path / "absent", "-o", tmp_path / "table.txt")

@@ -1,0 +1,223 @@
+"""Folders of predictions and references: pairing, labels, tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.errors import CohortError, InputError, VolumeError
+from atlasnet.evaluation import Table, evaluate_folder
+from atlasnet.evaluation.folder import label_values
+from atlasnet.evaluation.scores import LabelScores
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.io import write_volume
+from atlasnet.volume.volume import Volume
+
+GRID = Grid.from_parts((4, 6, 8), (1.0, 1.0, 2.0))
+
+
+def write(path: Path, boxes: dict[int, int], grid: Grid = GRID) -> None:
+    """A label map with the first ``boxes[value]`` columns of one row of every slice set to ``value``."""
+    array = np.zeros(grid.shape, np.uint8)
+    for row, (value, length) in enumerate(boxes.items()):
+        array[:, row, :length] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, Volume(array, grid))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two cases with labels 1 and 2: Dice 1 and 1/2 in the first, 2/3 and 1 in the second."""
+    predictions, references = tmp_path / "predictions", tmp_path / "data" / "labelsTs"
+    write(references / "one.nii.gz", {1: 4, 2: 6})
+    write(predictions / "one.nii.gz", {1: 4, 2: 2})
+    write(references / "two.nii.gz", {1: 2, 2: 3})
+    write(predictions / "two.nii.gz", {1: 4, 2: 3})
+    return predictions, references
+
+
+def declare(references: Path, labels: object) -> None:
+    (references.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+
+
+def row(case: str, label: str, dice: float, hausdorff: float | None) -> LabelScores:
+    return LabelScores(case, label, dice, dice, dice, hausdorff, hausdorff, hausdorff, dice, 1.0, 1.0)
+
+
+def test_cases_are_paired_by_name_and_labels_named_by_their_value_without_dataset_json(folders) -> None:
+    table = evaluate_folder(*folders)
+    assert [(r.case, r.label, r.dice) for r in table.rows] == [
+        ("one", "1", 1.0),
+        ("one", "2", 0.5),
+        ("two", "1", pytest.approx(2 / 3)),
+        ("two", "2", 1.0),
+    ]
+
+
+def test_suffixes_may_differ(folders) -> None:
+    predictions, references = folders
+    (predictions / "two.nii.gz").unlink()
+    write(predictions / "two.mha", {1: 4, 2: 3})
+    assert len(evaluate_folder(predictions, references).rows) == 4
+
+
+def test_two_files_are_one_case(folders) -> None:
+    predictions, references = folders
+    table = evaluate_folder(predictions / "two.nii.gz", references / "one.nii.gz")
+    assert [r.case for r in table.rows] == ["one", "one"]
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "b": 2, "a": 1}, {"0": "background", "1": "a", "2": "b"}])
+def test_dataset_json_of_the_parent_folder_names_the_labels_in_both_layouts(folders, labels) -> None:
+    declare(folders[1], labels)
+    assert evaluate_folder(*folders).labels == {"a": 1, "b": 2}
+
+
+def test_a_value_that_is_not_declared_is_scored_under_its_number(folders) -> None:
+    declare(folders[1], {"background": 0, "a": 1})
+    assert evaluate_folder(*folders).labels == {"a": 1, "2": 2}
+
+
+def test_the_declared_ignore_label_is_no_label_and_leaves_voxels_out(folders) -> None:
+    declare(folders[1], {"background": 0, "a": 1, "ignore": 2})
+    table = evaluate_folder(*folders)
+    assert (table.labels, table.ignore_label) == ({"a": 1}, 2)
+
+
+def test_labels_may_be_chosen_by_name_or_value(folders) -> None:
+    declare(folders[1], {"background": 0, "a": 1, "b": 2})
+    assert evaluate_folder(*folders, labels=["b"]).labels == {"b": 2}
+    assert evaluate_folder(*folders, labels=["2"]).labels == {"b": 2}
+
+
+def test_an_unknown_label_is_refused(folders) -> None:
+    with pytest.raises(InputError, match="no label 'c'"):
+        evaluate_folder(*folders, labels=["c"])
+
+
+def test_labels_that_cannot_be_understood_are_refused_with_the_file(folders) -> None:
+    declare(folders[1], {"background": 0, "whole": [1, 2]})
+    with pytest.raises(CohortError, match=r"dataset\.json"):
+        evaluate_folder(*folders)
+
+
+def test_a_missing_prediction_is_an_error_with_the_name(folders) -> None:
+    (folders[0] / "two.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 references.*none for two"):
+        evaluate_folder(*folders)
+
+
+def test_a_missing_prediction_is_left_out_and_named_on_request(folders) -> None:
+    (folders[0] / "two.nii.gz").unlink()
+    table = evaluate_folder(*folders, allow_missing=True)
+    assert (table.cases, table.missing) == (["one"], ("two",))
+    assert "no prediction for: two" in table.text()
+
+
+def test_no_prediction_at_all_is_an_error_even_on_request(folders) -> None:
+    for path in folders[0].iterdir():
+        path.rename(path.with_name("x" + path.name))
+    with pytest.raises(InputError, match="2 of 2"):
+        evaluate_folder(*folders, allow_missing=True)
+
+
+def test_a_prediction_without_a_reference_is_named(folders) -> None:
+    write(folders[0] / "three.nii.gz", {1: 1})
+    table = evaluate_folder(*folders)
+    assert (table.cases, table.unreferenced) == (["one", "two"], ("three",))
+
+
+def test_a_case_given_twice_is_refused(folders) -> None:
+    write(folders[0] / "one.nrrd", {1: 1})
+    with pytest.raises(InputError, match="two files of the case one"):
+        evaluate_folder(*folders)
+
+
+def test_another_grid_is_refused_naming_both_files(folders) -> None:
+    write(folders[0] / "two.nii.gz", {1: 1}, Grid.from_parts((4, 6, 8), (1.0, 1.0, 2.0), (0.5, 0, 0)))
+    with pytest.raises(VolumeError) as caught:
+        evaluate_folder(*folders)
+    assert str(folders[0] / "two.nii.gz") in str(caught.value)
+    assert str(folders[1] / "two.nii.gz") in str(caught.value)
+
+
+def test_a_folder_that_is_absent_or_empty_is_refused(folders, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no such folder"):
+        evaluate_folder(tmp_path / "absent", folders[1])
+    with pytest.raises(InputError, match="holds no image"):
+        evaluate_folder(tmp_path / "empty", folders[1])
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_tolerance_is_refused(folders, tolerance: float) -> None:
+    with pytest.raises(InputError, match="tolerance"):
+        evaluate_folder(*folders, tolerance_mm=tolerance)
+
+
+def test_the_summary_holds_mean_median_and_worst_subject_per_label_and_over_labels() -> None:
+    rows = (
+        row("p", "a", 0.9, 1.0),
+        row("p", "b", 0.5, 4.0),
+        row("q", "a", 0.6, 2.0),
+        row("q", "b", 0.7, 3.0),
+        row("r", "a", 0.3, 6.0),
+        row("r", "b", 0.9, 2.0),
+    )
+    summary = Table({"a": 1, "b": 2}, rows).summary()
+    assert summary["labels"]["a"]["dice"] == {
+        "mean": pytest.approx(0.6),
+        "median": 0.6,
+        "worst": 0.3,
+        "worst_case": "r",
+        "undefined": 0,
+    }
+    assert summary["labels"]["b"]["hausdorff_mm"]["worst_case"] == "p"
+    assert summary["mean_over_labels"]["dice"]["mean"] == pytest.approx((0.7 + 0.65 + 0.6) / 3)
+    assert summary["mean_over_labels"]["dice"]["worst_case"] == "r"
+    assert summary["mean_over_labels"]["hausdorff_mm"]["worst"] == pytest.approx(4.0)
+
+
+def test_an_undefined_distance_is_left_out_of_the_mean_and_is_the_worst() -> None:
+    rows = (row("p", "a", 0.9, 1.0), row("q", "a", 0.0, None), row("r", "a", 0.5, 5.0))
+    entry = Table({"a": 1}, rows).summary()["labels"]["a"]["hausdorff_mm"]
+    assert entry == {"mean": 3.0, "median": 3.0, "worst": None, "worst_case": "q", "undefined": 1}
+
+
+def test_the_files_hold_every_row_and_no_nan(folders, tmp_path: Path) -> None:
+    write(folders[0] / "one.nii.gz", {1: 4})
+    table = evaluate_folder(*folders, per_slice=True)
+    table.write(tmp_path / "out" / "table.json")
+    text = (tmp_path / "out" / "table.json").read_text()
+    content = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
+    assert content["rows"][1]["hausdorff_mm"] is None
+    with open(tmp_path / "out" / "table.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0])[:3] == ["case", "label", "dice"]
+    assert [(r["case"], r["label"], float(r["dice"])) for r in rows] == [(r.case, r.label, r.dice) for r in table.rows]
+    assert rows[1]["hausdorff_mm"] == ""
+    with open(tmp_path / "out" / "table.slices.csv", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == len(table.slices) == 16
+
+
+def test_the_slice_summary_is_over_each_subjects_mean(folders) -> None:
+    table = evaluate_folder(*folders, per_slice=True)
+    summary = table.slice_summary()
+    assert summary is not None
+    assert summary["labels"]["2"]["dice"]["mean"] == pytest.approx((0.5 + 1.0) / 2)
+    assert summary["labels"]["2"]["hausdorff_px"]["worst"] == pytest.approx(4.0)
+
+
+def test_a_table_must_be_named_json(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.json"):
+        Table({"a": 1}, (row("p", "a", 1.0, 0.0),)).write(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [-5, 0, 300], [0, 2**30]])
+def test_label_values_are_those_of_the_array(values: list[int]) -> None:
+    array = np.random.default_rng(0).choice(values, size=(1, 5, 6, 7)).astype(np.int32)
+    assert label_values(array) == set(np.unique(array).tolist())
