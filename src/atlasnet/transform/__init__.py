@@ -1,1 +1,33 @@
-""""""
+"""Spatial maps in both directions: composing, inverting, warping, measuring, storing."""
+
+from atlasnet.transform.field import consistency, displacement_on
+from atlasnet.transform.invert import inverse_grid, invert
+from atlasnet.transform.jacobian import corner_jacobians, jacobian_determinant, jacobian_summary
+from atlasnet.transform.maps import (
+    AffineMap,
+    BSplineMap,
+    CompositeMap,
+    DisplacementMap,
+    FramedPoints,
+    PointMap,
+    compose,
+)
+from atlasnet.transform.transform import Transform
+
+__all__ = [
+    "AffineMap",
+    "BSplineMap",
+    "CompositeMap",
+    "DisplacementMap",
+    "FramedPoints",
+    "PointMap",
+    "Transform",
+    "compose",
+    "consistency",
+    "corner_jacobians",
+    "displacement_on",
+    "inverse_grid",
+    "invert",
+    "jacobian_determinant",
+    "jacobian_summary",
+]

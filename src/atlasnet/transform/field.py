@@ -1,0 +1,62 @@
+"""Dense displacement fields of any point map, and how well two maps undo each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasnet.transform.maps import FramedPoints, PointMap
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.sampling import apply_affine, inside, lattice, linear_part, slabs
+
+
+def displacement_on(point_map: PointMap, grid: Grid, *, device: torch.device | str = "cpu") -> Tensor:
+    """map(p) - p at every voxel of a grid.
+
+    Args:
+        point_map: any map, on ``device``.
+        grid: the voxels.
+        device: where to compute; it must know float64, because the difference of world coordinates is taken in it.
+
+    Returns:
+        (3, z, y, x) float32, components (x, y, z) in LPS mm.
+    """
+    result = torch.empty((3, *grid.shape), dtype=torch.float32, device=device)
+    for z0, z1 in slabs(grid.shape):
+        points = lattice(grid.shape, z0, z1, device=device, dtype=torch.float64)
+        moved = point_map.advance(FramedPoints(points, grid.affine))
+        # moved.frame @ moved.index - grid.affine @ points, arranged so that equal frames subtract without rounding.
+        step = apply_affine(linear_part(moved.frame), moved.index - points)
+        step += apply_affine(moved.frame - grid.affine, points)
+        result[:, z0:z1] = step.movedim(-1, 0)
+    return result
+
+
+def consistency(first: PointMap, second: PointMap, grid: Grid, other: Grid) -> dict[str, float]:
+    """|second(first(p)) - p| in mm over the voxels p of ``grid`` whose image first(p) lies in ``other``'s field of view.
+
+    Returns:
+        ``mean``, ``p999`` (99.9th percentile), ``max``, and ``share``, the part of the voxels that were counted; 0 in all where
+        none was.
+    """
+    lengths = []
+    for z0, z1 in slabs(grid.shape):
+        points = lattice(grid.shape, z0, z1)
+        there = first.advance(FramedPoints(points, grid.affine))
+        counted = inside(there.relative_to(other.affine), other.shape)
+        back = second.advance(FramedPoints(there.index[counted], there.frame)).relative_to(grid.affine)
+        lengths.append(apply_affine(linear_part(grid.affine), back - points[counted]).norm(dim=-1))
+    return {**length_summary(torch.cat(lengths)), "share": sum(map(len, lengths)) / grid.voxels}
+
+
+def length_summary(lengths: Tensor) -> dict[str, float]:
+    """``mean``, ``p999`` and ``max`` of lengths (n,) in mm; 0 for none."""
+    if not len(lengths):
+        return {"mean": 0.0, "p999": 0.0, "max": 0.0}
+    rank = max(1, int(np.ceil(0.999 * len(lengths))))
+    return {
+        "mean": float(lengths.mean(dtype=torch.float64)),
+        "p999": float(lengths.kthvalue(rank).values),
+        "max": float(lengths.max()),
+    }

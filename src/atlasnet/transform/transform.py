@@ -1,0 +1,214 @@
+"""`Transform`: a spatial map with its inverse, and what one does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from atlasnet.errors import TransformError
+from atlasnet.transform.field import consistency, displacement_on
+from atlasnet.transform.invert import invert
+from atlasnet.transform.jacobian import jacobian_summary
+from atlasnet.transform.maps import AffineMap, DisplacementMap, FramedPoints, PointMap, compose
+from atlasnet.transform.storage import load_maps, save_maps
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.resample import torch_voxels, working_type
+from atlasnet.volume.sampling import inside, lattice, sample, slabs
+from atlasnet.volume.volume import Volume
+
+_MODES = ("linear", "nearest", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A map between the spaces of two images, in both directions.
+
+    Args:
+        forward: takes points of the *target* into the *source*, so that the source is warped by sampling it at
+            ``forward(voxel of the target)``.
+        backward: takes points of the source into the target.
+        residual: how far the two are from being each other's inverse, in mm: ``target`` is
+            |backward(forward(p)) - p| over the target, ``source`` |forward(backward(p)) - p| over the source, each a mapping
+            with ``mean``, ``p999`` (99.9th percentile) and ``max``. Empty where nobody measured; see `measured`.
+    """
+
+    forward: PointMap
+    backward: PointMap
+    residual: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def identity(cls) -> Transform:
+        """The map that moves nothing."""
+        return cls.affine(np.eye(4))
+
+    @classmethod
+    def affine(cls, matrix: ArrayLike) -> Transform:
+        """An affine map of target points into the source; ``matrix`` is (4, 4), acting on LPS mm.
+
+        Raises:
+            TransformError: it is not an invertible affine matrix.
+        """
+        forward = AffineMap(np.asarray(matrix, dtype=np.float64))
+        exact = {"mean": 0.0, "p999": 0.0, "max": 0.0}
+        return cls(forward, forward.inverse, {"target": exact, "source": exact})
+
+    @classmethod
+    def from_displacement(cls, displacement: DisplacementMap, affine: ArrayLike | None = None) -> Transform:
+        """The map that moves a target point by ``displacement`` first and takes it into the source by ``affine`` then.
+
+        The inverse of the field is computed here, on its grid enlarged by as much as the field pushes outwards (`invert`).
+
+        Args:
+            displacement: a fold-free field on the target grid (see `atlasnet.transform.repair`).
+            affine: (4, 4), acting on LPS mm; none is the identity.
+        """
+        linear = AffineMap(np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64))
+        inverse, residual = invert(displacement)
+        if affine is None:
+            return cls(displacement, inverse, residual)
+        return cls(compose(displacement, linear), compose(linear.inverse, inverse), residual)
+
+    @property
+    def inverse(self) -> Transform:
+        """The same map with its directions swapped."""
+        residual = {
+            key: self.residual[other]
+            for key, other in (("target", "source"), ("source", "target"))
+            if other in self.residual
+        }
+        return Transform(self.backward, self.forward, residual)
+
+    def then(self, other: Transform) -> Transform:
+        """Apply this map's forward direction first and ``other``'s after it; nothing is sampled until the chain is used.
+
+        The residual of a chain is not known from those of its links; `measured` fills it in.
+        """
+        return Transform(compose(self.forward, other.forward), compose(other.backward, self.backward))
+
+    def measured(self, target: Grid, source: Grid) -> Transform:
+        """The same map with its residual measured on both grids, over voxels whose image lies inside the other grid."""
+        residual = {
+            "target": consistency(self.forward, self.backward, target, source),
+            "source": consistency(self.backward, self.forward, source, target),
+        }
+        return Transform(self.forward, self.backward, residual)
+
+    def to(self, device: torch.device | str) -> Transform:
+        """The same map with its tensors on another device."""
+        return Transform(self.forward.to(device), self.backward.to(device), self.residual)
+
+    def index_slab(
+        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Where slices ``z0 <= z < z1`` of ``grid`` (target) read an array on ``array_grid`` (source).
+
+        Returns:
+            Index points (z1 - z0, y, x, 3) in (x, y, z) order, float32: what `sample` and `inside` take.
+        """
+        points = FramedPoints(lattice(grid.shape, z0, z1, device=device), grid.affine)
+        return self.forward.advance(points).relative_to(array_grid.affine)
+
+    def warp_slab(
+        self,
+        array: Tensor,
+        array_grid: Grid,
+        grid: Grid,
+        z0: int,
+        z1: int,
+        *,
+        interpolation: str = "linear",
+        fill: float | None = None,
+    ) -> Tensor:
+        """Slices ``z0 <= z < z1`` of `warp`, without a `Volume` around them: for work that goes slab by slab.
+
+        Args:
+            array: (c, z, y, x) on ``array_grid``, on the device of this transform.
+            array_grid: the source grid.
+            grid: the target grid.
+            z0: first slice.
+            z1: one past the last slice.
+            interpolation: see `warp`.
+            fill: the value outside the array; None continues its edge.
+
+        Returns:
+            (c, z1 - z0, y, x).
+        """
+        return sample(
+            array, self.index_slab(array_grid, grid, z0, z1, device=array.device), mode=interpolation, fill=fill
+        )
+
+    def coverage_slab(
+        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Which voxels of a slab of ``grid`` read inside the field of view of ``array_grid``: bool (z1 - z0, y, x)."""
+        return inside(self.index_slab(array_grid, grid, z0, z1, device=device), array_grid.shape)
+
+    def warp(
+        self,
+        volume: Volume,
+        grid: Grid,
+        *,
+        interpolation: str = "linear",
+        fill: float | None = None,
+        device: torch.device | str | None = None,
+    ) -> Volume:
+        """Bring a source volume onto a target grid, with one interpolation however many maps the transform chains.
+
+        Args:
+            volume: the source, (c, z, y, x).
+            grid: the target grid.
+            interpolation: ``"linear"``, ``"nearest"``, or ``"label"`` (the arg max over labels of their linearly
+                interpolated one-hot maps, ties to the lower label).
+            fill: the value of voxels that read outside the source's field of view, half a voxel beyond its outermost
+                centres. None continues the edge; for ``"label"`` it means 0.
+            device: where to compute; None is the CPU.
+
+        Returns:
+            A volume on ``grid``: float32 (float64 from float64 or wide integers) for ``"linear"``, else of the source's type.
+            Beyond input and output, memory is that of one channel and one slab of about a million voxels.
+
+        Raises:
+            TransformError: no interpolation has that name.
+        """
+        if interpolation not in _MODES:
+            raise TransformError(f"no interpolation is called {interpolation!r}", expected=", ".join(_MODES))
+        if interpolation == "label" and fill is None:
+            fill = 0
+        place = torch.device(device or "cpu")
+        moved = self.to(place)
+        dtype = working_type(volume.array.dtype) if interpolation == "linear" else volume.array.dtype
+        result = np.empty((volume.channels, *grid.shape), dtype=dtype)
+        for channel, out in zip(volume.array, result, strict=True):
+            voxels = torch_voxels(channel.astype(dtype, copy=False))[None].to(place)
+            for z0, z1 in slabs(grid.shape):
+                part = moved.warp_slab(voxels, volume.grid, grid, z0, z1, interpolation=interpolation, fill=fill)
+                out[z0:z1] = part[0].cpu().numpy()
+        return Volume(result, grid)
+
+    def displacement(self, grid: Grid, *, device: torch.device | str = "cpu") -> Tensor:
+        """forward(p) - p at the voxels of ``grid``: (3, z, y, x) float32, components (x, y, z) in LPS mm."""
+        return displacement_on(self.forward.to(device), grid, device=device)
+
+    def jacobian(self, grid: Grid) -> dict[str, float]:
+        """How the forward map changes volume on ``grid``: see `atlasnet.transform.jacobian.jacobian_summary`."""
+        return jacobian_summary(self.displacement(grid), grid)
+
+    def save(self, path: str | Path) -> None:
+        """Write both directions as safetensors with JSON metadata, atomically; `load` gives the same bits back."""
+        save_maps(path, {"forward": self.forward, "backward": self.backward}, self.residual)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Transform:
+        """Read what `save` wrote.
+
+        Raises:
+            TransformError: the file is absent, damaged, or not such a transform.
+        """
+        maps, residual = load_maps(path)
+        return cls(maps["forward"], maps["backward"], residual)
