@@ -1,1 +1,20 @@
-""""""
+"""Networks that classify the voxels of mapped slices, and how they are run."""
+
+from atlasnet.network.inference import probabilities
+from atlasnet.network.registry import build_network, network_names, register_network
+from atlasnet.network.segnet import SegNet
+from atlasnet.network.spec import NetworkSpec, Traits
+from atlasnet.network.unet import UNet
+from atlasnet.network.weights import load_weights
+
+__all__ = [
+    "NetworkSpec",
+    "SegNet",
+    "Traits",
+    "UNet",
+    "build_network",
+    "load_weights",
+    "network_names",
+    "probabilities",
+    "register_network",
+]

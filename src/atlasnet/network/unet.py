@@ -1,0 +1,111 @@
+"""A U-Net on slices that also sees the neighbouring ones."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atlasnet.errors import InputError
+
+_BASE = 16  # channels of the finest level at width 1
+_WIDEST = 256  # at width 1; more adds weights, not accuracy, on the few hundred slices of a small cohort
+
+
+class _Layers(nn.Module):
+    """Two 3 x 3 convolutions, each with normalisation and leaky ReLU; the first may halve the sides."""
+
+    def __init__(self, channels: int, features: int, *, stride: int, residual: bool, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, features, 3, stride, padding=1, bias=False)
+        self.first_norm = norm(features, affine=True)
+        self.second = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        self.second_norm = norm(features, affine=True)
+        self.skip = nn.Conv2d(channels, features, 1, stride, bias=False) if residual else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.first_norm(self.first(x)), 0.01, inplace=True)
+        y = self.second_norm(self.second(y))
+        if self.skip is not None:
+            y = y + self.skip(x)
+        return F.leaky_relu(y, 0.01, inplace=True)
+
+
+_NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
+
+
+class UNet(nn.Module):
+    """Ronneberger et al., MICCAI 2015, in the form of Isensee et al. (nnU-Net, 2021), on slices with their neighbours.
+
+    (b, channels * (2 * context + 1), y, x) to logits (b, classes, y, x). Strided convolutions go down, transposed ones
+    up; channels double at each level.
+
+    Args:
+        channels: image channels.
+        classes: classes, background included.
+        width: factor on the channels of every layer; 16 at the finest level at width 1.
+        context: neighbouring slices on each side.
+        depth: how often the sides are halved.
+        residual: add a 1 x 1 convolution of a block's input to its output (He et al., 2016).
+        norm: ``"instance"`` or ``"batch"`` normalisation.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    spatial_dims = 2
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: float = 1.0,
+        context: int = 1,
+        depth: int = 3,
+        residual: bool = False,
+        norm: str = "instance",
+    ) -> None:
+        super().__init__()
+        if norm not in _NORMS:
+            raise InputError("unknown normalisation of the U-Net", expected=" or ".join(_NORMS), found=repr(norm))
+        if not 1 <= depth <= 8 or not 0 <= context <= 64:
+            raise InputError(
+                "the U-Net cannot be built",
+                expected="depth from 1 to 8, context from 0 to 64",
+                found=f"depth {depth}, context {context}",
+            )
+        self.context = int(context)
+        self.divisibility = 2**depth
+        features = [max(1, round(width * min(_BASE * 2**level, _WIDEST))) for level in range(depth + 1)]
+        kind = _NORMS[norm]
+        inputs = [channels * (2 * context + 1), *features]
+        self.down = nn.ModuleList(
+            _Layers(inputs[level], features[level], stride=2 if level else 1, residual=residual, norm=kind)
+            for level in range(depth + 1)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(features[level + 1], features[level], 2, 2, bias=False) for level in range(depth)
+        )
+        self.merge = nn.ModuleList(
+            _Layers(2 * features[level], features[level], stride=1, residual=residual, norm=kind)
+            for level in range(depth)
+        )
+        self.classifier = nn.Conv2d(features[0], classes, 1)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_normal_(module.weight, 0.01, nonlinearity="leaky_relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of slices whose sides are multiples of ``divisibility``."""
+        skips: list[Tensor] = []
+        for layers in self.down:
+            x = layers(x)  # (b, f * 2**level, y / 2**level, x / 2**level)
+            skips.append(x)
+        x = skips.pop()
+        for level in range(len(self.up) - 1, -1, -1):
+            x = torch.cat([self.up[level](x), skips.pop()], 1)
+            x = self.merge[level](x)
+        logits: Tensor = self.classifier(x)
+        return logits

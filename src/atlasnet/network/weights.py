@@ -1,0 +1,82 @@
+"""A network's weights on disk: safetensors, read without executing anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from atlasnet.errors import ModelError
+from atlasnet.execution import atomic_path
+
+_RECORD = "atlasnet"  # one entry only: safetensors does not fix the order of several, and equal runs give equal bytes
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-able record atomically; the same values give the same bytes."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata={_RECORD: text})
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        ModelError: the file is absent, damaged, or not one of AtlasNet's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError("there are no network weights", path=path, remedy="train the model again, or copy it again")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            # Clones: the file is mapped into memory, and arithmetic may round differently on other alignments.
+            tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118 - not a dict
+            record = json.loads((stream.metadata() or {})[_RECORD])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(
+            "the network weights cannot be read",
+            path=path,
+            expected="a safetensors file written by atlasnet",
+            found=f"{type(error).__name__}: {error}",
+            remedy="copy the model again",
+        ) from error
+    return tensors, record
+
+
+def load_weights(path: str | Path, module: nn.Module) -> nn.Module:
+    """Fill ``module`` with the weights in ``path``, ready for inference.
+
+    Raises:
+        ModelError: the file cannot be read, or holds the weights of another architecture.
+    """
+    tensors, _ = read_tensors(path)
+    own = module.state_dict()
+    differing = sorted(own.keys() ^ tensors.keys()) + sorted(
+        name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+    )
+    if differing:
+        raise ModelError(
+            "the weights are those of another network",
+            path=path,
+            found=f"{len(differing)} tensors differ in name or shape, the first is {differing[0]!r}",
+            remedy="use the network options that the model was trained with",
+        )
+    module.load_state_dict(tensors)
+    module.eval()
+    return channels_last(module)
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lay 2-D convolution kernels out channels last: convolutions run about twice as fast so, on CPU and GPU alike."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
