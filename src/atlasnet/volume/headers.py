@@ -36,8 +36,8 @@ class NiftiGeometry(NamedTuple):
     spacing: tuple[float, ...]
 
 
-def check_nifti(path: Path) -> NiftiGeometry:
-    """Check a NIfTI-1 file's header and that all its voxels are there.
+def check_nifti(path: Path, voxels: bool = True) -> NiftiGeometry:
+    """Check a NIfTI-1 file's header and, with ``voxels``, that all of them are there.
 
     Raises:
         VolumeError: not NIfTI-1, truncated, damaged, empty, or with a spacing that is not positive.
@@ -46,15 +46,15 @@ def check_nifti(path: Path) -> NiftiGeometry:
         compressed = plain.read(2) == _GZIP_MAGIC
         plain.seek(0)
         if not compressed:
-            return _check_nifti_stream(path, plain)
+            return _check_nifti_stream(path, plain, voxels)
         try:
             with gzip.GzipFile(fileobj=plain) as stream:
-                return _check_nifti_stream(path, stream)  # type: ignore[arg-type]  # GzipFile reads and seeks like any file
+                return _check_nifti_stream(path, stream, voxels)  # type: ignore[arg-type]  # GzipFile reads and seeks like any file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(path, str(error)) from error
 
 
-def _check_nifti_stream(path: Path, stream: BinaryIO) -> NiftiGeometry:
+def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeometry:
     header = stream.read(348)
     if len(header) < 348:
         raise _damaged(path, f"{len(header)} bytes, less than a header")
@@ -76,9 +76,9 @@ def _check_nifti_stream(path: Path, stream: BinaryIO) -> NiftiGeometry:
     bits, offset = struct.unpack_from(f"{order}h", header, 72)[0], struct.unpack_from(f"{order}f", header, 108)[0]
     expected = int(offset) + int(np.prod(sizes, dtype=np.int64)) * bits // 8
     found = len(header)
-    while chunk := stream.read(_CHUNK):
+    while voxels and (chunk := stream.read(_CHUNK)):
         found += len(chunk)
-    if found < expected:
+    if voxels and found < expected:
         raise _truncated(path, expected, found)
     qcode, scode = struct.unpack_from(f"{order}2h", header, 252)
     sform = np.array(struct.unpack_from(f"{order}12f", header, 280), dtype=np.float64).reshape(3, 4)[:, :3]
@@ -105,8 +105,8 @@ def _rotation(quaternion: Sequence[float], qfac: float) -> NDArray[np.float64]:
     return matrix
 
 
-def check_metaimage(path: Path) -> None:
-    """Check a MetaImage's header and that all its voxels are there.
+def check_metaimage(path: Path, voxels: bool = True) -> None:
+    """Check a MetaImage's header and, with ``voxels``, that all of them are there.
 
     Raises:
         VolumeError: not MetaImage, truncated, damaged, empty, made of several files, or a spacing is not positive.
@@ -130,7 +130,7 @@ def check_metaimage(path: Path) -> None:
         raise VolumeError(
             "a MetaImage spread over several files is not supported", path=path, remedy="save it as one file"
         )
-    if fields.get("BinaryData", "True").lower() == "false":
+    if not voxels or fields.get("BinaryData", "True").lower() == "false":
         return
     width = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}.get(
         fields.get("ElementType", "")
@@ -153,8 +153,8 @@ def check_metaimage(path: Path) -> None:
         raise _truncated(path, expected, file.stat().st_size - offset)
 
 
-def check_nrrd(path: Path) -> None:
-    """Check an NRRD's header and that all its voxels are there.
+def check_nrrd(path: Path, voxels: bool = True) -> None:
+    """Check an NRRD's header and, with ``voxels``, that all of them are there.
 
     Raises:
         VolumeError: not NRRD, truncated, damaged, empty, or with a spacing that is not positive.
@@ -176,7 +176,7 @@ def check_nrrd(path: Path) -> None:
     encoding = fields.get("encoding", "raw").lower()
     if "data file" in fields or "datafile" in fields:
         return  # ITK itself refuses a missing or short separate file
-    if encoding in ("gzip", "gz"):
+    if voxels and encoding in ("gzip", "gz"):
         _check_deflated(path, path, start, 0, zlib.MAX_WBITS | 32)
 
 

@@ -68,17 +68,31 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
         except RuntimeError as error:
             raise _explained(path, error) from error
     array = _channels_first(path, image, channels)
-    dimensions = image.GetDimension()
-    direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
-    axes = min(3, dimensions)
-    direction[:axes, :axes] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:axes, :axes]
-    spacing[:axes], origin[:axes] = image.GetSpacing()[:axes], image.GetOrigin()[:axes]
-    if nifti is not None:
-        _check_nifti_direction(path, nifti, direction)
     z, y, x = array.shape[1:]
-    grid = _trusted_grid(path, (z, y, x), spacing, origin, direction)
+    grid = _itk_grid(path, image, nifti, (z, y, x))
     _check_finite(path, array)
     return Volume(array, grid)
+
+
+def read_grid(path: str | Path) -> Grid:
+    """The grid of an image file, without its voxels; of a DICOM folder, which has no single header, with them.
+
+    Raises:
+        VolumeError: as `read_volume`, for the header.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_volume(path).grid
+    nifti = _check_file(path, voxels=False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _quiet_itk():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise _explained(path, error) from error
+    x, y, z = [*reader.GetSize(), 1][:3]
+    return _itk_grid(path, reader, nifti, (z, y, x))
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -150,6 +164,18 @@ def to_sitk(volume: Volume, *, vector: bool = True) -> sitk.Image:
     return image
 
 
+def _itk_grid(path: Path, image: Any, nifti: NiftiGeometry | None, shape: tuple[int, int, int]) -> Grid:
+    """The geometry that ITK read into an image or a file reader, of the first three axes, checked."""
+    dimensions = image.GetDimension()
+    direction, spacing, origin = np.eye(3), np.ones(3), np.zeros(3)
+    axes = min(3, dimensions)
+    direction[:axes, :axes] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:axes, :axes]
+    spacing[:axes], origin[:axes] = image.GetSpacing()[:axes], image.GetOrigin()[:axes]
+    if nifti is not None:
+        _check_nifti_direction(path, nifti, direction)
+    return _trusted_grid(path, shape, spacing, origin, direction)
+
+
 @contextmanager
 def _quiet_itk() -> Iterator[None]:
     """ITK without console warnings, and letting any NIfTI direction through: this module judges them itself."""
@@ -167,7 +193,8 @@ def _quiet_itk() -> Iterator[None]:
             os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = before
 
 
-def _check_file(path: Path) -> NiftiGeometry | None:
+def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
+    """Check what the file says of itself, and that all its voxels are there."""
     suffix = image_suffix(path)
     if not path.exists():
         raise VolumeError("there is no such file", path=path)
@@ -180,8 +207,8 @@ def _check_file(path: Path) -> NiftiGeometry | None:
         )
     try:
         if suffix.startswith(".nii"):
-            return check_nifti(path)
-        (check_nrrd if suffix in (".nrrd", ".nhdr") else check_metaimage)(path)
+            return check_nifti(path, voxels)
+        (check_nrrd if suffix in (".nrrd", ".nhdr") else check_metaimage)(path, voxels)
     except OSError as error:
         raise VolumeError("the file cannot be read", path=path, found=str(error)) from error
     return None

@@ -1,0 +1,119 @@
+"""What ``dataset.json`` declares: channels and labels, in nnU-Net's (both versions) or the Decathlon's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atlasnet.errors import CohortError
+from atlasnet.execution import read_json
+
+BACKGROUND = "background"
+IGNORE = "ignore"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The parts of ``dataset.json`` that AtlasNet uses.
+
+    Args:
+        channels: names in the order of the channels, or None where not declared.
+        labels: name to value, background included, the ignore label not; None where not declared.
+        ignore_label: the value of voxels that nobody annotated, or None.
+        training: the Decathlon's list of cases, empty elsewhere.
+        file_ending: nnU-Net's, or None.
+    """
+
+    channels: tuple[str, ...] | None = None
+    labels: dict[str, int] | None = None
+    ignore_label: int | None = None
+    training: tuple[Mapping[str, Any], ...] = field(default=())
+    file_ending: str | None = None
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Read ``dataset.json``.
+
+    Raises:
+        CohortError: it is not JSON, or its channels or labels are not understood.
+    """
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise CohortError("dataset.json cannot be read", path=path, found=str(error)) from error
+    if not isinstance(content, dict):
+        raise CohortError("dataset.json is not an object", path=path, found=type(content).__name__)
+    labels, ignore = _labels(path, content)
+    training = content.get("training", [])
+    if not isinstance(training, list):
+        raise CohortError("'training' in dataset.json is not a list", path=path, found=type(training).__name__)
+    cases = tuple(case if isinstance(case, dict) else {"image": case} for case in training)
+    ending = content.get("file_ending")
+    if ending is not None and not isinstance(ending, str):
+        raise CohortError("'file_ending' in dataset.json is not a text", path=path, found=repr(ending))
+    return Declaration(_channels(path, content), labels, ignore, cases, ending)
+
+
+def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    key = next((key for key in ("channel_names", "modality") if key in content), None)
+    if key is None:
+        return None
+    names = content[key]
+    if isinstance(names, list):
+        names = {str(i): name for i, name in enumerate(names)}
+    valid = isinstance(names, dict) and bool(names) and all(isinstance(name, str) for name in names.values())
+    if not valid or sorted(names) != sorted(str(i) for i in range(len(names))):
+        raise CohortError(
+            f"{key!r} in dataset.json is not understood",
+            path=path,
+            expected='names by number from "0" on, such as {"0": "CT"}',
+            found=repr(names),
+        )
+    return tuple(names[str(i)] for i in range(len(names)))
+
+
+def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | None, int | None]:
+    if "labels" not in content:
+        return None, None
+    declared = content["labels"]
+    if not isinstance(declared, dict) or not declared:
+        raise CohortError(
+            "'labels' in dataset.json is not understood",
+            path=path,
+            expected='{"background": 0, "lung": 1} or {"0": "background", "1": "lung"}',
+            found=repr(declared),
+        )
+    if "regions_class_order" in content or any(isinstance(value, list) for value in declared.values()):
+        raise CohortError(
+            "region-based labels are not supported",
+            path=path,
+            expected="one value per label",
+            found=repr(declared),
+            remedy="declare each value as a label of its own; regions can be joined after prediction",
+        )
+    labels: dict[str, int] = {}
+    for key, value in declared.items():
+        name, number = (value, key) if isinstance(value, str) and _is_whole(key) else (key, value)
+        if not _is_whole(number):
+            raise CohortError(f"the value of label {name!r} is not a whole number", path=path, found=repr(number))
+        if str(name) in labels:
+            raise CohortError(f"two labels are named {name!r}", path=path)
+        labels[str(name)] = int(number)
+    ignore = labels.pop(IGNORE, None)
+    values = [*labels.values(), *([] if ignore is None else [ignore])]
+    if len(set(values)) < len(values):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        raise CohortError("two labels have the same value", path=path, found=", ".join(map(str, twice)))
+    if labels.get(BACKGROUND, 0) != 0 or ignore == 0:
+        raise CohortError("the background must have the value 0", path=path, found=repr(declared))
+    if 0 not in labels.values():
+        labels = {BACKGROUND: 0, **labels}
+    return dict(sorted(labels.items(), key=lambda item: (item[1] != 0, item[1]))), ignore
+
+
+def _is_whole(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().lstrip("+-").isdecimal()
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,182 @@
+"""The three layouts on disk: which files are whose image and whose reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from atlasnet.cohort.declaration import Declaration
+from atlasnet.cohort.problem import Problem
+from atlasnet.cohort.subject import Subject
+from atlasnet.errors import CohortError
+from atlasnet.volume.io import image_suffix
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass
+class Listing:
+    """What a layout holds: subjects in the order of their names, and what is wrong with it."""
+
+    format: str
+    subjects: list[Subject] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, text: str, subject: str | None = None, path: Path | None = None, *, warning: bool = False) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(text, subject, path, "warning" if warning else "error"))
+
+
+def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Listing:
+    """Find the subjects below ``root``.
+
+    nnU-Net's: ``imagesTr/CASE_0000.nii.gz`` (one file per channel), ``labelsTr/CASE.nii.gz``. The Decathlon's: the pairs
+    that ``dataset.json`` lists. Plain: ``images/`` and ``labels/`` with equal names; a folder in ``images/`` is a DICOM
+    series.
+
+    Raises:
+        CohortError: none of the three.
+    """
+    channels = len(declaration.channels) if declaration.channels is not None else None
+    if declaration.training and not _has_channel_names(root / "imagesTr"):
+        return _decathlon(root, declaration, channels or 1, labelled)
+    for name, images, labels in (("nnU-Net", "imagesTr", "labelsTr"), ("plain", "images", "labels")):
+        if (root / images).is_dir():
+            return _folders(name, root / images, root / labels, channels, declaration.file_ending, labelled)
+    raise CohortError(
+        "no layout of subjects is recognised",
+        path=root,
+        expected="imagesTr/ and labelsTr/ (nnU-Net), a dataset.json with a 'training' list (Decathlon), "
+        "or images/ and labels/",
+        found=", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder",
+    )
+
+
+def _has_channel_names(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        _CHANNEL.fullmatch(_stem(entry)) for entry in folder.iterdir() if image_suffix(entry)
+    )
+
+
+def _decathlon(root: Path, declaration: Declaration, channels: int, labelled: bool) -> Listing:
+    listing = Listing("Decathlon")
+    seen: set[str] = set()
+    for case in declaration.training:
+        image, labels = case.get("image"), case.get("label")
+        if not isinstance(image, str) or not isinstance(labels, str | None):
+            listing.add(
+                f"an entry of 'training' in dataset.json is not understood: {case!r}", path=root / "dataset.json"
+            )
+            continue
+        name = _stem(Path(PurePosixPath(image).name))
+        if name in seen:
+            listing.add("the name is listed twice in dataset.json", name, root / "dataset.json")
+            continue
+        seen.add(name)
+        image_path, label_path = root / image, None if labels is None else root / labels
+        if not image_path.exists():
+            listing.add("the image that dataset.json lists is missing", name, image_path)
+            continue
+        if label_path is not None and not label_path.exists():
+            listing.add("the labels that dataset.json lists are missing", name, label_path)
+            if labelled:
+                continue
+            label_path = None
+        elif label_path is None and labelled:
+            listing.add("dataset.json lists no labels for it", name, root / "dataset.json")
+            continue
+        listing.subjects.append(Subject(name, (image_path,), label_path, channels))
+    listing.subjects.sort(key=lambda subject: subject.name)
+    return listing
+
+
+def _folders(
+    layout: str, images: Path, labels: Path, channels: int | None, ending: str | None, labelled: bool
+) -> Listing:
+    listing = Listing(layout)
+    image_files = _images(listing, images, ending, dicom=layout == "plain")
+    label_files = _by_name(listing, _images(listing, labels, ending, dicom=False)) if labels.is_dir() else {}
+    if labelled and not labels.is_dir():
+        listing.add("the folder of labels is missing", path=labels)
+    # The plain layout may number its channels too; it does if every image does and no label is named like an image.
+    matches = {path: _CHANNEL.fullmatch(_stem(path)) for path in image_files}
+    numbered = layout == "nnU-Net" or (
+        all(matches.values()) and not {_stem(path) for path in image_files} & set(label_files)
+    )
+    cases = (
+        _numbered(listing, matches) if numbered else {name: (p,) for name, p in _by_name(listing, image_files).items()}
+    )
+    if channels is None:
+        channels = max((len(files) for files in cases.values()), default=1)
+    for name, files in sorted(cases.items()):
+        label = label_files.pop(name, None)
+        if numbered and not _channels_complete(listing, name, files, channels):
+            continue
+        if label is None and labelled:
+            if labels.is_dir():
+                listing.add(
+                    f"the labels are missing: expected {name} with an image suffix in {labels.name}/", name, labels
+                )
+            continue
+        listing.subjects.append(Subject(name, files, label, channels))
+    for name, path in sorted(label_files.items()):
+        listing.add("labels without an image", name, path)
+    if not cases:
+        listing.add("there are no images in this folder", path=images)
+    return listing
+
+
+def _images(listing: Listing, folder: Path, ending: str | None, *, dicom: bool) -> list[Path]:
+    """Image files in a folder, and the DICOM folders where they are allowed; whatever else lies there is noted."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name.lower().endswith(".raw") or entry.name.lower().endswith(".zraw"):
+            continue
+        suffix = image_suffix(entry)
+        if (entry.is_dir() and dicom) or (entry.is_file() and suffix and ending in (None, suffix)):
+            found.append(entry)
+        else:
+            wanted = f"an image ending in {ending}" if ending else "an image"
+            listing.add(f"the file is not {wanted} and is left out", path=entry, warning=True)
+    return found
+
+
+def _by_name(listing: Listing, paths: Iterable[Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = _stem(path)
+        if name in named:
+            listing.add(f"two files have this name: {named[name].name} and {path.name}", name, path)
+        named.setdefault(name, path)
+    return named
+
+
+def _numbered(listing: Listing, matches: dict[Path, re.Match[str] | None]) -> dict[str, tuple[Path, ...]]:
+    cases: dict[str, dict[int, Path]] = {}
+    for path, match in matches.items():
+        if match is None:
+            listing.add("the name does not end in a channel number such as _0000", path=path)
+            continue
+        files = cases.setdefault(match["case"], {})
+        if int(match["channel"]) in files:
+            listing.add(f"two files hold channel {match['channel']}", match["case"], path)
+        files.setdefault(int(match["channel"]), path)
+    return {name: tuple(files[i] for i in sorted(files)) for name, files in cases.items()}
+
+
+def _channels_complete(listing: Listing, name: str, files: tuple[Path, ...], channels: int) -> bool:
+    numbers = [int(_stem(path)[-4:]) for path in files]
+    missing = sorted(set(range(channels)) - set(numbers))
+    extra = sorted(set(numbers) - set(range(channels)))
+    for number in missing:
+        listing.add(f"channel _{number:04d} is missing", name, files[0].parent)
+    for number in extra:
+        listing.add(f"channel _{number:04d} is not declared ({channels} declared)", name, files[numbers.index(number)])
+    return not missing and not extra
+
+
+def _stem(path: Path) -> str:
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.name

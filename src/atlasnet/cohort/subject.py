@@ -1,0 +1,110 @@
+"""`Subject`: one patient's images and reference, as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from atlasnet.errors import CohortError, VolumeError
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.io import read_grid, read_labels, read_volume
+from atlasnet.volume.volume import Volume
+
+GRID_TOLERANCE = 1e-3
+"""Voxels by which two grids of one subject may differ: header noise."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One patient.
+
+    Args:
+        name: unique in its cohort; names outputs.
+        images: one file (or DICOM folder) per channel, or a single file that holds every channel.
+        labels: the reference, or None.
+        channels: how many channels ``images`` hold in all.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: Path | None = None
+    channels: int = 1
+
+    def read_image(self) -> Volume:
+        """The image, (c, z, y, x) as stored: neither turned nor normalised.
+
+        Raises:
+            VolumeError: a file cannot be used, the channels are not as many as declared, or do not lie on one grid.
+        """
+        single = len(self.images) == 1
+        parts = [read_volume(path, channels=single and self.channels > 1) for path in self.images]
+        found = sum(part.channels for part in parts)
+        if found != self.channels:
+            raise VolumeError(
+                "the image does not have the declared number of channels",
+                path=self.images[0],
+                expected=str(self.channels),
+                found=str(found),
+            )
+        if single:
+            return parts[0]
+        for path, part in zip(self.images[1:], parts[1:], strict=True):
+            check_same_grid(part.grid, parts[0].grid, path, self.images[0])
+        kind = np.result_type(*(part.array.dtype for part in parts))
+        return Volume(np.concatenate([part.array.astype(kind, copy=False) for part in parts]), parts[0].grid)
+
+    def read_grid(self) -> Grid:
+        """The image's grid, from its header alone where the format allows it.
+
+        Raises:
+            VolumeError: the header cannot be used.
+        """
+        return read_grid(self.images[0])
+
+    def read_labels(self, grid: Grid | None = None) -> Volume:
+        """The reference, whole numbers (1, z, y, x), on exactly the image's grid.
+
+        Args:
+            grid: the image's grid where it is known already; read from the image otherwise.
+
+        Raises:
+            CohortError: the subject has no reference.
+            VolumeError: the file cannot be used, holds other than whole numbers, or does not lie on the image's grid
+                within 1e-3 voxels.
+        """
+        if self.labels is None:
+            raise CohortError(f"subject {self.name} has no reference", path=self.images[0])
+        labels = read_labels(self.labels)
+        if grid is None:
+            grid = self.read_grid()
+        check_same_grid(labels.grid, grid, self.labels, self.images[0])
+        return Volume(labels.array, grid)
+
+
+def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
+    """Check that two images of one subject lie on one grid.
+
+    Raises:
+        VolumeError: their sizes differ, or a corner lies more than 1e-3 voxels apart.
+    """
+    if grid.matches(reference, GRID_TOLERANCE):
+        return
+    remedy = "resample it onto the image's grid, labels with nearest neighbours, or correct the header"
+    if grid.shape != reference.shape:
+        raise VolumeError(
+            f"it does not lie on the grid of {reference_path.name}",
+            path=path,
+            expected=f"{reference.shape} voxels (z, y, x)",
+            found=f"{grid.shape}",
+            remedy=remedy,
+        )
+    apart = np.abs(reference.to_index(grid.corners()) - reference.to_index(reference.corners())).max()
+    raise VolumeError(
+        f"it does not lie on the grid of {reference_path.name}",
+        path=path,
+        expected=f"corners within {GRID_TOLERANCE:g} voxels of {reference!r}",
+        found=f"{apart:.4g} voxels apart, {grid!r}",
+        remedy=remedy,
+    )
