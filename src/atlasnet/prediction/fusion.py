@@ -1,0 +1,228 @@
+"""Fusion of the atlases' probabilities on the subject's own grid, slab by slab.
+
+Every atlas adds its mapped-back probabilities to running sums, so that those of one atlas at a time are held. An atlas
+has no say at a voxel that its field of view does not reach. A voxel that none reaches is background.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atlasnet.errors import InputError, ModelError
+
+METHODS = ("mean", "vote", "weighted")
+"""``mean``: the class of the highest mean probability. ``vote``: the class that most atlases choose. ``weighted``: the
+same, a vote counting as much as the quality of its registration. A tie goes to the higher mean probability, then to the
+lower class."""
+
+# Means and sums of weights that differ by the rounding of float32 are equal.
+_ROUNDING = 1e-6
+
+# float32 counts voxels exactly up to 2^24: at most so many are counted in one product.
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class FusedSlab:
+    """What the atlases say together about the voxels (z, y, x) of a slab.
+
+    Args:
+        labels: (z, y, x) int64, class index, 0 being background.
+        probabilities: (classes, z, y, x) float32, mean over the atlases that reach the voxel, whatever the method;
+            background has probability 1 where none does.
+        share: (z, y, x) float32, the fraction of the atlases reaching the voxel whose own arg max is the result; 0
+            where no atlas reaches.
+        entropy: (z, y, x) float32, entropy of the mean probabilities over that of a uniform distribution, ln(classes):
+            0 where they are certain, 1 where they know nothing or no atlas reaches.
+        reached: (z, y, x) int64, how many atlases reach the voxel.
+        choices: for each atlas (z, y, x) int16, its own arg max, -1 where it does not reach.
+    """
+
+    labels: Tensor
+    probabilities: Tensor
+    share: Tensor
+    entropy: Tensor
+    reached: Tensor
+    choices: tuple[Tensor, ...]
+
+
+class SlabFusion:
+    """Running sums over the atlases of one slab.
+
+    Args:
+        classes: how many, background included; at least 2.
+        shape: (z, y, x) voxels of the slab.
+        method: one of `METHODS`.
+        device: where the sums live; it must be that of what is added.
+
+    Raises:
+        InputError: there is no such method.
+    """
+
+    def __init__(
+        self, classes: int, shape: Sequence[int], method: str = "mean", device: torch.device | str = "cpu"
+    ) -> None:
+        if method not in METHODS:
+            raise InputError("no such fusion", expected="one of " + ", ".join(METHODS), found=repr(method))
+        self.method = method
+        self._sum = torch.zeros((classes, *shape), dtype=torch.float32, device=device)
+        self._votes = torch.zeros((classes, *shape), dtype=torch.int16, device=device)
+        self._weighted = torch.zeros_like(self._sum) if method == "weighted" else None
+        self._reached = torch.zeros(tuple(shape), dtype=torch.int64, device=device)
+        self._choices: list[Tensor] = []
+
+    def add(self, probabilities: Tensor, covered: Tensor, weight: float = 1.0) -> None:
+        """Take in one atlas.
+
+        Args:
+            probabilities: (classes, z, y, x) on the subject's grid; any finite value where it is not covered.
+            covered: (z, y, x) bool, where the atlas's field of view reaches.
+            weight: quality of the registration, 0 or more; it counts in ``weighted`` only.
+
+        Raises:
+            ModelError: a probability is not finite.
+            InputError: the shapes are not the slab's, or the weight is negative or not finite.
+        """
+        if probabilities.shape != self._sum.shape or covered.shape != self._reached.shape:
+            raise InputError(
+                "an atlas's probabilities do not fit the slab",
+                expected=f"{tuple(self._sum.shape)} and coverage {tuple(self._reached.shape)}",
+                found=f"{tuple(probabilities.shape)} and coverage {tuple(covered.shape)}",
+            )
+        if not (math.isfinite(weight) and weight >= 0):
+            raise InputError("the weight of an atlas cannot be used", expected="0 or more", found=str(weight))
+        # A sum of numbers of the size of a probability is finite if and only if they all are.
+        if not math.isfinite(float(probabilities.sum(dtype=torch.float64))):
+            raise ModelError(
+                "a network gave probabilities that are not finite", remedy="look at its training log; train it again"
+            )
+        choice = probabilities.argmax(0)
+        self._sum += probabilities * covered
+        self._votes.scatter_add_(0, choice[None], covered[None].to(torch.int16))
+        if self._weighted is not None:
+            self._weighted.scatter_add_(0, choice[None], covered[None].to(torch.float32) * weight)
+        self._reached += covered
+        self._choices.append(torch.where(covered, choice, -1).to(torch.int16))
+
+    def result(self) -> FusedSlab:
+        """Fuse what was added; more may be added afterwards."""
+        nowhere = self._reached == 0
+        count = self._reached.clamp(min=1)
+        mean = self._sum / count
+        mean[0].masked_fill_(nowhere, 1.0)
+        labels = self._winners(mean)
+        share = self._votes.gather(0, labels[None])[0] / count
+        entropy = torch.special.entr(mean.clamp(0, 1)).sum(0) / math.log(mean.shape[0])
+        entropy.clamp_(0, 1).masked_fill_(nowhere, 1.0)
+        return FusedSlab(labels, mean, share, entropy, self._reached.clone(), tuple(self._choices))
+
+    def _winners(self, mean: Tensor) -> Tensor:
+        """(z, y, x) class indices; background where no atlas reaches, its mean probability being 1 there."""
+        if self.method == "mean":
+            return _first_highest(mean)
+        votes = self._votes if self._weighted is None else self._weighted
+        best = votes.amax(0)
+        if self._weighted is not None:
+            best = best * (1 - _ROUNDING)
+        return _first_highest(mean.masked_fill(votes < best, -1.0))
+
+
+def _first_highest(scores: Tensor) -> Tensor:
+    """(z, y, x) the lowest class whose score (classes, z, y, x) is the highest but for rounding."""
+    return (scores >= scores.amax(0) - _ROUNDING).to(torch.uint8).argmax(0)
+
+
+def fuse_slab(atlases: Iterable[tuple[Tensor, Tensor, float]], method: str = "mean") -> FusedSlab:
+    """Fuse (probabilities, covered, weight) of each atlas, taken one at a time; see `SlabFusion.add`.
+
+    Raises:
+        InputError: there is no atlas, no such method, or an atlas does not fit the first.
+        ModelError: a probability is not finite.
+    """
+    fusion: SlabFusion | None = None
+    for probabilities, covered, weight in atlases:
+        if fusion is None:
+            fusion = SlabFusion(probabilities.shape[0], probabilities.shape[1:], method, probabilities.device)
+        fusion.add(probabilities, covered, weight)
+    if fusion is None:
+        raise InputError("there is no atlas to fuse", expected="at least one")
+    return fusion.result()
+
+
+class Agreement:
+    """How far the atlases agree about one subject, summed over its slabs.
+
+    Two atlases are compared over the voxels that both reach, an atlas and the result over those that the atlas reaches.
+
+    Args:
+        atlases: how many.
+        classes: how many, background included.
+    """
+
+    def __init__(self, atlases: int, classes: int) -> None:
+        self._atlases, self._classes = atlases, classes
+        self._both = torch.zeros((classes, atlases + 1, atlases + 1), dtype=torch.float64)
+        self._own = torch.zeros_like(self._both)
+        self._covered = torch.zeros(atlases + 1, dtype=torch.int64)
+        self._voxels = self._foreground = 0
+        self._share = 0.0
+
+    def add(self, fused: FusedSlab) -> None:
+        """Count a slab."""
+        maps = [choice.flatten() for choice in fused.choices]
+        maps.append(torch.where(fused.reached > 0, fused.labels, -1).to(torch.int16).flatten())
+        self._covered += torch.stack([(m >= 0).sum() for m in maps]).cpu()
+        self._voxels += fused.labels.numel()
+        inside = fused.labels > 0
+        self._foreground += int(inside.sum())
+        self._share += float(fused.share[inside].sum(dtype=torch.float64))
+        for start in range(0, fused.labels.numel(), _CHUNK):
+            stack = torch.stack([m[start : start + _CHUNK] for m in maps])
+            stack = stack[:, (stack > 0).any(0)]
+            reach = (stack >= 0).float()
+            for label in range(1, self._classes):
+                member = (stack == label).float()
+                self._both[label] += (member @ member.T).double().cpu()
+                self._own[label] += (member @ reach.T).double().cpu()
+
+    @property
+    def uncovered(self) -> int:
+        """Voxels that no atlas reaches."""
+        return self._voxels - int(self._covered[-1])
+
+    def summary(self, names: Sequence[str]) -> dict[str, Any]:
+        """JSON values.
+
+        Args:
+            names: of the classes in the order of their indices, background first.
+
+        Returns:
+            ``foreground``: mean over the voxels that are not background in the result of the fraction of atlases that
+            chose it, None where there is none. ``pairwise_dice``: per label, mean over the pairs of atlases of which at
+            least one holds it, None where no pair does. ``dice_with_result``: per atlas in order, then per label.
+            ``covered``: per atlas, the share of the voxels that it reaches.
+        """
+        n = self._atlases
+        pairwise: dict[str, float | None] = {}
+        for label in range(1, self._classes):
+            dice = [self._dice(label, i, j) for i in range(n) for j in range(i)]
+            defined = [value for value in dice if value is not None]
+            pairwise[names[label]] = sum(defined) / len(defined) if defined else None
+        return {
+            "foreground": self._share / self._foreground if self._foreground else None,
+            "pairwise_dice": pairwise,
+            "dice_with_result": [
+                {names[label]: self._dice(label, atlas, n) for label in range(1, self._classes)} for atlas in range(n)
+            ],
+            "covered": [int(self._covered[atlas]) / max(self._voxels, 1) for atlas in range(n)],
+        }
+
+    def _dice(self, label: int, i: int, j: int) -> float | None:
+        total = float(self._own[label, i, j] + self._own[label, j, i])
+        return 2 * float(self._both[label, i, j]) / total if total else None

@@ -1,0 +1,240 @@
+"""Fusion of atlases against loops over voxels written out in NumPy, SciPy and MONAI."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from atlasnet.errors import InputError, ModelError
+from atlasnet.prediction.fusion import METHODS, Agreement, FusedSlab, SlabFusion, fuse_slab
+
+
+def column(*probabilities: float) -> Tensor:
+    """(classes, 1, 1, 1) probabilities of a single voxel."""
+    return torch.tensor(probabilities, dtype=torch.float32).reshape(-1, 1, 1, 1)
+
+
+HERE, ABSENT = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
+
+
+def fuse_voxel(method: str, *atlases: Tensor, weights: tuple[float, ...] | None = None) -> FusedSlab:
+    return fuse_slab(zip(atlases, [HERE] * len(atlases), weights or (1.0,) * len(atlases), strict=True), method)
+
+
+def random_atlases(
+    seed: int, atlases: int = 4, classes: int = 3, shape: tuple[int, ...] = (5, 6, 7)
+) -> list[tuple[Tensor, Tensor, float]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(classes, *shape, generator=generator).mul(2).softmax(0),
+            torch.rand(shape, generator=generator) > 0.3,
+            float(torch.rand(1, generator=generator)),
+        )
+        for _ in range(atlases)
+    ]
+
+
+def chosen_by_loop(atlases: list[tuple[Tensor, Tensor, float]], method: str, voxel: tuple[int, ...]) -> int:
+    there = [(p[:, *voxel].double().numpy(), w) for p, covered, w in atlases if covered[voxel]]
+    if not there:
+        return 0
+    mean = np.mean([p for p, _ in there], axis=0)
+    if method == "mean":
+        return int(mean.argmax())
+    votes = np.zeros(len(mean))
+    for p, weight in there:
+        votes[p.argmax()] += weight if method == "weighted" else 1
+    return int(max(range(len(mean)), key=lambda c: (votes[c], mean[c])))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_equals_a_loop_over_the_voxels(method: str) -> None:
+    atlases = random_atlases(1)
+    fused = fuse_slab(iter(atlases), method)
+    for voxel in np.ndindex(5, 6, 7):
+        assert int(fused.labels[voxel]) == chosen_by_loop(atlases, method, voxel)
+
+
+def test_a_vote_can_differ_from_the_mean() -> None:
+    atlases = column(0.05, 0.95), column(0.55, 0.45), column(0.55, 0.45)
+    assert fuse_voxel("mean", *atlases).labels.item() == 1
+    assert fuse_voxel("vote", *atlases).labels.item() == 0
+
+
+def test_a_tied_vote_goes_to_the_higher_mean_probability() -> None:
+    atlases = column(0.1, 0.5, 0.4), column(0.1, 0.5, 0.4), column(0.1, 0.2, 0.7), column(0.1, 0.2, 0.7)
+    assert fuse_voxel("vote", *atlases).labels.item() == 2
+
+
+def test_the_higher_mean_of_a_class_without_votes_does_not_win_a_tie() -> None:
+    atlases = column(0.5, 0.08, 0.42), column(0.08, 0.5, 0.42)
+    assert fuse_voxel("vote", *atlases).labels.item() == 0
+
+
+def test_a_vote_tied_in_the_mean_as_well_goes_to_the_lower_class() -> None:
+    high, low = column(0.0, 0.4, 0.6), column(0.0, 0.6, 0.4)
+    for order in ([high, low] * 3, [low, high] * 3, [high] * 3 + [low] * 3):
+        assert fuse_voxel("vote", *order).labels.item() == 1
+
+
+def test_a_weighted_vote_follows_the_better_registrations() -> None:
+    atlases = column(0.4, 0.6), column(0.6, 0.4), column(0.6, 0.4)
+    assert fuse_voxel("weighted", *atlases, weights=(0.9, 0.3, 0.3)).labels.item() == 1
+    assert fuse_voxel("weighted", *atlases, weights=(0.5, 0.3, 0.3)).labels.item() == 0
+
+
+def test_weights_whose_sums_differ_by_rounding_tie() -> None:
+    atlases = column(0.1, 0.9), column(0.6, 0.4), column(0.6, 0.4), column(0.6, 0.4)
+    assert fuse_voxel("weighted", *atlases, weights=(0.3, 0.1, 0.1, 0.1)).labels.item() == 1
+
+
+@given(st.floats(0.01, 100))
+@settings(max_examples=20, deadline=None)
+def test_equal_weights_vote_like_no_weights(weight: float) -> None:
+    atlases = [(p, c, weight) for p, c, _ in random_atlases(2)]
+    assert torch.equal(fuse_slab(atlases, "weighted").labels, fuse_slab(atlases, "vote").labels)
+
+
+def test_an_atlas_has_no_say_where_it_does_not_reach() -> None:
+    fused = fuse_slab([(column(0.3, 0.7), HERE, 1.0), (column(1.0, 0.0), ABSENT, 1.0)], "mean")
+    assert (fused.labels.item(), fused.reached.item(), fused.share.item()) == (1, 1, 1.0)
+    assert fused.probabilities.flatten().tolist() == pytest.approx([0.3, 0.7])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_voxel_that_no_atlas_reaches_is_background_and_marked(method: str) -> None:
+    fused = fuse_slab([(column(0.0, 1.0), ABSENT, 1.0)] * 2, method)
+    assert fused.labels.item() == 0
+    assert fused.probabilities.flatten().tolist() == [1.0, 0.0]
+    assert (fused.share.item(), fused.entropy.item(), fused.reached.item()) == (0.0, 1.0, 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_probabilities_are_the_mean_over_the_atlases_that_reach(method: str) -> None:
+    atlases = random_atlases(3)
+    fused = fuse_slab(atlases, method)
+    stacked = np.ma.stack(
+        [np.ma.array(p.double().numpy(), mask=np.repeat(~c.numpy()[None], 3, 0)) for p, c, _ in atlases]
+    )
+    expected = stacked.mean(0)
+    reached = fused.reached.numpy() > 0
+    np.testing.assert_allclose(fused.probabilities.numpy()[:, reached], expected.data[:, reached], atol=1e-6)
+
+
+def test_entropy_is_scipys_of_the_mean_over_its_maximum() -> None:
+    fused = fuse_slab(random_atlases(4), "mean")
+    reached = fused.reached.numpy() > 0
+    expected = scipy.stats.entropy(fused.probabilities.double().numpy(), axis=0) / math.log(3)
+    np.testing.assert_allclose(fused.entropy.numpy()[reached], expected[reached], atol=1e-5)
+
+
+def test_share_is_the_fraction_of_reaching_atlases_that_chose_the_result() -> None:
+    atlases = random_atlases(5)
+    fused = fuse_slab(atlases, "mean")
+    for voxel in np.ndindex(5, 6, 7):
+        choices = [int(p[:, *voxel].argmax()) for p, c, _ in atlases if c[voxel]]
+        expected = choices.count(int(fused.labels[voxel])) / len(choices) if choices else 0.0
+        assert fused.share[voxel].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_slabs_give_what_the_whole_volume_gives(method: str) -> None:
+    atlases = random_atlases(6)
+    whole = fuse_slab(atlases, method)
+    for start in range(5):
+        part = fuse_slab([(p[:, start : start + 1], c[start : start + 1], w) for p, c, w in atlases], method)
+        assert torch.equal(part.labels, whole.labels[start : start + 1])
+        assert torch.equal(part.probabilities, whole.probabilities[:, start : start + 1])
+
+
+def test_one_atlas_is_its_own_arg_max() -> None:
+    probabilities, covered, weight = random_atlases(7)[0]
+    for method in METHODS:
+        fused = fuse_slab([(probabilities, covered, weight)], method)
+        assert torch.equal(fused.labels, torch.where(covered, probabilities.argmax(0), 0))
+
+
+def test_probabilities_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        fuse_voxel("mean", column(float("nan"), 0.5))
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_an_impossible_weight_is_refused(weight: float) -> None:
+    with pytest.raises(InputError, match="weight"):
+        fuse_voxel("weighted", column(0.5, 0.5), weights=(weight,))
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="mean, vote, weighted"):
+        SlabFusion(2, (1, 1, 1), "median")
+
+
+def test_no_atlas_is_refused() -> None:
+    with pytest.raises(InputError, match="no atlas"):
+        fuse_slab([])
+
+
+def test_another_shape_is_refused() -> None:
+    with pytest.raises(InputError, match="do not fit"):
+        fuse_voxel("mean", column(0.5, 0.5), column(0.2, 0.3, 0.5))
+
+
+def agreement_of(atlases: list[tuple[Tensor, Tensor, float]], slab: int, classes: int = 3) -> Agreement:
+    agreement = Agreement(len(atlases), classes)
+    for start in range(0, atlases[0][1].shape[0], slab):
+        part = slice(start, start + slab)
+        agreement.add(fuse_slab([(p[:, part], c[part], w) for p, c, w in atlases], "vote"))
+    return agreement
+
+
+def masked_dice(first: Tensor, second: Tensor, where: Tensor, label: int) -> float:
+    a, b = (first == label)[where].numpy(), (second == label)[where].numpy()
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_agreement_is_the_mean_pairwise_dice_over_voxels_that_both_atlases_reach() -> None:
+    atlases = random_atlases(8)
+    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    maps = [p.argmax(0) for p, _, _ in atlases]
+    for label, name in ((1, "a"), (2, "b")):
+        pairs = [
+            masked_dice(maps[i], maps[j], atlases[i][1] & atlases[j][1], label) for i in range(4) for j in range(i)
+        ]
+        assert summary["pairwise_dice"][name] == pytest.approx(np.mean(pairs))
+
+
+def test_agreement_compares_each_atlas_with_the_result() -> None:
+    atlases = random_atlases(9)
+    summary = agreement_of(atlases, slab=3).summary(["background", "a", "b"])
+    labels = fuse_slab(atlases, "vote").labels
+    for entry, (probabilities, covered, _) in zip(summary["dice_with_result"], atlases, strict=True):
+        assert entry["b"] == pytest.approx(masked_dice(probabilities.argmax(0), labels, covered, 2))
+    assert summary["covered"] == pytest.approx([c.float().mean().item() for _, c, _ in atlases])
+
+
+def test_agreement_counts_voxels_that_no_atlas_reaches() -> None:
+    atlases = random_atlases(10, atlases=2)
+    agreement = agreement_of(atlases, slab=1)
+    assert agreement.uncovered == int((~atlases[0][1] & ~atlases[1][1]).sum())
+
+
+def test_agreement_in_the_foreground_is_the_mean_share_there() -> None:
+    atlases = random_atlases(11)
+    fused = fuse_slab(atlases, "vote")
+    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    assert summary["foreground"] == pytest.approx(fused.share[fused.labels > 0].mean().item())
+
+
+def test_agreement_about_nothing_is_none() -> None:
+    agreement = agreement_of([(column(1.0, 0.0), HERE, 1.0)], slab=1, classes=2)
+    summary = agreement.summary(["background", "a"])
+    assert (summary["foreground"], summary["pairwise_dice"]["a"], summary["dice_with_result"][0]["a"]) == (None,) * 3

@@ -1,0 +1,105 @@
+"""Cleaning of label maps against SimpleITK and counted voxels."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from atlasnet.errors import InputError
+from atlasnet.prediction.postprocess import postprocess
+from atlasnet.volume import Grid
+
+SPACING = (0.5, 1.0, 2.0)
+
+
+def grid(labels: NDArray[np.uint8]) -> Grid:
+    return Grid.from_parts(labels.shape, SPACING)
+
+
+def scattered(seed: int) -> NDArray[np.uint8]:
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(12, 20, 24)), 1.2)
+    return np.digitize(noise, np.quantile(noise, [0.75, 0.9])).astype(np.uint8)
+
+
+def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """26-connected components of SimpleITK, 1 being the largest."""
+    found = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
+    return sitk.GetArrayFromImage(sitk.RelabelComponent(found)).astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_largest_component_of_each_label_is_simpleitks(seed: int) -> None:
+    labels = scattered(seed)
+    cleaned = postprocess(labels, grid(labels), largest_component=True)
+    for label in (1, 2):
+        found = components(labels == label)
+        sizes = np.bincount(found.ravel())[1:]
+        assert (sizes == sizes.max()).sum() == 1
+        np.testing.assert_array_equal(cleaned == label, found == 1)
+
+
+@pytest.mark.parametrize("minimum", [5.0, 20.0])
+def test_components_below_the_minimum_size_are_those_of_simpleitk(minimum: float) -> None:
+    labels = scattered(9)
+    cleaned = postprocess(labels, grid(labels), minimum_size_mm3=minimum)
+    for label in (1, 2):
+        found = components(labels == label)
+        large = np.flatnonzero(np.bincount(found.ravel()) * np.prod(SPACING) >= minimum)
+        np.testing.assert_array_equal(cleaned == label, np.isin(found, large[large > 0]))
+
+
+def test_a_component_of_exactly_the_minimum_size_stays() -> None:
+    labels = np.zeros((4, 6, 6), np.uint8)
+    labels[0, 0, :3] = 1
+    labels[3, 5, :2] = 1
+    cleaned = postprocess(labels, Grid.from_parts(labels.shape, (0.1, 0.1, 0.1)), minimum_size_mm3=0.003)
+    assert cleaned.sum() == 3
+
+
+def test_voxels_that_share_a_corner_belong_together() -> None:
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[range(4), range(4), range(4)] = 1
+    np.testing.assert_array_equal(postprocess(labels, grid(labels), largest_component=True), labels)
+
+
+def test_only_the_labels_named_are_cleaned() -> None:
+    labels = scattered(1)
+    cleaned = postprocess(labels, grid(labels), largest_component={2}, minimum_size_mm3={2: 3.0})
+    np.testing.assert_array_equal(cleaned == 1, labels == 1)
+    assert (cleaned == 2).sum() < (labels == 2).sum()
+
+
+def test_the_input_is_left_as_it_is() -> None:
+    labels = scattered(2)
+    before = labels.copy()
+    postprocess(labels, grid(labels), largest_component=True)
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_without_a_request_nothing_changes() -> None:
+    labels = scattered(3)
+    np.testing.assert_array_equal(postprocess(labels, grid(labels)), labels)
+
+
+def test_the_result_follows_the_axes_even_where_components_tie() -> None:
+    labels = scattered(4)
+    labels[:, :3] = 0
+    labels[0, 0, 0] = labels[-1, 0, -1] = 3
+    cleaned = postprocess(labels, grid(labels), largest_component=True)
+    assert (cleaned == 3).sum() == 2
+    for axes in itertools.permutations(range(3)):
+        turned = np.flip(labels.transpose(axes), (0, 2))
+        expected = np.flip(cleaned.transpose(axes), (0, 2))
+        np.testing.assert_array_equal(postprocess(turned, grid(turned), largest_component=True), expected)
+
+
+@pytest.mark.parametrize("size", [-1.0, float("nan")])
+def test_an_impossible_minimum_size_is_refused(size: float) -> None:
+    labels = scattered(5)
+    with pytest.raises(InputError, match="minimum size"):
+        postprocess(labels, grid(labels), minimum_size_mm3=size)
