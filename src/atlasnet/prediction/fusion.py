@@ -33,14 +33,14 @@ class FusedSlab:
     """What the atlases say together about the voxels (z, y, x) of a slab.
 
     Args:
-        labels: (z, y, x) int64, class index, 0 being background.
+        labels: (z, y, x) int16, class index, 0 being background.
         probabilities: (classes, z, y, x) float32, mean over the atlases that reach the voxel, whatever the method;
             background has probability 1 where none does.
         share: (z, y, x) float32, the fraction of the atlases reaching the voxel whose own arg max is the result; 0
             where no atlas reaches.
         entropy: (z, y, x) float32, entropy of the mean probabilities over that of a uniform distribution, ln(classes):
             0 where they are certain, 1 where they know nothing or no atlas reaches.
-        reached: (z, y, x) int64, how many atlases reach the voxel.
+        reached: (z, y, x) int16, how many atlases reach the voxel.
         choices: for each atlas (z, y, x) int16, its own arg max, -1 where it does not reach.
     """
 
@@ -74,7 +74,7 @@ class SlabFusion:
         self._sum = torch.zeros((classes, *shape), dtype=torch.float32, device=device)
         self._votes = torch.zeros((classes, *shape), dtype=torch.int16, device=device)
         self._weighted = torch.zeros_like(self._sum) if method == "weighted" else None
-        self._reached = torch.zeros(tuple(shape), dtype=torch.int64, device=device)
+        self._reached = torch.zeros(tuple(shape), dtype=torch.int16, device=device)
         self._choices: list[Tensor] = []
 
     def add(self, probabilities: Tensor, covered: Tensor, weight: float = 1.0) -> None:
@@ -102,13 +102,15 @@ class SlabFusion:
             raise ModelError(
                 "a network gave probabilities that are not finite", remedy="look at its training log; train it again"
             )
-        choice = probabilities.argmax(0)
-        self._sum += probabilities * covered
-        self._votes.scatter_add_(0, choice[None], covered[None].to(torch.int16))
-        if self._weighted is not None:
-            self._weighted.scatter_add_(0, choice[None], covered[None].to(torch.float32) * weight)
+        choice = _first_highest(probabilities).masked_fill_(~covered, -1)
+        for label, own in enumerate(probabilities):
+            self._sum[label] += torch.where(covered, own, 0.0)
+            vote = choice == label
+            self._votes[label] += vote
+            if self._weighted is not None:
+                self._weighted[label].add_(vote, alpha=weight)
         self._reached += covered
-        self._choices.append(torch.where(covered, choice, -1).to(torch.int16))
+        self._choices.append(choice)
 
     def result(self) -> FusedSlab:
         """Fuse what was added; more may be added afterwards."""
@@ -117,25 +119,36 @@ class SlabFusion:
         mean = self._sum / count
         mean[0].masked_fill_(nowhere, 1.0)
         labels = self._winners(mean)
-        share = self._votes.gather(0, labels[None])[0] / count
-        entropy = torch.special.entr(mean.clamp(0, 1)).sum(0) / math.log(mean.shape[0])
-        entropy.clamp_(0, 1).masked_fill_(nowhere, 1.0)
+        share = torch.zeros_like(mean[0])
+        entropy = torch.zeros_like(mean[0])
+        for label, probability in enumerate(mean):
+            share += self._votes[label] * (labels == label)
+            entropy += torch.special.entr(probability.clamp(0, 1))
+        share /= count
+        entropy = (entropy / math.log(len(mean))).clamp_(0, 1).masked_fill_(nowhere, 1.0)
         return FusedSlab(labels, mean, share, entropy, self._reached.clone(), tuple(self._choices))
 
     def _winners(self, mean: Tensor) -> Tensor:
         """(z, y, x) class indices; background where no atlas reaches, its mean probability being 1 there."""
         if self.method == "mean":
-            return _first_highest(mean)
+            return _first_highest(mean, _ROUNDING)
         votes = self._votes if self._weighted is None else self._weighted
         best = votes.amax(0)
         if self._weighted is not None:
             best = best * (1 - _ROUNDING)
-        return _first_highest(mean.masked_fill(votes < best, -1.0))
+        return _first_highest(mean.masked_fill(votes < best, -1.0), _ROUNDING)
 
 
-def _first_highest(scores: Tensor) -> Tensor:
-    """(z, y, x) the lowest class whose score (classes, z, y, x) is the highest but for rounding."""
-    return (scores >= scores.amax(0) - _ROUNDING).to(torch.uint8).argmax(0)
+def _first_highest(scores: Tensor, tolerance: float = 0.0) -> Tensor:
+    """(z, y, x) int16, the lowest class whose score (classes, z, y, x) is at most ``tolerance`` below the highest.
+
+    Class by class, which is several times faster than torch's arg max over the first axis.
+    """
+    enough = scores.amax(0) - tolerance
+    first = torch.zeros(scores.shape[1:], dtype=torch.int16, device=scores.device)
+    for label in range(scores.shape[0] - 1, -1, -1):
+        first.masked_fill_(scores[label] >= enough, label)
+    return first
 
 
 def fuse_slab(atlases: Iterable[tuple[Tensor, Tensor, float]], method: str = "mean") -> FusedSlab:
@@ -176,7 +189,7 @@ class Agreement:
     def add(self, fused: FusedSlab) -> None:
         """Count a slab."""
         maps = [choice.flatten() for choice in fused.choices]
-        maps.append(torch.where(fused.reached > 0, fused.labels, -1).to(torch.int16).flatten())
+        maps.append(torch.where(fused.reached > 0, fused.labels, -1).flatten())
         self._covered += torch.stack([(m >= 0).sum() for m in maps]).cpu()
         self._voxels += fused.labels.numel()
         inside = fused.labels > 0
