@@ -131,6 +131,11 @@ def test_a_prediction_without_a_reference_is_named(folders) -> None:
     assert (table.cases, table.unreferenced) == (["one", "two"], ("three",))
 
 
+def test_the_maps_that_predict_writes_beside_a_case_are_not_taken_for_predictions(folders) -> None:
+    write(folders[0] / "one_agreement.nii.gz", {1: 1})
+    assert evaluate_folder(*folders).unreferenced == ()
+
+
 def test_a_case_given_twice_is_refused(folders) -> None:
     write(folders[0] / "one.nrrd", {1: 1})
     with pytest.raises(InputError, match="two files of the case one"):

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atlasnet.errors import CohortError, InputError, VolumeError
+from atlasnet.cohort.declaration import Declaration, read_declaration
+from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
 from atlasnet.evaluation.table import Table, shortened
-from atlasnet.execution import Execution, read_json
+from atlasnet.execution import Execution
 from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, read_labels
 
 _TABLE_SIZE = 2**20
 
-
-@dataclass(frozen=True)
-class _Declaration:
-    """What dataset.json says about label values."""
-
-    labels: dict[str, int]
-    ignore_label: int | None
+# What `atlasnet predict` writes beside CASE on request; they are no predictions to score.
+_MAPS = ("probabilities", "agreement", "entropy")
 
 
 def evaluate_folder(
@@ -82,7 +77,7 @@ def evaluate_folder(
     for path in execution.reporter.track(pairs.values(), "reading references", total=len(pairs)):
         execution.pause()
         values |= label_values(read_labels(path).array)
-    scored = _chosen(_named(declared.labels, values - {0, ignore_label}), labels, references)
+    scored = _chosen(_named(declared.labels or {}, values - {0, ignore_label}, ignore_label), labels, references)
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
     for case, path in execution.reporter.track(pairs.items(), "evaluating", total=len(pairs)):
@@ -114,7 +109,7 @@ def evaluate_folder(
         tolerance_mm=tolerance_mm,
         ignore_label=ignore_label,
         missing=tuple(missing),
-        unreferenced=tuple(case for case in found if case not in truth),
+        unreferenced=tuple(sorted(set(found) - set(truth) - {f"{case}_{name}" for case in truth for name in _MAPS})),
     )
 
 
@@ -152,33 +147,18 @@ def _cases(path: Path) -> dict[str, Path]:
     return cases
 
 
-def _declaration(references: Path) -> _Declaration:
-    """The labels of the nearest dataset.json: nnU-Net's name to value, or the Decathlon's value to name."""
-    folder = references.parent if references.is_file() else references
-    path = next((p for p in (folder / "dataset.json", folder.resolve().parent / "dataset.json") if p.is_file()), None)
-    if path is None:
-        return _Declaration({}, None)
-    try:
-        entries = read_json(path).get("labels", {})
-        labels = {}
-        for key, value in entries.items():
-            name, number = (value, key) if isinstance(value, str) and not value.lstrip("-").isdigit() else (key, value)
-            labels[str(name)] = int(number)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CohortError(
-            "the labels that it declares cannot be used",
-            path=path,
-            expected='"labels": {"background": 0, "NAME": 1, ...}',
-            found=str(error),
-        ) from error
-    ignore = next((value for name, value in labels.items() if name.lower() == "ignore"), None)
-    return _Declaration({name: value for name, value in labels.items() if value not in (0, ignore)}, ignore)
+def _declaration(references: Path) -> Declaration:
+    """The dataset.json beside the references or one folder up; an empty one where there is none."""
+    folder = (references.parent if references.is_file() else references).resolve()
+    path = next((p for p in (folder / "dataset.json", folder.parent / "dataset.json") if p.is_file()), None)
+    return Declaration() if path is None else read_declaration(path)
 
 
-def _named(declared: Mapping[str, int], values: set[int]) -> dict[str, int]:
+def _named(declared: Mapping[str, int], values: set[int], ignore_label: int | None) -> dict[str, int]:
     """Name to value, by value: those declared, and the rest under their number."""
     every = dict(declared) | {str(value): value for value in values - set(declared.values())}
-    return dict(sorted(every.items(), key=lambda item: item[1]))
+    scored = {name: value for name, value in every.items() if value not in (0, ignore_label)}
+    return dict(sorted(scored.items(), key=lambda item: item[1]))
 
 
 def _chosen(every: Mapping[str, int], wanted: Sequence[str] | None, references: str | Path) -> dict[str, int]:
