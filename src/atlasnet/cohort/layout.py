@@ -32,9 +32,9 @@ class Listing:
 def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Listing:
     """Find the subjects below ``root``.
 
-    nnU-Net's: ``imagesTr/CASE_0000.nii.gz`` (one file per channel), ``labelsTr/CASE.nii.gz``. The Decathlon's: the pairs
-    that ``dataset.json`` lists. Plain: ``images/`` and ``labels/`` with equal names; a folder in ``images/`` is a DICOM
-    series.
+    nnU-Net's: ``imagesTr/CASE_0000.nii.gz`` (one file per channel), ``labelsTr/CASE.nii.gz``. The Decathlon's: the
+    pairs that ``dataset.json`` lists. Plain: ``images/`` and ``labels/`` with equal names; a folder in ``images/`` is a
+    DICOM series.
 
     Raises:
         CohortError: none of the three.

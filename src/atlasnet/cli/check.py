@@ -1,0 +1,116 @@
+"""``atlasnet check``: what is wrong with a cohort, what it is like, and the plan that follows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atlasnet.cli.options import add_output_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from atlasnet.cohort.check import CheckReport
+    from atlasnet.cohort.fingerprint import Fingerprint
+    from atlasnet.cohort.plan import Plan
+
+HELP = "list every problem of a folder of scans, and print its fingerprint and plan"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="folder in nnU-Net's, the Decathlon's or the plain layout"
+    )
+    parser.add_argument("--unlabelled", action="store_true", help="subjects need no reference")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="write the plan there as JSON, to be edited")
+    add_output_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check; 0 when the cohort can be used, else 1."""
+    from atlasnet.cohort.check import check_cohort
+    from atlasnet.execution import SilentReporter, TextReporter
+
+    reporter = SilentReporter() if args.quiet or args.json else TextReporter()
+    report = check_cohort(args.data, labelled=not args.unlabelled, reporter=reporter)
+    if args.plan is not None and report.plan is not None:
+        report.plan.write(args.plan)
+    if args.json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        for line in _lines(report, args.quiet):
+            print(line)
+    return 0 if report.ok else 1
+
+
+def _lines(report: CheckReport, quiet: bool) -> list[str]:
+    lines = [f"error: {problem}" for problem in report.errors]
+    if quiet:
+        return lines
+    lines += [f"warning: {problem}" for problem in report.warnings]
+    if report.cohort is not None:
+        labels = ", ".join(f"{name} = {value}" for name, value in report.cohort.labels.items())
+        ignored = "" if report.cohort.ignore_label is None else f"; ignored = {report.cohort.ignore_label}"
+        lines += [
+            "",
+            f"{report.cohort.format} layout; channels: {', '.join(report.cohort.channels)}; {labels}{ignored}",
+        ]
+    if report.fingerprint is not None:
+        lines += ["", *_fingerprint_lines(report.fingerprint)]
+    if report.plan is not None:
+        lines += ["", *_plan_lines(report.plan)]
+    errors, warnings = len(report.errors), len(report.warnings)
+    subjects = 0 if report.fingerprint is None else len(report.fingerprint.subjects)
+    return [*lines, "", f"{_count(subjects, 'subject')} read, {_count(errors, 'error')}, {_count(warnings, 'warning')}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:
+    """A row per subject, axes nearest LPS."""
+    names = list(dict.fromkeys(name for subject in fingerprint.subjects for name in subject.label_ml))
+    intensities = [f"{c} 0.5 / 50 / 99.5 %" for c in fingerprint.channels]
+    rows = [["subject", "voxels x y z", "spacing mm", *intensities, *(f"{name} ml" for name in names)]]
+    for subject in fingerprint.subjects:
+        rows.append(
+            [
+                subject.name,
+                " x ".join(str(n) for n in subject.shape[::-1]),
+                " x ".join(f"{value:.4g}" for value in subject.spacing),
+                *(" / ".join(f"{values[i]:.4g}" for i in (1, 3, 5)) for values in subject.percentiles),
+                *(f"{subject.label_ml[name]:.5g}" if name in subject.label_ml else "-" for name in names),
+            ]
+        )
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    def mm(values: tuple[float, ...]) -> str:
+        return " x ".join(f"{value:g}" for value in values) + " mm"
+
+    lines = [
+        "plan",
+        f"  networks work at        {mm(plan.spacing)}, slices along {plan.slice_axis}",
+        f"  registration works at   {mm(plan.registration_spacing)}",
+        f"  network                 {plan.network}, width {plan.width:g}, {plan.context} slices each side, "
+        f"batches of {plan.batch_size}",
+    ]
+    for normalisation, span in zip(plan.normalisation, plan.mi_range, strict=True):
+        if normalisation.window is None:
+            scaling = "0.5 to 99.5 percentile of each image, mean 0, std 1"
+        else:
+            low, high = normalisation.window
+            scaling = f"{low:g} to {high:g}, minus {normalisation.mean:g}, over {normalisation.std:g}"
+        bins = "percentiles of each image" if span is None else f"{span[0]:g} to {span[1]:g}"
+        lines += [f"  {normalisation.channel}: normalised {scaling}; mutual information over {bins}"]
+    return lines

@@ -1,0 +1,191 @@
+"""`check_cohort`: everything that is wrong with a cohort, in one pass, before any work starts."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atlasnet.cohort.cohort import Cohort, scan
+from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
+from atlasnet.cohort.plan import Plan, is_ct
+from atlasnet.cohort.problem import Problem
+from atlasnet.cohort.subject import Subject, check_same_grid
+from atlasnet.errors import CohortError, InputError
+from atlasnet.execution import Reporter, SilentReporter
+from atlasnet.volume.io import read_labels
+from atlasnet.volume.volume import Volume
+
+_LISTED = 8
+_UNLIKE = 3.0
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found.
+
+    Args:
+        problems: errors and warnings, the layout's first, then subject by subject.
+        cohort: the subjects with complete files, or None where no layout was recognised.
+        fingerprint: of the subjects that could be read, or None without any.
+        plan: derived from it.
+    """
+
+    problems: tuple[Problem, ...]
+    cohort: Cohort | None = None
+    fingerprint: Fingerprint | None = None
+    plan: Plan | None = None
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that keep the cohort from being used."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The problems that do not."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "ok": self.ok,
+            "problems": [problem.to_json() for problem in self.problems],
+            "format": None if self.cohort is None else self.cohort.format,
+            "channels": None if self.cohort is None else list(self.cohort.channels),
+            "labels": None if self.cohort is None else self.cohort.labels,
+            "ignore_label": None if self.cohort is None else self.cohort.ignore_label,
+            "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
+            "plan": None if self.plan is None else self.plan.to_json(),
+        }
+
+
+def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter | None = None) -> CheckReport:
+    """Read every file of a cohort and collect all that is wrong; nothing is raised for a fault of the data.
+
+    Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
+    different grids, labels that are not whole or not declared. Warnings: stray files, an empty reference, a label that
+    nobody has, a constant image, CT without Hounsfield units, two subjects with the same voxels, a spacing or size
+    unlike the others'.
+
+    Args:
+        path: the cohort's folder.
+        labelled: whether every subject must have a reference.
+        reporter: follows the reading.
+    """
+    reporter = reporter or SilentReporter()
+    try:
+        cohort, problems = scan(path, labelled=labelled)
+    except CohortError as error:
+        return CheckReport((Problem(_text(error), path=Path(error.path) if error.path else Path(path)),))
+    measured, seen = [], dict[int, str]()
+    for subject in reporter.track(cohort, "checked", len(cohort)):
+        found, part, checksum = _check_subject(cohort, subject)
+        problems.extend(found)
+        if part is not None:
+            measured.append(part)
+        if checksum is not None and seen.setdefault(checksum, subject.name) != subject.name:
+            text = f"the image has the same voxels as that of {seen[checksum]}"
+            problems.append(Problem(text, subject.name, subject.images[0], "warning"))
+    if not measured:
+        if not any(problem.severity == "error" for problem in problems):
+            problems.append(Problem("there are no subjects", path=cohort.root))
+        return CheckReport(tuple(problems), cohort)
+    problems.extend(_compare(cohort, measured))
+    fingerprint = combine(cohort.channels, measured)
+    return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint))
+
+
+def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Measured | None, int | None]:
+    """Problems of one subject, its measurements, and a checksum of its image; image and labels are judged apart."""
+    problems: list[Problem] = []
+
+    def note(text: str, path: Path, *, warning: bool = False) -> None:
+        problems.append(Problem(text, subject.name, path, "warning" if warning else "error"))
+
+    image = labels = None
+    try:
+        image = subject.read_image()
+    except InputError as error:
+        note(_text(error), Path(error.path or subject.images[0]))
+    else:
+        for channel, text in _image_doubts(cohort, image):
+            note(text, subject.images[min(channel, len(subject.images) - 1)], warning=True)
+    if subject.labels is not None:
+        try:
+            labels = read_labels(subject.labels)
+        except InputError as error:
+            note(_text(error), subject.labels)
+        else:
+            for text, warning in _label_doubts(cohort, labels):
+                note(text, subject.labels, warning=warning)
+    if subject.labels is not None and image is not None and labels is not None:
+        try:
+            check_same_grid(labels.grid, image.grid, subject.labels, subject.images[0])
+        except InputError as error:
+            note(_text(error), subject.labels)
+            labels = None
+    if image is None:
+        return problems, None, None
+    measured = measure(subject.name, image, labels, cohort.labels, cohort.ignore_label)
+    return problems, measured, zlib.crc32(np.ascontiguousarray(image.array).view(np.uint8).reshape(-1).data)
+
+
+def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str]]:
+    doubts = []
+    for index, (name, channel) in enumerate(zip(cohort.channels, image.array, strict=True)):
+        low, high = float(channel.min()), float(channel.max())
+        if low == high:
+            doubts.append((index, f"channel {name} is constant: {low:g} everywhere"))
+        elif is_ct(name) and (low > -100 or high < 0):
+            doubts.append((index, f"channel {name} runs from {low:g} to {high:g}: these are hardly Hounsfield units"))
+    return doubts
+
+
+def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
+    """What is wrong with a reference, and whether that is only a warning."""
+    values, counts = np.unique(labels.array, return_counts=True)
+    declared = {*cohort.labels.values(), *([] if cohort.ignore_label is None else [cohort.ignore_label])}
+    strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in declared]
+    if strange:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
+        more = f" and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
+        return [(f"label values that dataset.json does not declare: {listed}{more}", False)]
+    if set(values.tolist()) <= {0, cohort.ignore_label}:
+        text = "nothing is labelled" if 0 in values else "every voxel has the ignore label"
+        return [(text, True)]
+    return []
+
+
+def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
+    """What only shows beside the other subjects."""
+    problems = []
+    labelled = [part.print for part in measured if part.print.label_ml]
+    for name, value in cohort.labels.items():
+        if labelled and value != 0 and not any(subject.label_ml.get(name) for subject in labelled):
+            problems.append(Problem(f"no subject has the label {name} ({value})", path=cohort.root, severity="warning"))
+    spacings = np.array([part.print.spacing for part in measured])
+    extents = np.array([np.array(part.print.shape[::-1]) * part.print.spacing for part in measured])
+    for what, values in (("spacing", spacings), ("field of view", extents)):
+        median = np.median(values, axis=0)
+        for part, own in zip(measured, values, strict=True):
+            if np.any(np.maximum(own / median, median / own) > _UNLIKE):
+                shown, usual = (" x ".join(f"{v:.4g}" for v in three) for three in (own, median))
+                text = f"the {what}, {shown} mm (x, y, z), is unlike the cohort's median, {usual} mm"
+                problems.append(Problem(text, part.print.name, severity="warning"))
+    return problems
+
+
+def _text(error: InputError) -> str:
+    """The error's text without its path, which the problem carries."""
+    text = str(error)
+    return text.removeprefix(f"{error.path}: ") if error.path is not None else text

@@ -1,0 +1,188 @@
+"""What a cohort is like: sizes, spacings, intensities and label volumes; all that the plan is derived from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.cohort.cohort import Cohort
+from atlasnet.execution import Reporter, SilentReporter
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.orientation import canonical
+from atlasnet.volume.volume import Volume
+
+PERCENTILES = (0.0, 0.5, 5.0, 50.0, 95.0, 99.5, 100.0)
+QUANTILES = 201
+SAMPLES = 10_000
+"""Voxels drawn from each subject and channel; every subject counts alike, however large."""
+
+_IMAGE_SAMPLES = 300_000
+_NEIGHBOURHOOD_MM = 10.0
+
+
+@dataclass(frozen=True)
+class SubjectPrint:
+    """One subject, in canonical orientation.
+
+    Args:
+        name: the subject's.
+        shape: voxels (z, y, x).
+        spacing: mm (x, y, z).
+        percentiles: per channel, the intensities at `PERCENTILES`.
+        label_ml: millilitres by label name, background left out; empty without a reference.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    percentiles: tuple[tuple[float, ...], ...]
+    label_ml: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "name": self.name,
+            "shape_zyx": list(self.shape),
+            "spacing_xyz_mm": list(self.spacing),
+            "percentiles": [
+                {f"{p:g}": value for p, value in zip(PERCENTILES, values, strict=True)} for values in self.percentiles
+            ],
+            "label_ml": dict(self.label_ml),
+        }
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A cohort in numbers.
+
+    Args:
+        channels: names.
+        subjects: each subject.
+        foreground: per channel, `QUANTILES` evenly spaced quantiles (0 to 100 %) of the intensities under any label; of
+            the whole image where nothing is labelled.
+        surroundings: the same of all voxels in the box of the labels, 10 mm wider on each side.
+    """
+
+    channels: tuple[str, ...]
+    subjects: tuple[SubjectPrint, ...]
+    foreground: tuple[tuple[float, ...], ...]
+    surroundings: tuple[tuple[float, ...], ...]
+
+    @property
+    def median_spacing(self) -> NDArray[np.float64]:
+        """Median over subjects of the spacing along (x, y, z), mm."""
+        return np.asarray(np.median([subject.spacing for subject in self.subjects], axis=0))
+
+    @property
+    def median_extent(self) -> NDArray[np.float64]:
+        """Median over subjects of the field of view along (x, y, z), mm, edge to edge."""
+        extents = [np.array(subject.shape[::-1]) * subject.spacing for subject in self.subjects]
+        return np.asarray(np.median(extents, axis=0))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, with a few of the quantiles."""
+
+        def shown(quantiles: Sequence[float]) -> dict[str, float]:
+            share = np.linspace(0, 100, QUANTILES)
+            return {f"{p:g}": float(np.interp(p, share, quantiles)) for p in PERCENTILES}
+
+        return {
+            "channels": list(self.channels),
+            "median_spacing_xyz_mm": self.median_spacing.tolist(),
+            "median_extent_xyz_mm": self.median_extent.tolist(),
+            "foreground": [shown(q) for q in self.foreground],
+            "surroundings": [shown(q) for q in self.surroundings],
+            "subjects": [subject.to_json() for subject in self.subjects],
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One subject's part of a fingerprint: its print, and intensities drawn from it per channel."""
+
+    print: SubjectPrint
+    foreground: tuple[NDArray[np.float64], ...]
+    surroundings: tuple[NDArray[np.float64], ...]
+
+
+def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Fingerprint:
+    """Read every subject, one at a time, and measure it.
+
+    Raises:
+        VolumeError: the first file that cannot be used; `atlasnet.cohort.check.check_cohort` names all of them.
+    """
+    reporter = reporter or SilentReporter()
+    measured = []
+    for subject in reporter.track(cohort, "fingerprint", len(cohort)):
+        image = subject.read_image()
+        labels = subject.read_labels(image.grid) if subject.labels is not None else None
+        measured.append(measure(subject.name, image, labels, cohort.labels, cohort.ignore_label))
+    return combine(cohort.channels, measured)
+
+
+def measure(
+    name: str, image: Volume, labels: Volume | None, label_values: Mapping[str, int], ignore_label: int | None
+) -> Measured:
+    """Measure one subject; the same whatever orientation it is stored in."""
+    turned, orientation = canonical(image)
+    reference = None if labels is None else orientation.apply(labels.array)[0]
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, turned.grid.voxels, min(_IMAGE_SAMPLES, turned.grid.voxels))
+    percentiles = tuple(_percentiles(channel, drawn) for channel in turned.array)
+    label_ml: dict[str, float] = {}
+    places = box = drawn[:SAMPLES]
+    if reference is not None:
+        millilitres = float(np.prod(turned.grid.spacing)) / 1000
+        for label, value in label_values.items():
+            if value != 0:
+                label_ml[label] = round(int(np.count_nonzero(reference == value)) * millilitres, 6)
+        foreground = reference != 0
+        if ignore_label is not None:
+            foreground &= reference != ignore_label
+        inside = np.flatnonzero(foreground)
+        if inside.size:
+            places = inside[generator.integers(0, inside.size, SAMPLES)]
+            box = _around(foreground, turned.grid, generator)
+    x, y, z = turned.grid.spacing.tolist()
+    return Measured(
+        SubjectPrint(name, turned.grid.shape, (x, y, z), percentiles, label_ml),
+        tuple(channel.ravel()[places].astype(np.float64) for channel in turned.array),
+        tuple(channel.ravel()[box].astype(np.float64) for channel in turned.array),
+    )
+
+
+def combine(channels: tuple[str, ...], measured: Sequence[Measured]) -> Fingerprint:
+    """One fingerprint of all subjects, each with the same weight."""
+    share = np.linspace(0, 100, QUANTILES)
+
+    def pooled(parts: Sequence[NDArray[np.float64]]) -> tuple[float, ...]:
+        values: list[float] = np.percentile(np.concatenate(parts), share).tolist()
+        return tuple(values)
+
+    return Fingerprint(
+        channels,
+        tuple(part.print for part in measured),
+        tuple(pooled([part.foreground[c] for part in measured]) for c in range(len(channels))),
+        tuple(pooled([part.surroundings[c] for part in measured]) for c in range(len(channels))),
+    )
+
+
+def _percentiles(channel: NDArray[Any], drawn: NDArray[np.int64]) -> tuple[float, ...]:
+    inner = np.percentile(channel.ravel()[drawn], PERCENTILES[1:-1]).tolist()
+    return (float(channel.min()), *inner, float(channel.max()))
+
+
+def _around(foreground: NDArray[np.bool_], grid: Grid, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Flat indices drawn from the box of the foreground, widened."""
+    margin = np.ceil(_NEIGHBOURHOOD_MM / grid.spacing[::-1]).astype(int)
+    coordinates = []
+    for axis in range(3):
+        used = np.flatnonzero(foreground.any(axis=tuple({0, 1, 2} - {axis})))
+        low = max(0, int(used[0]) - int(margin[axis]))
+        high = min(foreground.shape[axis], int(used[-1]) + int(margin[axis]) + 1)
+        coordinates.append(generator.integers(low, high, SAMPLES))
+    return np.asarray(np.ravel_multi_index(tuple(coordinates), foreground.shape))

@@ -1,0 +1,278 @@
+"""`Plan`: every choice that depends on the data, made once, written down, open to the user's hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from atlasnet.cohort.fingerprint import QUANTILES, Fingerprint
+from atlasnet.cohort.normalisation import HIGH, LOW, Normalisation, number, pair
+from atlasnet.errors import CohortError
+from atlasnet.execution import read_json, write_json
+from atlasnet.volume.volume import Volume
+
+NETWORK_VOXELS = 1.0e6
+"""Voxels of the median subject on the networks' grid: a volume then passes a network in seconds on two CPU cores."""
+
+REGISTRATION_VOXELS = 1.5e6
+"""Voxels of the median subject on the registration's grid: some ten seconds a pair on two CPU cores."""
+
+THICK = 1.2
+"""The axis whose spacing exceeds both others by this factor is the one that slices were acquired along."""
+
+CT_MI_RANGE = (-900.0, 100.0)
+"""HU of the mutual information's bins (Vakalopoulou et al., MICCAI 2018)."""
+
+CT_CHEST_WINDOW = (-1000.0, 400.0)
+"""HU that stay visible where the labels lie in air: lungs, vessels, soft tissue and the edge of bone."""
+
+_LUNG_HU = -400.0
+_BATCH_PIXELS = 2**18
+_LARGEST_BATCH = 16
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images are prepared, and with what networks start.
+
+    Spacings are (x, y, z) in mm along the canonical axes (nearest LPS).
+
+    Args:
+        spacing: of the grid on which networks work.
+        slice_axis: the axis (``"z"``, ``"y"`` or ``"x"``) along which 2-D networks cut slices.
+        normalisation: per channel.
+        mi_range: per channel, the intensities that the bins of mutual information span; None: from each image.
+        registration_spacing: of the finest grid on which images are registered.
+        network: a registered name, or ``module:Class``.
+        width: factor on the network's channels.
+        context: neighbouring slices that the network sees on each side.
+        batch_size: slices in a training batch.
+
+    Raises:
+        CohortError: a value is impossible.
+    """
+
+    spacing: tuple[float, float, float]
+    slice_axis: Literal["z", "y", "x"]
+    normalisation: tuple[Normalisation, ...]
+    mi_range: tuple[tuple[float, float] | None, ...]
+    registration_spacing: tuple[float, float, float]
+    network: str = "unet"
+    width: float = 1.0
+    context: int = 1
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        def require(valid: bool, name: str, expected: str) -> None:
+            if not valid:
+                raise CohortError(
+                    f"the plan's {name} is impossible", expected=expected, found=repr(getattr(self, name))
+                )
+
+        for name in ("spacing", "registration_spacing"):
+            require(all(0 < value < 1e4 for value in getattr(self, name)), name, "three lengths above 0 mm (x, y, z)")
+        require(self.slice_axis in ("z", "y", "x"), "slice_axis", "z, y or x")
+        require(len(self.normalisation) > 0, "normalisation", "one per channel")
+        require(len(self.mi_range) == len(self.normalisation), "mi_range", "one pair or null per channel")
+        require(all(r is None or r[0] < r[1] for r in self.mi_range), "mi_range", "lowest before highest intensity")
+        require(bool(self.network), "network", "a name")
+        require(0 < self.width < 100, "width", "above 0")
+        require(0 <= self.context <= 64, "context", "from 0 to 64 slices")
+        require(self.batch_size >= 1, "batch_size", "at least 1 slice")
+
+    @classmethod
+    def derive(cls, fingerprint: Fingerprint) -> Plan:
+        """The plan for a cohort.
+
+        The networks' spacing is the median one, made coarser, finest axes first, until the median subject has at most
+        `NETWORK_VOXELS`; the registration's likewise with `REGISTRATION_VOXELS`. Slices are cut along the axis of
+        clearly largest spacing, else along z. Channels named CT (in any case) get one window for all images: nnU-Net's
+        0.5th to 99.5th percentile under the labels, widened to `CT_CHEST_WINDOW` where labels lie in lungs, with mean
+        and standard deviation of what surrounds the labels. Other channels are normalised image by image.
+        """
+        extent, median = fingerprint.median_extent, fingerprint.median_spacing
+        flat = extent < 1.5 * median
+        spacing = _coarsened(median, extent, NETWORK_VOXELS)
+        axis = _slice_axis(median, flat)
+        size = np.maximum(1, np.rint(extent / spacing))
+        pixels = float(np.prod(np.delete(size, axis)))
+        in_plane = float(np.delete(spacing, axis).max())
+        return cls(
+            spacing=_three(spacing),
+            slice_axis=("x", "y", "z")[axis],
+            normalisation=tuple(_normalisation(fingerprint, c) for c in range(len(fingerprint.channels))),
+            mi_range=tuple(CT_MI_RANGE if is_ct(name) else None for name in fingerprint.channels),
+            registration_spacing=_three(_coarsened(median, extent, REGISTRATION_VOXELS)),
+            context=0 if flat[axis] else 1 if spacing[axis] > 2 * in_plane else 2,
+            batch_size=int(np.clip(2 ** int(np.log2(max(1.0, _BATCH_PIXELS / pixels))), 2, _LARGEST_BATCH)),
+        )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels' names."""
+        return tuple(normalisation.channel for normalisation in self.normalisation)
+
+    def normalise(self, volume: Volume) -> Volume:
+        """Intensities as a network sees them, float32 (c, z, y, x), on the same grid.
+
+        Args:
+            volume: in canonical orientation, which makes the result's last bit independent of how the image was stored.
+
+        Raises:
+            CohortError: the volume has not as many channels as the plan.
+        """
+        if volume.channels != len(self.normalisation):
+            raise CohortError(
+                "the image does not have the plan's channels",
+                expected=f"{len(self.normalisation)} ({', '.join(self.channels)})",
+                found=str(volume.channels),
+            )
+        pairs = zip(self.normalisation, volume.array, strict=True)
+        return volume.replace(np.stack([normalisation.apply(channel) for normalisation, channel in pairs]))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        value = {"format": _FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}
+        value["normalisation"] = [normalisation.to_json() for normalisation in self.normalisation]
+        value["mi_range"] = [None if span is None else list(span) for span in self.mi_range]
+        return value | {name: list(getattr(self, name)) for name in ("spacing", "registration_spacing")}
+
+    @classmethod
+    def from_json(cls, value: object) -> Plan:
+        """Read what `to_json` wrote, or a user changed.
+
+        Raises:
+            CohortError: a key is unknown or absent, a type is wrong, or a value is impossible.
+        """
+        if not isinstance(value, Mapping):
+            raise CohortError("a plan must be a JSON object", found=type(value).__name__)
+        names = [field.name for field in fields(cls)]
+        unknown, absent = sorted(set(value) - {*names, "format"}), [name for name in names if name not in value]
+        if unknown or absent:
+            raise CohortError(
+                "the plan has unknown or lacks needed keys",
+                expected=", ".join(names),
+                found="; ".join(
+                    part
+                    for part in (
+                        f"unknown: {', '.join(unknown)}" * bool(unknown),
+                        f"absent: {', '.join(absent)}" * bool(absent),
+                    )
+                    if part
+                ),
+            )
+        if value.get("format", _FORMAT) != _FORMAT:
+            raise CohortError("the plan's format is unknown", expected=str(_FORMAT), found=repr(value["format"]))
+        for name, kind, word in (
+            ("network", str, "a text"),
+            ("context", int, "a whole number"),
+            ("batch_size", int, "a whole number"),
+        ):
+            if not isinstance(value[name], kind) or isinstance(value[name], bool):
+                raise CohortError(f"the plan's {name} must be {word}", found=repr(value[name]))
+        for name in ("normalisation", "mi_range"):
+            if not isinstance(value[name], list):
+                raise CohortError(f"the plan's {name} must be a list, one entry per channel", found=repr(value[name]))
+        return cls(
+            spacing=_spacing(value["spacing"], "spacing"),
+            slice_axis=value["slice_axis"],
+            normalisation=tuple(Normalisation.from_json(entry) for entry in value["normalisation"]),
+            mi_range=tuple(pair(entry, "mi_range") for entry in value["mi_range"]),
+            registration_spacing=_spacing(value["registration_spacing"], "registration_spacing"),
+            network=value["network"],
+            width=number(value["width"], "width"),
+            context=value["context"],
+            batch_size=value["batch_size"],
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """Read plan.json.
+
+        Raises:
+            CohortError: as `from_json`, or the file cannot be read.
+        """
+        try:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
+            raise CohortError("the plan cannot be read", path=path, found=str(error)) from error
+        try:
+            return cls.from_json(content)
+        except CohortError as error:
+            raise CohortError(
+                error.problem,
+                path=path,
+                expected=error.expected,
+                found=error.found,
+                remedy="correct the file, or delete it to have it derived again",
+            ) from error
+
+    def write(self, path: str | Path) -> None:
+        """Write plan.json."""
+        write_json(path, self.to_json())
+
+
+def is_ct(channel: str) -> bool:
+    """Whether a channel's name says that its intensities are Hounsfield units."""
+    return channel.strip().lower() == "ct"
+
+
+def _coarsened(spacing: ArrayLike, extent: ArrayLike, limit: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The spacing, its finest axes raised to one common value until the extent holds ``limit`` voxels at most."""
+    fine, wide = np.array(spacing, dtype=np.float64), np.asarray(extent, dtype=np.float64)
+    deep = np.flatnonzero(wide >= 1.5 * fine)
+    order = deep[np.argsort(fine[deep], kind="stable")]
+    result = fine.copy()
+    if order.size == 0 or np.prod(wide[order] / fine[order]) <= limit:
+        return result
+    for count in range(1, order.size + 1):
+        raised, kept = order[:count], order[count:]
+        common = (np.prod(wide[raised]) * np.prod(wide[kept] / fine[kept]) / limit) ** (1 / count)
+        if kept.size == 0 or common <= fine[kept].min():
+            break
+    step = 10.0 ** (np.floor(np.log10(common)) - 2)
+    result[raised] = np.maximum(fine[raised], round(float(np.ceil(common / step) * step), 9))
+    return result
+
+
+def _slice_axis(spacing: ArrayLike, flat: ArrayLike) -> int:
+    """0, 1 or 2 for x, y, z: the axis of a single voxel, else the thickest, else z."""
+    if np.sum(flat) == 1:
+        return int(np.argmax(flat))
+    order = np.argsort(spacing, kind="stable")
+    thickest, next_one = np.asarray(spacing)[order[2]], np.asarray(spacing)[order[1]]
+    return int(order[2]) if thickest > THICK * next_one else 2
+
+
+def _normalisation(fingerprint: Fingerprint, channel: int) -> Normalisation:
+    name = fingerprint.channels[channel]
+    if not is_ct(name):
+        return Normalisation(name, "percentiles")
+    share = np.linspace(0, 100, QUANTILES)
+    low, high = np.interp((LOW, HIGH), share, fingerprint.foreground[channel]).tolist()
+    if low < _LUNG_HU:
+        low, high = min(low, CT_CHEST_WINDOW[0]), max(high, CT_CHEST_WINDOW[1])
+    low, high = round(low, 1), max(round(high, 1), round(low, 1) + 1)
+    # The mid-points of equally likely intervals stand for the whole distribution.
+    around = np.asarray(fingerprint.surroundings[channel])
+    clipped = np.clip((around[1:] + around[:-1]) / 2, low, high)
+    return Normalisation(
+        name, "window", (low, high), round(float(clipped.mean()), 3), round(max(float(clipped.std()), 1.0), 3)
+    )
+
+
+def _spacing(value: object, name: str) -> tuple[float, float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise CohortError(f"the plan's {name} must be three numbers (x, y, z), mm", found=repr(value))
+    return _three([number(entry, name) for entry in value])
+
+
+def _three(values: ArrayLike) -> tuple[float, float, float]:
+    x, y, z = np.asarray(values, dtype=np.float64).tolist()
+    return x, y, z
