@@ -2,6 +2,7 @@
 
 from atlasnet.transform.field import consistency, displacement_on
 from atlasnet.transform.invert import inverse_grid, invert
+from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
 from atlasnet.transform.jacobian import corner_jacobians, jacobian_determinant, jacobian_summary
 from atlasnet.transform.maps import (
     AffineMap,
@@ -12,6 +13,7 @@ from atlasnet.transform.maps import (
     PointMap,
     compose,
 )
+from atlasnet.transform.repair import RepairRecord, repair
 from atlasnet.transform.transform import Transform
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "DisplacementMap",
     "FramedPoints",
     "PointMap",
+    "RepairRecord",
     "Transform",
     "compose",
     "consistency",
@@ -28,6 +31,10 @@ __all__ = [
     "displacement_on",
     "inverse_grid",
     "invert",
+    "itk_field",
     "jacobian_determinant",
     "jacobian_summary",
+    "read_itk_field",
+    "repair",
+    "write_itk_field",
 ]

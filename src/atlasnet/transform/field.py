@@ -34,11 +34,11 @@ def displacement_on(point_map: PointMap, grid: Grid, *, device: torch.device | s
 
 
 def consistency(first: PointMap, second: PointMap, grid: Grid, other: Grid) -> dict[str, float]:
-    """|second(first(p)) - p| in mm over the voxels p of ``grid`` whose image first(p) lies in ``other``'s field of view.
+    """|second(first(p)) - p| in mm over the voxels p of ``grid`` whose image first(p) lies inside ``other``.
 
     Returns:
-        ``mean``, ``p999`` (99.9th percentile), ``max``, and ``share``, the part of the voxels that were counted; 0 in all where
-        none was.
+        ``mean``, ``p999`` (99.9th percentile), ``max``, and ``share``, the part of the voxels that were counted; all
+        0 where none was.
     """
     lengths = []
     for z0, z1 in slabs(grid.shape):

@@ -8,17 +8,20 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from atlasnet.transform.field import consistency
-from atlasnet.transform.maps import DisplacementMap
+from atlasnet.transform.jacobian import cross
+from atlasnet.transform.maps import DisplacementMap, FramedPoints
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.sampling import apply_affine, lattice, linear_part, sample, slabs
+from atlasnet.volume.sampling import apply_affine, lattice, slabs
 
-# A point is solved when the map takes it this close to where it should, in voxels: an order above float32's resolution
-# of the coordinates of a 1000-voxel axis.
-TOLERANCE = 1e-3
-FIXED_POINT_STEPS = 3
+# A point is solved when the map takes it this close to where it should, in voxels: well above float32's resolution of
+# the coordinates of a 1000-voxel axis, well below what interpolating the inverse between its voxels costs.
+TOLERANCE = 2e-3
 NEWTON_STEPS = 40
 # Linear interpolation changes its derivative at cell borders; longer steps than this would trust one cell's for many.
 LONGEST_STEP = 3.0
+# Below this many voxels a grid is solved without a coarser one first.
+COARSEST = 1 << 15
+POINTS_AT_ONCE = 1 << 18
 
 
 def inverse_grid(field: DisplacementMap) -> Grid:
@@ -27,15 +30,12 @@ def inverse_grid(field: DisplacementMap) -> Grid:
     Outside its grid the field is that of the nearest point of it. Beyond the enlarged grid the same then holds for the
     inverse, so that an inverse known there is known everywhere.
     """
-    steps = apply_affine(
-        linear_part(np.linalg.inv(field.grid.affine)), field.displacement.movedim(0, -1)
-    )  # (z, y, x, 3)
+    steps = _in_voxels(field)
     before, after = [], []
     for axis in range(3):
-        across = 2 - axis
-        n = field.grid.shape[across]
-        low = float(-steps.select(across, 0)[..., axis].min())
-        high = float(steps.select(across, n - 1)[..., axis].max())
+        face, n = 2 - axis, field.grid.shape[2 - axis]
+        low = float(-steps[axis].select(face, 0).min())
+        high = float(steps[axis].select(face, n - 1).max())
         # A field that leaves its grid by more than the grid's size is no registration; do not let it fill the memory.
         before.append(min(int(np.ceil(max(low, 0))), n) + 1)
         after.append(min(int(np.ceil(max(high, 0))), n) + 1)
@@ -45,11 +45,11 @@ def inverse_grid(field: DisplacementMap) -> Grid:
 def invert(field: DisplacementMap, grid: Grid | None = None) -> tuple[DisplacementMap, dict[str, dict[str, float]]]:
     """Invert p + u(p).
 
-    Every voxel y of ``grid`` solves x + u(x) = y for the linearly interpolated u: a few fixed-point steps
-    x <- y - u(x) (Chen et al., "A simple fixed-point approach to invert a deformation field", Medical Physics 35(1), 2008),
-    then, on the points that they leave, Newton steps with the exact derivative of the interpolation, halved while they do
-    not come closer, which converges where |grad u| exceeds 1 too; points that still resist restart from the voxel that the
-    map takes nearest to y.
+    Every voxel y of ``grid`` solves x + u(x) = y for the linearly interpolated u, by Newton steps with the exact
+    derivative of the interpolation. A step that does not come closer is halved, so that this converges where |grad u|
+    exceeds 1 and the fixed-point iteration of Chen et al. ("A simple fixed-point approach to invert a deformation
+    field", Medical Physics 35(1), 2008) does not. The start is the inverse on a grid of twice the spacing, found in
+    the same way. Points that still resist start again from the voxel that the map takes nearest to y.
 
     Args:
         field: a map without folds. Where it folds there are several answers and the one that was found is given.
@@ -57,20 +57,11 @@ def invert(field: DisplacementMap, grid: Grid | None = None) -> tuple[Displaceme
 
     Returns:
         The inverse, and the residual in mm: ``target``, |inverse(map(p)) - p| over the field's grid, and ``source``,
-        |map(inverse(p)) - p| over ``grid``; each with ``mean``, ``p999``, ``max`` and the ``share`` of voxels counted (those whose
-        image lies inside the other grid).
+        |map(inverse(p)) - p| over ``grid``; each with ``mean``, ``p999``, ``max`` and the ``share`` of voxels counted
+        (those whose image lies inside the other grid).
     """
     grid = grid or inverse_grid(field)
-    to_index = np.linalg.inv(field.grid.affine)
-    steps = apply_affine(linear_part(to_index), field.displacement.movedim(0, -1)).contiguous()  # (z, y, x, 3), voxels
-    planes = steps.movedim(-1, 0).contiguous()
-    result = torch.empty((3, *grid.shape), dtype=torch.float32, device=steps.device)
-    for z0, z1 in slabs(grid.shape):
-        goal = apply_affine(to_index @ grid.affine, lattice(grid.shape, z0, z1, device=steps.device)).reshape(-1, 3)
-        found = _solve(steps, planes, goal)
-        moved = apply_affine(linear_part(field.grid.affine), found - goal)
-        result[:, z0:z1] = moved.T.reshape(3, z1 - z0, *grid.shape[1:])
-    inverse = DisplacementMap(result, grid)
+    inverse = _inverse_on(field, _in_voxels(field), grid)
     residual = {
         "target": consistency(field, inverse, field.grid, grid),
         "source": consistency(inverse, field, grid, field.grid),
@@ -78,104 +69,145 @@ def invert(field: DisplacementMap, grid: Grid | None = None) -> tuple[Displaceme
     return inverse, residual
 
 
-def _solve(steps: Tensor, planes: Tensor, goal: Tensor) -> Tensor:
-    """Points x (n, 3) with x + u(x) = goal, all in voxels of the field."""
-    x = goal.clone()
-    active = torch.arange(len(goal), device=goal.device)
-    for _ in range(FIXED_POINT_STEPS):
-        missed = x[active] + sample(planes, x[active]).T - goal[active]
-        keep = (missed.abs() > TOLERANCE).any(-1)
-        active = active[keep]
-        x[active] -= missed[keep]
-    if len(active):
-        best, error = _newton(steps, goal[active], x[active])
-        stubborn = (error > TOLERANCE * 2).nonzero()[:, 0]
-        if len(stubborn):
-            again, its_error = _newton(steps, goal[active[stubborn]], _nearest_image(steps, goal[active[stubborn]]))
-            better = its_error < error[stubborn]
-            best[stubborn[better]] = again[better]
-        x[active] = best
-    return x
+def _in_voxels(field: DisplacementMap) -> Tensor:
+    """The displacement (3, z, y, x) in steps of the field's own axes."""
+    to_index = field.displacement.new_tensor(np.linalg.inv(field.grid.affine[:3, :3]))
+    return (to_index @ field.displacement.reshape(3, -1)).view(field.displacement.shape)
+
+
+def _inverse_on(field: DisplacementMap, steps: Tensor, grid: Grid) -> DisplacementMap:
+    """The inverse at the voxels of ``grid``, coarse to fine."""
+    guess = None
+    if grid.voxels > COARSEST:
+        guess = _inverse_on(field, steps, _halved(grid))
+    to_index = np.linalg.inv(field.grid.affine) @ grid.affine
+    result = torch.empty((3, *grid.shape), dtype=torch.float32, device=steps.device)
+    for z0, z1 in slabs(grid.shape, POINTS_AT_ONCE):
+        points = lattice(grid.shape, z0, z1, device=steps.device)
+        goal = apply_affine(to_index, points).reshape(-1, 3).T.contiguous()  # (3, n)
+        start = goal
+        if guess is not None:
+            start = guess.advance(FramedPoints(points, grid.affine)).relative_to(field.grid.affine)
+            start = start.reshape(-1, 3).T.contiguous()
+        moved = _solve(steps, goal, start) - goal
+        to_world = moved.new_tensor(field.grid.affine[:3, :3])
+        result[:, z0:z1] = (to_world @ moved).view(3, z1 - z0, *grid.shape[1:])
+    return DisplacementMap(result, grid)
+
+
+def _halved(grid: Grid) -> Grid:
+    """Every second voxel, and one beyond where the last would be left out; an axis of up to two voxels stays."""
+    step = np.where(grid.size > 2, 2, 1)
+    affine = grid.affine.copy()
+    affine[:3, :3] *= step
+    z, y, x = (int(n) for n in (-(-(grid.size - 1) // step) + 1)[::-1])
+    return Grid((z, y, x), affine)
+
+
+def _solve(steps: Tensor, goal: Tensor, start: Tensor) -> Tensor:
+    """Points x (3, n) with x + u(x) = goal, all in voxels of the field."""
+    best, error = _newton(steps, goal, start)
+    stubborn = (error > TOLERANCE).nonzero()[:, 0]
+    if len(stubborn):
+        again, its_error = _newton(steps, goal[:, stubborn], _nearest_image(steps, goal[:, stubborn]))
+        better = its_error < error[stubborn]
+        best[:, stubborn[better]] = again[:, better]
+    return best
 
 
 def _newton(steps: Tensor, goal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Damped Newton from ``start`` (n, 3): the best points and how far (n,) the map misses the goal there, in voxels."""
+    """Damped Newton from ``start`` (3, n): the best points and by how many voxels (n,) the map misses the goal there."""
     best = start.clone()
     value, derivative = _interpolate(steps, best)
     missed = best + value - goal
-    error = missed.norm(dim=-1)
+    error = _length(missed)
     active = (error > TOLERANCE).nonzero()[:, 0]
-    step = _newton_step(derivative[active], missed[active])
-    length = torch.ones(len(active), 1, device=goal.device)
+    step = _newton_step([d.index_select(1, active) for d in derivative], missed.index_select(1, active))
+    scale = torch.ones(len(active), device=goal.device)
     for _ in range(NEWTON_STEPS):
         if not len(active):
             break
-        trial = best[active] + length * step
+        trial = best.index_select(1, active) + scale * step
         value, derivative = _interpolate(steps, trial)
-        missed = trial + value - goal[active]
-        trial_error = missed.norm(dim=-1)
-        closer = trial_error < error[active]
-        best[active[closer]] = trial[closer]
-        error[active[closer]] = trial_error[closer]
-        step[closer] = _newton_step(derivative[closer], missed[closer])
-        length = torch.where(closer[:, None], (2 * length).clamp(max=1), length / 2)
-        unsolved = (error[active] > TOLERANCE) & (length[:, 0] > 1e-4)
-        active, step, length = active[unsolved], step[unsolved], length[unsolved]
+        missed = trial + value - goal.index_select(1, active)
+        trial_error = _length(missed)
+        closer = trial_error < error.index_select(0, active)
+        accepted = active[closer]
+        best[:, accepted] = trial[:, closer]
+        error[accepted] = trial_error[closer]
+        # Full steps again as soon as halved ones succeed; a step so small that it changes nothing has got stuck.
+        scale = torch.where(closer, (2 * scale).clamp(max=1), scale / 2)
+        unsolved = ((error.index_select(0, active) > TOLERANCE) & (scale > 1e-4)).nonzero()[:, 0]
+        moved = closer.index_select(0, unsolved)
+        fresh = _newton_step([d.index_select(1, unsolved) for d in derivative], missed.index_select(1, unsolved))
+        step = torch.where(moved, fresh, step.index_select(1, unsolved))
+        active, scale = active.index_select(0, unsolved), scale.index_select(0, unsolved)
     return best, error
 
 
-def _newton_step(derivative: Tensor, missed: Tensor) -> Tensor:
-    """-(I + du)^-1 missed by Cramer's rule, no longer than `LONGEST_STEP`; the fixed-point step where it is singular.
+def _length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(0).sqrt()
 
-    ``derivative`` is (n, 3, 3): [point, axis of derivation, component].
+
+def _newton_step(derivative: list[Tensor], missed: Tensor) -> Tensor:
+    """-(I + du)^-1 missed, (3, n), no longer than `LONGEST_STEP`; the fixed-point step where the matrix is singular.
+
+    ``derivative`` holds du/dx, du/dy and du/dz, each (3, n).
     """
-    rows = derivative.clone()
-    rows.diagonal(dim1=1, dim2=2).add_(1)
-    a, b, c = rows.unbind(1)
-    bc, ca, ab = torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)
-    determinant = (a * bc).sum(-1, keepdim=True)
-    solved = torch.cat([(missed * v).sum(-1, keepdim=True) for v in (bc, ca, ab)], -1) / determinant
+    a, b, c = (column.clone() for column in derivative)
+    a[0] += 1
+    b[1] += 1
+    c[2] += 1
+    bc, ca, ab = cross(b, c), cross(c, a), cross(a, b)
+    determinant = (a * bc).sum(0)
+    solved = torch.stack([(missed * v).sum(0) for v in (bc, ca, ab)]) / determinant
     step = -torch.where(determinant.abs() > 1e-3, solved, missed)
-    return step * (LONGEST_STEP / step.norm(dim=-1, keepdim=True).clamp(min=LONGEST_STEP))
+    return step * (LONGEST_STEP / _length(step).clamp(min=LONGEST_STEP))
 
 
-def _interpolate(steps: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """u (n, 3) at points (n, 3) and its derivative (n, 3, 3): [point, axis of derivation, component]; constant outside."""
-    size = torch.tensor(steps.shape[2::-1], device=x.device)
-    last = (size - 1).to(x.dtype)
-    within = torch.minimum(x.clamp(min=0), last)
-    base = torch.minimum(within.floor(), (last - 1).clamp(min=0))
-    t = within - base
-    first = base.long()
-    stride = torch.tensor([1, steps.shape[2], steps.shape[2] * steps.shape[1]], device=x.device)
-    corner = (first * stride).sum(-1)
-    # An axis of one voxel has no next one: stay on it, where the fraction is 0 as well.
-    dx, dy, dz = torch.where(size > 1, stride, 0).tolist()
-    flat = steps.reshape(-1, 3)
-    tx, ty, tz = t[:, 0:1], t[:, 1:2], t[:, 2:3]
-    values = [flat[corner + i] for i in (0, dx, dy, dy + dx, dz, dz + dx, dz + dy, dz + dy + dx)]
-    along_x = [values[i + 1] - values[i] for i in (0, 2, 4, 6)]
-    in_x = [values[2 * i] + tx * along_x[i] for i in range(4)]
-    along_y = [in_x[1] - in_x[0], in_x[3] - in_x[2]]
-    in_y = [in_x[0] + ty * along_y[0], in_x[2] + ty * along_y[1]]
-    d_z = in_y[1] - in_y[0]
-    d_y = along_y[0] + tz * (along_y[1] - along_y[0])
-    x_low = along_x[0] + ty * (along_x[1] - along_x[0])
-    x_high = along_x[2] + ty * (along_x[3] - along_x[2])
-    d_x = x_low + tz * (x_high - x_low)
-    derivative = torch.stack([d_x, d_y, d_z], 1)
-    derivative *= ((x >= 0) & (x <= last)).to(x.dtype)[..., None]
-    return in_y[0] + tz * d_z, derivative
+def _interpolate(steps: Tensor, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The field u (3, n) at points (3, n), and du/dx, du/dy, du/dz (3, n) each; u is constant outwards."""
+    size = list(reversed(steps.shape[1:]))
+    stride = [1, size[0], size[0] * size[1]]
+    fraction, corner, wide = [], torch.zeros(x.shape[1], dtype=torch.int32, device=x.device), []
+    for axis, n in enumerate(size):
+        within = x[axis].clamp(0, n - 1)
+        base = within.floor().clamp(max=max(n - 2, 0))
+        fraction.append(within - base)
+        corner += base.to(torch.int32) * stride[axis]
+        # An axis of one voxel has no next one: stay on it, where the fraction is 0 as well.
+        wide.append(stride[axis] if n > 1 else 0)
+    flat = steps.reshape(3, -1)
+    tx, ty, tz = fraction
+    # The two ends along x of the four cell edges (y, z) = (0, 0), (1, 0), (0, 1), (1, 1).
+    starts = [flat.index_select(1, corner + (b * wide[1] + c * wide[2])) for c in (0, 1) for b in (0, 1)]
+    ends = [flat.index_select(1, corner + (wide[0] + b * wide[1] + c * wide[2])) for c in (0, 1) for b in (0, 1)]
+    rise = [end - start for start, end in zip(starts, ends, strict=True)]
+    edge = [torch.addcmul(start, tx, slope) for start, slope in zip(starts, rise, strict=True)]
+    low, high = edge[1] - edge[0], edge[3] - edge[2]
+    bottom, top = torch.addcmul(edge[0], ty, low), torch.addcmul(edge[2], ty, high)
+    d_z = top - bottom
+    d_y = torch.lerp(low, high, tz.expand_as(low))
+    d_x = torch.lerp(
+        torch.lerp(rise[0], rise[1], ty.expand_as(low)),
+        torch.lerp(rise[2], rise[3], ty.expand_as(low)),
+        tz.expand_as(low),
+    )
+    derivative = [d_x, d_y, d_z]
+    for axis, n in enumerate(size):
+        derivative[axis] = derivative[axis] * ((x[axis] >= 0) & (x[axis] <= n - 1))
+    return torch.addcmul(bottom, tz, d_z), derivative
 
 
 def _nearest_image(steps: Tensor, goal: Tensor) -> Tensor:
-    """The voxels (n, 3) that the map takes nearest to each goal."""
-    z, y, x, _ = steps.shape
+    """The voxels (3, n) that the map takes nearest to each goal."""
+    z, y, x = steps.shape[1:]
     voxels = lattice((z, y, x), 0, z, device=steps.device).reshape(-1, 3)
-    images = voxels + steps.reshape(-1, 3)
+    images = voxels + steps.reshape(3, -1).T
     margin = 4.0
-    near = ((images >= goal.min(0).values - margin) & (images <= goal.max(0).values + margin)).all(-1)
+    low, high = goal.min(1).values - margin, goal.max(1).values + margin
+    near = ((images >= low) & (images <= high)).all(-1)
     if not bool(near.any()):
         return goal.clone()
-    _, which = cKDTree(images[near].cpu().numpy()).query(goal.cpu().numpy())
-    return voxels[near][torch.from_numpy(which).to(goal.device)]
+    _, which = cKDTree(images[near].cpu().numpy()).query(goal.T.cpu().numpy())
+    return voxels[near][torch.from_numpy(which).to(goal.device)].T.contiguous()

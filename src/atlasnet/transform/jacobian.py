@@ -14,10 +14,10 @@ from atlasnet.volume.sampling import slabs
 def corner_jacobians(displacement: Tensor, grid: Grid) -> Tensor:
     """The least of the 8 one-sided Jacobian determinants at every voxel.
 
-    At a voxel each derivative can be taken towards the next or the previous voxel along each axis; the 8 combinations are
-    the Jacobians that the linearly interpolated map has at that corner of the 8 cells that meet there. Where all are
-    positive no cell is turned inside out at any corner. At the border only the cells that exist count.
-    Karacali and Davatzikos, "Estimating topology preserving and smooth displacement fields", IEEE TMI 23(7), 2004.
+    At a voxel each derivative can be taken towards the next or the previous voxel along each axis; the 8 combinations
+    are the Jacobians that the linearly interpolated map has at that corner of the 8 cells that meet there. Where all
+    are positive no cell is turned inside out at any corner. At the border only the cells that exist count. Karacali
+    and Davatzikos, "Estimating topology preserving and smooth displacement fields", IEEE TMI 23(7), 2004.
 
     Args:
         displacement: (3, z, y, x), components (x, y, z) in LPS mm.
@@ -55,9 +55,9 @@ def jacobian_summary(displacement: Tensor, grid: Grid) -> dict[str, float]:
     """How a displacement field changes volume.
 
     Returns:
-        ``minimum``, over voxels, of `corner_jacobians`; ``folded``, the share of voxels where it is not positive; and of
-        `jacobian_determinant` the ``mean``, the ``maximum``, and ``log_sd``, the standard deviation of its logarithm over
-        the voxels where it is positive.
+        ``minimum``, over voxels, of `corner_jacobians`; ``folded``, the share of voxels where it is not positive; and
+        of `jacobian_determinant` the ``mean``, the ``maximum``, and ``log_sd``, the standard deviation of its logarithm
+        over the voxels where it is positive.
     """
     corners = corner_jacobians(displacement, grid)
     central = jacobian_determinant(displacement, grid)
@@ -72,7 +72,7 @@ def jacobian_summary(displacement: Tensor, grid: Grid) -> dict[str, float]:
 
 
 def _in_voxels(displacement: Tensor, grid: Grid) -> Tensor:
-    """The field in steps of the grid's own axes, in which the determinant is the same and derivatives are differences."""
+    """The field in steps of the grid's own axes: the determinant is the same and derivatives are differences."""
     if tuple(displacement.shape) != (3, *grid.shape):
         raise TransformError(
             "the displacement field does not fit its grid",
@@ -95,14 +95,15 @@ def _one_sided(field: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return after, before
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
+def cross(a: Tensor, b: Tensor) -> Tensor:
+    """The vector product of fields of vectors (3, ...)."""
     return torch.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
 def _determinant(dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
     """det(I + du) from the three columns (3, z, y, x) of du."""
     x, y, z = (_plus_unit(column, axis) for axis, column in enumerate((dx, dy, dz)))
-    return (x * _cross(y, z)).sum(0)
+    return (x * cross(y, z)).sum(0)
 
 
 def _plus_unit(column: Tensor, axis: int) -> Tensor:
@@ -113,12 +114,10 @@ def _plus_unit(column: Tensor, axis: int) -> Tensor:
 
 def _least_corner(field: Tensor) -> Tensor:
     xs, ys, zs = ([_plus_unit(side, axis) for side in _one_sided(field, 3 - axis)] for axis in range(3))
-    least: Tensor | None = None
+    least = torch.full_like(field[0], torch.inf)
     for y in ys:
         for z in zs:
-            normal = _cross(y, z)
+            normal = cross(y, z)
             for x in xs:
-                value = (x * normal).sum(0)
-                least = value if least is None else torch.minimum(least, value)
-    assert least is not None
+                least = torch.minimum(least, (x * normal).sum(0))
     return least

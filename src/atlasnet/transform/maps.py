@@ -88,13 +88,13 @@ class AffineMap(PointMap):
     @property
     def inverse(self) -> AffineMap:
         """The inverse map, exact to float64."""
-        return AffineMap(np.linalg.inv(self.matrix))
+        return AffineMap(np.linalg.inv(self.matrix).astype(np.float64))
 
     def advance(self, points: FramedPoints) -> FramedPoints:
         """Change the frame; the coordinates stay as they are."""
         return FramedPoints(points.index, self.matrix @ points.frame)
 
-    def to(self, device: torch.device | str) -> AffineMap:  # noqa: ARG002 - a matrix lives where numpy does
+    def to(self, device: torch.device | str) -> AffineMap:
         """Itself."""
         return self
 
@@ -145,9 +145,9 @@ class BSplineMap(PointMap):
     """A free-form deformation: p goes to p + the tensor product of cubic B-splines over a lattice of control points.
 
     Rueckert et al., "Nonrigid registration using free-form deformations", IEEE TMI 18(8), 1999. As in ITK the lattice
-    includes the control points outside the region that the spline describes, one before and one after along each axis: the
-    spline is defined between the second and the last but one control point, and outside it continues the displacement of
-    the nearest point of that region (ITK's has no displacement there).
+    includes the control points outside the region that the spline describes, one before and one after along each axis:
+    the spline is defined between the second and the last but one control point, and outside it continues the
+    displacement of the nearest point of that region (ITK's has no displacement there).
 
     Args:
         coefficients: (3, z, y, x) of the control points, components (x, y, z) in LPS mm; at least 4 along each axis.
@@ -177,7 +177,7 @@ class BSplineMap(PointMap):
         """Move points by the spline, ending in the frame of the control grid."""
         index = points.relative_to(self.grid.affine)
         flat = index.reshape(-1, 3)
-        moved = torch.cat([self._displacement(part) for part in flat.split(POINTS_AT_ONCE // 4)])
+        moved = torch.cat([self._displacement(part) for part in torch.split(flat, POINTS_AT_ONCE // 4)])
         to_index = linear_part(np.linalg.inv(self.grid.affine))
         return FramedPoints(index + apply_affine(to_index, moved).reshape(index.shape), self.grid.affine)
 

@@ -81,7 +81,7 @@ def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     state = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
     for name in sorted(tensors):
         state.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
-        state.update(memoryview(tensors[name].numpy()).cast("B"))
+        state.update(tensors[name].numpy().data.cast("B"))
     return state.hexdigest()
 
 

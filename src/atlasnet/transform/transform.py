@@ -34,8 +34,9 @@ class Transform:
             ``forward(voxel of the target)``.
         backward: takes points of the source into the target.
         residual: how far the two are from being each other's inverse, in mm: ``target`` is
-            |backward(forward(p)) - p| over the target, ``source`` |forward(backward(p)) - p| over the source, each a mapping
-            with ``mean``, ``p999`` (99.9th percentile) and ``max``. Empty where nobody measured; see `measured`.
+            |backward(forward(p)) - p| over the target, ``source`` |forward(backward(p)) - p| over the source, each a
+            mapping with ``mean``, ``p999`` (99.9th percentile) and ``max``. Empty where nobody measured; see
+            `measured`.
     """
 
     forward: PointMap
@@ -62,7 +63,7 @@ class Transform:
     def from_displacement(cls, displacement: DisplacementMap, affine: ArrayLike | None = None) -> Transform:
         """The map that moves a target point by ``displacement`` first and takes it into the source by ``affine`` then.
 
-        The inverse of the field is computed here, on its grid enlarged by as much as the field pushes outwards (`invert`).
+        The inverse of the field is computed here, on its grid enlarged by as much as the field pushes outwards.
 
         Args:
             displacement: a fold-free field on the target grid (see `atlasnet.transform.repair`).
@@ -85,7 +86,7 @@ class Transform:
         return Transform(self.backward, self.forward, residual)
 
     def then(self, other: Transform) -> Transform:
-        """Apply this map's forward direction first and ``other``'s after it; nothing is sampled until the chain is used.
+        """Apply this map's forward direction first and ``other``'s after it; nothing is sampled yet.
 
         The residual of a chain is not known from those of its links; `measured` fills it in.
         """
@@ -170,8 +171,8 @@ class Transform:
             device: where to compute; None is the CPU.
 
         Returns:
-            A volume on ``grid``: float32 (float64 from float64 or wide integers) for ``"linear"``, else of the source's type.
-            Beyond input and output, memory is that of one channel and one slab of about a million voxels.
+            A volume on ``grid``: for ``"linear"`` float32 (float64 from float64 or wide integers), else the source's
+            type. Beyond input and output, memory is that of one channel and one slab of about a million voxels.
 
         Raises:
             TransformError: no interpolation has that name.

@@ -41,9 +41,9 @@ def smooth(array: NDArray[Any], sigma: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def working_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The floating type in which values of ``dtype`` are interpolated: float64 where float32 would lose whole numbers."""
+    """The floating type in which ``dtype`` is interpolated: float64 where float32 would lose whole numbers."""
     exact = np.issubdtype(dtype, np.floating) and dtype.itemsize <= 4
-    exact = exact or dtype == bool or (np.issubdtype(dtype, np.integer) and dtype.itemsize <= 2)
+    exact = exact or dtype.kind == "b" or (np.issubdtype(dtype, np.integer) and dtype.itemsize <= 2)
     return np.dtype(np.float32 if exact else np.float64)
 
 
@@ -60,15 +60,15 @@ def resample(
     Args:
         volume: (c, z, y, x) in any type.
         grid: where the samples are taken; any spacing and direction.
-        interpolation: ``"linear"``; ``"nearest"``; or ``"label"``, the arg max over labels of their linearly interpolated
-            one-hot maps (made one label at a time), ties to the lower label.
-        fill: the value outside the volume's field of view (half a voxel beyond the outermost centres). None continues the
-            edge; for ``"label"`` it means 0.
-        antialias: before going to a coarser grid, smooth images, and one-hot maps, with `antialias_sigma` along every axis.
-            ``"nearest"`` is never smoothed.
+        interpolation: ``"linear"``; ``"nearest"``; or ``"label"``, the arg max over labels of their linearly
+            interpolated one-hot maps, ties to the lower label.
+        fill: the value outside the volume's field of view (half a voxel beyond the outermost centres). None continues
+            the edge; for ``"label"`` it means 0.
+        antialias: before going to a coarser grid, smooth images, and one-hot maps, with `antialias_sigma` along
+            every axis. ``"nearest"`` is never smoothed.
 
     Returns:
-        A volume on ``grid``: float32 (float64 from float64 or wide integers) for ``"linear"``, the input's type otherwise.
+        A volume on ``grid``: for ``"linear"`` float32 (float64 from float64 or wide integers), else the input's type.
 
     Raises:
         VolumeError: no interpolation has that name.
@@ -96,7 +96,7 @@ def resample(
 
 
 def torch_voxels(array: NDArray[Any]) -> torch.Tensor:
-    """Voxels as a tensor, without a copy where torch has the type; other whole numbers widened, byte order made native."""
+    """Voxels as a tensor, without a copy where torch has the type; unsigned numbers widened, byte order made native."""
     array = np.ascontiguousarray(array)
     if array.dtype.kind == "u" and array.dtype.itemsize in (2, 4, 8):
         array = array.astype({2: np.int32, 4: np.int64, 8: np.int64}[array.dtype.itemsize])

@@ -101,7 +101,7 @@ def sample(array: Tensor, index: Tensor, *, mode: str = "linear", fill: float | 
 
 
 def _linear(array: Tensor, points: Tensor) -> Tensor:
-    """(c, n) by ``grid_sample``; n is cut over the batch axis because torch's 3-D CPU kernel runs parallel along it only."""
+    """(c, n) by ``grid_sample``; n is cut along the batch axis, where its 3-D CPU kernel runs parallel."""
     if not array.is_floating_point() or array.dtype in (torch.float16, torch.bfloat16):
         array = array.float()
     size = points.new_tensor(list(reversed(array.shape[1:])))
@@ -135,7 +135,7 @@ def _nearest(array: Tensor, points: Tensor) -> Tensor:
 
 
 def _label(array: Tensor, points: Tensor) -> Tensor:
-    """(c, n): each of a point's 8 corners votes for its label with its linear weight, so the cost does not grow with labels."""
+    """(c, n): each of a point's 8 corners votes for its label with its linear weight, however many labels there are."""
     result = torch.empty((len(array), len(points)), dtype=array.dtype, device=array.device)
     for start in range(0, len(points), POINTS_AT_ONCE):
         part = points[start : start + POINTS_AT_ONCE]

@@ -1,0 +1,92 @@
+"""Displacement fields as ITK and ANTs read them: vector images of LPS mm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from atlasnet.errors import TransformError
+from atlasnet.execution import atomic_path
+from atlasnet.transform.field import displacement_on
+from atlasnet.transform.maps import DisplacementMap, PointMap
+from atlasnet.volume.grid import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Formats of one file each, which can replace an old one in one step.
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+def itk_field(displacement: Tensor, grid: Grid) -> sitk.Image:
+    """A displacement field (3, z, y, x) in LPS mm as an ITK vector image of float32.
+
+    ``sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))`` is the transform that resamples a
+    source onto ``grid``.
+    """
+    if tuple(displacement.shape) != (3, *grid.shape):
+        raise TransformError(
+            "the displacement field does not fit its grid",
+            expected=f"(3, z, y, x) = {(3, *grid.shape)}",
+            found=str(tuple(displacement.shape)),
+        )
+    vectors = displacement.detach().to("cpu", torch.float32).numpy()
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(vectors, 0, -1)), isVector=True)
+    image.SetOrigin(grid.origin.tolist())
+    image.SetSpacing(grid.spacing.tolist())
+    image.SetDirection(grid.direction.ravel().tolist())
+    return image
+
+
+def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
+    """Write map(p) - p at the voxels of ``grid`` as an ITK vector image: float32, components (x, y, z), LPS mm.
+
+    SimpleITK, ITK and ANTs apply the file as a displacement field. Sampled linearly between voxels and cut off at the
+    grid's edge, as they do, it is the map; what lies outside the grid is not in the file.
+
+    Args:
+        path: ends in .nii, .nii.gz, .nrrd or .mha; written atomically.
+        point_map: for resampling onto the target, ``transform.forward`` on the target grid.
+        grid: the voxels.
+
+    Raises:
+        TransformError: the suffix is none of these.
+    """
+    if not str(path).endswith(SUFFIXES):
+        raise TransformError(
+            "a displacement field needs the suffix of an image format", path=path, expected=" ".join(SUFFIXES)
+        )
+    image = itk_field(displacement_on(point_map, grid), grid)
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=not str(path).endswith(".nii"))
+
+
+def read_itk_field(path: str | Path) -> DisplacementMap:
+    """Read a displacement field that ITK, ANTs, elastix or `write_itk_field` wrote.
+
+    Raises:
+        TransformError: the file is absent, unreadable, or not a 3-D image of finite 3-vectors.
+    """
+    if not Path(path).is_file():
+        raise TransformError("there is no such file", path=path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise TransformError("this displacement field cannot be read", path=path, found=str(error).strip()) from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
+        raise TransformError(
+            "this is no displacement field",
+            path=path,
+            expected="a 3-D image of vectors with 3 components in LPS mm",
+            found=f"{image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} components",
+        )
+    grid = Grid.from_parts(image.GetSize()[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    vectors = np.moveaxis(sitk.GetArrayFromImage(image).astype(np.float32), -1, 0)
+    try:
+        return DisplacementMap(torch.from_numpy(np.ascontiguousarray(vectors)), grid)
+    except TransformError as error:
+        raise TransformError(error.problem, path=path, expected=error.expected, found=error.found) from error

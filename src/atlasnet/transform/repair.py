@@ -1,0 +1,126 @@
+"""Taking the folds out of a displacement field by smoothing it where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from atlasnet.transform.jacobian import corner_jacobians
+from atlasnet.volume.grid import Grid
+
+Field = NDArray[np.float32]
+
+# Regions grow by a voxel every so many rounds; after the last round the whole field is smoothed instead.
+ROUNDS_PER_VOXEL = 3
+LOCAL_ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class RepairRecord:
+    """What `repair` did.
+
+    Args:
+        minimum_before: least one-sided corner Jacobian of the field given.
+        minimum_after: the same of the field returned.
+        changed: voxels whose displacement is another one now.
+        furthest: the largest change of a displacement, mm.
+        rounds: how often the regions were smoothed.
+    """
+
+    minimum_before: float
+    minimum_after: float
+    changed: int
+    furthest: float
+    rounds: int
+
+
+def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Tensor, RepairRecord]:
+    """Smooth a displacement field around its folds until every one-sided corner Jacobian exceeds ``floor``.
+
+    Around each connected region of voxels whose `corner_jacobians` do not exceed the floor, the field is blended with
+    its own Gaussian average, by weights that fall to 0 a few voxels away; this is repeated with regions and Gaussians
+    that grow slowly. A field that resists is smoothed as a whole, with ever wider Gaussians, towards a translation:
+    the Jacobian tends to 1 everywhere, so this ends for every finite field and every floor below 1.
+
+    Args:
+        displacement: (3, z, y, x), components (x, y, z) in LPS mm.
+        grid: where the voxels lie.
+        floor: what every corner Jacobian must exceed, in [0, 1).
+
+    Returns:
+        The field, float32 on the device of the input and bit for bit the input where nothing was wrong, and the record.
+
+    Raises:
+        ValueError: the floor is outside [0, 1).
+        TransformError: the field does not fit its grid.
+    """
+    if not 0 <= floor < 1:
+        raise ValueError(f"the floor of the Jacobian must lie in [0, 1), not {floor}")
+    field = displacement.detach().to("cpu", torch.float32).numpy().copy()
+    original = field.copy()
+    least = _least(field, grid)
+    before = float(least.min())
+    rounds = 0
+    while rounds < LOCAL_ROUNDS and (least <= floor).any():
+        _smooth_regions(field, least, grid, floor, reach=1 + rounds // ROUNDS_PER_VOXEL)
+        rounds += 1
+    while (least <= floor).any():
+        sigma = 2.0 ** (rounds - LOCAL_ROUNDS)
+        field = _smoothed(field, sigma)
+        least = _least(field, grid)
+        rounds += 1
+    moved = np.sqrt(((field - original) ** 2).sum(0))
+    record = RepairRecord(before, float(least.min()), int(np.count_nonzero(moved)), float(moved.max()), rounds)
+    return torch.from_numpy(field).to(displacement.device), record
+
+
+def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach: int) -> None:
+    """One round, in place: blend every bad region with its surroundings and bring ``least`` up to date there."""
+    bad = least <= floor
+    regions, _ = ndimage.label(_dilated(bad, reach), np.ones((3, 3, 3)))
+    sigma = 0.5 + 0.5 * reach
+    # The average must not see the end of the box, nor the next round a determinant that is out of date.
+    margin = reach + int(np.ceil(4 * sigma))
+    for number, box in enumerate(ndimage.find_objects(regions), start=1):
+        wide = tuple(
+            slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, grid.shape, strict=True)
+        )
+        weight = ndimage.uniform_filter(
+            (regions[wide] == number).astype(np.float32), 2 * (reach // 2) + 1, mode="nearest"
+        )
+        part = field[:, *wide]
+        part += weight * (_smoothed(part, sigma) - part)
+        halo = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(wide, grid.shape, strict=True))
+        inner = tuple(slice(w.start - h.start, w.stop - h.start) for w, h in zip(wide, halo, strict=True))
+        least[wide] = _least(field[:, *halo], _part_of(grid, halo))[inner]
+
+
+def _dilated(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The mask and all voxels up to ``reach`` away along every axis."""
+    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant")).view(np.bool_)
+
+
+def _smoothed(field: Field, sigma: float) -> Field:
+    """Gaussian average of every component; beyond the size of the field, its mean."""
+    if sigma > max(field.shape[1:]):
+        return np.broadcast_to(field.mean((1, 2, 3), dtype=np.float64, keepdims=True), field.shape).astype(np.float32)
+    result = field
+    for axis in (1, 2, 3):
+        result = ndimage.gaussian_filter1d(result, sigma, axis=axis, mode="nearest")
+    return result
+
+
+def _least(field: Field, grid: Grid) -> Field:
+    least: Field = corner_jacobians(torch.from_numpy(np.ascontiguousarray(field)), grid).numpy()
+    return least
+
+
+def _part_of(grid: Grid, box: tuple[slice, ...]) -> Grid:
+    """The grid of a block of voxels; only its axes matter here."""
+    z, y, x = (s.stop - s.start for s in box)
+    return Grid((z, y, x), grid.affine)
