@@ -1,0 +1,119 @@
+"""Which slices a network sees when, and how they become tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atlasnet.network.inference import block_depth
+from atlasnet.network.slices import edge_indices, neighbours, padded_side
+from atlasnet.network.spec import Traits
+from atlasnet.training.loss import UNCOUNTED
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.store import IGNORED, MappedCase, SliceTable
+
+
+def epoch_random(seed: int, key: str, epoch: int) -> np.random.Generator:
+    """The random numbers of one epoch: a function of these three alone, so a resumed training draws the same."""
+    entropy = int.from_bytes(hashlib.sha256(f"{seed}\n{key}\n{epoch}".encode()).digest()[:16], "big")
+    return np.random.default_rng(entropy)
+
+
+def typical_pixels(cases: Sequence[MappedCase], traits: Traits) -> int:
+    """Pixels of a padded slice (voxels of a block for a 3-D network) of the largest case: what a batch is sized by."""
+    largest = 0
+    for case in cases:
+        depth, height, width = case.labels.shape
+        plane = padded_side(height, traits.divisibility) * padded_side(width, traits.divisibility)
+        blocks = 1 if traits.spatial_dims == 2 else block_depth(plane, depth, traits.divisibility)
+        largest = max(largest, plane * blocks)
+    return largest
+
+
+def epoch_batches(
+    table: SliceTable, recipe: Recipe, batch: int, random: np.random.Generator
+) -> Iterator[NDArray[np.intp]]:
+    """Indices into ``table`` for every step of one epoch.
+
+    One pass deals each slice once, in batches that differ by one slice at most. With a fixed number of iterations each
+    batch takes ``recipe.foreground`` of its slices from those that hold a foreground class, drawn class by class, and
+    the rest from a shuffled deck that is dealt again and again.
+    """
+    steps = recipe.steps(len(table), batch)
+    if recipe.iterations is None:
+        yield from np.array_split(random.permutation(len(table)), steps)
+        return
+    holders = [np.flatnonzero(table.counts[:, c]) for c in range(1, table.counts.shape[1])]
+    holders = [slices for slices in holders if len(slices)]
+    chosen = round(recipe.foreground * batch) if holders else 0
+    deck = np.concatenate(
+        [random.permutation(len(table)) for _ in range(-(-steps * (batch - chosen) // len(table)) or 1)]
+    )
+    for step in range(steps):
+        classes = random.integers(len(holders), size=chosen) if chosen else np.empty(0, dtype=np.intp)
+        drawn = [int(random.choice(holders[c])) for c in classes]
+        rest = deck[step * (batch - chosen) : (step + 1) * (batch - chosen)]
+        yield np.concatenate([np.asarray(drawn, dtype=np.intp), rest.astype(np.intp)])
+
+
+def load_slices(
+    cases: Sequence[MappedCase], table: SliceTable, rows: NDArray[np.intp], traits: Traits
+) -> tuple[Tensor, Tensor]:
+    """The slices ``rows`` of ``table`` for a 2-D network, padded to one size.
+
+    Returns:
+        Images (b, c * (2 * context + 1), y, x) float32, padded with their edge; targets (b, 1, y, x) int64, `UNCOUNTED`
+        in the padding and wherever a voxel does not count.
+    """
+    chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
+    height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
+    channels = chosen[0][0].image.shape[0]
+    images = np.empty((len(rows), traits.input_channels(channels), height, width), dtype=np.float32)
+    target = np.full((len(rows), 1, height, width), IGNORED, dtype=np.uint8)
+    for row, (case, z) in enumerate(chosen):
+        depth, y, x = case.labels.shape
+        around = neighbours([z], traits.context, depth)[0]
+        stack = case.image[:, around].transpose(1, 0, 2, 3).reshape(-1, y, x)
+        images[row] = stack[:, edge_indices(y, height)][:, :, edge_indices(x, width)]
+        target[row, 0, :y, :x] = case.labels[z]
+    return torch.from_numpy(images), _targets(target)
+
+
+def load_blocks(
+    cases: Sequence[MappedCase],
+    table: SliceTable,
+    rows: NDArray[np.intp],
+    traits: Traits,
+    random: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Blocks for a 3-D network, each at a random position that holds the slice of its row.
+
+    Returns:
+        Images (b, c, z, y, x) float32 and targets (b, z, y, x) int64, padded as by `load_slices`.
+    """
+    chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
+    height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
+    deepest = max(case.labels.shape[0] for case, _ in chosen)
+    depth = block_depth(height * width, deepest, traits.divisibility)
+    images = np.empty((len(rows), chosen[0][0].image.shape[0], depth, height, width), dtype=np.float32)
+    target = np.full((len(rows), depth, height, width), IGNORED, dtype=np.uint8)
+    for row, (case, z) in enumerate(chosen):
+        slices, y, x = case.labels.shape
+        lowest, highest = max(0, z - depth + 1), max(0, min(z, slices - depth))
+        start = int(random.integers(min(lowest, highest), highest + 1))
+        stop = min(slices, start + depth)
+        planes = np.minimum(np.arange(start, start + depth), slices - 1)
+        images[row] = case.image[:, planes][:, :, edge_indices(y, height)][..., edge_indices(x, width)]
+        target[row, : stop - start, :y, :x] = case.labels[start:stop]
+    return torch.from_numpy(images), _targets(target)
+
+
+def _targets(labels: NDArray[np.uint8]) -> Tensor:
+    target = labels.astype(np.int64)
+    target[labels == IGNORED] = UNCOUNTED
+    return torch.from_numpy(target)

@@ -1,0 +1,262 @@
+"""Training one network on mapped cases: the same bytes again, however often it was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from atlasnet.errors import AtlasNetError, ModelError
+from atlasnet.execution import Execution, atomic_path, digest
+from atlasnet.network.inference import mixed, reduced_precision
+from atlasnet.network.registry import build_network
+from atlasnet.network.spec import NetworkSpec, Traits
+from atlasnet.network.weights import channels_last, read_tensors, write_tensors
+from atlasnet.training.allocator import kept_memory
+from atlasnet.training.augmentation import Draw, move, recolour
+from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, typical_pixels
+from atlasnet.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    remove_checkpoints,
+    remove_remains,
+    save_checkpoint,
+)
+from atlasnet.training.loss import median_frequency_weights, segmentation_loss
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.store import MappedCase, SliceTable
+
+WEIGHTS = "network.safetensors"
+LOG = "log.csv"
+_COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "images_per_second")
+
+
+def train_network(
+    cases: Sequence[MappedCase],
+    spec: NetworkSpec,
+    recipe: Recipe,
+    classes: int,
+    folder: str | Path,
+    execution: Execution,
+    *,
+    key: str = "",
+    allow_module: bool = False,
+    after_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> Path:
+    """Train a network and write its weights.
+
+    On the CPU the weights are a function of the cases, the arguments, ``execution.seed``, the threads and the versions
+    of the libraries: the same bytes whether the training ran through or was killed at any instant and called again.
+    On a GPU cuDNN is held to its deterministic algorithms, but pooling with indices and a user's own layers may add in
+    varying order. Each epoch ends with a checkpoint (two are kept); a training that is complete returns at once.
+
+    Args:
+        cases: mapped cases; they may differ in shape, not in channels.
+        spec: the architecture.
+        recipe: how it is trained.
+        classes: classes, background included.
+        folder: gets ``network.safetensors``, ``log.csv`` and, until the end, the checkpoints; of this training alone.
+        execution: device, threads, seed, progress; asked for a stop before each step.
+        key: what the caller knows the training by (atlas, hash of the cases); with another key nothing is resumed.
+        allow_module: whether ``spec`` may name code to import.
+        after_epoch: called with the epochs done and the network; it must leave the network's weights alone.
+
+    Returns:
+        The path of ``network.safetensors``: tensors by name in the module, no optimiser state.
+
+    Raises:
+        CohortError: nothing to train on.
+        InputError: the architecture cannot be built.
+        AtlasNetError: the loss is not finite.
+        Cancelled: on request, between two steps; the same call goes on from the last whole epoch.
+    """
+    folder = Path(folder)
+    table = SliceTable.of(cases, classes)
+    channels = int(cases[0].image.shape[0])
+    identity = digest(
+        {
+            "key": key,
+            "seed": execution.seed,
+            "spec": spec.to_json(),
+            "recipe": recipe.to_json(),
+            "classes": classes,
+            "channels": channels,
+            "cases": [[case.name, list(case.labels.shape)] for case in cases],
+        }
+    )
+    path = folder / WEIGHTS
+    if _finished(path, identity):
+        remove_checkpoints(folder)
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_remains(folder)
+    with execution.active() as device, _reproducible(device), kept_memory():
+        training = _Training(cases, table, spec, recipe, classes, device, execution, key, allow_module)
+        progress, damaged = load_checkpoint(folder, identity, training.module, training.optimiser)
+        for sentence in damaged:
+            execution.reporter.warn(f"{folder}: {sentence}")
+        if progress is None:
+            training.start()
+            progress = Progress(0, [], {})
+        if progress.scaler:
+            training.scaler.load_state_dict(progress.scaler)
+        log = progress.log
+        remaining = range(progress.epoch, recipe.epochs)
+        for epoch in execution.reporter.track(remaining, f"training {key or spec.name}", len(remaining)):
+            log = [*log, training.epoch(epoch)]
+            progress = Progress(epoch + 1, log, training.scaler.state_dict())
+            save_checkpoint(folder, identity, training.module, training.optimiser, progress)
+            _write_log(folder / LOG, log)
+            if after_epoch is not None:
+                after_epoch(epoch + 1, training.module)
+        _write_log(folder / LOG, log)
+        record = {"key": identity, "network": spec.to_json(), "channels": channels, "classes": classes}
+        write_tensors(path, training.module.state_dict(), record)
+    remove_checkpoints(folder)
+    return path
+
+
+class _Training:
+    """The network, its optimiser and its data on one device."""
+
+    def __init__(
+        self,
+        cases: Sequence[MappedCase],
+        table: SliceTable,
+        spec: NetworkSpec,
+        recipe: Recipe,
+        classes: int,
+        device: torch.device,
+        execution: Execution,
+        key: str,
+        allow_module: bool,
+    ) -> None:
+        self.cases, self.table, self.recipe, self.device = cases, table, recipe, device
+        self.execution, self.key = execution, key
+        self._build: Callable[[], nn.Module] = partial(
+            build_network, spec, int(cases[0].image.shape[0]), classes, allow_module=allow_module
+        )
+        self.start()
+        self.traits = Traits.of(self.module, spec.name)
+        self.batch = recipe.batch(typical_pixels(cases, self.traits))
+        self.steps = recipe.steps(len(table), self.batch)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=reduced_precision(device) == torch.float16)
+        balanced = torch.from_numpy(median_frequency_weights(table.counts)).to(device)
+        self.weights = balanced if recipe.balancing else None
+
+    def start(self) -> None:
+        """Fresh weights and a fresh optimiser."""
+        torch.manual_seed(self._seed(-1))
+        self.module = channels_last(self._build()).to(self.device)
+        self.optimiser = _optimiser(self.module, self.recipe)
+
+    def _seed(self, epoch: int) -> int:
+        return int(epoch_random(self.execution.seed, self.key, epoch).integers(2**62))
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch and give its row of the log."""
+        started = time.perf_counter()
+        random = epoch_random(self.execution.seed, self.key, epoch)
+        torch.manual_seed(self._seed(epoch))  # a network may have dropout
+        self.module.train()
+        total, seen, rate = torch.zeros((), device=self.device), 0, 0.0
+        for step, rows in enumerate(epoch_batches(self.table, self.recipe, self.batch, random)):
+            self.execution.pause()
+            rate = self.recipe.rate(epoch * self.steps + step, self.steps)
+            total += self._step(rows, rate, random)
+            seen += len(rows)
+        loss = float(total) / self.steps
+        if not math.isfinite(loss):
+            raise AtlasNetError(
+                f"training {self.key or 'the network'} diverged in epoch {epoch + 1}: the loss is {loss}; "
+                "to mend it: a lower learning rate, or look for extreme intensities in the mapped cases"
+            )
+        seconds = time.perf_counter() - started
+        return {
+            "epoch": epoch + 1,
+            "loss": round(loss, 6),
+            "learning_rate": rate,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(seen / seconds, 2),
+        }
+
+    def _step(self, rows: np.ndarray[Any, np.dtype[np.intp]], rate: float, random: np.random.Generator) -> Tensor:
+        """One step of the optimiser; gives the loss, still on the device."""
+        if self.traits.spatial_dims == 2:
+            images, target = load_slices(self.cases, self.table, rows, self.traits)
+        else:
+            images, target = load_blocks(self.cases, self.table, rows, self.traits, random)
+        draw = Draw.of(self.recipe.augmentation, len(rows), random)
+        images, target = images.to(self.device), target.to(self.device)
+        shape = images.shape
+        planes = images.flatten(1, -3)  # (b, channels [* z], y, x): a block turns as its slices do
+        planes, target = move(planes, target, draw)
+        images = recolour(planes, draw).reshape(shape)
+        if self.traits.spatial_dims == 2:
+            target = target[:, 0]
+            images = images.contiguous(memory_format=torch.channels_last)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with mixed(self.device):
+            logits = self.module(images)
+        loss = segmentation_loss(logits, target, self.weights, dice=self.recipe.dice)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.detach()
+
+
+def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            module.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+    return torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+class _reproducible(AbstractContextManager[None]):  # noqa: N801 - used as a function
+    """Leave torch's random state and cuDNN's choices as they were; inside, cuDNN is deterministic."""
+
+    def __init__(self, device: torch.device) -> None:
+        devices = [device] if device.type == "cuda" else []
+        self._random = torch.random.fork_rng(devices)
+        self._cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True)
+
+    def __enter__(self) -> None:
+        self._random.__enter__()
+        self._cudnn.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._cudnn.__exit__(*error)
+        self._random.__exit__(*error)
+
+
+def _finished(path: Path, identity: str) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        _, record = read_tensors(path)
+    except ModelError:
+        return False
+    return record.get("key") == identity
+
+
+def _write_log(path: Path, log: Sequence[dict[str, float]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, _COLUMNS)
+        writer.writeheader()
+        writer.writerows(log)
