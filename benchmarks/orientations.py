@@ -72,7 +72,9 @@ def oblique_grid(image: sitk.Image, degrees: float, axis: str) -> sitk.Image:
         for corner in itertools.product(*[(0, n - 1) for n in image.GetSize()])
     ]
     index = (np.array(corners) - centre(image)) @ direction / spacing
-    low, high = np.floor(index.min(0)), np.ceil(index.max(0))
+    # An axis that the turn leaves in place keeps its voxel centres: half a voxel off, labels between two would tie.
+    offset = (np.array(image.GetSize()) - 1) / 2 % 1
+    low, high = np.floor(index.min(0) - offset) + offset, np.ceil(index.max(0) - offset) + offset
     grid = sitk.Image((high - low + 1).astype(int).tolist(), image.GetPixelID())
     grid.SetSpacing(spacing.tolist())
     grid.SetDirection(direction.ravel().tolist())
