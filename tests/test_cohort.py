@@ -1,0 +1,298 @@
+"""Reading cohorts in their three layouts, and saying what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atlasnet.cohort import Cohort, check_cohort
+from atlasnet.cohort.declaration import read_declaration
+from atlasnet.errors import CohortError, VolumeError
+from atlasnet.volume import Grid, Volume, write_volume
+
+GRID = Grid.from_parts((4, 6, 8), (1.0, 1.0, 2.0), (5.0, -3.0, 100.0))
+
+
+def image(path: Path, seed: int = 0, *, grid: Grid = GRID, channels: int = 1) -> None:
+    array = np.random.default_rng(seed).integers(-900, 900, (channels, *grid.shape)).astype(np.int16)
+    write_volume(path, Volume(array, grid))
+
+
+def labels(path: Path, values: Sequence[int] = (1, 2), *, grid: Grid = GRID, dtype: str = "int16") -> None:
+    array = np.zeros(grid.shape, dtype)
+    for place, value in enumerate(values):
+        array[1, 1:4, place] = value
+    write_volume(path, Volume(array, grid))
+
+
+def declare(root: Path, **content: Any) -> None:
+    root.mkdir(exist_ok=True, parents=True)
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def nnunet(
+    root: Path, names: Sequence[str] = ("a", "b", "c"), channels: Sequence[str] = ("CT",), **content: Any
+) -> Path:
+    declared = {"channel_names": dict(enumerate(channels)), "labels": {"background": 0, "left": 1, "right": 2}}
+    declare(root, **(declared | content))
+    for seed, name in enumerate(names):
+        for channel in range(len(channels)):
+            image(root / "imagesTr" / f"{name}_{channel:04d}.nii.gz", 10 * seed + channel)
+        labels(root / "labelsTr" / f"{name}.nii.gz")
+    return root
+
+
+def texts(root: Path) -> str:
+    return "\n".join(f"{p.severity}: {p}" for p in check_cohort(root).problems)
+
+
+def test_nnunet_layout(tmp_path: Path) -> None:
+    cohort = Cohort.read(nnunet(tmp_path, channels=("CT", "PET")))
+    assert cohort.format == "nnU-Net"
+    assert cohort.channels == ("CT", "PET")
+    assert cohort.labels == {"background": 0, "left": 1, "right": 2}
+    assert [subject.name for subject in cohort] == ["a", "b", "c"]
+    volume = cohort["b"].read_image()
+    assert volume.array.shape == (2, 4, 6, 8)
+    first, second = (np.random.default_rng(seed).integers(-900, 900, GRID.shape) for seed in (10, 11))
+    np.testing.assert_array_equal(volume.array, np.stack([first, second]))
+    assert set(np.unique(cohort["b"].read_labels().array)) == {0, 1, 2}
+
+
+def test_decathlon_layout_with_4d_images_as_channels(tmp_path: Path) -> None:
+    cases = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("x", "y")]
+    declare(
+        tmp_path, modality={"0": "T1", "1": "T2"}, labels={"0": "background", "1": "left", "2": "right"}, training=cases
+    )
+    for name in ("x", "y"):
+        image(tmp_path / f"imagesTr/{name}.nii.gz", channels=2)
+        labels(tmp_path / f"labelsTr/{name}.nii.gz")
+    cohort = Cohort.read(tmp_path)
+    assert (cohort.format, cohort.channels) == ("Decathlon", ("T1", "T2"))
+    assert cohort.labels == {"background": 0, "left": 1, "right": 2}
+    assert cohort["x"].read_image().channels == 2
+
+
+def test_plain_layout_without_dataset_json_takes_its_labels_from_the_files(tmp_path: Path) -> None:
+    for name in ("p", "q"):
+        image(tmp_path / f"images/{name}.nrrd")
+        labels(tmp_path / f"labels/{name}.nii.gz", (-3, 700))
+    cohort = Cohort.read(tmp_path)
+    assert cohort.format == "plain"
+    assert cohort.labels == {"background": 0, "label -3": -3, "label 700": 700}
+    assert len(cohort) == 2
+
+
+def test_plain_names_that_end_in_numbers_are_not_channels(tmp_path: Path) -> None:
+    for name in ("case_0001", "case_0002"):
+        image(tmp_path / f"images/{name}.nii.gz")
+        labels(tmp_path / f"labels/{name}.nii.gz")
+    assert [subject.name for subject in Cohort.read(tmp_path)] == ["case_0001", "case_0002"]
+
+
+def test_a_4d_image_that_nothing_declares_is_refused(tmp_path: Path) -> None:
+    image(tmp_path / "images/p.nii.gz", channels=2)
+    labels(tmp_path / "labels/p.nii.gz")
+    with pytest.raises(VolumeError, match="4-D"):
+        Cohort.read(tmp_path).subjects[0].read_image()
+
+
+def test_the_ignore_label_is_apart_from_the_labels(tmp_path: Path) -> None:
+    cohort = Cohort.read(nnunet(tmp_path, labels={"background": 0, "left": 1, "right": 2, "ignore": 9}))
+    assert cohort.ignore_label == 9
+    assert "ignore" not in cohort.labels
+
+
+def test_subjects_without_reference_are_read_when_none_is_asked_for(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    (tmp_path / "labelsTr/b.nii.gz").unlink()
+    cohort = Cohort.read(tmp_path, labelled=False)
+    assert [subject.labels is None for subject in cohort] == [False, True, False]
+    with pytest.raises(CohortError, match="no reference"):
+        cohort["b"].read_labels()
+
+
+def test_select_keeps_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    cohort = Cohort.read(nnunet(tmp_path)).select(["c", "a"])
+    assert [subject.name for subject in cohort] == ["c", "a"]
+
+
+@pytest.mark.parametrize("names", [["a", "nobody"], ["a", "a"], []])
+def test_select_refuses_unknown_repeated_and_no_names(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(CohortError):
+        Cohort.read(nnunet(tmp_path)).select(names)
+
+
+@pytest.mark.parametrize("shift", [0.0, 5e-4])
+def test_labels_come_on_exactly_the_grid_of_the_image(tmp_path: Path, shift: float) -> None:
+    nnunet(tmp_path, ("a",))
+    labels(tmp_path / "labelsTr/a.nii.gz", grid=Grid.from_parts(GRID.shape, GRID.spacing, GRID.origin + shift))
+    subject = Cohort.read(tmp_path)["a"]
+    np.testing.assert_array_equal(subject.read_labels().grid.affine, subject.read_image().grid.affine)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        Grid.from_parts((4, 6, 8), (1, 1, 2), (5.01, -3, 100)),
+        Grid.from_parts((4, 6, 8), (1, 1, 2.01), (5, -3, 100)),
+        Grid.from_parts((4, 6, 8), (1, 1, 2), (5, -3, 100), np.diag([-1, 1, 1])),
+        Grid.from_parts((4, 6, 7), (1, 1, 2), (5, -3, 100)),
+    ],
+)
+def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: Grid) -> None:
+    nnunet(tmp_path, ("a",))
+    labels(tmp_path / "labelsTr/a.nii.gz", grid=grid)
+    with pytest.raises(VolumeError, match="does not lie on the grid"):
+        Cohort.read(tmp_path)["a"].read_labels()
+
+
+def test_read_names_every_missing_file_at_once(tmp_path: Path) -> None:
+    nnunet(tmp_path, channels=("CT", "PET"))
+    (tmp_path / "labelsTr/a.nii.gz").unlink()
+    (tmp_path / "imagesTr/b_0001.nii.gz").unlink()
+    with pytest.raises(CohortError, match=r"(?s)2 problems.*a: .*missing.*b: .*_0001 is missing"):
+        Cohort.read(tmp_path)
+
+
+def test_a_sound_cohort_has_no_problems(tmp_path: Path) -> None:
+    report = check_cohort(nnunet(tmp_path))
+    assert report.problems == ()
+    assert report.ok
+    assert report.plan is not None
+
+
+def test_check_lists_every_problem_of_every_subject(tmp_path: Path) -> None:
+    nnunet(tmp_path, tuple("abcdefghi"), ("CT", "PET"))
+    (tmp_path / "labelsTr/a.nii.gz").unlink()
+    (tmp_path / "imagesTr/b_0001.nii.gz").unlink()
+    content = (tmp_path / "imagesTr/c_0000.nii.gz").read_bytes()
+    (tmp_path / "imagesTr/c_0000.nii.gz").write_bytes(content[:-20])
+    labels(tmp_path / "labelsTr/c.nii.gz", (1, 2, 77))
+    labels(tmp_path / "labelsTr/d.nii.gz", (1, 5), grid=Grid.from_parts((4, 6, 8), (1, 1, 2)))
+    write_volume(tmp_path / "labelsTr/e.nii.gz", Volume(np.full(GRID.shape, 0.5, np.float32), GRID))
+    labels(tmp_path / "labelsTr/f.nii.gz", ())
+    image(tmp_path / "imagesTr/g_0001.nii.gz", grid=Grid.from_parts((4, 6, 9), (1, 1, 2)))
+    labels(tmp_path / "labelsTr/stray.nii.gz")
+    (tmp_path / "imagesTr/readme.txt").write_text("x")
+    image(tmp_path / "imagesTr/h_0002.nii.gz")
+    found = texts(tmp_path).splitlines()
+    expected = [
+        ("error: a: ", "labels are missing"),
+        ("error: b: ", "channel _0001 is missing"),
+        ("error: c: ", "c_0000.nii.gz: the file is truncated"),
+        ("error: c: ", "does not declare: 77 (3 voxels)"),
+        ("error: d: ", "does not lie on the grid"),
+        ("error: d: ", "does not declare: 5 (3 voxels)"),
+        ("error: e: ", "whole numbers"),
+        ("warning: f: ", "nothing is labelled"),
+        ("error: g: ", "does not lie on the grid"),
+        ("error: h: ", "channel _0002 is not declared"),
+        ("error: stray: ", "labels without an image"),
+        ("warning: ", "readme.txt"),
+    ]
+    for start, text in expected:
+        assert any(line.startswith(start) and text in line for line in found), (start, text, found)
+    assert len(found) == len(expected)
+
+
+def test_two_files_of_one_name_are_a_problem(tmp_path: Path) -> None:
+    for name in ("p.nii.gz", "p.nrrd"):
+        image(tmp_path / "images" / name)
+    labels(tmp_path / "labels/p.nii.gz")
+    assert "p: " in texts(tmp_path)
+    assert "two files have this name: p.nii.gz and p.nrrd" in texts(tmp_path)
+
+
+def test_a_name_listed_twice_in_the_decathlon_list_is_a_problem(tmp_path: Path) -> None:
+    case = {"image": "imagesTr/x.nii.gz", "label": "labelsTr/x.nii.gz"}
+    declare(tmp_path, modality={"0": "CT"}, labels={"0": "background", "1": "l", "2": "r"}, training=[case, case])
+    image(tmp_path / "imagesTr/x.nii.gz")
+    labels(tmp_path / "labelsTr/x.nii.gz")
+    assert "error: x: " in texts(tmp_path)
+    assert "listed twice" in texts(tmp_path)
+
+
+def test_doubtful_data_is_warned_of(tmp_path: Path) -> None:
+    nnunet(tmp_path, tuple("abcde"), labels={"background": 0, "left": 1, "right": 2, "never": 3})
+    image(tmp_path / "imagesTr/b_0000.nii.gz", 0)
+    write_volume(tmp_path / "imagesTr/c_0000.nii.gz", Volume(np.full(GRID.shape, 7, np.int16), GRID))
+    shifted = np.random.default_rng(5).integers(24, 2024, GRID.shape).astype(np.int16)
+    write_volume(tmp_path / "imagesTr/d_0000.nii.gz", Volume(shifted, GRID))
+    large = Grid.from_parts(GRID.shape, (10, 10, 20))
+    image(tmp_path / "imagesTr/e_0000.nii.gz", 6, grid=large)
+    labels(tmp_path / "labelsTr/e.nii.gz", grid=large)
+    report = check_cohort(tmp_path)
+    found = texts(tmp_path)
+    assert report.ok
+    assert "b: " in found
+    assert "the same voxels as that of a" in found
+    assert "is constant: 7" in found
+    assert "hardly Hounsfield" in found
+    assert "e: the spacing" in found
+    assert "no subject has the label never (3)" in found
+
+
+def test_every_voxel_ignored_is_warned_of(tmp_path: Path) -> None:
+    nnunet(tmp_path, labels={"background": 0, "left": 1, "right": 2, "ignore": 3})
+    write_volume(tmp_path / "labelsTr/a.nii.gz", Volume(np.full(GRID.shape, 3, np.uint8), GRID))
+    assert "every voxel has the ignore label" in texts(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["flat", "nothing", "file"])
+def test_no_layout_is_one_problem_and_no_exception(tmp_path: Path, content: str) -> None:
+    if content == "flat":
+        image(tmp_path / "a.nii.gz")
+    root = tmp_path / "absent" if content == "file" else tmp_path
+    report = check_cohort(root)
+    assert len(report.errors) == 1
+    assert not report.ok
+    with pytest.raises(CohortError):
+        Cohort.read(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "region-based"),
+        ({"labels": {"background": 0, "a": 1}, "regions_class_order": [1]}, "region-based"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "same value"),
+        ({"labels": {"background": 1}}, "background"),
+        ({"labels": {"background": 0, "a": 1.5}}, "whole number"),
+        ({"labels": {"background": 0, "a": True}}, "whole number"),
+        ({"labels": []}, "labels"),
+        ({"channel_names": {"0": "CT", "2": "PET"}}, "channel_names"),
+        ({"channel_names": {}}, "channel_names"),
+        ({"modality": {"0": 3}}, "modality"),
+        ({"training": "all"}, "training"),
+        ([], "object"),
+    ],
+)
+def test_a_dataset_json_that_is_not_understood_is_refused(tmp_path: Path, content: Any, fault: str) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(CohortError, match=fault):
+        read_declaration(tmp_path / "dataset.json")
+
+
+def test_a_damaged_dataset_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(CohortError, match="cannot be read"):
+        read_declaration(tmp_path / "dataset.json")
+
+
+def test_labels_are_ordered_background_first_then_by_value(tmp_path: Path) -> None:
+    declare(tmp_path, labels={"big": 300, "odd": -2, "one": 1})
+    declared = read_declaration(tmp_path / "dataset.json").labels
+    assert list((declared or {}).items()) == [("background", 0), ("odd", -2), ("one", 1), ("big", 300)]
+
+
+def test_real_chest_scans_are_sound(data_folder: Path) -> None:
+    report = check_cohort(data_folder / "chest-ct")
+    assert report.problems == ()
+    assert report.plan is not None
+    assert report.plan.normalisation[0].window == (-1000.0, 400.0)

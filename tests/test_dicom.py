@@ -1,0 +1,138 @@
+"""DICOM folders, written slice by slice with SimpleITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume import read_grid, read_volume
+
+SPACING = (0.75, 0.5, 2.5)  # x, y, z
+ORIGIN = np.array([-20.0, 30.0, -400.0])
+VOXELS = np.random.default_rng(0).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+
+
+def write_series(
+    folder: Path,
+    uid: str = "1.2.826.0.1.3680043.2.1125.1",
+    *,
+    direction: NDArray[np.float64] | None = None,
+    places: NDArray[np.float64] | None = None,
+    prefix: str = "IM",
+    step: NDArray[np.float64] | None = None,
+) -> None:
+    """One file per slice at ``places`` (mm along the normal), in an order unlike that of the places."""
+    axes = np.eye(3) if direction is None else direction
+    places = np.arange(len(VOXELS)) * SPACING[2] if places is None else places
+    step = axes[:, 2] if step is None else step
+    folder.mkdir(exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for number, place in enumerate(places):
+        image = sitk.GetImageFromArray(VOXELS[number][None])
+        image.SetSpacing(SPACING)
+        position = ORIGIN + place * step
+        tags = {
+            "0008|0060": "CT",
+            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.9",
+            "0020|000e": uid,
+            "0008|0018": f"{uid}.{number + 1}",
+            "0008|103e": f"series {prefix}",
+            "0020|0013": str(number + 1),
+            "0020|0032": "\\".join(f"{v:.6f}" for v in position),
+            "0020|0037": "\\".join(f"{v:.8f}" for v in [*axes[:, 0], *axes[:, 1]]),
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{prefix}{(number * 5) % 11:03d}.dcm"))
+        writer.Execute(image)
+
+
+def test_a_series_is_read_with_its_geometry_and_hounsfield_units(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    volume = read_volume(tmp_path / "ct")
+    np.testing.assert_array_equal(volume.array[0], VOXELS)
+    np.testing.assert_allclose(volume.grid.spacing, SPACING, atol=1e-6)
+    np.testing.assert_allclose(volume.grid.origin, ORIGIN, atol=1e-5)
+    np.testing.assert_array_equal(read_grid(tmp_path / "ct").affine, volume.grid.affine)
+
+
+def test_an_oblique_series_agrees_with_simpleitk(tmp_path: Path) -> None:
+    direction = Rotation.from_rotvec([0.2, -0.3, 0.1]).as_matrix()
+    write_series(tmp_path / "ct", direction=direction)
+    volume = read_volume(tmp_path / "ct")
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "ct"))
+    image = sitk.ReadImage(names)
+    np.testing.assert_array_equal(volume.array[0], sitk.GetArrayFromImage(image))
+    np.testing.assert_allclose(volume.grid.direction.ravel(), image.GetDirection(), atol=1e-5)
+    np.testing.assert_allclose(volume.grid.origin, image.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(volume.grid.spacing, image.GetSpacing(), atol=1e-4)
+
+
+def test_two_series_in_one_folder_are_listed_and_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", "1.2.3.1", prefix="A")
+    write_series(tmp_path / "ct", "1.2.3.2", prefix="B")
+    with pytest.raises(VolumeError, match=r"2 DICOM series.*1\.2\.3\.1 \(6 files, 'series A'\).*1\.2\.3\.2 \(6 files"):
+        read_volume(tmp_path / "ct")
+
+
+def test_a_named_series_is_read_out_of_two(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", "1.2.3.1", prefix="A")
+    write_series(tmp_path / "ct", "1.2.3.2", prefix="B", places=np.arange(3) * 2.5)
+    assert read_volume(tmp_path / "ct", series="1.2.3.2").grid.shape == (3, 7, 8)
+    with pytest.raises(VolumeError, match="does not hold"):
+        read_volume(tmp_path / "ct", series="1.2.3.3")
+
+
+def test_a_missing_slice_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", places=np.array([0, 1, 2, 4, 5, 6]) * 2.5)
+    with pytest.raises(VolumeError, match=r"missing.*expected 2.5 mm.*found 5 mm"):
+        read_volume(tmp_path / "ct")
+
+
+def test_unevenly_spaced_slices_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", places=np.array([0, 2.5, 5.0, 7.9, 10.0, 12.5]))
+    with pytest.raises(VolumeError, match="unevenly spaced"):
+        read_volume(tmp_path / "ct")
+
+
+def test_two_slices_at_one_place_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", places=np.array([0, 2.5, 2.5, 5.0, 7.5, 10.0]))
+    with pytest.raises(VolumeError, match="same place"):
+        read_volume(tmp_path / "ct")
+
+
+def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", step=np.array([0.0, np.tan(0.2), 1.0]))
+    with pytest.raises(VolumeError, match="sheared"):
+        read_volume(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("which", [0, 3, 5])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_a_truncated_slice_is_refused_also_at_the_ends(
+    tmp_path: Path, which: int, share: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "ct")
+    file = tmp_path / "ct" / f"IM{(which * 5) % 11:03d}.dcm"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    capfd.readouterr()
+    with pytest.raises(VolumeError):
+        read_volume(tmp_path / "ct")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(VolumeError, match="no DICOM"):
+        read_volume(tmp_path)

@@ -1,0 +1,290 @@
+"""Reading and writing: round trips against SimpleITK, and refusal of what cannot be trusted."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume import Grid, Volume, read_grid, read_labels, read_volume, write_volume
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+OBLIQUE = Rotation.from_rotvec([0.3, -0.2, 0.4]).as_matrix()
+
+
+def volume(dtype: str = "int16", channels: int = 1, direction: NDArray[np.float64] | None = None) -> Volume:
+    array = np.random.default_rng(0).integers(0, 120, (channels, 4, 5, 6)).astype(dtype)
+    return Volume(array, Grid.from_parts((4, 5, 6), (0.7, 0.8, 2.5), (-11.0, 22.5, -1433.25), direction))
+
+
+def nifti_header(path: Path, **fields: tuple[int, str, tuple[float, ...]]) -> None:
+    """Overwrite header fields of an uncompressed NIfTI file: name -> (offset, struct format, values)."""
+    content = bytearray(path.read_bytes())
+    for offset, form, values in fields.values():
+        struct.pack_into("<" + form, content, offset, *values)
+    path.write_bytes(content)
+
+
+def with_sform(path: Path, matrix: NDArray[np.float64]) -> Path:
+    """A NIfTI file of spacing 1 whose only geometry is an sform."""
+    write_volume(path, Volume(np.zeros((4, 5, 6), np.int16), Grid.from_parts((4, 5, 6))))
+    rows = np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist()
+    nifti_header(path, codes=(252, "2h", (0, 1)), sform=(280, "12f", tuple(rows)))
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_round_trip_keeps_voxels_type_and_geometry(tmp_path: Path, suffix: str, dtype: str) -> None:
+    original = volume(dtype, direction=OBLIQUE)
+    write_volume(tmp_path / f"v{suffix}", original)
+    read = read_volume(tmp_path / f"v{suffix}")
+    assert read.array.dtype == original.array.dtype
+    np.testing.assert_array_equal(read.array, original.array)
+    assert read.grid.matches(original.grid, 1e-4)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_simpleitk_reads_what_is_written_at_the_same_places(tmp_path: Path, suffix: str) -> None:
+    original = volume(direction=OBLIQUE)
+    write_volume(tmp_path / f"v{suffix}", original)
+    image = sitk.ReadImage(str(tmp_path / f"v{suffix}"))
+    for z, y, x in ((0, 0, 0), (3, 1, 2), (1, 4, 5)):
+        assert image[x, y, z] == original.array[0, z, y, x]
+        point = image.TransformIndexToPhysicalPoint((x, y, z))
+        np.testing.assert_allclose(point, original.grid.to_world((x, y, z)), atol=2e-4)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_several_channels_come_back_in_order(tmp_path: Path, suffix: str) -> None:
+    original = volume("float32", channels=3)
+    write_volume(tmp_path / f"v{suffix}", original)
+    read = read_volume(tmp_path / f"v{suffix}", channels=True)
+    np.testing.assert_array_equal(read.array, original.array)
+    assert read.grid.matches(original.grid, 1e-4)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_four_axes_are_refused_unless_declared_as_channels(tmp_path: Path, suffix: str) -> None:
+    write_volume(tmp_path / f"v{suffix}", volume(channels=2))
+    with pytest.raises(VolumeError, match="4-D"):
+        read_volume(tmp_path / f"v{suffix}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_grid_alone_equals_the_grid_of_the_whole(tmp_path: Path, suffix: str) -> None:
+    write_volume(tmp_path / f"v{suffix}", volume(direction=OBLIQUE))
+    np.testing.assert_array_equal(
+        read_grid(tmp_path / f"v{suffix}").affine, read_volume(tmp_path / f"v{suffix}").grid.affine
+    )
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_a_2d_image_has_a_singleton_z(tmp_path: Path, suffix: str) -> None:
+    image = sitk.GetImageFromArray(np.arange(30, dtype=np.int16).reshape(5, 6))
+    image.SetSpacing((0.5, 2.0))
+    sitk.WriteImage(image, str(tmp_path / f"v{suffix}"))
+    read = read_volume(tmp_path / f"v{suffix}")
+    assert read.array.shape == (1, 1, 5, 6)
+    np.testing.assert_allclose(read.grid.spacing, (0.5, 2.0, 1.0))
+
+
+def test_scaled_nifti_intensities_arrive_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "v.nii"
+    write_volume(path, volume())
+    nifti_header(path, scaling=(112, "2f", (0.5, -10.0)))
+    np.testing.assert_allclose(read_volume(path).array, volume().array * 0.5 - 10)
+
+
+def test_64_bit_integers_are_written_in_the_smallest_type_that_holds_them(tmp_path: Path) -> None:
+    array = np.array([-3, 40_000], dtype=np.int64).reshape(1, 1, 2)
+    write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 1, 2))))
+    read = read_volume(tmp_path / "v.nii")
+    assert read.array.dtype == np.int32
+    np.testing.assert_array_equal(read.array[0], array)
+
+
+def test_integers_beyond_32_bits_are_refused(tmp_path: Path) -> None:
+    array = np.full((1, 1, 2), 2**40)
+    with pytest.raises(VolumeError, match="32 bits"):
+        write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 1, 2))))
+    assert not (tmp_path / "v.nii").exists()
+
+
+def test_booleans_are_written_as_bytes(tmp_path: Path) -> None:
+    array = np.array([True, False]).reshape(1, 1, 2)
+    write_volume(tmp_path / "v.mha", Volume(array, Grid.from_parts((1, 1, 2))))
+    assert read_volume(tmp_path / "v.mha").array.ravel().tolist() == [1, 0]
+
+
+def test_an_unknown_suffix_is_refused_on_writing(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="format"):
+        write_volume(tmp_path / "v.png", volume())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.9, "one byte"])
+def test_a_truncated_file_is_refused(
+    tmp_path: Path, suffix: str, cut: float | str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(1).integers(-1000, 1000, (8, 20, 20)).astype(np.int16)
+    write_volume(tmp_path / f"v{suffix}", Volume(noise, Grid.from_parts(noise.shape)))
+    file = tmp_path / ("v.raw" if suffix == ".mhd" else f"v{suffix}")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if cut == "one byte" else content[: int(float(cut) * len(content))])
+    with pytest.raises(VolumeError):
+        read_volume(tmp_path / f"v{suffix}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"v{suffix}"
+    noise = np.random.default_rng(1).integers(-1000, 1000, (8, 20, 20)).astype(np.int16)
+    write_volume(path, Volume(noise, Grid.from_parts(noise.shape)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(VolumeError):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.nrrd", "v.mha"])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("not an image\n" * 100)
+    with pytest.raises(VolumeError):
+        read_volume(tmp_path / name)
+
+
+def test_an_absent_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="no such file"):
+        read_volume(tmp_path / "v.nii")
+    (tmp_path / "v.jpg").write_bytes(b"x")
+    with pytest.raises(VolumeError, match="not supported"):
+        read_volume(tmp_path / "v.jpg")
+
+
+def test_a_compressed_file_without_the_gz_suffix_is_read(tmp_path: Path) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    (tmp_path / "w.nii.gz").write_bytes(gzip.compress((tmp_path / "v.nii").read_bytes()))
+    np.testing.assert_array_equal(read_volume(tmp_path / "w.nii.gz").array, volume().array)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
+    array = np.zeros((3, 3, 3), np.float32)
+    array[1, 2, 0] = bad
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "v.nrrd"))
+    with pytest.raises(VolumeError, match="1 of 27"):
+        read_volume(tmp_path / "v.nrrd")
+
+
+@pytest.mark.parametrize("spacing", [0.0, -2.0, float("nan"), float("inf")])
+def test_a_nifti_spacing_that_is_not_positive_is_refused(tmp_path: Path, spacing: float) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    nifti_header(tmp_path / "v.nii", pixdim=(84, "f", (spacing,)))
+    with pytest.raises(VolumeError, match="spacing"):
+        read_volume(tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("spacing", [b"1 -2 3", b"1 0 3"])
+def test_a_metaimage_spacing_that_is_not_positive_is_refused(tmp_path: Path, spacing: bytes) -> None:
+    image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16))
+    image.SetSpacing((1, 2, 3))
+    sitk.WriteImage(image, str(tmp_path / "v.mha"))
+    content = (tmp_path / "v.mha").read_bytes()
+    (tmp_path / "v.mha").write_bytes(content.replace(b"ElementSpacing = 1 2 3", b"ElementSpacing = " + spacing))
+    with pytest.raises(VolumeError, match="spacing"):
+        read_volume(tmp_path / "v.mha")
+
+
+def test_an_nrrd_axis_of_no_length_is_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(tmp_path / "v.nrrd"))
+    content = (tmp_path / "v.nrrd").read_bytes()
+    (tmp_path / "v.nrrd").write_bytes(content.replace(b"(1,0,0) (0,1,0)", b"(0,0,0) (0,1,0)"))
+    with pytest.raises(VolumeError, match="spacing"):
+        read_volume(tmp_path / "v.nrrd")
+
+
+@pytest.mark.parametrize("off", [1e-6, 1e-4, 1e-3])
+def test_a_nifti_direction_off_by_rounding_is_orthonormalised(tmp_path: Path, off: float) -> None:
+    matrix = np.eye(3)
+    matrix[0, 1] = off
+    direction = read_volume(with_sform(tmp_path / "v.nii", matrix)).grid.direction
+    np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(direction, np.diag([-1, -1, 1]), atol=off)
+
+
+@pytest.mark.parametrize("off", [5e-3, 0.05, 0.5])
+def test_a_sheared_nifti_direction_is_refused(tmp_path: Path, off: float) -> None:
+    matrix = np.eye(3)
+    matrix[0, 1] = off
+    with pytest.raises(VolumeError, match="sheared"):
+        read_volume(with_sform(tmp_path / "v.nii", matrix))
+
+
+def test_a_singular_nifti_direction_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="singular"):
+        read_volume(with_sform(tmp_path / "v.nii", np.array([[1.0, 1, 0], [0, 0, 0], [0, 0, 1]])))
+
+
+def test_a_nifti_header_with_two_spacings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match="contradicts"):
+        read_volume(with_sform(tmp_path / "v.nii", np.diag([1.0, 2.0, 1.0])))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "fault"),
+    [("1 0 0 0.2 1 0 0 0 1", "sheared"), ("1 0 0 1 0 0 0 0 1", "singular"), ("1 0 0 0 1 0 0 0 0", "singular")],
+)
+def test_a_metaimage_direction_that_is_no_rotation_is_refused(tmp_path: Path, matrix: str, fault: str) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.int16)), str(tmp_path / "v.mha"))
+    content = (tmp_path / "v.mha").read_bytes()
+    (tmp_path / "v.mha").write_bytes(content.replace(b"1 0 0 0 1 0 0 0 1", matrix.encode()))
+    with pytest.raises(VolumeError, match=fault):
+        read_volume(tmp_path / "v.mha")
+
+
+def test_an_empty_image_is_refused(tmp_path: Path) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    nifti_header(tmp_path / "v.nii", dim=(42, "h", (0,)))
+    with pytest.raises(VolumeError, match="empty"):
+        read_volume(tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
+def test_labels_in_any_type_become_integers(tmp_path: Path, dtype: str) -> None:
+    array = np.array([0, 1, 2, 100]).reshape(1, 2, 2).astype(dtype)
+    write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 2, 2))))
+    labels = read_labels(tmp_path / "v.nii").array
+    assert labels.dtype.kind in "iu"
+    assert labels.ravel().tolist() == [0, 1, 2, 100]
+
+
+def test_negative_and_large_labels_survive_a_float_file(tmp_path: Path) -> None:
+    array = np.array([-7, 0, 300, 70_000], dtype=np.float32).reshape(1, 2, 2)
+    write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 2, 2))))
+    assert read_labels(tmp_path / "v.nii").array.ravel().tolist() == [-7, 0, 300, 70_000]
+
+
+def test_labels_that_are_not_whole_are_refused_with_their_place(tmp_path: Path) -> None:
+    array = np.zeros((2, 3, 4), np.float32)
+    array[1, 2, 3] = 0.5
+    write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((2, 3, 4))))
+    with pytest.raises(VolumeError, match=r"whole numbers.*\(1, 2, 3\)"):
+        read_labels(tmp_path / "v.nii")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    before = (tmp_path / "v.nii").read_bytes()
+    with pytest.raises(VolumeError):
+        write_volume(tmp_path / "v.nii", Volume(np.zeros((4, 5, 6), complex), volume().grid))
+    assert (tmp_path / "v.nii").read_bytes() == before

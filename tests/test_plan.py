@@ -1,0 +1,217 @@
+"""Fingerprint, plan and normalisation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, take_fingerprint
+from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
+from atlasnet.cohort.plan import NETWORK_VOXELS
+from atlasnet.errors import CohortError
+from atlasnet.volume import Grid, Volume, write_volume
+
+
+def fingerprint(
+    shape: Sequence[int], spacing: Sequence[float], channel: str = "MRI", values: tuple[float, float] = (0, 1)
+) -> Fingerprint:
+    """Of one subject with intensities spread evenly over ``values``; shape (z, y, x), spacing (x, y, z)."""
+    z, y, x = shape
+    u, v, w = spacing
+    quantiles = tuple(np.linspace(*values, QUANTILES).tolist())
+    subject = SubjectPrint("s", (z, y, x), (u, v, w), ((0.0,) * 7,), {})
+    return Fingerprint((channel,), (subject,), (quantiles,), (quantiles,))
+
+
+def test_a_small_image_keeps_its_spacing() -> None:
+    plan = Plan.derive(fingerprint((35, 50, 36), (1.0, 1.0, 1.0)))
+    assert plan.spacing == plan.registration_spacing == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((131, 256, 256), (1.95, 1.95, 3.0)), ((30, 512, 512), (0.7, 0.7, 5.0)), ((300, 300, 300), (0.9, 0.7, 0.8))],
+)
+def test_a_large_image_is_made_coarser_along_its_finest_axes_first(shape: tuple, spacing: tuple) -> None:
+    extent = np.array(shape[::-1]) * spacing
+    planned = np.array(Plan.derive(fingerprint(shape, spacing)).spacing)
+    voxels = np.prod(extent / planned)
+    assert 0.95 * NETWORK_VOXELS < voxels <= NETWORK_VOXELS
+    raised = planned > np.array(spacing)
+    assert np.ptp(planned[raised]) == 0
+    assert (planned[~raised] == np.array(spacing)[~raised]).all()
+    assert raised.all() or planned[~raised].min() >= planned[raised].max()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "axis", "context"),
+    [((1, 1, 1), "z", 2), ((1, 1, 5), "z", 1), ((1, 5, 1), "y", 1), ((3, 1, 1), "x", 1), ((1.1, 1, 1), "z", 2)],
+)
+def test_slices_are_cut_along_the_thickest_axis(spacing: tuple, axis: str, context: int) -> None:
+    plan = Plan.derive(fingerprint((20, 20, 20), spacing))
+    assert (plan.slice_axis, plan.context) == (axis, context)
+
+
+def test_a_2d_image_has_slices_along_its_single_voxel_and_no_neighbours() -> None:
+    plan = Plan.derive(fingerprint((1, 400, 500), (0.5, 0.5, 1.0)))
+    assert (plan.slice_axis, plan.context, plan.spacing) == ("z", 0, (0.5, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("name", ["CT", "ct", " Ct "])
+def test_a_ct_of_lungs_shows_lungs_and_body(name: str) -> None:
+    plan = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1), name, (-950, -100)))
+    assert plan.normalisation[0].window == (-1000.0, 400.0)
+    assert plan.mi_range == ((-900.0, 100.0),)
+
+
+def test_a_ct_of_soft_tissue_gets_the_percentiles_under_the_labels() -> None:
+    plan = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1), "CT", (0, 200)))
+    assert plan.normalisation[0].window == (1.0, 199.0)
+    assert plan.normalisation[0].mean == pytest.approx(100, abs=0.01)
+    assert plan.normalisation[0].std == pytest.approx(200 / np.sqrt(12), rel=0.01)
+
+
+def test_a_channel_without_a_scale_is_normalised_image_by_image() -> None:
+    plan = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1), "T1"))
+    assert (plan.normalisation[0].scheme, plan.mi_range) == ("percentiles", (None,))
+
+
+def test_a_window_clips_shifts_and_scales() -> None:
+    normalisation = Normalisation("CT", "window", (-1000, 400), -200.0, 300.0)
+    result = normalisation.apply(np.array([-3000, -200, 100, 3000], np.int16))
+    np.testing.assert_allclose(result, [-800 / 300, 0, 1, 2], rtol=1e-6)
+    assert result.dtype == np.float32
+
+
+def test_percentiles_give_mean_0_and_deviation_1_and_resist_outliers() -> None:
+    values = np.random.default_rng(0).normal(500, 50, 100_000)
+    values[:100] = 1e9
+    result = Normalisation("MRI", "percentiles").apply(values)
+    assert abs(result.mean()) < 0.02
+    assert result.std() == pytest.approx(1, abs=0.05)
+    assert result.max() < 4
+
+
+def test_percentiles_do_not_depend_on_scale_or_offset() -> None:
+    values = np.random.default_rng(0).normal(0, 1, (10, 11, 12))
+    one, other = (Normalisation("MRI", "percentiles").apply(v) for v in (values, 250 * values + 3000))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_masked_background_does_not_count() -> None:
+    brain = np.random.default_rng(0).normal(500, 50, 10_000).astype(np.float32)
+    padded = np.concatenate([np.zeros(30_000, np.float32), brain])
+    result = Normalisation("MRI", "percentiles").apply(padded)[30_000:]
+    np.testing.assert_allclose(result, Normalisation("MRI", "percentiles").apply(brain), atol=1e-3)
+
+
+def test_a_constant_image_becomes_zeros() -> None:
+    assert not Normalisation("MRI", "percentiles").apply(np.full((3, 3), 7)).any()
+
+
+def test_normalise_refuses_an_image_with_other_channels() -> None:
+    plan = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1)))
+    with pytest.raises(CohortError, match="channels"):
+        plan.normalise(Volume(np.zeros((2, 3, 3, 3)), Grid.from_parts((3, 3, 3))))
+
+
+def test_plan_json_comes_back_equal(tmp_path: Path) -> None:
+    for channel in ("CT", "T1"):
+        plan = Plan.derive(fingerprint((131, 256, 256), (1.95, 1.95, 3.0), channel, (-900, 200)))
+        plan.write(tmp_path / "plan.json")
+        assert Plan.read(tmp_path / "plan.json") == plan
+
+
+def test_an_edited_plan_is_taken_as_it_is(tmp_path: Path) -> None:
+    content = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1))).to_json()
+    content |= {"spacing": [2, 2, 3], "mi_range": [[0, 500]], "batch_size": 3}
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    plan = Plan.read(tmp_path / "plan.json")
+    assert (plan.spacing, plan.mi_range, plan.batch_size) == ((2.0, 2.0, 3.0), ((0.0, 500.0),), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"spacng": [1, 1, 1]}, "unknown: spacng"),
+        ({"spacing": [1, 1]}, "three numbers"),
+        ({"spacing": [1, 1, 0]}, "spacing is impossible"),
+        ({"spacing": [1, 1, "1"]}, "must be a number"),
+        ({"slice_axis": "w"}, "slice_axis"),
+        ({"slice_axis": 2}, "slice_axis"),
+        ({"normalisation": {}}, "must be a list"),
+        ({"normalisation": []}, "normalisation"),
+        ({"normalisation": [{"channel": "CT", "scheme": "window"}]}, "not complete"),
+        ({"normalisation": [{"channel": "CT", "scheme": "magic"}]}, "unknown scheme"),
+        ({"normalisation": [{"channel": "CT", "scheme": "percentiles", "windw": 3}]}, "unknown key"),
+        ({"mi_range": [[5, 5]]}, "mi_range"),
+        ({"mi_range": [None, None]}, "mi_range"),
+        ({"width": 0}, "width"),
+        ({"width": True}, "width"),
+        ({"context": 1.5}, "whole number"),
+        ({"context": -1}, "context"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"network": ""}, "network"),
+        ({"format": 2}, "format"),
+    ],
+)
+def test_an_impossible_plan_is_refused_with_its_path(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
+    content = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1))).to_json() | change
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(CohortError, match=fault) as caught:
+        Plan.read(tmp_path / "plan.json")
+    assert str(tmp_path / "plan.json") in str(caught.value)
+
+
+def test_an_incomplete_plan_is_refused(tmp_path: Path) -> None:
+    content = Plan.derive(fingerprint((9, 9, 9), (1, 1, 1))).to_json()
+    del content["mi_range"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(CohortError, match="absent: mi_range"):
+        Plan.read(tmp_path / "plan.json")
+
+
+def test_the_fingerprint_states_sizes_spacings_percentiles_and_millilitres(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        grid = Grid.from_parts((10, 12, 14), (1.0, 2.0, 5.0 + number))
+        array = generator.integers(0, 1001, grid.shape).astype(np.int16)
+        reference = np.zeros(grid.shape, np.uint8)
+        reference[2:4, 2:7, 3:13] = 1  # 100 voxels
+        reference[0, 0, 0] = 9
+        array[reference == 1] = 4000
+        write_volume(tmp_path / f"images/s{number}.nii.gz", Volume(array, grid))
+        write_volume(tmp_path / f"labels/s{number}.nii.gz", Volume(reference, grid))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1, "ignore": 9}}))
+    found = take_fingerprint(Cohort.read(tmp_path))
+    assert [subject.shape for subject in found.subjects] == [(10, 12, 14)] * 3
+    np.testing.assert_allclose(found.median_spacing, (1, 2, 6))
+    np.testing.assert_allclose(found.median_extent, (14, 24, 60))
+    for number, subject in enumerate(found.subjects):
+        assert subject.label_ml == pytest.approx({"organ": 100 * 2 * (5 + number) / 1000})
+        assert subject.percentiles[0][3] == pytest.approx(500, abs=60)
+    assert set(found.foreground[0]) == {4000.0}
+
+
+def test_the_fingerprint_does_not_depend_on_the_stored_orientation() -> None:
+    generator = np.random.default_rng(0)
+    array = generator.integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    reference = (generator.random(array.shape) > 0.7).astype(np.uint8)
+    grid = Grid.from_parts(array.shape, (1, 2, 3))
+    results = []
+    for axes in permutations(range(3)):
+        columns = [2 - axis for axis in axes[::-1]]
+        affine = np.eye(4)
+        affine[:3, :3] = grid.affine[:3, :3][:, columns]
+        turned = Grid(array.transpose(axes).shape, affine)
+        image, labels = (Volume(a.transpose(axes), turned) for a in (array, reference))
+        results.append(measure("s", image, labels, {"background": 0, "organ": 1}, None))
+    for result in results:
+        assert result.print == results[0].print
+        np.testing.assert_array_equal(result.surroundings[0], results[0].surroundings[0])
