@@ -173,11 +173,13 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
     if "spacings" in fields:
         spacings = _numbers(path, fields["spacings"], "spacings")
         _check_spacing(path, [value for value in spacings if not np.isnan(value)])
-    encoding = fields.get("encoding", "raw").lower()
-    if "data file" in fields or "datafile" in fields:
-        return  # ITK itself refuses a missing or short separate file
-    if voxels and encoding in ("gzip", "gz"):
+    if not voxels or fields.get("encoding", "raw").lower() not in ("gzip", "gz"):
+        return  # ITK itself refuses raw data that are missing or short
+    separate = fields.get("data file", fields.get("datafile"))
+    if separate is None:
         _check_deflated(path, path, start, 0, zlib.MAX_WBITS | 32)
+    elif (path.parent / separate).is_file():
+        _check_deflated(path, path.parent / separate, 0, 0, zlib.MAX_WBITS | 32)
 
 
 def _numbers(path: Path, text: str, name: str) -> list[float]:
@@ -218,13 +220,16 @@ def _check_deflated(path: Path, file: Path, offset: int, expected: int, wbits: i
                     chunk = inflate.unconsumed_tail
         except zlib.error as error:
             raise _damaged(path, str(error)) from error
-    if not inflate.eof or found < expected:
+    if not inflate.eof:
+        raise _damaged(path, f"{found} bytes of voxels and no end of the compressed data")
+    if found < expected:
         raise _truncated(path, expected, found)
 
 
 def _truncated(path: Path, expected: int, found: int) -> VolumeError:
-    wanted = f"{expected} bytes of voxels" if expected else "the end of the compressed stream"
-    return VolumeError("the file is truncated", path=path, expected=wanted, found=f"{found} bytes", remedy=_COPY_AGAIN)
+    return VolumeError(
+        "the file is truncated", path=path, expected=f"{expected} bytes", found=f"{found} bytes", remedy=_COPY_AGAIN
+    )
 
 
 def _damaged(path: Path, found: str) -> VolumeError:
