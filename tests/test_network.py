@@ -1,0 +1,192 @@
+"""Architectures, their registry, and what they declare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atlasnet.errors import InputError, ModelError
+from atlasnet.network import NetworkSpec, SegNet, Traits, UNet, build_network, load_weights, register_network
+from atlasnet.network.weights import write_tensors
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+class Thresholds(nn.Module):
+    """A complete user's network."""
+
+    spatial_dims, context, divisibility = 2, 1, 1
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels * 3, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Undeclared(Thresholds):
+    divisibility = None
+
+
+class Shrinking(Thresholds):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[..., ::2, ::2]
+
+
+class WrongChannels(Thresholds):
+    context = 2
+
+
+class ContextIn3D(Thresholds):
+    spatial_dims = 3
+
+
+def test_segnet_has_the_published_number_of_parameters() -> None:
+    assert parameters(SegNet(1, 2)) == 29_443_010
+
+
+def test_segnet_has_13_convolutions_on_each_side() -> None:
+    network = SegNet(1, 2, width=0.1)
+    encoder = [m for m in network.encoder.modules() if isinstance(m, nn.Conv2d)]
+    decoder = [m for m in network.decoder.modules() if isinstance(m, nn.Conv2d)]
+    assert (len(encoder), len(decoder) + 1) == (13, 13)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 25
+
+
+def test_segnet_classifier_takes_64_channels_to_the_classes() -> None:
+    assert SegNet(1, 3).classifier.weight.shape == (3, 64, 3, 3)
+
+
+def test_segnet_of_half_the_width_has_about_a_quarter_of_the_parameters() -> None:
+    assert parameters(SegNet(1, 2, width=0.5)) / parameters(SegNet(1, 2)) == pytest.approx(0.25, abs=0.01)
+
+
+def test_segnet_keeps_the_sides() -> None:
+    assert SegNet(2, 5, width=0.1)(torch.zeros(2, 2, 64, 96)).shape == (2, 5, 64, 96)
+
+
+def test_unet_takes_the_neighbouring_slices_as_channels() -> None:
+    network = UNet(2, 3, context=2, depth=2)
+    assert network(torch.zeros(1, 10, 16, 24)).shape == (1, 3, 16, 24)
+    assert Traits.of(network) == Traits(spatial_dims=2, context=2, divisibility=4)
+
+
+@pytest.mark.parametrize("option", [{"residual": True}, {"norm": "batch"}, {"norm": "instance"}])
+def test_every_option_of_the_unet_builds_a_network_whose_weights_all_learn(option: dict[str, object]) -> None:
+    network = UNet(1, 2, width=0.5, depth=2, **option)
+    network(torch.randn(2, 3, 16, 16)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize(("side", "divisibility"), [(8, 2), (35, 8), (128, 32), (512, 32)])
+def test_a_planned_unet_leaves_four_pixels_at_its_coarsest_level(side: int, divisibility: int) -> None:
+    network = build_network(NetworkSpec.planned("unet", (512, side)), 1, 2)
+    assert network.divisibility == divisibility
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        networks.append(build_network(NetworkSpec("unet", 0.5), 1, 2).state_dict())
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
+
+
+def test_a_spec_survives_json() -> None:
+    spec = NetworkSpec("unet", 0.5, {"depth": 2})
+    assert NetworkSpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("value", [{}, {"name": 3, "width": 1, "options": {}}, None, {"name": "unet", "width": 1}])
+def test_an_incomplete_description_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="description"):
+        NetworkSpec.from_json(value)  # type: ignore[arg-type]  # what a damaged file holds
+
+
+@pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf")])
+def test_a_width_that_is_not_positive_is_refused(width: float) -> None:
+    with pytest.raises(InputError, match="width"):
+        NetworkSpec("unet", width)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"resnet.*segnet.*unet"):
+        build_network(NetworkSpec("resnet"), 1, 2)
+
+
+def test_a_registered_network_is_built_by_name() -> None:
+    register_network("thresholds", Thresholds)
+    assert isinstance(build_network(NetworkSpec("thresholds"), 2, 3), Thresholds)
+
+
+def test_a_name_cannot_be_registered_twice() -> None:
+    with pytest.raises(InputError, match="exists already"):
+        register_network("unet", Thresholds)
+
+
+def test_an_import_path_is_not_followed_without_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "untrusted_network.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = NetworkSpec.from_json({"name": "untrusted_network:Net", "width": 1, "options": {}})
+    with pytest.raises(InputError, match="--allow-module"):
+        build_network(spec, 1, 2)
+    assert "untrusted_network" not in sys.modules
+
+
+def test_an_import_path_is_followed_with_leave() -> None:
+    network = build_network(NetworkSpec(f"{__name__}:Thresholds"), 1, 2, allow_module=True)
+    assert isinstance(network, nn.Module)
+
+
+@pytest.mark.parametrize("name", ["no_such_module:Net", f"{__name__}:NoSuchClass", "torch:float32"])
+def test_an_import_path_that_leads_nowhere_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="cannot be"):
+        build_network(NetworkSpec(name), 1, 2, allow_module=True)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Undeclared, "does not declare divisibility"),
+        (Shrinking, "answers an input"),
+        (WrongChannels, "fails on an input"),
+        (ContextIn3D, "is 3-D and declares neighbouring"),
+    ],
+)
+def test_a_network_that_breaks_the_contract_is_refused(network: type[nn.Module], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_network(NetworkSpec(f"{__name__}:{network.__name__}"), 1, 2, allow_module=True)
+
+
+def test_a_width_for_a_network_without_one_is_refused() -> None:
+    with pytest.raises(InputError, match="has no width"):
+        build_network(NetworkSpec(f"{__name__}:Thresholds", 2.0), 1, 2, allow_module=True)
+
+
+def test_weights_come_back_as_they_were_written(tmp_path: Path) -> None:
+    written, read = UNet(1, 2, depth=2), UNet(1, 2, depth=2)
+    write_tensors(tmp_path / "w.safetensors", written.state_dict(), {})
+    load_weights(tmp_path / "w.safetensors", read)
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in written.state_dict().items())
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "w.safetensors", UNet(1, 2, depth=2).state_dict(), {})
+    with pytest.raises(ModelError, match="another network"):
+        load_weights(tmp_path / "w.safetensors", UNet(1, 3, depth=2))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_weights(path, UNet(1, 2))

@@ -1,0 +1,130 @@
+"""Mapped cases on disk, and which of their slices are trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.errors import CohortError, VolumeError
+from atlasnet.network.spec import Traits
+from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices
+from atlasnet.training.loss import UNCOUNTED
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.store import IGNORED, MappedCase, SliceTable
+
+
+def make(name: str, shape: tuple[int, int, int] = (6, 10, 7), channels: int = 1, seed: int = 0) -> MappedCase:
+    random = np.random.default_rng(seed)
+    image = random.normal(size=(channels, *shape)).astype(np.float16)
+    return MappedCase(name, image, random.integers(0, 3, shape, dtype=np.uint8))
+
+
+def test_a_case_comes_back_as_a_memory_map(tmp_path: Path) -> None:
+    case = make("a", channels=2)
+    case.save(tmp_path)
+    opened = MappedCase.open(tmp_path, "a")
+    assert isinstance(opened.image, np.memmap)
+    np.testing.assert_array_equal(opened.image, case.image)
+    np.testing.assert_array_equal(opened.labels, case.labels)
+    assert MappedCase.exists(tmp_path, "a")
+    assert not MappedCase.exists(tmp_path, "b")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_an_image_that_is_not_normalised_is_refused(tmp_path: Path, value: float) -> None:
+    image = np.zeros((1, 2, 3, 4), np.float32)
+    image[0, 1, 1, 1] = value
+    with pytest.raises(VolumeError, match="not normalised"):
+        MappedCase("a", image, np.zeros((2, 3, 4), np.uint8)).save(tmp_path)
+    assert not MappedCase.exists(tmp_path, "a")
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(VolumeError, match="cannot be trained on"):
+        MappedCase("a", np.zeros((1, 2, 3, 4), np.float32), np.zeros((2, 3, 5), np.uint8))
+
+
+def test_a_truncated_case_is_refused_by_name(tmp_path: Path) -> None:
+    make("a").save(tmp_path)
+    path = tmp_path / "a.image.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CohortError, match=r"a\.image\.npy"):
+        MappedCase.open(tmp_path, "a")
+
+
+def test_slices_without_an_annotated_voxel_are_left_out() -> None:
+    case = make("a")
+    case.labels[[1, 4]] = IGNORED
+    case.labels[2] = IGNORED
+    case.labels[2, 0, 0] = 1
+    table = SliceTable.of([make("b", seed=1), case], 3)
+    assert [(int(c), int(z)) for c, z in zip(table.case, table.z, strict=True)] == [
+        *((0, z) for z in range(6)),
+        *((1, z) for z in (0, 2, 3, 5)),
+    ]
+    assert table.counts[7].tolist() == [0, 1, 0]
+
+
+def test_nothing_annotated_is_refused() -> None:
+    case = make("a")
+    case.labels[:] = IGNORED
+    with pytest.raises(CohortError, match="no slice"):
+        SliceTable.of([case], 3)
+
+
+def test_a_class_that_the_network_lacks_is_refused() -> None:
+    with pytest.raises(CohortError, match=r"indices below 2.*found 2"):
+        SliceTable.of([make("a")], 2)
+
+
+def test_one_pass_deals_every_slice_once() -> None:
+    table = SliceTable.of([make("a"), make("b", seed=1)], 3)
+    batches = list(epoch_batches(table, Recipe.preset("publication"), 5, np.random.default_rng(0)))
+    assert sorted(np.concatenate(batches)) == list(range(12))
+    assert [len(batch) for batch in batches] == [4, 4, 4]
+
+
+def test_an_epoch_is_a_function_of_seed_key_and_number() -> None:
+    def draw(*of: object) -> float:
+        return float(epoch_random(*of).random())  # type: ignore[arg-type]  # a tuple of the three
+
+    assert draw(1, "a", 2) == draw(1, "a", 2)
+    assert len({draw(1, "a", 2), draw(2, "a", 2), draw(1, "b", 2), draw(1, "a", 3)}) == 4
+
+
+def test_rare_foreground_slices_are_drawn_more_often() -> None:
+    case = make("a", (30, 4, 4))
+    case.labels[:] = 0
+    case.labels[3] = 1
+    case.labels[10:20] = 2
+    recipe = Recipe.preset("default")
+    batches = list(epoch_batches(SliceTable.of([case], 3), recipe, 12, np.random.default_rng(0)))
+    assert all(len(batch) == 12 for batch in batches)
+    share = np.mean([(batch == 3).mean() for batch in batches])
+    assert share == pytest.approx(recipe.foreground / 2 + (1 - recipe.foreground) / 30, abs=0.04)
+
+
+def test_slices_of_different_size_are_padded_with_edge_and_uncounted_voxels() -> None:
+    cases = [make("a", (4, 9, 7)), make("b", (5, 6, 12), seed=1)]
+    table = SliceTable.of(cases, 3)
+    images, target = load_slices(cases, table, np.array([0, 8]), Traits(2, 1, 4))
+    assert images.shape == (2, 3, 12, 12)
+    assert target.shape == (2, 1, 12, 12)
+    np.testing.assert_array_equal(images[1, 1, :6], cases[1].image[0, 4])
+    np.testing.assert_array_equal(images[1, 2], images[1, 1])  # the last slice repeats
+    np.testing.assert_array_equal(images[1, 0, 6:], np.broadcast_to(cases[1].image[0, 3, 5], (6, 12)))
+    np.testing.assert_array_equal(target[0, 0, :9, :7], cases[0].labels[0])
+    assert (target[0, 0, 9:] == UNCOUNTED).all()
+    assert (target[0, 0, :, 7:] == UNCOUNTED).all()
+
+
+def test_a_block_holds_the_slice_that_it_was_drawn_for() -> None:
+    cases = [make("a", (9, 8, 8))]
+    table = SliceTable.of(cases, 3)
+    images, target = load_blocks(cases, table, np.array([7]), Traits(3, 0, 4), np.random.default_rng(0))
+    assert images.shape == (1, 1, 12, 8, 8)
+    np.testing.assert_array_equal(images[0, 0, :9], cases[0].image[0])
+    np.testing.assert_array_equal(target[0, :9], cases[0].labels)
+    assert (target[0, 9:] == UNCOUNTED).all()
