@@ -1,0 +1,344 @@
+"""Affine pre-alignment: twelve degrees of freedom that hardly depend on where the headers say the images lie.
+
+Both images are described in frames of their own: along their axes (the stored order and direction undone), in mm from the middle of the
+field of view. A masked correlation over all translations and a set of turns (`affine_search`) finds where the contents match;
+the best few places, and the one that the headers claim, are refined at low resolution (`affine_refine`), the best of them at
+higher resolution with a scale and then with all degrees of freedom. Headers enter only as one more candidate, so a wrong
+position or turn in them costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atlasnet.errors import InputError, RegistrationError, VolumeError
+from atlasnet.execution import Execution
+from atlasnet.registration.affine_pyramid import Level, build_pyramid
+from atlasnet.registration.affine_refine import STAGES, Fit, Penalty, View, refine
+from atlasnet.registration.affine_search import search, turns
+from atlasnet.registration.intensity import CT_CLAMP, Pair, Ranges, choose_windows
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Volume, canonical
+
+Float = NDArray[np.float64]
+
+# Lung against soft tissue against bone: neither vessels in the lungs nor dense bone decide where a chest lies.
+CT_WINDOW: Pair = (-500.0, 300.0)
+
+
+@dataclass(frozen=True)
+class AffineSettings:
+    """Settings of the alignment; one set serves every image.
+
+    Args:
+        stage: the degrees of freedom of the result: ``rigid`` (6; 3 in the plane), ``similarity`` (7; 4) or ``affine`` (12; 6).
+        clamp: per channel the intensities beyond which differences do not count; None: -500..300 for Hounsfield units, robust
+            percentiles for others.
+        voxels: of the larger image per level, finest first; the last is where the search happens.
+        turn_step: degrees between the turns that are searched.
+        turn_count: how many steps to either side along each axis of rotation; 0 searches translations only.
+        candidates: how many of the places found are refined before one is chosen.
+        minimum_overlap: share of the smaller image that the other must see.
+        missing: cost of a voxel out of the other's view, between 0 (as good as a perfect match) and 1 (as bad as none).
+        scale_deviation: standard deviation of the logarithm of size between subjects.
+        shear_deviation: standard deviation of the logarithms of anisotropic stretches.
+        regularisation: weight of one such deviation, squared, against 1 - NCC^2.
+        iterations: at most, per level.
+        tolerance: movement of the corners, in voxels of the level, below which a level is finished.
+
+    Raises:
+        InputError: a value that makes no sense; the message names it.
+    """
+
+    stage: str = "affine"
+    clamp: Ranges | None = None
+    voxels: tuple[int, ...] = (60_000, 20_000, 6_000)
+    turn_step: float = 20.0
+    turn_count: int = 1
+    candidates: int = 3
+    minimum_overlap: float = 0.25
+    missing: float = 0.6
+    scale_deviation: float = 0.15
+    shear_deviation: float = 0.1
+    regularisation: float = 0.002
+    iterations: int = 20
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples: settings read back from a record are taken as they are.
+        object.__setattr__(self, "voxels", tuple(int(n) for n in self.voxels))
+        if self.clamp is not None:
+            object.__setattr__(self, "clamp", tuple((float(low), float(high)) for low, high in self.clamp))
+        checks: list[tuple[bool, str, str]] = [
+            (self.stage in STAGES, "stage", "one of " + ", ".join(STAGES)),
+            (all(low < high for low, high in self.clamp or ()), "clamp", "(low, high) with low < high"),
+            (
+                len(self.voxels) > 0
+                and min(self.voxels) >= 64
+                and list(self.voxels) == sorted(self.voxels, reverse=True),
+                "voxels",
+                "descending numbers, 64 at least",
+            ),
+            (0 < self.turn_step <= 90, "turn_step", "degrees in (0, 90]"),
+            (self.turn_count >= 0, "turn_count", "0 or more"),
+            (self.candidates >= 1, "candidates", "1 or more"),
+            (0 < self.minimum_overlap <= 1, "minimum_overlap", "a share in (0, 1]"),
+            (0 <= self.missing <= 1, "missing", "a cost in [0, 1]"),
+            (self.scale_deviation > 0, "scale_deviation", "a positive number"),
+            (self.shear_deviation > 0, "shear_deviation", "a positive number"),
+            (self.regularisation > 0, "regularisation", "a positive number"),
+            (self.iterations >= 1, "iterations", "1 or more"),
+            (self.tolerance > 0, "tolerance", "a positive number"),
+        ]
+        for fine, name, expected in checks:
+            if not fine:
+                raise InputError(
+                    f"affine setting {name} cannot be used", expected=expected, found=str(getattr(self, name))
+                )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> AffineSettings:
+        """From a dictionary as `dataclasses.asdict` gives it, also after a JSON file."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """An image in its own frame: the stored order undone, axes of a single voxel left out.
+
+    Args:
+        level: at full resolution.
+        frame: (4, 4) rigid, content points (x, y, z; mm from the middle) to LPS mm.
+        axes: which of the three canonical axes (0 x, 1 y, 2 z) the level has.
+    """
+
+    level: Level
+    frame: Float
+    axes: tuple[int, ...]
+
+    def embed(self, matrix: Float) -> Float:
+        """A map of the level's dimensions as one of space: axes left out stay as they are."""
+        rows = [*self.axes, 3]
+        full = np.eye(4)
+        full[np.ix_(rows, rows)] = matrix
+        return full
+
+
+def prealign(
+    source: Volume,
+    target: Volume,
+    *,
+    settings: AffineSettings | None = None,
+    source_mask: Volume | None = None,
+    target_mask: Volume | None = None,
+    execution: Execution | None = None,
+) -> Transform:
+    """The map of `affine_register` without its record."""
+    return affine_register(
+        source, target, settings=settings, source_mask=source_mask, target_mask=target_mask, execution=execution
+    )[0]
+
+
+def affine_register(
+    source: Volume,
+    target: Volume,
+    *,
+    settings: AffineSettings | None = None,
+    source_mask: Volume | None = None,
+    target_mask: Volume | None = None,
+    execution: Execution | None = None,
+) -> tuple[Transform, dict[str, Any]]:
+    """Align two images of one modality affinely, wherever their headers place them.
+
+    The result depends on the source's header only through its spacing, the nearest of its 48 axis orientations, and one of
+    several starting candidates. Images of a single slice are aligned in their plane. The same call gives the same bytes.
+
+    Args:
+        source: (c, z, y, x).
+        target: (c, z, y, x), with as many channels; similarity is the mean over channels.
+        settings: see `AffineSettings`.
+        source_mask: (1, z, y, x) on the source's grid, non-zero where voxels count; None: everywhere.
+        target_mask: likewise for the target.
+        execution: device, threads, cancellation.
+
+    Returns:
+        The transform (forward: LPS mm points of the target to the source; backward: its exact inverse), and a JSON-able record:
+        ``matrix`` (4 x 4, LPS mm), ``cost``, ``correlation`` (NCC of local contrast), ``overlap``, ``turn_degrees``,
+        ``stretches`` (singular values), ``candidates`` and ``levels``.
+
+    Raises:
+        VolumeError: images or masks that do not fit each other, a constant image, or one in space with one in a plane.
+        RegistrationError: no placement with the required overlap makes the images alike.
+        Cancelled: the caller asked for it.
+    """
+    options, place = settings or AffineSettings(), execution or Execution()
+    begin = time.perf_counter()
+    with place.active() as device:
+        here, there = _contents(target, target_mask, source, source_mask, options, device)
+        pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
+        fit, record = _align(here, there, pyramid, options, place)
+    matrix = there.frame @ there.embed(fit.matrix) @ np.linalg.inv(here.frame)
+    d = here.level.dims
+    left, stretches, right = np.linalg.svd(fit.matrix[:d, :d])
+    cosine = (np.trace(left @ right) - (d - 2)) / 2
+    record |= {
+        "settings": asdict(options),
+        "matrix": matrix.tolist(),
+        "cost": fit.cost,
+        "correlation": fit.correlation,
+        "overlap": fit.overlap,
+        "turn_degrees": float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+        "stretches": stretches.tolist(),
+        "seconds": round(time.perf_counter() - begin, 3),
+    }
+    return Transform.affine(matrix), record
+
+
+def _align(
+    here: Content, there: Content, pyramid: list[tuple[Level, Level]], options: AffineSettings, execution: Execution
+) -> tuple[Fit, dict[str, Any]]:
+    """Search and refine, coarsest level first."""
+    d = here.level.dims
+    penalty = Penalty(options.scale_deviation, options.shear_deviation, options.regularisation)
+    coarse_target, coarse_source = pyramid[-1]
+    headers = _headers(here, there)
+    rotations = turns(d, options.turn_step, options.turn_count)
+    claimed = headers[:d, :d]
+    # A turn in the headers that the set does not come near may be true (an oblique acquisition): it is searched as well.
+    if min(float(np.abs(claimed - rotation).max()) for rotation in rotations) > np.sin(
+        np.radians(options.turn_step / 4)
+    ):
+        rotations.append(claimed)
+    poses = search(
+        coarse_target, coarse_source, rotations, minimum_overlap=options.minimum_overlap, missing=options.missing
+    )
+    starts = [pose.matrix for pose in poses[: options.candidates]] + [headers]
+    records: list[dict[str, Any]] = []
+
+    def improve(level: tuple[View, View], start: Float, stage: str) -> Fit:
+        return refine(
+            *level,
+            start,
+            stage,
+            penalty,
+            missing=options.missing,
+            iterations=options.iterations,
+            tolerance=options.tolerance,
+            checkpoint=execution.pause,
+        )
+
+    views = View.of(coarse_target), View.of(coarse_source)
+    fits = [improve(views, start, "rigid") for start in starts]
+    usable = [fit for fit in fits if fit.overlap >= options.minimum_overlap and fit.correlation > 0]
+    if not usable:
+        raise RegistrationError(
+            "no placement makes the images alike: the best has a correlation of "
+            f"{max(fit.correlation for fit in fits):.2f}; check that both show the same part of the body in the same modality"
+        )
+    best = min(usable, key=lambda fit: fit.cost)
+    for position, level in enumerate(pyramid[::-1]):
+        execution.pause()
+        start = time.perf_counter()
+        views = views if position == 0 else (View.of(level[0]), View.of(level[1]))
+        last = options.stage if position > 0 or len(pyramid) == 1 else "similarity"
+        stage = STAGES[min(STAGES.index(options.stage), STAGES.index(last))]
+        best = improve(views, best.matrix, stage)
+        records.append(
+            {
+                "spacing_mm": [round(s, 4) for s in level[0].spacing],
+                "stage": stage,
+                "iterations": best.iterations,
+                "cost": best.cost,
+                "correlation": best.correlation,
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+        )
+    candidates = [{"cost": fit.cost, "overlap": fit.overlap, "iterations": fit.iterations} for fit in fits]
+    return best, {"operator": "affine", "dimensions": d, "candidates": candidates, "levels": records}
+
+
+def _headers(here: Content, there: Content) -> Float:
+    """(d + 1, d + 1) rigid map between content frames that the headers claim."""
+    rows = [*here.axes, 3]
+    matrix = (np.linalg.inv(there.frame) @ here.frame)[np.ix_(rows, rows)]
+    left, _, right = np.linalg.svd(matrix[:-1, :-1])
+    flip = np.ones(len(left))
+    flip[-1] = np.sign(np.linalg.det(left @ right))
+    matrix[:-1, :-1] = (left * flip) @ right
+    return np.asarray(matrix)
+
+
+def _contents(
+    target: Volume,
+    target_mask: Volume | None,
+    source: Volume,
+    source_mask: Volume | None,
+    options: AffineSettings,
+    device: torch.device,
+) -> tuple[Content, Content]:
+    """Check the images against each other and describe each in its own frame."""
+    windows = choose_windows(source, target, options.clamp, None)
+    contents = []
+    for name, image, mask, own in (
+        ("target", target, target_mask, windows[1]),
+        ("source", source, source_mask, windows[0]),
+    ):
+        _check(name, image, mask)
+        limits = [CT_WINDOW if options.clamp is None and w.clamp == CT_CLAMP else w.clamp for w in own]
+        contents.append(_content(name, image, mask, limits, device))
+    here, there = contents
+    if here.axes != there.axes:
+        raise VolumeError(
+            "an image of a single slice can only be aligned with one of the same plane",
+            expected=f"extent along axes {_names(here.axes)}, as the target",
+            found=f"extent along axes {_names(there.axes)} in the source",
+        )
+    return here, there
+
+
+def _check(name: str, image: Volume, mask: Volume | None) -> None:
+    if mask is None:
+        return
+    if mask.channels != 1 or not mask.grid.matches(image.grid):
+        raise VolumeError(
+            f"the {name} mask does not lie on its image's grid", expected=repr(image.grid), found=repr(mask)
+        )
+    if not mask.array.any():
+        raise VolumeError(
+            f"the {name} mask is empty", expected="a non-zero voxel where the image counts", found="zeros only"
+        )
+
+
+def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], device: torch.device) -> Content:
+    turned, orientation = canonical(image)
+    grid: Grid = turned.grid
+    axes = tuple(axis for axis in range(3) if grid.size[axis] > 1)
+    if len(axes) < 2:
+        raise VolumeError(f"the {name} is a line of voxels", expected="extent along two axes", found=str(grid.shape))
+    kept = tuple(grid.shape[2 - axis] for axis in axes[::-1])
+    values = torch.from_numpy(turned.array.astype(np.float32)).reshape(-1, *kept).to(device)
+    for channel, (low, high) in zip(values, limits, strict=True):
+        channel.clamp_(low, high)
+        if float(channel.max()) <= float(channel.min()):
+            raise VolumeError(
+                f"the {name} is constant",
+                expected=f"different intensities between {low:g} and {high:g}",
+                found=f"{float(image.array.min()):g} to {float(image.array.max()):g}",
+            )
+    weight = torch.ones(1, *kept, device=device)
+    if mask is not None:
+        weight = torch.from_numpy((orientation.apply(mask.array) != 0).astype(np.float32)).reshape(1, *kept).to(device)
+    frame = np.eye(4)
+    frame[:3, :3], frame[:3, 3] = grid.direction, grid.centre
+    return Content(Level(values, weight, tuple(float(grid.spacing[axis]) for axis in axes)), frame, axes)
+
+
+def _names(axes: tuple[int, ...]) -> str:
+    return "".join("xyz"[axis] for axis in axes)

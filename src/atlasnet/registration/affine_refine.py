@@ -1,0 +1,261 @@
+"""Refinement of an affine map between two levels, both images looking at each other.
+
+The cost is 1 - NCC^2 (signed), averaged over both directions and over channels; by regressing one image's intensities on the
+other's it is a least-squares problem, solved by Gauss-Newton with Levenberg-Marquardt damping. Counting both directions makes the
+result (nearly) the inverse of that of the swapped pair and takes away the gain of shrinking one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import expm
+from torch import Tensor
+
+from atlasnet.registration.affine_pyramid import Level, interpolate
+
+Float = NDArray[np.float64]
+
+STAGES = ("rigid", "similarity", "affine")
+# Samples per unknown below which a direction is not trusted.
+_SAMPLES_PER_PARAMETER = 8
+# A step moves no corner by more than this many voxels.
+_LONGEST_STEP = 6.0
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image made ready: what is read at mapped points, and its own voxels as points that read the other image."""
+
+    level: Level
+    readable: Tensor
+    points: Tensor
+    values: Tensor
+    weight: Tensor
+    total: float
+
+    @classmethod
+    def of(cls, level: Level) -> View:
+        """Prepare a level."""
+        own = torch.nonzero(level.weight.reshape(-1) > 0.01).squeeze(1)
+        weight = level.weight.reshape(-1)[own]
+        return cls(
+            level,
+            torch.cat([level.image, level.gradient(), level.weight]),
+            level.points()[own],
+            level.image.flatten(1)[:, own],
+            weight,
+            float(weight.sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """How implausible a strain is.
+
+    Args:
+        scale: standard deviation of the logarithm of size.
+        shear: standard deviation of the logarithms of anisotropic stretches.
+        weight: of one squared standard deviation, against a cost in [0, 2].
+    """
+
+    scale: float
+    shear: float
+    weight: float
+
+    def residual(self, linear: Float) -> Float:
+        """The parts of the logarithmic strain in standard deviations, scaled; the penalty is its squared length."""
+        values, vectors = np.linalg.eigh(linear.T @ linear)
+        strain = vectors @ np.diag(0.5 * np.log(np.clip(values, 1e-12, None))) @ vectors.T
+        size = np.trace(strain) / len(strain)
+        deviation = (strain - size * np.eye(len(strain))).reshape(-1)
+        return np.asarray(np.sqrt(self.weight) * np.concatenate([[size / self.scale], deviation / self.shear]))
+
+    def normal(self, linear: Float) -> tuple[float, Float, Float]:
+        """Value, gradient (d * d) and Gauss-Newton matrix for updates linear @ (1 + update)."""
+        d = len(linear)
+        jacobian = []
+        for unit in np.eye(d * d) * 1e-4:
+            step = unit.reshape(d, d)
+            jacobian.append((self.residual(linear + linear @ step) - self.residual(linear - linear @ step)) / 2e-4)
+        rest, slopes = self.residual(linear), np.stack(jacobian, 1)
+        return float(rest @ rest), slopes.T @ rest, slopes.T @ slopes
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One image explained by the other: mean cost over the overlap, its derivatives, correlation, and the overlap."""
+
+    cost: float
+    gradient: Float
+    hessian: Float
+    correlation: float
+    overlap: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where a refinement ended: (d + 1, d + 1) map in content frames, target to source.
+
+    ``cost`` is what was minimised, ``correlation`` the mean NCC of both directions, ``overlap`` the larger of the shares of the two
+    images that the other sees.
+    """
+
+    matrix: Float
+    cost: float
+    correlation: float
+    overlap: float
+    iterations: int
+
+
+def basis(dims: int, stage: str) -> Float:
+    """(d * (d + 1), k) directions of small updates: rows are entries (i, j) of the update, j = d the translation."""
+    if stage == "affine":
+        return np.eye(dims * (dims + 1))
+    columns = [np.zeros((dims, dims + 1)) for _ in range(dims)]
+    for i, column in enumerate(columns):
+        column[i, dims] = 1
+    for i in range(dims):
+        for j in range(i):
+            turn = np.zeros((dims, dims + 1))
+            turn[i, j], turn[j, i] = 1, -1
+            columns.append(turn)
+    if stage == "similarity":
+        columns.append(np.eye(dims, dims + 1))
+    return np.stack([column.reshape(-1) for column in columns], 1)
+
+
+def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, radius: float) -> Direction:
+    """Explain ``fixed`` by ``moving`` read at ``matrix`` times the points of ``fixed``.
+
+    Small updates act on target points, of which ``fixed`` has its own (``sign`` 1) or gets them by mapping (-1); ``pull`` takes
+    derivatives of ``moving`` to target axes. Linear entries of an update are in units of 1 / ``radius``.
+    """
+    d, channels = fixed.level.dims, len(fixed.values)
+    unknowns = d * (d + 1)
+    tensor = fixed.level.tensor
+    mapped = fixed.points @ tensor(matrix[:d, :d]).T + tensor(matrix[:d, d])
+    index = moving.level.index(mapped)
+    seen = torch.nonzero(moving.level.inside(index)).squeeze(1)
+    nothing = Direction(1.0, np.zeros(unknowns), np.zeros((unknowns, unknowns)), 0.0, 0.0)
+    if len(seen) < _SAMPLES_PER_PARAMETER * unknowns:
+        return nothing
+    read = interpolate(moving.readable, index[seen])
+    weight = fixed.weight[seen] * read[-1]
+    total = float(weight.sum())
+    if total < _SAMPLES_PER_PARAMETER * unknowns:
+        return nothing
+    places = fixed.points[seen] if sign > 0 else mapped[seen]
+    places = torch.cat([places / radius, torch.ones_like(places[:, :1])], 1)
+    cost, correlations = 0.0, 0.0
+    gradient, hessian = np.zeros(unknowns), np.zeros((unknowns, unknowns))
+    for channel in range(channels):
+        wanted, found = fixed.values[channel, seen], read[channel]
+        wanted = wanted - (weight * wanted).sum() / total
+        found = found - (weight * found).sum() / total
+        own, other, shared = (
+            float((weight * a * b).sum()) for a, b in ((wanted, wanted), (found, found), (wanted, found))
+        )
+        if min(own, other) < 1e-6 * total:
+            cost += 1.0
+            continue
+        correlation, slope = shared / np.sqrt(own * other), shared / other
+        correlations += correlation
+        cost += 1 - correlation * abs(correlation)
+        if slope <= 0:
+            continue
+        slopes = read[channels + channel * d : channels + (channel + 1) * d].T @ tensor(pull)
+        jacobian = (sign * slope * slopes[:, :, None] * places[:, None, :]).flatten(1)
+        weighted = jacobian * weight[:, None]
+        # Offset and slope of the intensities follow every update: what they explain is no reason to move.
+        nuisance = torch.stack([torch.ones_like(found), found], 1)
+        cross = (weighted.T @ nuisance).double().cpu().numpy()
+        normal = (weighted.T @ jacobian).double().cpu().numpy() - (cross / [total, other]) @ cross.T
+        gradient -= (weighted.T @ (wanted - slope * found)).double().cpu().numpy() / own
+        hessian += normal / own
+    share = total / fixed.total
+    return Direction(cost / channels, gradient / channels, hessian / channels, correlations / channels, share)
+
+
+def refine(
+    target: View,
+    source: View,
+    start: Float,
+    stage: str,
+    penalty: Penalty,
+    *,
+    missing: float,
+    iterations: int,
+    tolerance: float,
+    checkpoint: Callable[[], None],
+) -> Fit:
+    """Improve a map until no corner moves by ``tolerance`` voxels any more.
+
+    Args:
+        target: the image whose points are mapped.
+        source: the image that they are mapped into.
+        start: (d + 1, d + 1), mm, content frames.
+        stage: which updates are allowed: ``rigid``, ``similarity`` or ``affine``.
+        penalty: on the strain of the map.
+        missing: the cost of a voxel out of the other image's view; never below the cost at the start, so that leaving the view
+            does not pay.
+        iterations: at most.
+        tolerance: in voxels of the target level.
+        checkpoint: called once per iteration; may raise to stop.
+    """
+    d = target.level.dims
+    directions = basis(d, stage)
+    radius = float(target.level.extent.max()) / 2
+    voxel = max(target.level.spacing)
+
+    def evaluate(matrix: Float) -> tuple[Direction, Direction]:
+        back = np.linalg.inv(matrix)
+        return _look(target, source, matrix, matrix[:d, :d], 1.0, radius), _look(
+            source, target, back, np.eye(d), -1.0, radius
+        )
+
+    def combine(matrix: Float, looks: tuple[Direction, Direction]) -> tuple[float, Float, Float]:
+        value, slope, curvature = penalty.normal(matrix[:d, :d])
+        entries = np.arange(d * (d + 1)).reshape(d, d + 1)[:, :d].reshape(-1)
+        gradient, hessian = np.zeros(d * (d + 1)), np.zeros((d * (d + 1),) * 2)
+        gradient[entries] = slope / radius
+        hessian[np.ix_(entries, entries)] = curvature / radius**2
+        for look in looks:
+            value += 0.5 * (look.overlap * look.cost + (1 - look.overlap) * missing)
+            gradient += 0.5 * look.overlap * look.gradient
+            hessian += 0.5 * look.overlap * look.hessian
+        return value, directions.T @ gradient, directions.T @ hessian @ directions
+
+    def advanced(matrix: Float, step: Float) -> Float:
+        update = np.zeros((d + 1, d + 1))
+        update[:d] = (directions @ step).reshape(d, d + 1)
+        update[:d, :d] /= radius
+        return matrix @ np.asarray(expm(update))
+
+    matrix, damping, done = np.asarray(start, dtype=float), 1e-3, 0
+    looks = evaluate(matrix)
+    missing = max(missing, *(look.cost for look in looks if look.overlap > 0), 0.0)
+    cost, gradient, hessian = combine(matrix, looks)
+    while done < iterations:
+        checkpoint()
+        done += 1
+        step = -np.linalg.solve(hessian + np.diag(damping * np.diag(hessian) + 1e-12), gradient)
+        length = float(np.abs(directions @ step).max()) / voxel
+        if length > _LONGEST_STEP:
+            step *= _LONGEST_STEP / length
+        trial = advanced(matrix, step)
+        seen = evaluate(trial)
+        value, slope, curvature = combine(trial, seen)
+        if value < cost:
+            matrix, looks, cost, gradient, hessian = trial, seen, value, slope, curvature
+            damping = max(damping / 5, 1e-4)
+        else:
+            damping = max(damping, 1e-2) * 10
+        if length < tolerance or damping > 1e6:
+            break
+    correlation = (looks[0].correlation + looks[1].correlation) / 2
+    return Fit(matrix, cost, correlation, max(look.overlap for look in looks), done)
