@@ -116,7 +116,7 @@ def _solve(steps: Tensor, goal: Tensor, start: Tensor) -> Tensor:
 
 
 def _newton(steps: Tensor, goal: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Damped Newton from ``start`` (3, n): the best points and by how many voxels (n,) the map misses the goal there."""
+    """Damped Newton from ``start`` (3, n): the best points and the voxels (n,) by which they miss the goal."""
     best = start.clone()
     value, derivative = _interpolate(steps, best)
     missed = best + value - goal

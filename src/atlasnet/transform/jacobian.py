@@ -11,7 +11,7 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import slabs
 
 
-def corner_jacobians(displacement: Tensor, grid: Grid) -> Tensor:
+def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False) -> Tensor:
     """The least of the 8 one-sided Jacobian determinants at every voxel.
 
     At a voxel each derivative can be taken towards the next or the previous voxel along each axis; the 8 combinations
@@ -22,6 +22,9 @@ def corner_jacobians(displacement: Tensor, grid: Grid) -> Tensor:
     Args:
         displacement: (3, z, y, x), components (x, y, z) in LPS mm.
         grid: where the voxels lie; any direction.
+        outside: count the cells beyond the border as well, where a `DisplacementMap` continues the nearest
+        displacement.
+            With them positive too, the map folds nowhere in space.
 
     Returns:
         (z, y, x) determinants of the map p + u(p), without unit.
@@ -30,7 +33,7 @@ def corner_jacobians(displacement: Tensor, grid: Grid) -> Tensor:
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
     for z0, z1 in slabs(grid.shape):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
-        part = _least_corner(voxels[:, low:high])
+        part = _least_corner(voxels[:, low:high], outside)
         result[z0:z1] = part[z0 - low : z1 - low]
     return result
 
@@ -83,16 +86,17 @@ def _in_voxels(displacement: Tensor, grid: Grid) -> Tensor:
     return (to_index @ displacement.reshape(3, -1)).view(displacement.shape)
 
 
-def _one_sided(field: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Differences to the next and from the previous voxel along ``axis``; at the border the one that exists, twice."""
+def _one_sided(field: Tensor, axis: int, outside: bool = False) -> tuple[Tensor, Tensor]:
+    """Differences to the next and from the previous voxel along ``axis``; at the border the one that exists, or 0."""
     n = field.shape[axis]
     if n == 1:
         none = torch.zeros_like(field)
         return none, none
     step = field.diff(dim=axis)
-    after = torch.cat([step, step.narrow(axis, n - 2, 1)], axis)
-    before = torch.cat([step.narrow(axis, 0, 1), step], axis)
-    return after, before
+    last, first = step.narrow(axis, n - 2, 1), step.narrow(axis, 0, 1)
+    if outside:
+        last, first = torch.zeros_like(last), torch.zeros_like(first)
+    return torch.cat([step, last], axis), torch.cat([first, step], axis)
 
 
 def cross(a: Tensor, b: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ def _plus_unit(column: Tensor, axis: int) -> Tensor:
     return result
 
 
-def _least_corner(field: Tensor) -> Tensor:
-    xs, ys, zs = ([_plus_unit(side, axis) for side in _one_sided(field, 3 - axis)] for axis in range(3))
+def _least_corner(field: Tensor, outside: bool) -> Tensor:
+    xs, ys, zs = ([_plus_unit(side, axis) for side in _one_sided(field, 3 - axis, outside)] for axis in range(3))
     least = torch.full_like(field[0], torch.inf)
     for y in ys:
         for z in zs:

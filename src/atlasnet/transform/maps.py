@@ -137,7 +137,8 @@ class DisplacementMap(PointMap):
 
     def to(self, device: torch.device | str) -> DisplacementMap:
         """The same field on another device."""
-        return DisplacementMap(self.displacement.to(device), self.grid)
+        moved = self.displacement.to(device)
+        return self if moved is self.displacement else DisplacementMap(moved, self.grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,7 @@ class BSplineMap(PointMap):
         """Move points by the spline, ending in the frame of the control grid."""
         index = points.relative_to(self.grid.affine)
         flat = index.reshape(-1, 3)
-        moved = torch.cat([self._displacement(part) for part in torch.split(flat, POINTS_AT_ONCE // 4)])
+        moved = torch.cat([self._displacement(part) for part in torch.split(flat, POINTS_AT_ONCE // 8)])
         to_index = linear_part(np.linalg.inv(self.grid.affine))
         return FramedPoints(index + apply_affine(to_index, moved).reshape(index.shape), self.grid.affine)
 
@@ -185,25 +186,24 @@ class BSplineMap(PointMap):
         """Displacements (n, 3) in mm at index points (n, 3)."""
         size = index.new_tensor(self.grid.size)
         index = torch.minimum(index.clamp(min=1), size - 2)
-        first = torch.minimum(
-            index.floor(), size - 3
-        )  # the control point at or before: its weight is the second of four
-        weights = _cubic_weights(index - first)  # (4, n, 3)
-        corner = first.long() - 1
+        before = torch.minimum(index.floor(), size - 3)  # the second of the four control points along each axis
+        weights = _cubic_weights((index - before).T.contiguous())  # (4, 3, n)
+        first = before.to(torch.int32) - 1
         _, y, x = self.grid.shape
-        values = self.coefficients.reshape(3, -1).T.to(index.dtype)  # (control points, 3)
-        result = torch.zeros_like(index)
+        values = self.coefficients.reshape(3, -1).to(index.dtype)  # (3, control points)
+        result = torch.zeros((3, len(index)), dtype=index.dtype, device=index.device)
         for c in range(4):
             for b in range(4):
-                row = ((corner[:, 2] + c) * y + corner[:, 1] + b) * x + corner[:, 0]
-                plane = weights[c, :, 2] * weights[b, :, 1]
+                row = ((first[:, 2] + c) * y + first[:, 1] + b) * x + first[:, 0]
+                plane = weights[c, 2] * weights[b, 1]
                 for a in range(4):
-                    result += (plane * weights[a, :, 0])[:, None] * values[row + a]
-        return result
+                    result.addcmul_(plane * weights[a, 0], values.index_select(1, row + a))
+        return result.T
 
     def to(self, device: torch.device | str) -> BSplineMap:
         """The same spline on another device."""
-        return BSplineMap(self.coefficients.to(device), self.grid)
+        moved = self.coefficients.to(device)
+        return self if moved is self.coefficients else BSplineMap(moved, self.grid)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from atlasnet.errors import TransformError
 from atlasnet.transform.jacobian import corner_jacobians
 from atlasnet.volume.grid import Grid
 
@@ -25,7 +26,7 @@ class RepairRecord:
     """What `repair` did.
 
     Args:
-        minimum_before: least one-sided corner Jacobian of the field given.
+        minimum_before: least one-sided corner Jacobian of the field given, with its continuation outside the grid.
         minimum_after: the same of the field returned.
         changed: voxels whose displacement is another one now.
         furthest: the largest change of a displacement, mm.
@@ -47,6 +48,8 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
     that grow slowly. A field that resists is smoothed as a whole, with ever wider Gaussians, towards a translation:
     the Jacobian tends to 1 everywhere, so this ends for every finite field and every floor below 1.
 
+    The continuation of the field beyond its grid counts too, so that the map has an inverse everywhere.
+
     Args:
         displacement: (3, z, y, x), components (x, y, z) in LPS mm.
         grid: where the voxels lie.
@@ -57,19 +60,21 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
 
     Raises:
         ValueError: the floor is outside [0, 1).
-        TransformError: the field does not fit its grid.
+        TransformError: the field does not fit its grid, or is not finite.
     """
     if not 0 <= floor < 1:
         raise ValueError(f"the floor of the Jacobian must lie in [0, 1), not {floor}")
     field = displacement.detach().to("cpu", torch.float32).numpy().copy()
+    if not np.isfinite(field).all():
+        raise TransformError("a displacement field that is not finite cannot be repaired")
     original = field.copy()
     least = _least(field, grid)
     before = float(least.min())
     rounds = 0
-    while rounds < LOCAL_ROUNDS and (least <= floor).any():
+    while rounds < LOCAL_ROUNDS and not (least > floor).all():
         _smooth_regions(field, least, grid, floor, reach=1 + rounds // ROUNDS_PER_VOXEL)
         rounds += 1
-    while (least <= floor).any():
+    while not (least > floor).all():
         sigma = 2.0 ** (rounds - LOCAL_ROUNDS)
         field = _smoothed(field, sigma)
         least = _least(field, grid)
@@ -81,7 +86,8 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
 
 def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach: int) -> None:
     """One round, in place: blend every bad region with its surroundings and bring ``least`` up to date there."""
-    bad = least <= floor
+    # A determinant beyond the range of float32 compares false with everything, and is bad.
+    bad = ~(least > floor)
     regions, _ = ndimage.label(_dilated(bad, reach), np.ones((3, 3, 3)))
     sigma = 0.5 + 0.5 * reach
     # The average must not see the end of the box, nor the next round a determinant that is out of date.
@@ -116,7 +122,7 @@ def _smoothed(field: Field, sigma: float) -> Field:
 
 
 def _least(field: Field, grid: Grid) -> Field:
-    least: Field = corner_jacobians(torch.from_numpy(np.ascontiguousarray(field)), grid).numpy()
+    least: Field = corner_jacobians(torch.from_numpy(np.ascontiguousarray(field)), grid, outside=True).numpy()
     return least
 
 

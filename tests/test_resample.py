@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume import Grid, Volume
+from atlasnet.volume.resample import antialias_sigma, resample
+
+
+def as_itk(volume: Volume) -> sitk.Image:
+    image = sitk.GetImageFromArray(volume.array[0])
+    image.SetOrigin(volume.grid.origin.tolist())
+    image.SetSpacing(volume.grid.spacing.tolist())
+    image.SetDirection(volume.grid.direction.ravel().tolist())
+    return image
+
+
+def turned_grid(shape, spacing, centre, degrees) -> Grid:
+    direction = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    origin = np.array(centre) - direction @ ((np.array(shape[::-1]) - 1) / 2 * spacing)
+    return Grid.from_parts(shape, spacing, origin, direction)
+
+
+SOURCE = turned_grid((14, 17, 20), (1.1, 1.4, 2.5), (3.0, -40.0, 100.0), (10, -20, 30))
+TARGET = turned_grid((15, 12, 18), (1.3, 2.0, 1.9), (2.0, -41.0, 102.0), (-15, 8, 70))
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "kind"), [("linear", sitk.sitkLinear), ("nearest", sitk.sitkNearestNeighbor)]
+)
+def test_resampling_between_oblique_grids_agrees_with_simpleitk(interpolation, kind):
+    array = np.random.default_rng(0).standard_normal(SOURCE.shape).astype(np.float32)
+    volume = Volume(array, SOURCE)
+    like = as_itk(Volume(np.zeros(TARGET.shape, np.float32), TARGET))
+    expected = sitk.GetArrayFromImage(sitk.Resample(as_itk(volume), like, sitk.Transform(), kind, -5.0))
+    got = resample(volume, TARGET, interpolation=interpolation, fill=-5.0, antialias=False)
+    assert 0.05 < (expected == -5).mean() < 0.9
+    np.testing.assert_allclose(got.array[0], expected, atol=1e-4)
+    assert got.grid.matches(TARGET)
+
+
+def test_resampling_onto_its_own_grid_changes_nothing():
+    array = np.random.default_rng(1).integers(-1000, 1000, SOURCE.shape).astype(np.int16)
+    same = resample(Volume(array, SOURCE), SOURCE)
+    assert same.array.dtype == np.float32
+    np.testing.assert_allclose(same.array[0], array, atol=0.1)
+    for mode in ("nearest", "label"):
+        exact = resample(Volume(array, SOURCE), SOURCE, interpolation=mode)
+        assert exact.array.dtype == np.int16
+        np.testing.assert_array_equal(exact.array[0], array)
+
+
+def test_the_width_of_the_filter_is_that_of_cardoso():
+    np.testing.assert_allclose(
+        antialias_sigma(np.array([0.5, 1.0, 2.0, 4.0])), [0, 0, 3**0.5 / 2.35482, 15**0.5 / 2.35482], rtol=1e-6
+    )
+
+
+def test_a_wave_is_damped_as_the_gaussian_demands_before_taking_every_fourth_voxel():
+    grid = Grid.from_parts((1, 1, 400), (1, 1, 1))
+    wavelength = 10.0
+    wave = np.cos(2 * np.pi * np.arange(400) / wavelength)
+    coarse = grid.with_spacing((4, 1, 1))
+    got = resample(Volume(wave.reshape(1, 1, 400), grid), coarse).array[0, 0, 0]
+    place = grid.to_index(coarse.to_world(np.stack([np.arange(100), np.zeros(100), np.zeros(100)], -1)))[:, 0]
+    damping = np.exp(-2 * np.pi**2 * 1.644705**2 / wavelength**2)
+    # Samples fall midway between voxels: linear interpolation there damps by cos(pi / wavelength) as well.
+    expected = damping * np.cos(np.pi / wavelength) * np.cos(2 * np.pi * place / wavelength)
+    np.testing.assert_allclose(got[5:-5], expected[5:-5], atol=1e-3)
+
+
+def test_antialiasing_follows_the_axes_where_source_axes_are_permuted():
+    array = np.random.default_rng(2).standard_normal((16, 16, 16)).astype(np.float32)
+    straight = Grid.from_parts((16, 16, 16), (1, 1, 1))
+    turned = Grid.from_parts((16, 16, 16), (1, 1, 1), direction=[[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    coarse = straight.with_spacing((1, 1, 4))
+    # The turned grid's axes (x, y, z) point along world z, x, y: its array (z, y, x) holds world (y, x, z).
+    one = resample(Volume(array, straight), coarse).array
+    two = resample(Volume(array.transpose(1, 2, 0), turned), coarse).array
+    np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_labels_shrink_to_the_majority_and_none_is_invented():
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[:, :, 4:] = 7
+    labels[::2, ::2, ::2] = 3
+    grid = Grid.from_parts((8, 8, 8))
+    small = resample(Volume(labels, grid), grid.with_spacing((4, 4, 4)), interpolation="label")
+    assert small.array.dtype == np.uint8
+    np.testing.assert_array_equal(small.array[0, :, :, 0], 0)
+    np.testing.assert_array_equal(small.array[0, :, :, 1], 7)
+
+
+def test_labels_outside_the_field_of_view_are_background_and_images_continue_their_edge():
+    grid = Grid.from_parts((4, 4, 4))
+    larger = grid.padded((2, 2, 2), (2, 2, 2))
+    labels = resample(Volume(np.full((4, 4, 4), 5, np.int32), grid), larger, interpolation="label")
+    assert labels.array.sum() == 5 * 64
+    image = resample(Volume(np.full((4, 4, 4), 5, np.int32), grid), larger)
+    assert (image.array == 5).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64, ">i2", bool])
+def test_labels_of_every_whole_type_survive(dtype):
+    labels = np.random.default_rng(3).integers(0, 2, (3, 4, 5)).astype(dtype)
+    grid = Grid.from_parts((3, 4, 5))
+    for mode in ("label", "nearest"):
+        back = resample(Volume(labels, grid), grid, interpolation=mode).array[0]
+        np.testing.assert_array_equal(back, labels)
+
+
+def test_every_channel_is_resampled():
+    array = np.stack([np.full((4, 4, 4), value, np.float32) for value in (1, 2, 3)])
+    grid = Grid.from_parts((4, 4, 4))
+    assert resample(Volume(array, grid), grid.with_spacing((2, 2, 2))).array.mean((1, 2, 3)).tolist() == [1, 2, 3]
+
+
+def test_an_unknown_interpolation_is_refused():
+    with pytest.raises(VolumeError, match="spline"):
+        resample(Volume(np.zeros((2, 2, 2)), Grid.from_parts((2, 2, 2))), SOURCE, interpolation="spline")

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from atlasnet.errors import TransformError
+from atlasnet.transform import AffineMap, Transform, corner_jacobians, displacement_on, jacobian_determinant, repair
+from atlasnet.volume import Grid
+
+GRID = Grid.from_parts(
+    (6, 5, 7), (1.3, 2.0, 3.1), (1, 2, 3), Rotation.from_euler("xyz", (10, 40, -70), degrees=True).as_matrix()
+)
+
+
+def noise(grid: Grid, amplitude: float, sigma: float = 0.0, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    field = rng.standard_normal((3, *grid.shape))
+    if sigma:
+        field = np.stack([ndimage.gaussian_filter(part, sigma) for part in field])
+        field /= np.abs(field).max()
+    return torch.from_numpy((field * amplitude).astype(np.float32))
+
+
+def least_corner_by_loops(field: np.ndarray, grid: Grid) -> np.ndarray:
+    """Each voxel's cells, one by one, in world coordinates."""
+    least = np.full(grid.shape, np.inf)
+    for k, j, i in itertools.product(*map(range, grid.shape)):
+        for signs in itertools.product((-1, 1), repeat=3):
+            neighbours = [(k, j, i + signs[0]), (k, j + signs[1], i), (k + signs[2], j, i)]
+            if any(n < 0 or n >= size for near in neighbours for n, size in zip(near, grid.shape, strict=True)):
+                continue
+            edges = np.stack([grid.to_world(near[::-1]) - grid.to_world((i, j, k)) for near in neighbours], 1)
+            moved = edges + np.stack([field[:, *near] - field[:, k, j, i] for near in neighbours], 1)
+            least[k, j, i] = min(least[k, j, i], np.linalg.det(moved) / np.linalg.det(edges))
+    return least
+
+
+def test_corner_jacobians_are_the_least_over_the_cells_at_a_voxel():
+    field = noise(GRID, 0.8)
+    np.testing.assert_allclose(
+        corner_jacobians(field, GRID).numpy(), least_corner_by_loops(field.numpy(), GRID), atol=1e-4
+    )
+
+
+def test_corner_jacobians_do_not_depend_on_how_the_volume_is_cut_into_slabs():
+    grid = Grid.from_parts((40, 250, 260))
+    field = noise(grid, 5, 3)
+    whole = corner_jacobians(field, grid)
+    part = corner_jacobians(field[:, 10:30], Grid.from_parts((20, 250, 260)))
+    assert torch.equal(whole[11:29], part[1:-1])
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None, max_examples=25)
+def test_a_linear_map_has_its_determinant_everywhere(seed):
+    matrix = np.eye(4)
+    matrix[:3] += np.random.default_rng(seed).normal(0, 0.3, (3, 4))
+    if abs(np.linalg.det(matrix[:3, :3])) < 0.01:
+        return
+    field = displacement_on(AffineMap(matrix), GRID)
+    for measured in (corner_jacobians(field, GRID), jacobian_determinant(field, GRID)):
+        np.testing.assert_allclose(measured.numpy(), np.linalg.det(matrix[:3, :3]), atol=1e-3)
+
+
+def test_the_central_determinant_agrees_with_simpleitk():
+    grid = Grid.from_parts((9, 10, 11), (1.3, 2.0, 3.1))
+    field = noise(grid, 3, 1.5)
+    image = sitk.GetImageFromArray(np.moveaxis(field.double().numpy(), 0, -1), isVector=True)
+    image.SetSpacing(grid.spacing.tolist())
+    expected = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(image))
+    inner = (slice(1, -1),) * 3
+    np.testing.assert_allclose(jacobian_determinant(field, grid).numpy()[inner], expected[inner], atol=1e-4)
+
+
+def test_the_summary_of_a_transform_counts_folded_voxels():
+    mirror = Transform.affine(np.diag([-1.2, 1.0, 1.0, 1.0])).jacobian(GRID)
+    assert mirror["folded"] == 1
+    assert mirror["minimum"] == pytest.approx(-1.2, abs=1e-3)
+    growth = Transform.affine(np.diag([1.2, 1.0, 1.0, 1.0])).jacobian(GRID)
+    assert growth["folded"] == 0
+    assert growth["mean"] == pytest.approx(1.2, abs=1e-3)
+    assert growth["log_sd"] == pytest.approx(0, abs=1e-3)
+
+
+def test_repair_leaves_a_fold_free_field_bit_for_bit():
+    grid = Grid.from_parts((12, 14, 16), (2, 2, 3))
+    field = noise(grid, 2, 3)
+    repaired, record = repair(field, grid)
+    assert torch.equal(repaired, field)
+    assert (record.changed, record.rounds) == (0, 0)
+
+
+def test_repair_changes_a_field_only_around_its_fold():
+    grid = Grid.from_parts((30, 30, 30), (2, 2, 3))
+    field = noise(grid, 2, 4)
+    folded = field.clone()
+    folded[0, 15, 15, 15] += 6
+    repaired, record = repair(folded, grid, floor=0.05)
+    changed = (repaired != folded).any(0)
+    assert record.changed == int(changed.sum())
+    assert 0 < record.changed < 1000
+    assert torch.equal(repaired[:, :5], folded[:, :5])
+    assert corner_jacobians(repaired, grid).min() > 0.05
+    assert record.minimum_before < 0 < 0.05 < record.minimum_after
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    st.floats(0.1, 1e4),
+    st.floats(0.0, 0.9),
+    st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=25)
+def test_repair_always_ends_above_the_floor(shape, amplitude, floor, seed):
+    grid = Grid.from_parts(shape, (1.0, 2.0, 3.0))
+    repaired, record = repair(noise(grid, amplitude, seed=seed), grid, floor=floor)
+    assert corner_jacobians(repaired, grid).min() > floor
+    assert record.minimum_after > floor
+
+
+def test_a_wrong_shape_or_floor_is_refused():
+    with pytest.raises(TransformError, match="does not fit"):
+        corner_jacobians(torch.zeros(3, 2, 2, 2), GRID)
+    with pytest.raises(TransformError, match="finite"):
+        repair(torch.full((3, *GRID.shape), torch.inf), GRID)
+    with pytest.raises(ValueError, match="floor"):
+        repair(torch.zeros(3, *GRID.shape), GRID, floor=1.0)
