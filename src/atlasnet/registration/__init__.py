@@ -1,1 +1,23 @@
-""""""
+"""Registration: the operator protocol, affine alignment, and the multi-metric discrete deformable registration."""
+
+from atlasnet.registration.affine import AffineSettings, prealign
+from atlasnet.registration.linear import AffineOperator, IdentityOperator
+from atlasnet.registration.mrf import MRFOperator
+from atlasnet.registration.operator import Operator, Registration
+from atlasnet.registration.pyramid import LevelSettings
+from atlasnet.registration.register import make_operator, register_images
+from atlasnet.registration.settings import MRFSettings
+
+__all__ = [
+    "AffineOperator",
+    "AffineSettings",
+    "IdentityOperator",
+    "LevelSettings",
+    "MRFOperator",
+    "MRFSettings",
+    "Operator",
+    "Registration",
+    "make_operator",
+    "prealign",
+    "register_images",
+]

@@ -1,1 +1,75 @@
-""""""
+"""The metrics of the registration, each a cost per control point and displacement on one common scale.
+
+Every metric is 0 for perfect agreement and 1 for images that have nothing to do with each other, so that weights
+compare what they seem to compare. A cost is a mean over the support of a control point; a part of the support that
+does not count (target mask) costs 0 whatever the displacement, a part where the source is unknown costs 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from atlasnet.registration.similarity.absolute_difference import AbsoluteDifference
+from atlasnet.registration.similarity.cross_correlation import CrossCorrelation
+from atlasnet.registration.similarity.mutual_information import MutualInformation
+from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, Block
+from atlasnet.registration.similarity.wavelet import WaveletDifference
+
+
+class Metric(Protocol):
+    """A similarity measure, bound to one pair of images."""
+
+    def __init__(self, pair: AlignedPair) -> None: ...
+
+    def unary(self, block: Block) -> Tensor:
+        """Costs (k, j, i, cz, cy, cx) of a block of labels (slices along z, y, x of the label space)."""
+
+
+METRICS: dict[str, type[Metric]] = {
+    "mi": MutualInformation,
+    "ncc": CrossCorrelation,
+    "dwt": WaveletDifference,
+    "sad": AbsoluteDifference,
+}
+
+
+def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
+    """The weighted mean of the metrics for every label and control point.
+
+    Args:
+        pair: the images.
+        weights: of each metric, by name; only their ratios matter.
+
+    Returns:
+        (lz, ly, lx, cz, cy, cx) float32 costs.
+    """
+    total = sum(weights.values())
+    metrics = [(weight / total, METRICS[name](pair)) for name, weight in weights.items() if weight > 0]
+    result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
+    for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
+        costs = [metric.unary(block) * weight for weight, metric in metrics]
+        result[block] = torch.stack(costs).sum(0) if len(costs) > 1 else costs[0]
+    return result
+
+
+def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[str, float]:
+    """1 - mean cost of each metric as the images lie: 1 is perfect, 0 is what unrelated images have.
+
+    For mutual information this is MI over the smaller entropy; for cross-correlation the mean correlation over the
+    supports.
+    """
+    radii = pair.labels.radii
+    here = (slice(radii[0], radii[0] + 1), slice(radii[1], radii[1] + 1), slice(radii[2], radii[2] + 1))
+    share = float(pair.supports().mean(pair.counted.to(torch.float32)).double().sum())
+    result = {}
+    for name in METRICS if names is None else names:
+        cost = float(METRICS[name](pair).unary(here).double().sum())
+        result[name] = 1 - cost / share if share > 0 else 0.0
+    return result
+
+
+__all__ = ["METRICS", "AlignedPair", "Metric", "agreement", "unary_costs"]

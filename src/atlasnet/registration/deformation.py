@@ -1,0 +1,176 @@
+"""The coarse-to-fine optimisation: from two images and an initial map to a displacement field."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atlasnet.execution import Execution
+from atlasnet.registration import lattice
+from atlasnet.registration.free_form import compose, resize, step_field
+from atlasnet.registration.intensity import Window
+from atlasnet.registration.lattice import Lattice
+from atlasnet.registration.propagation import Labelling, Smoothness, propagate
+from atlasnet.registration.pyramid import Level
+from atlasnet.registration.settings import MRFSettings
+from atlasnet.registration.similarity import AlignedPair, unary_costs
+from atlasnet.transform import FramedPoints, PointMap, repair
+from atlasnet.volume import Grid, Volume
+from atlasnet.volume.sampling import inside, sample
+from atlasnet.volume.sampling import lattice as index_points
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """One image prepared for the pyramid.
+
+    Args:
+        values: (c, z, y, x) normalised intensities.
+        mask: (1, z, y, x) 1 where voxels count, else 0; None: everywhere.
+        grid: where they lie.
+        windows: how intensities were read, per channel.
+    """
+
+    values: Tensor
+    mask: Tensor | None
+    grid: Grid
+    windows: tuple[Window, ...]
+
+    @classmethod
+    def prepare(
+        cls, volume: Volume, mask: Volume | None, windows: list[Window], grid: Grid, device: torch.device
+    ) -> Image:
+        """Read intensities and bring them to ``grid``, which is concentric with the volume's and not finer."""
+        matrices = lattice.interpolation(Lattice.of(volume.grid), Lattice.of(grid), device)
+        channels = [
+            lattice.apply(matrices, window.normalise(_tensor(channel, device)))
+            for channel, window in zip(volume.array, windows, strict=True)
+        ]
+        weight = None
+        if mask is not None:
+            weight = lattice.apply(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
+        return cls(torch.stack(channels), weight, grid, tuple(windows))
+
+    def at(self, grid: Grid) -> Image:
+        """The image on a coarser concentric grid."""
+        if grid.shape == self.grid.shape:
+            return self
+        matrices = lattice.interpolation(Lattice.of(self.grid), Lattice.of(grid), self.values.device)
+        mask = None if self.mask is None else lattice.apply(matrices, self.mask)
+        return Image(lattice.apply(matrices, self.values), mask, grid, self.windows)
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor of a voxel array, whatever its type and strides."""
+    if array.dtype.byteorder not in "=|" or array.dtype in (np.uint16, np.uint32, np.uint64):
+        array = array.astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def align(source: Image, target: Image, displacement: Tensor, initial: PointMap, level: Level) -> AlignedPair:
+    """Warp the source onto the grid of a level, with a margin for its labels.
+
+    Args:
+        source: the source at about the resolution of the level.
+        target: the target on the grid of the level.
+        displacement: (3, z, y, x) on that grid, voxels, components (x, y, z), applied before ``initial``.
+        initial: takes target points into the source.
+        level: where to work.
+    """
+    grid = level.grid
+    rz, ry, rx = level.labels.radii
+    padded = torch.nn.functional.pad(displacement[None], (rx, rx, ry, ry, rz, rz), mode="replicate")[0]
+    shape = padded.shape[1:]
+    points = index_points((shape[0], shape[1], shape[2]), 0, shape[0], device=padded.device)
+    points = points + (padded - torch.tensor([rx, ry, rz], device=padded.device)[:, None, None, None]).movedim(0, -1)
+    index = initial.advance(FramedPoints(points, grid.affine)).relative_to(source.grid.affine)
+    covered = inside(index, source.grid.shape)
+    if source.mask is not None:
+        covered &= sample(source.mask, index)[0] >= 0.5
+    counted = torch.ones(grid.shape, dtype=torch.bool, device=padded.device)
+    if target.mask is not None:
+        counted = target.mask[0] >= 0.5
+    bins = tuple((s.relative_bins, t.relative_bins) for s, t in zip(source.windows, target.windows, strict=True))
+    return AlignedPair(
+        target.values, sample(source.values, index), counted, covered, level.labels, level.image, level.control, bins
+    )
+
+
+def deform(
+    source: Image, target: Image, initial: PointMap, levels: list[Level], settings: MRFSettings, execution: Execution
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Find the displacement that, applied before ``initial``, aligns the source with the target.
+
+    Args:
+        source: the source, not finer than needed.
+        target: the target on the registration grid.
+        initial: takes target points into the source.
+        levels: from `build_levels`, coarsest first.
+        settings: weights and regularisation.
+        execution: asked for cancellation between levels.
+
+    Returns:
+        (3, z, y, x) displacement on the last level's grid, voxels, components (x, y, z) along its axes; and a
+        record per level.
+    """
+    device = target.values.device
+    displacement = torch.zeros((3, *levels[0].grid.shape), device=device)
+    lattice_before = levels[0].image
+    records = []
+    for level in levels:
+        execution.pause()
+        start = time.perf_counter()
+        displacement = resize(displacement, lattice_before, level.image)
+        lattice_before = level.image
+        there = source.at(comparable_grid(source.grid, level.grid))
+        pair = align(there, target.at(level.grid), displacement, initial, level)
+        labelling, coefficients = _solve(pair, displacement, level, settings)
+        displacement = compose(step_field(coefficients, level.control, level.image), displacement)
+        # Early and on coarse lattices a repair costs next to nothing; what it mends does not spoil the finer levels.
+        unit_grid = Grid.from_parts(level.grid.shape)
+        displacement, repaired = repair(displacement, unit_grid, floor=settings.smallest_jacobian)
+        records.append(
+            {
+                "resolution": [round(float(s), 4) for s in level.grid.spacing],
+                "control_spacing_mm": [round(s, 4) for s in reversed(level.control.spacing)],
+                "control_points": level.control.shape[0] * level.control.shape[1] * level.control.shape[2],
+                "labels": len(level.labels),
+                "energy_before": labelling.energy_before,
+                "energy_after": labelling.energy,
+                "jacobian_min": round(repaired.minimum_before, 4),
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+        )
+    return displacement, records
+
+
+def _solve(pair: AlignedPair, displacement: Tensor, level: Level, settings: MRFSettings) -> tuple[Labelling, Tensor]:
+    """Belief propagation on one level: the labelling, and the step's coefficients (3, cz, cy, cx) in voxels."""
+    unary = unary_costs(pair, settings.metrics)
+    to_control = lattice.interpolation(level.image, level.control, displacement.device)
+    smoothness = Smoothness(
+        lattice.apply(to_control, displacement), pair_weights(level, settings.alpha), settings.truncation
+    )
+    labelling = propagate(unary, smoothness, level.labels, iterations=settings.iterations, damping=settings.damping)
+    return labelling, level.labels.expectation(labelling.beliefs, settings.temperature)
+
+
+def pair_weights(level: Level, alpha: float) -> tuple[tuple[float, float, float], ...]:
+    """Factors that turn squared differences in voxels into alpha times squared derivatives (Dirichlet energy)."""
+    z, y, x = level.image.spacing
+    return tuple(
+        (alpha * (x / distance) ** 2, alpha * (y / distance) ** 2, alpha * (z / distance) ** 2)
+        for distance in level.control.spacing
+    )
+
+
+def comparable_grid(source: Grid, level: Grid) -> Grid:
+    """A source's grid made as coarse as the finest axis of ``level``, whatever the two orientations; never finer."""
+    finest = float(level.spacing[level.size > 1].min()) if (level.size > 1).any() else float(level.spacing.min())
+    wanted = np.where(source.size == 1, source.spacing, np.maximum(source.spacing, finest))
+    return source.with_spacing(wanted) if (wanted > source.spacing).any() else source

@@ -1,0 +1,105 @@
+"""Intensity windows: what the metrics see of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume import Volume
+
+Pair = tuple[float, float]
+Ranges = tuple[Pair, ...]
+
+# Hounsfield units: what lies outside hardly differs between tissues, or is metal or air.
+CT_CLAMP: Pair = (-1000.0, 600.0)
+CT_MI_RANGE: Pair = (-900.0, 100.0)
+# At most this many voxels decide percentiles; they are taken at regular distances.
+PERCENTILE_VOXELS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Window:
+    """How one channel of one image is read.
+
+    Args:
+        clamp: intensities outside are moved to the nearer end; the ends become 0 and 1.
+        bins: intensities between which the histogram bins of mutual information lie.
+    """
+
+    clamp: Pair
+    bins: Pair
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Intensities to [0, 1]."""
+        low, high = self.clamp
+        return ((values.to(torch.float32) - low) / (high - low)).clamp_(0, 1)
+
+    @property
+    def relative_bins(self) -> Pair:
+        """``bins`` in normalised intensities."""
+        low, high = self.clamp
+        return (self.bins[0] - low) / (high - low), (self.bins[1] - low) / (high - low)
+
+
+def choose_windows(
+    source: Volume, target: Volume, clamp: Ranges | None, mi_range: Ranges | None
+) -> tuple[list[Window], list[Window]]:
+    """Windows of the source's and of the target's channels.
+
+    Given ranges hold for both images. Without them, two images in Hounsfield units get those of CT: `CT_CLAMP`,
+    `CT_MI_RANGE`; any other image is read between its own 0.5th and 99.5th percentile, because scales of MR are
+    arbitrary. A channel counts as Hounsfield units when both images reach below -500 and above 0.
+
+    Raises:
+        VolumeError: the images differ in their number of channels, or not as many ranges as channels are given.
+    """
+    if source.channels != target.channels:
+        raise VolumeError(
+            "source and target have different channels",
+            expected=f"{target.channels} channels as the target",
+            found=f"{source.channels} in the source",
+        )
+    for name, given in (("clamp", clamp), ("mi_range", mi_range)):
+        if given is not None and len(given) != target.channels:
+            raise VolumeError(
+                f"{name} must give one range per channel", expected=str(target.channels), found=str(len(given))
+            )
+    windows: tuple[list[Window], list[Window]] = ([], [])
+    for channel in range(target.channels):
+        images = source.array[channel], target.array[channel]
+        hounsfield = all(_is_hounsfield(image) for image in images)
+        for image, result in zip(images, windows, strict=True):
+            if clamp is not None:
+                limits = clamp[channel]
+            elif hounsfield:
+                limits = CT_CLAMP
+            elif mi_range is not None:
+                limits = mi_range[channel]
+            else:
+                limits = _robust_range(image)
+            bins = mi_range[channel] if mi_range is not None else CT_MI_RANGE if hounsfield else limits
+            result.append(Window(limits, bins))
+    return windows
+
+
+def _is_hounsfield(image: NDArray[Any]) -> bool:
+    low, high = np.percentile(_thinned(image), (0.5, 99.5))
+    return bool(low < -500 and high > 0)
+
+
+def _robust_range(image: NDArray[Any]) -> Pair:
+    low, high = (float(v) for v in np.percentile(_thinned(image), (0.5, 99.5)))
+    if high - low < 1e-6 * max(1.0, abs(high)):
+        low, high = float(image.min()), float(image.max())
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _thinned(image: NDArray[Any]) -> NDArray[Any]:
+    flat = image.reshape(-1)
+    return flat[:: max(1, flat.size // PERCENTILE_VOXELS)]

@@ -1,0 +1,125 @@
+"""The contract between the method and whatever registers two images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from atlasnet.errors import VolumeError
+from atlasnet.execution import Execution
+from atlasnet.transform import Transform
+from atlasnet.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """What registering one source onto one target gave.
+
+    Args:
+        transform: takes target points into the source (forward), and back.
+        record: JSON-able. Every operator fills in
+
+            - ``operator``, ``settings``, ``seconds``;
+            - ``levels``: per level ``resolution`` and ``control_spacing_mm`` (x, y, z), ``labels``, ``energy_before``,
+              ``energy_after`` (per control point, of the level's own energy) and ``seconds``; empty without levels;
+            - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 1 for perfect
+              agreement, 0 for unrelated images (see `atlasnet.registration.similarity`);
+            - ``jacobian_min``: least one-sided corner Jacobian on the target grid, ``folded_share``: share of voxels
+              where
+              it is not positive;
+            - ``inverse_residual_mm``: ``target`` and ``source``, each with mean, p999, max;
+            - ``max_displacement_mm``: of any voxel of the target;
+            - ``quality``: in [0, 1], the weight that a vote by registration quality gives (see `quality`).
+    """
+
+    transform: Transform
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class Operator(Protocol):
+    """Registers one source onto a sequence of targets."""
+
+    name: str
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the result depends on besides the images, as JSON; part of cache keys."""
+
+    def register(
+        self,
+        source: Volume,
+        targets: Sequence[Volume],
+        *,
+        source_mask: Volume | None = None,
+        target_masks: Sequence[Volume | None] | None = None,
+        initial: Sequence[Transform | None] | None = None,
+        execution: Execution,
+    ) -> list[Registration]:
+        """Register.
+
+        Args:
+            source: (c, z, y, x), any orientation.
+            targets: with as many channels.
+            source_mask: (1, z, y, x) on the source's grid, non-zero where voxels count; None: everywhere.
+            target_masks: one per target, likewise.
+            initial: one per target, a map from which to start instead of the operator's own; None: the operator's own.
+            execution: device, threads, seed, progress.
+
+        Returns:
+            One result per target, in their order.
+
+        Raises:
+            VolumeError: images or masks that do not fit each other.
+            RegistrationError: no acceptable map was found.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One target with what belongs to it."""
+
+    target: Volume
+    mask: Volume | None
+    initial: Transform | None
+
+
+def tasks(
+    source: Volume,
+    targets: Sequence[Volume],
+    source_mask: Volume | None,
+    target_masks: Sequence[Volume | None] | None,
+    initial: Sequence[Transform | None] | None,
+) -> list[Task]:
+    """Pair the sequences of `Operator.register`, everything checked before any work.
+
+    Raises:
+        VolumeError: another number of masks or maps than targets, a mask on another grid, or different channels.
+    """
+    masks = [None] * len(targets) if target_masks is None else list(target_masks)
+    maps = [None] * len(targets) if initial is None else list(initial)
+    for name, values in (("target_masks", masks), ("initial", maps)):
+        if len(values) != len(targets):
+            raise VolumeError(
+                f"{name} must have one entry per target", expected=str(len(targets)), found=str(len(values))
+            )
+    _check_mask("source_mask", source, source_mask)
+    for target, mask in zip(targets, masks, strict=True):
+        _check_mask("target mask", target, mask)
+        if source.channels != target.channels:
+            raise VolumeError(
+                "source and target have different channels",
+                expected=f"{target.channels} channels, as the target",
+                found=f"{source.channels} in the source",
+            )
+    return [Task(*parts) for parts in zip(targets, masks, maps, strict=True)]
+
+
+def _check_mask(name: str, image: Volume, mask: Volume | None) -> None:
+    if mask is None:
+        return
+    if mask.channels != 1 or not mask.grid.matches(image.grid):
+        raise VolumeError(f"the {name} does not lie on its image's grid", expected=repr(image.grid), found=repr(mask))
+    if not mask.array.any():
+        raise VolumeError(
+            f"the {name} is empty", expected="a non-zero voxel where the image counts", found="zeros only"
+        )

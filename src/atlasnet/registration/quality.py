@@ -1,0 +1,88 @@
+"""What is measured of every registration, whichever operator made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from atlasnet.execution import Execution
+from atlasnet.registration.deformation import Image, align, comparable_grid
+from atlasnet.registration.intensity import Ranges, choose_windows
+from atlasnet.registration.operator import Task
+from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
+from atlasnet.registration.similarity import agreement
+from atlasnet.transform import PointMap, Transform, corner_jacobians
+from atlasnet.volume import Grid, Volume
+
+# Similarities are compared between registrations, so they are taken at one resolution whatever the operator worked at.
+SIMILARITY_VOXELS = 200_000
+SIMILARITY_LEVEL = LevelSettings(factor=1, radius=0, support=4)
+
+
+def similarities(
+    source: Volume,
+    source_mask: Volume | None,
+    task: Task,
+    maps: Mapping[str, PointMap],
+    execution: Execution,
+    *,
+    clamp: Ranges | None = None,
+    mi_range: Ranges | None = None,
+) -> dict[str, dict[str, float]]:
+    """Agreement of the target with the source under several maps.
+
+    Args:
+        source: (c, z, y, x).
+        source_mask: where the source counts.
+        task: the target and its mask.
+        maps: by name, from target points into the source.
+        execution: where to compute.
+        clamp: see `MRFSettings`.
+        mi_range: see `MRFSettings`.
+
+    Returns:
+        Per map and metric: 1 for perfect agreement, 0 for unrelated images, on a grid of at most 200,000 voxels.
+    """
+    device = execution.torch_device()
+    (level,) = build_levels(registration_grid(task.target.grid, None, SIMILARITY_VOXELS), (SIMILARITY_LEVEL,))
+    source_windows, target_windows = choose_windows(source, task.target, clamp, mi_range)
+    there = Image.prepare(source, source_mask, source_windows, comparable_grid(source.grid, level.grid), device)
+    here = Image.prepare(task.target, task.mask, target_windows, level.grid, device)
+    still = torch.zeros((3, *level.grid.shape), device=device)
+    result = {}
+    for name, point_map in maps.items():
+        pair = align(there, here, still, point_map.to(device), level)
+        result[name] = {metric: round(value, 6) for metric, value in agreement(pair).items()}
+    return result
+
+
+def quality(similarity: Mapping[str, float]) -> float:
+    """A number in [0, 1] that grows with every similarity: their mean, negative agreement counting as none."""
+    return round(sum(max(0.0, value) for value in similarity.values()) / max(1, len(similarity)), 6)
+
+
+def geometry(transform: Transform, target: Grid, source: Grid) -> tuple[Transform, dict[str, Any]]:
+    """Measure a map on the two grids.
+
+    Args:
+        transform: any map.
+        target: its grid is where Jacobians and displacements are taken.
+        source: the other grid.
+
+    Returns:
+        The transform with its residual filled in, and the part of the record that is geometry: ``jacobian_min``,
+        ``folded_share``, ``inverse_residual_mm`` (the worse direction, and both), ``max_displacement_mm``.
+    """
+    displacement = transform.displacement(target)
+    corners = corner_jacobians(displacement, target)
+    transform = transform.measured(target, source)
+    directions = {name: dict(values) for name, values in transform.residual.items()}
+    worst = {key: max(values[key] for values in directions.values()) for key in ("mean", "p999", "max")}
+    return transform, {
+        "jacobian_min": float(corners.min()),
+        "folded_share": float((corners <= 0).double().mean()),
+        "inverse_residual_mm": {**worst, **directions},
+        "max_displacement_mm": float(displacement.square().sum(0).max().sqrt()),
+    }

@@ -1,0 +1,83 @@
+"""Choosing an operator by name, and registering two volumes in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atlasnet.errors import InputError
+from atlasnet.execution import Execution
+from atlasnet.registration.affine import AffineSettings
+from atlasnet.registration.linear import AffineOperator, IdentityOperator
+from atlasnet.registration.mrf import MRFOperator
+from atlasnet.registration.operator import Operator, Registration
+from atlasnet.registration.settings import MRFSettings
+from atlasnet.transform import Transform
+from atlasnet.volume import Volume
+
+OPERATORS = ("mrf", "affine", "identity")
+
+
+def make_operator(name: str = "mrf", **settings: Any) -> Operator:
+    """The operator of that name.
+
+    Args:
+        name: ``mrf`` (`MRFSettings`), ``affine`` (`AffineSettings`) or ``identity`` (none).
+        settings: fields of its settings; ``make_operator(operator.name, **operator.settings())`` is that operator
+            again.
+
+    Raises:
+        InputError: there is no such operator, or it has no such setting.
+    """
+    try:
+        if name == "mrf":
+            return MRFOperator(MRFSettings(**settings))
+        if name == "affine":
+            return AffineOperator(AffineSettings(**settings))
+        if name == "identity" and not settings:
+            return IdentityOperator()
+    except TypeError as error:
+        raise InputError(f"operator {name!r} does not take these settings", found=str(error)) from error
+    if name == "identity":
+        raise InputError("operator 'identity' has no settings", found=", ".join(settings))
+    raise InputError("no such registration operator", expected=" or ".join(OPERATORS), found=repr(name))
+
+
+def register_images(
+    source: Volume,
+    target: Volume,
+    *,
+    operator: Operator | str = "mrf",
+    source_mask: Volume | None = None,
+    target_mask: Volume | None = None,
+    initial: Transform | None = None,
+    execution: Execution | None = None,
+) -> Registration:
+    """Register one source onto one target.
+
+        result = register_images(ct, atlas)
+        mapped = result.transform.warp(ct, atlas.grid)
+        back = result.transform.inverse.warp(atlas_labels, ct.grid, interpolation="label")
+
+    Args:
+        source: (c, z, y, x), any orientation.
+        target: with as many channels.
+        operator: an operator or its name, with its default settings.
+        source_mask: on the source's grid, non-zero where voxels count.
+        target_mask: on the target's grid, likewise.
+        initial: a map to start from instead of the operator's own start.
+        execution: device, threads, seed, progress; by default all CPU threads.
+
+    Raises:
+        VolumeError: images or masks that do not fit each other.
+        RegistrationError: no acceptable map was found.
+    """
+    chosen = make_operator(operator) if isinstance(operator, str) else operator
+    (result,) = chosen.register(
+        source,
+        [target],
+        source_mask=source_mask,
+        target_masks=[target_mask],
+        initial=[initial],
+        execution=execution or Execution(),
+    )
+    return result

@@ -1,0 +1,121 @@
+"""`MRFSettings`: everything that the deformable registration may be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from atlasnet.errors import InputError
+from atlasnet.registration.affine import AffineSettings
+from atlasnet.registration.intensity import Ranges
+from atlasnet.registration.pyramid import LevelSettings
+from atlasnet.registration.similarity import METRICS
+
+DEFAULT_LEVELS = (
+    LevelSettings(8, 4, 2),
+    LevelSettings(4, 3, 2),
+    LevelSettings(4, 2, 2),
+    LevelSettings(2, 2, 3),
+    LevelSettings(2, 1, 3),
+    LevelSettings(1, 1, 4),
+)
+
+
+@dataclass(frozen=True)
+class MRFSettings:
+    """Settings of the multi-metric MRF registration; one set serves every image and every atlas.
+
+    Args:
+        metrics: weight of each metric, ``mi``, ``ncc``, ``dwt``, ``sad``; only their ratios matter.
+        alpha: weight of the smoothness penalty (mean squared derivative of the displacement) against the metrics.
+        truncation: upper bound of the penalty of a pair of control points; None for none.
+        levels: coarsest first; those too coarse for an image are left out.
+        spacing: voxel size at which to register, mm; never finer than the target's. None: the finest with ``voxels``.
+        voxels: budget for the automatic spacing.
+        iterations: rounds of belief propagation per level.
+        damping: share of the old messages kept in a round, in [0, 1).
+        temperature: of the soft arg-min between labels, in the unit of the energy of a control point.
+        mi_range: per channel the intensities between which the 16 bins of mutual information lie; None: -900..100 for
+            images in Hounsfield units, robust percentiles for others.
+        clamp: per channel the intensities beyond which differences do not count; None: -1000..600 for Hounsfield
+            units, robust
+            percentiles for others.
+        affine: whether to align affinely first, where no initial map is given.
+        affine_settings: of that alignment.
+        smallest_jacobian: after every level the map is smoothed where its one-sided corner Jacobians do not exceed
+            this.
+
+    Raises:
+        InputError: a value that makes no sense; the message names it.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=lambda: {"mi": 1.0})
+    alpha: float = 0.1
+    truncation: float | None = None
+    levels: tuple[LevelSettings, ...] = DEFAULT_LEVELS
+    spacing: float | None = None
+    voxels: int = 1_500_000
+    iterations: int = 6
+    damping: float = 0.5
+    temperature: float = 0.02
+    mi_range: Ranges | None = None
+    clamp: Ranges | None = None
+    affine: bool = True
+    affine_settings: AffineSettings = field(default_factory=AffineSettings)
+    smallest_jacobian: float = 0.3
+
+    def __post_init__(self) -> None:
+        # JSON has neither tuples nor our types: a settings() dictionary read back is taken as it is.
+        levels = tuple(LevelSettings(**v) if isinstance(v, Mapping) else v for v in self.levels)
+        object.__setattr__(self, "levels", levels)
+        if isinstance(self.affine_settings, Mapping):
+            object.__setattr__(self, "affine_settings", AffineSettings(**self.affine_settings))
+        for name in ("mi_range", "clamp"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple((float(low), float(high)) for low, high in value))
+        object.__setattr__(self, "metrics", {name: float(weight) for name, weight in self.metrics.items()})
+        self._check()
+
+    def _check(self) -> None:
+        unknown = sorted(set(self.metrics) - set(METRICS))
+        weights = self.metrics.values()
+        ranges = [*(self.mi_range or ()), *(self.clamp or ())]
+        checks: list[tuple[bool, str, object, str]] = [
+            (not unknown, "metrics", ", ".join(unknown), "names among " + ", ".join(METRICS)),
+            (
+                min(weights, default=-1) >= 0 < max(weights, default=0),
+                "metrics",
+                dict(self.metrics),
+                "weights >= 0, one > 0",
+            ),
+            (self.alpha > 0, "alpha", self.alpha, "a positive number"),
+            (
+                self.truncation is None or self.truncation > 0,
+                "truncation",
+                self.truncation,
+                "None or a positive number",
+            ),
+            (len(self.levels) > 0, "levels", "none", "at least one level"),
+            (
+                all(v.factor >= 1 and v.radius >= 1 and v.support >= 1 for v in self.levels),
+                "levels",
+                self.levels,
+                "factor, radius and support of at least 1",
+            ),
+            (self.spacing is None or self.spacing > 0, "spacing", self.spacing, "None or millimetres above 0"),
+            (self.voxels > 0, "voxels", self.voxels, "a positive number"),
+            (self.iterations > 0, "iterations", self.iterations, "a positive number"),
+            (0 <= self.damping < 1, "damping", self.damping, "a share in [0, 1)"),
+            (self.temperature > 0, "temperature", self.temperature, "a positive number"),
+            (all(low < high for low, high in ranges), "mi_range or clamp", ranges, "(low, high) with low < high"),
+            (0 < self.smallest_jacobian < 1, "smallest_jacobian", self.smallest_jacobian, "a number in (0, 1)"),
+        ]
+        for fine, name, found, expected in checks:
+            if not fine:
+                raise InputError(f"registration setting {name} cannot be used", expected=expected, found=str(found))
+
+    def as_json(self) -> dict[str, Any]:
+        """A dictionary of plain values; ``MRFSettings(**that)`` is this again, also through a JSON file."""
+        return asdict(self)

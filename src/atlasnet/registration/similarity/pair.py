@@ -1,0 +1,95 @@
+"""`AlignedPair`: the images of one level as the metrics see them, and the supports of the control points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atlasnet.registration import lattice
+from atlasnet.registration.label_space import LabelSpace
+from atlasnet.registration.lattice import Lattice
+
+# Values per voxel and label that are held at once; a few such arrays live at a time.
+VALUES_AT_ONCE = 1 << 21
+Block = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedPair:
+    """A target and the source as it is warped now, with a margin for the displacements to be tried.
+
+    Args:
+        target: (c, z, y, x) intensities in [0, 1].
+        source: (c, z + 2 rz, y + 2 ry, x + 2 rx) warped intensities in [0, 1]; outside its field of view anything
+            finite.
+        counted: (z, y, x) bool, target voxels that count.
+        covered: (z + 2 rz, ...) bool, where the warped source is known.
+        labels: the displacements, radii (rz, ry, rx).
+        image: lattice of the target's voxels.
+        control: lattice of the control points.
+        bins: per channel the range of the histogram bins in the source and in the target, normalised intensities.
+    """
+
+    target: Tensor
+    source: Tensor
+    counted: Tensor
+    covered: Tensor
+    labels: LabelSpace
+    image: Lattice
+    control: Lattice
+    bins: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
+
+    @property
+    def everything_counts(self) -> bool:
+        """Whether neither a mask nor the source's field of view takes anything away."""
+        return bool(self.counted.all()) and bool(self.covered.all())
+
+    def aligned(self, padded: Tensor) -> Tensor:
+        """The middle of a padded array (..., z + 2 rz, ...): what lies on the target now."""
+        for axis, radius in zip((-3, -2, -1), self.labels.radii, strict=True):
+            padded = padded.narrow(axis, radius, padded.shape[axis] - 2 * radius)
+        return padded
+
+    def supports(self) -> Supports:
+        """The supports of the control points over the target's voxels."""
+        return Supports(lattice.support(self.image, self.control, self.target.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Supports:
+    """Weighted means over the neighbourhood of every control point.
+
+    Args:
+        matrices: (control, voxels) along (z, y, x), rows sum to 1.
+    """
+
+    matrices: lattice.Matrices
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(..., z, y, x) per voxel to (..., cz, cy, cx) per control point."""
+        return lattice.apply(self.matrices, values)
+
+    def halved(self, axes: tuple[bool, bool, bool]) -> Supports:
+        """The supports over blocks of two voxels along the chosen ``axes`` (z, y, x); an odd last voxel is a block."""
+        result = []
+        for matrix, halve in zip(self.matrices, axes, strict=True):
+            if halve:
+                even = torch.nn.functional.pad(matrix, (0, matrix.shape[1] % 2))
+                matrix = even.reshape(len(even), -1, 2).sum(-1)
+            result.append(matrix)
+        return Supports((result[0], result[1], result[2]))
+
+
+def expected_difference(a: Tensor, b: Tensor, bins: int = 256) -> float:
+    """E|A - B| for independent draws A of ``a`` and B of ``b``: the value of a difference metric without alignment."""
+    if a.numel() == 0 or b.numel() == 0:
+        return 0.0
+    low, high = float(torch.minimum(a.min(), b.min())), float(torch.maximum(a.max(), b.max()))
+    if high <= low:
+        return 0.0
+    below_a, below_b = (
+        torch.histc(v.float().reshape(-1), bins, low, high).double().cumsum(0) / v.numel() for v in (a, b)
+    )
+    return float((below_a * (1 - below_b) + below_b * (1 - below_a)).sum()) * (high - low) / bins

@@ -1,0 +1,216 @@
+"""The metrics against independent implementations."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import pywt
+import torch
+from scipy import ndimage
+
+from atlasnet.registration import lattice
+from atlasnet.registration.label_space import LabelSpace
+from atlasnet.registration.lattice import Lattice
+from atlasnet.registration.similarity import METRICS, AlignedPair, agreement, unary_costs
+from atlasnet.registration.similarity.mutual_information import BINS, joint_histogram
+from atlasnet.registration.similarity.pair import expected_difference
+from atlasnet.registration.similarity.wavelet import decompose
+
+EVERY = sorted(METRICS)
+
+
+def texture(shape, seed, sigma=1.5):
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), sigma)
+    values = (values - values.min()) / (values.max() - values.min())
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def pair(target, source, radii=(0, 0, 0), support=4, counted=None, covered=None):
+    """``source`` is padded already."""
+    target, source = (v if v.ndim == 4 else v[None] for v in (target, source))
+    image = Lattice(tuple(target.shape[1:]), (1.0, 1.0, 1.0))
+    control = Lattice(
+        tuple(max(1, n // support) for n in image.shape), tuple(float(support) if n > 1 else 1.0 for n in image.shape)
+    )
+    return AlignedPair(
+        target,
+        source,
+        torch.ones(target.shape[1:], dtype=torch.bool) if counted is None else counted,
+        torch.ones(source.shape[1:], dtype=torch.bool) if covered is None else covered,
+        LabelSpace(radii),
+        image,
+        control,
+        (((0.0, 1.0), (0.0, 1.0)),) * len(target),
+    )
+
+
+def chosen(costs, radii, name):
+    """The displacements (x, y, z) that the control points prefer."""
+    flat = costs.reshape(costs.shape[0] * costs.shape[1] * costs.shape[2], -1)
+    if name == "mi":
+        # the histogram of a wrong alignment is only the beginning of an answer: true on the whole, not at every point
+        flat = flat.sum(1, keepdim=True)
+    return {tuple(v.tolist()) for v in LabelSpace(radii).displacements(flat.argmin(0)).T.int()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("label", [(0, 0, 0), (2, -1, 1), (-2, 2, 0)])
+def test_the_true_displacement_costs_least(name, label):
+    large = texture((28, 28, 28), 0)
+    radii = (2, 2, 2)
+    start = [4 - value for value in label]
+    target = large[4:24, 4:24, 4:24]
+    source = large[tuple(slice(s - 2, s + 22) for s in start)]
+    assert chosen(unary_costs(pair(target, source, radii), {name: 1.0}), radii, name) == {label[::-1]}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_equal_images_agree_perfectly(name):
+    # at bin centres, where a linear Parzen window puts an intensity into one bin
+    image = (texture((16, 16, 16), 1) * (BINS - 1)).round() / (BINS - 1)
+    assert agreement(pair(image, image))[name] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_unrelated_images_agree_by_nothing(name):
+    images = [torch.rand((32, 32, 32), generator=torch.Generator().manual_seed(s)) for s in range(2)]
+    assert agreement(pair(*images))[name] == pytest.approx(0, abs=0.02)
+
+
+def test_mutual_information_is_that_of_the_joint_histogram():
+    generator = np.random.default_rng(2)
+    # intensities at bin centres, where linear windows put everything into one bin
+    target = generator.integers(0, BINS, 20**3)
+    source = np.clip(target + generator.integers(-1, 2, 20**3), 0, BINS - 1)
+    joint = np.histogram2d(target, source, bins=BINS, range=[[-0.5, 15.5]] * 2)[0] / 20**3
+    steps = [torch.tensor(v * 4) for v in (target, source)]
+    np.testing.assert_allclose(joint_histogram(*steps).numpy(), joint, atol=1e-12)
+    rows, columns = joint.sum(1), joint.sum(0)
+    product = np.outer(rows, columns)
+    mixed = 0.95 * joint + 0.05 * product
+    information = (joint * np.log(mixed / product)).sum()
+    entropy = min(-(p * np.log(p)).sum() for p in (rows, columns))
+    images = [torch.tensor(v.reshape(20, 20, 20) / 15, dtype=torch.float32) for v in (target, source)]
+    # one control point whose support is nearly flat over the image is the plain mean
+    image = Lattice((20, 20, 20), (1.0, 1.0, 1.0))
+    flat = AlignedPair(
+        images[0][None],
+        images[1][None],
+        torch.ones(20, 20, 20, dtype=torch.bool),
+        torch.ones(20, 20, 20, dtype=torch.bool),
+        LabelSpace((0, 0, 0)),
+        image,
+        Lattice((1, 1, 1), (1e6, 1e6, 1e6)),
+        (((0.0, 1.0), (0.0, 1.0)),),
+    )
+    assert agreement(flat, ("mi",))["mi"] == pytest.approx(information / entropy, abs=1e-4)
+
+
+def test_cross_correlation_is_the_weighted_correlation_over_the_support():
+    target, source = texture((12, 10, 8), 3), texture((12, 10, 8), 4)
+    bound = pair(target, source)
+    costs = unary_costs(bound, {"ncc": 1.0})[0, 0, 0]
+    along_z, along_y, along_x = (m.numpy() for m in lattice.support(bound.image, bound.control))
+    for k, j, i in itertools.product(*(range(n) for n in bound.control.shape)):
+        weights = np.einsum("z,y,x->zyx", along_z[k], along_y[j], along_x[i]).ravel()
+        covariance = np.cov(target.ravel().numpy(), source.ravel().numpy(), aweights=weights, ddof=0)
+        expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+        assert 1 - float(costs[k, j, i]) == pytest.approx(expected, abs=0.01)
+
+
+def test_cross_correlation_does_not_see_brightness_and_contrast():
+    image = texture((12, 12, 12), 5)
+    assert agreement(pair(image, 0.2 + 0.5 * image), ("ncc",))["ncc"] > 0.98
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 16), (7, 9, 6), (1, 8, 10)])
+def test_haar_coefficients_are_those_of_pywavelets(shape):
+    values = np.random.default_rng(6).normal(size=shape)
+    axes = tuple(axis for axis, n in enumerate(shape) if n > 1)
+    coefficients = pywt.wavedecn(values, "haar", mode="symmetric", level=2, axes=axes)
+    ours = decompose(torch.tensor(values))
+    for level, details in enumerate(reversed(coefficients[1:])):
+        expected = {tuple(np.round(np.sort(v.ravel()), 9)) for v in details.values()}
+        bands = ours[level] if level == 0 else ours[level][:-1]
+        assert {tuple(np.round(np.sort(v.ravel()), 9)) for v in bands.numpy()} == expected
+    np.testing.assert_allclose(ours[-1][-1].numpy(), coefficients[0], atol=1e-12)
+
+
+def test_wavelet_metric_is_the_l1_distance_of_pywavelets_coefficients():
+    target, source = texture((16, 16, 16), 7), texture((16, 16, 16), 8)
+    image = Lattice((16, 16, 16), (1.0, 1.0, 1.0))
+    everything = torch.ones(16, 16, 16, dtype=torch.bool)
+    flat = AlignedPair(
+        target[None], source[None], everything, everything, LabelSpace((0, 0, 0)), image,
+        Lattice((1, 1, 1), (1e6, 1e6, 1e6)), (((0.0, 1.0), (0.0, 1.0)),),
+    )  # fmt: skip
+
+    def bands(values):
+        approximation, *details = pywt.wavedecn(values.numpy().astype(float), "haar", level=2)
+        return [approximation.ravel(), *(v.ravel() for level in details for v in level.values())]
+
+    distance = sum(np.abs(a - b).sum() for a, b in zip(bands(target), bands(source), strict=True))
+    unrelated = sum(
+        np.abs(a[:, None] - b[None, :]).mean() * len(a) for a, b in zip(bands(target), bands(source), strict=True)
+    )
+    assert 1 - agreement(flat, ("dwt",))["dwt"] == pytest.approx(distance / unrelated, rel=0.02)
+
+
+def test_expected_difference_is_the_mean_over_all_pairs():
+    generator = np.random.default_rng(9)
+    a, b = generator.normal(size=400), generator.gamma(2, size=300)
+    expected = np.abs(a[:, None] - b[None, :]).mean()
+    assert expected_difference(torch.tensor(a), torch.tensor(b)) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_does_not_count_costs_nothing_and_what_is_not_covered_costs_one(name):
+    target, source = texture((16, 16, 16), 10), texture((16, 16, 16), 11)
+    nowhere = torch.zeros((16, 16, 16), dtype=torch.bool)
+    masked = unary_costs(pair(target, source, counted=nowhere), {name: 1.0})
+    uncovered = unary_costs(pair(target, source, covered=nowhere), {name: 1.0})
+    assert torch.allclose(masked, torch.zeros_like(masked), atol=1e-5)
+    assert torch.allclose(uncovered, torch.ones_like(uncovered), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_intensities_outside_the_mask_do_not_matter(name):
+    target, source = texture((16, 16, 16), 12), texture((18, 18, 18), 13)
+    counted = torch.zeros((16, 16, 16), dtype=torch.bool)
+    counted[:, :, :9] = True
+    other = torch.where(counted, target, torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0)))
+    costs = [unary_costs(pair(t, source, (1, 1, 1), counted=counted), {name: 1.0}) for t in (target, other)]
+    assert torch.allclose(*costs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_channels_are_averaged(name):
+    target, source = texture((12, 12, 12), 14), texture((14, 14, 14), 15)
+    one = unary_costs(pair(target, source, (1, 1, 1)), {name: 1.0})
+    twice = pair(torch.stack([target, target]), torch.stack([source, source]), (1, 1, 1))
+    assert torch.allclose(unary_costs(twice, {name: 1.0}), one, atol=1e-5)
+
+
+def test_only_the_ratio_of_the_weights_matters():
+    target, source = texture((12, 12, 12), 16), texture((14, 14, 14), 17)
+    bound = pair(target, source, (1, 1, 1))
+    single = {name: unary_costs(bound, {name: 3.0}) for name in EVERY}
+    mixed = unary_costs(bound, {"mi": 2.0, "ncc": 6.0, "sad": 0.0})
+    assert torch.allclose(mixed, 0.25 * single["mi"] + 0.75 * single["ncc"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_two_dimensional_images_are_compared(name):
+    large = texture((1, 40, 40), 18)
+    costs = unary_costs(pair(large[:, 4:36, 4:36], large[:, 3:39, 1:37], (0, 2, 2)), {name: 1.0})
+    assert chosen(costs, (0, 2, 2), name) == {(1, -1, 0)}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_constant_images_cost_the_same_everywhere(name):
+    flat = torch.full((12, 12, 12), 0.5)
+    costs = unary_costs(pair(flat, torch.full((14, 14, 14), 0.5), (1, 1, 1)), {name: 1.0})
+    assert torch.isfinite(costs).all()
+    assert float(costs.max() - costs.min()) < 1e-5
