@@ -3,12 +3,14 @@
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, write_json
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter
+from atlasnet.execution.work import WorkFolder
 
 __all__ = [
     "Execution",
     "Reporter",
     "SilentReporter",
     "TextReporter",
+    "WorkFolder",
     "atomic_path",
     "digest",
     "file_digest",

@@ -40,8 +40,8 @@ class NetworkSpec:
         object.__setattr__(self, "options", dict(self.options))
 
     @classmethod
-    def planned(cls, name: str, shape: Sequence[int], *, width: float = 1.0) -> NetworkSpec:
-        """The spec for slices of ``shape`` (y, x).
+    def planned(cls, name: str, shape: Sequence[int], *, width: float = 1.0, context: int = 1) -> NetworkSpec:
+        """The spec for slices of ``shape`` (y, x), of which a U-Net sees ``context`` neighbours on each side.
 
         A U-Net halves the slice as often as at least 4 pixels remain along the shorter side, at most 5 times: so it
         sees the whole of a large slice and does not pool a small structure away. Other architectures are as they are.
@@ -52,7 +52,7 @@ class NetworkSpec:
         depth = 1
         while depth < _DEEPEST and side >= _SMALLEST_BOTTLENECK * 2 ** (depth + 1):
             depth += 1
-        return cls(name, width, {"depth": depth})
+        return cls(name, width, {"context": context, "depth": depth})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""

@@ -1,1 +1,7 @@
-""""""
+"""From a scan to its segmentation: transformer, network, de-transformer, fusion."""
+
+from atlasnet.prediction.inputs import find_cases
+from atlasnet.prediction.output import write_prediction
+from atlasnet.prediction.predictor import Prediction, PredictOptions, Predictor
+
+__all__ = ["PredictOptions", "Prediction", "Predictor", "find_cases", "write_prediction"]

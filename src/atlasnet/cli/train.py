@@ -1,0 +1,64 @@
+"""``atlasnet train``: from annotated scans to a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from atlasnet.cli.options import add_execution_options, execution_from
+
+HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of annotated scans (see: atlasnet check)")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the model")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--atlases", type=int, metavar="N", help="choose N atlases among the subjects (default: 6, or all subjects)"
+    )
+    which.add_argument(
+        "--atlas", action="append", metavar="CASE", help="a subject's name or an image file; repeat it for several"
+    )
+    parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
+    parser.add_argument(
+        "--network", default=None, metavar="NAME", help="unet (default), segnet, or module:Class with --allow-module"
+    )
+    parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
+    parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
+    parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
+    parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
+    parser.add_argument(
+        "--registration", default="mrf", choices=("mrf", "affine", "identity"), help="registration operator"
+    )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
+    add_execution_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and print where the model lies."""
+    from atlasnet.cohort import Cohort
+    from atlasnet.training.fit import FitOptions, fit
+    from atlasnet.training.subjects import read_names
+
+    execution = execution_from(args)
+    cohort = Cohort.read(args.data)
+    if args.subjects is not None:
+        cohort = cohort.select(read_names(args.subjects))
+    options = FitOptions(
+        atlases=tuple(args.atlas) if args.atlas else args.atlases,
+        network=args.network,
+        allow_module=args.allow_module,
+        width=args.width,
+        preset=args.preset,
+        epochs=args.epochs,
+        operator=args.registration,
+    )
+    model = fit(cohort, args.output, options, work=args.work, execution=execution)
+    if args.json:
+        print(json.dumps({"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}))
+    elif not args.quiet:
+        print(f"model with {len(model.atlases)} atlases: {args.output}")
+    return 0

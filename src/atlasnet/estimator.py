@@ -1,0 +1,124 @@
+"""`AtlasNet`: the method as one object, for scripts and notebooks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError, ModelError
+from atlasnet.execution import Execution
+from atlasnet.prediction import Prediction, PredictOptions, Predictor
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.volume import Volume, read_volume
+
+
+class AtlasNet:
+    """Train on a cohort, segment scans, save and load.
+
+        net = AtlasNet(atlases=3).fit("data/", "model/")
+        prediction = net.predict("ct.nii.gz")
+        write_volume("seg.nii.gz", prediction.labels)
+
+    Args:
+        atlases: how many to choose among the subjects (None: 6, or all of fewer), or names of subjects or image files.
+        network: ``"unet"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or ``"module:Class"``
+            with ``allow_module``; None takes the plan's.
+        width: factor on the network's channels; None takes the plan's.
+        preset: training recipe, ``"default"`` or ``"publication"``.
+        epochs: of every network; None takes the recipe's.
+        registration: ``"mrf"``, ``"affine"`` or ``"identity"``.
+        registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
+        allow_module: whether the code that ``network`` names may be imported.
+        execution: device, threads, seed, progress.
+    """
+
+    def __init__(
+        self,
+        *,
+        atlases: int | Sequence[str | Path] | None = None,
+        network: str | None = None,
+        width: float | None = None,
+        preset: str = "default",
+        epochs: int | None = None,
+        registration: str = "mrf",
+        registration_settings: dict[str, Any] | None = None,
+        allow_module: bool = False,
+        execution: Execution | None = None,
+    ) -> None:
+        self.options = FitOptions(
+            atlases=atlases if atlases is None or isinstance(atlases, int) else tuple(str(atlas) for atlas in atlases),
+            network=network,
+            allow_module=allow_module,
+            width=width,
+            preset=preset,
+            epochs=epochs,
+            operator=registration,
+            operator_settings=registration_settings or {},
+        )
+        self.execution = execution or Execution()
+        self.model: Model | None = None
+        self._predictors: dict[PredictOptions, Predictor] = {}
+
+    def fit(self, cohort: Cohort | str | Path, folder: str | Path, *, work: str | Path | None = None) -> AtlasNet:
+        """Train on every subject of ``cohort`` and write the model into ``folder``; see `atlasnet.training.fit.fit`."""
+        if not isinstance(cohort, Cohort):
+            cohort = Cohort.read(cohort)
+        self.model = fit(cohort, folder, self.options, work=work, execution=self.execution)
+        self._predictors.clear()
+        return self
+
+    def predict(self, image: Volume | str | Path, **options: Any) -> Prediction:
+        """Segment one scan.
+
+        Args:
+            image: (c, z, y, x) in any orientation, or a file or DICOM folder.
+            options: fields of `atlasnet.prediction.PredictOptions`, ``fusion="vote"`` or ``probabilities=True`` say.
+
+        Raises:
+            ModelError: nothing was fitted or loaded.
+            VolumeError: the scan cannot be used.
+            RegistrationError: it cannot be mapped onto any atlas.
+        """
+        model = self._fitted()
+        if not isinstance(image, Volume):
+            image = read_volume(image, channels=len(model.channels) > 1)
+        chosen = PredictOptions(**options)
+        if chosen not in self._predictors:
+            self._predictors[chosen] = Predictor(
+                model, chosen, execution=self.execution, allow_module=self.options.allow_module
+            )
+        return self._predictors[chosen].predict(image)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a zip (by its suffix) or a new folder, without the work folder.
+
+        Raises:
+            InputError: the folder exists.
+        """
+        path, model = Path(path), self._fitted()
+        if path.suffix == ".zip":
+            model.export(path)
+            return
+        if path.exists():
+            raise InputError("the folder exists already", path=path, remedy="name a new one")
+        shutil.copytree(model.folder, path, ignore=shutil.ignore_patterns("work", ".*"))
+
+    @classmethod
+    def load(cls, path: str | Path, *, allow_module: bool = False, execution: Execution | None = None) -> AtlasNet:
+        """Read a model folder or zip.
+
+        Raises:
+            ModelError: it is not there, not finished, or damaged.
+        """
+        net = cls(allow_module=allow_module, execution=execution)
+        net.model = Model.load(path)
+        return net
+
+    def _fitted(self) -> Model:
+        if self.model is None:
+            raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
+        return self.model

@@ -1,0 +1,96 @@
+"""What to predict: files, folders of cases and DICOM folders turned into a checked list of cases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from atlasnet.cohort import Subject
+from atlasnet.errors import InputError
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+def image_stem(path: Path) -> str | None:
+    """The file name without its image suffix, or None when it has none."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def find_cases(inputs: Sequence[str | Path], channels: int) -> list[Subject]:
+    """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
+
+    A file is a case, except that with several channels the files ``CASE_0000`` … of one case belong together (naming
+    one of them is enough). A folder is a folder of cases when it holds image files, else a DICOM folder.
+
+    Args:
+        inputs: files and folders.
+        channels: how many channels the model expects.
+
+    Raises:
+        InputError: something is absent, is no image, lacks a channel, or two cases have one name.
+    """
+    cases: dict[str, Subject] = {}
+    for path in map(Path, inputs):
+        for case in _cases_of(path, channels):
+            other = cases.get(case.name)
+            if other == case:
+                continue
+            if other is not None:
+                raise InputError(
+                    f"two inputs would both be called {case.name!r}",
+                    path=case.images[0],
+                    found=str(other.images[0]),
+                    remedy="rename one, or predict them into two folders",
+                )
+            cases[case.name] = case
+    return list(cases.values())
+
+
+def _cases_of(path: Path, channels: int) -> Iterable[Subject]:
+    if not path.exists():
+        raise InputError("there is no such file or folder", path=path)
+    if path.is_file():
+        stem = image_stem(path)
+        if stem is None:
+            raise InputError("the file is not an image that can be read", path=path, expected=" ".join(SUFFIXES))
+        return [_case(path, stem, channels)]
+    files = sorted(file for file in path.iterdir() if image_stem(file) and not file.name.startswith("."))
+    if not files:
+        if channels > 1:
+            raise InputError(
+                f"a DICOM folder has one channel and the model expects {channels}",
+                path=path,
+                remedy="convert each channel to CASE_0000.nii.gz, CASE_0001.nii.gz, …",
+            )
+        return [Subject(path.resolve().name, (path,))]
+    found: dict[str, Subject] = {}
+    for file in files:
+        case = _case(file, str(image_stem(file)), channels)
+        other = found.setdefault(case.name, case)
+        if other != case:
+            raise InputError(f"two files would both be case {case.name!r}", path=file, found=str(other.images[0]))
+    return found.values()
+
+
+def _case(path: Path, stem: str, channels: int) -> Subject:
+    match = CHANNEL.match(stem)
+    if match is None:
+        return Subject(stem, (path,), channels=channels)
+    name, suffix = match["case"], path.name[len(stem) :]
+    if channels == 1:
+        return Subject(name if match["channel"] == "0000" else stem, (path,))
+    paths = tuple(path.with_name(f"{name}_{channel:04d}{suffix}") for channel in range(channels))
+    absent = [p.name for p in paths if not p.exists()]
+    if absent:
+        raise InputError(
+            "the case lacks a channel",
+            path=path,
+            expected=f"{channels} files {name}_0000{suffix} …",
+            found="no " + ", ".join(absent),
+        )
+    return Subject(name, paths, channels=channels)

@@ -1,0 +1,299 @@
+"""Transformer, network, de-transformer, fusion: one scan in, its labels out, on the scan's own grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atlasnet.errors import InputError, RegistrationError, VolumeError
+from atlasnet.execution import Execution
+from atlasnet.network import build_network, load_weights, probabilities
+from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab
+from atlasnet.prediction.postprocess import postprocess
+from atlasnet.registration import make_operator
+from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
+from atlasnet.training.model import Atlas, Model
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Volume, canonical
+from atlasnet.volume.sampling import inside, sample, slabs
+
+SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to give and how to fuse.
+
+    Args:
+        fusion: ``"mean"``, ``"vote"`` or ``"weighted"`` (see `atlasnet.prediction.fusion`).
+        probabilities: whether the fused class probabilities are wanted.
+        agreement: whether the agreement and entropy maps are wanted.
+        largest_component: keep the largest connected component of each label.
+        minimum_size_ml: drop connected components that are smaller, in millilitres.
+        minimum_quality: an atlas onto which the registration's quality is lower is not asked.
+    """
+
+    fusion: str = "mean"
+    probabilities: bool = False
+    agreement: bool = False
+    largest_component: bool = False
+    minimum_size_ml: float = 0.0
+    minimum_quality: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.fusion not in METHODS:
+            raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
+        if self.minimum_size_ml < 0:
+            raise InputError("the minimum size must not be negative", found=str(self.minimum_size_ml))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one scan, all on its own grid.
+
+    Args:
+        labels: (1, z, y, x) in the cohort's label values.
+        record: seconds per stage, registration quality per atlas, agreement, volumes in ml; JSON-able.
+        probabilities: (classes, z, y, x) float32, or None when not wanted.
+        agreement: (1, z, y, x) float32, the share of atlases that voted for the result, 0 where no atlas reached.
+        entropy: (1, z, y, x) float32, of the mean probabilities, 0 to 1.
+    """
+
+    labels: Volume
+    record: dict[str, Any]
+    probabilities: Volume | None = None
+    agreement: Volume | None = None
+    entropy: Volume | None = None
+
+    def summary(self) -> str:
+        """One line: the volume of each label and how far the atlases agreed."""
+        volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())
+        agreement = self.record["agreement"]["foreground"]
+        return f"{volumes}; " + ("nothing found" if agreement is None else f"agreement {agreement:.3f}")
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class _Fused:
+    """The whole scan, canonical orientation; maps that nobody wants are None."""
+
+    labels: NDArray[np.int64]  # (z, y, x) class indices
+    agreement: Agreement
+    probabilities: NDArray[np.float32] | None  # (classes, z, y, x)
+    share: NDArray[np.float32] | None  # (1, z, y, x)
+    entropy: NDArray[np.float32] | None  # (1, z, y, x)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One atlas's opinion, still in its own space."""
+
+    probabilities: torch.Tensor  # (classes, z, y, x) float16
+    grid: Grid
+    to_atlas: Transform
+    quality: float
+
+
+class Predictor:
+    """A model ready to segment one scan after the other.
+
+    Args:
+        model: the trained model.
+        options: fusion, outputs, post-processing.
+        execution: device, threads and seed.
+        allow_module: whether the code that the model's network names may be imported.
+
+    Raises:
+        ModelError: the weights do not fit the network.
+        InputError: the network is code and ``allow_module`` is not set.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        options: PredictOptions | None = None,
+        *,
+        execution: Execution | None = None,
+        allow_module: bool = False,
+    ) -> None:
+        self.model = model
+        self.options = options or PredictOptions()
+        self.execution = execution or Execution()
+        self.operator = make_operator(model.operator, **model.operator_settings)
+        self.device = self.execution.torch_device()
+        self.atlases = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
+        self.networks = []
+        for atlas in model.atlases:
+            network = build_network(model.network, len(model.channels), len(model.values), allow_module=allow_module)
+            self.networks.append(load_weights(model.weights_path(atlas), network).to(self.device))
+
+    def predict(self, image: Volume) -> Prediction:
+        """Segment one scan.
+
+        Args:
+            image: (c, z, y, x), c the model's channels, in any orientation and spacing.
+
+        Raises:
+            VolumeError: the number of channels is not the model's.
+            RegistrationError: the scan could not be mapped onto any atlas.
+        """
+        if image.channels != len(self.model.channels):
+            raise VolumeError(
+                "the scan has not the channels of the model",
+                expected=f"{len(self.model.channels)}: {', '.join(self.model.channels)}",
+                found=str(image.channels),
+            )
+        watch = _Stopwatch()
+        with self.execution.active():
+            source, orientation = canonical(image)
+            answers, atlases = self._ask(source, watch)
+            with watch("fusion"):
+                fused = self._fuse(source.grid, answers)
+            with watch("postprocessing"):
+                indices = postprocess(
+                    fused.labels,
+                    source.grid,
+                    largest_component=self.options.largest_component,
+                    minimum_size_mm3=1000 * self.options.minimum_size_ml,
+                )
+        labels = label_values(self.model.values)[indices][None]
+
+        def own(array: NDArray[Any] | None) -> Volume | None:
+            return None if array is None else Volume(orientation.restore(array), image.grid)
+
+        voxel_ml = float(np.prod(source.grid.spacing)) / 1000
+        record = {
+            "fusion": self.options.fusion,
+            "atlases": atlases,
+            "agreement": fused.agreement.summary(self._names()),
+            "uncovered_voxels": fused.agreement.uncovered,
+            "volumes_ml": {
+                name: round(int((indices == index).sum()) * voxel_ml, 4)
+                for index, name in enumerate(self._names())
+                if index
+            },
+            "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
+        }
+        return Prediction(
+            labels=Volume(orientation.restore(labels), image.grid),
+            record=record,
+            probabilities=own(fused.probabilities),
+            agreement=own(fused.share),
+            entropy=own(fused.entropy),
+        )
+
+    def _names(self) -> list[str]:
+        """Class names in the order of the class indices."""
+        by_value = {value: name for name, value in self.model.labels.items()}
+        return [by_value.get(value, str(value)) for value in self.model.values]
+
+    def _ask(self, source: Volume, watch: _Stopwatch) -> tuple[list[_Answer], list[dict[str, Any]]]:
+        """Each atlas's probabilities in its own space, and what the record says of each."""
+        with watch("registration"):
+            registrations = self.operator.register(source, self.atlases, execution=self.execution)
+        with watch("mapping"):
+            prepared = prepare(source, self.model.plan)
+        answers, records = [], []
+        for atlas, image, network, registration in zip(
+            self.model.atlases, self.atlases, self.networks, registrations, strict=True
+        ):
+            self.execution.pause()
+            quality = float(registration.record["quality"])
+            used = quality >= self.options.minimum_quality
+            records.append({**_brief(atlas, registration.record), "used": used})
+            if not used:
+                self.execution.reporter.warn(
+                    f"atlas {atlas.name} is not asked: registration quality {quality:.3f} is below "
+                    f"{self.options.minimum_quality:g}"
+                )
+                continue
+            with watch("mapping"):
+                grid = working_grid(image.grid, self.model.plan)
+                mapped = map_image(prepared, registration.transform, grid)
+            with watch("network"):
+                axis = self.model.plan.slice_axis
+                answer = probabilities(network, to_slices(mapped.array, axis), device=self.device)
+                halves = np.ascontiguousarray(from_slices(answer, axis), dtype=np.float16)
+            answers.append(_Answer(torch.from_numpy(halves), grid, registration.transform.inverse, quality))
+        if not answers:
+            raise RegistrationError(
+                "the scan could not be mapped onto any atlas of the model: "
+                + ", ".join(f"{r['name']} {r['quality']:.3f}" for r in records)
+                + f"; a registration quality of at least {self.options.minimum_quality:g} is needed. "
+                "Check that the scan shows the same part of the body in the same modality as the training scans"
+            )
+        return answers, records
+
+    def _fuse(self, grid: Grid, answers: list[_Answer]) -> _Fused:
+        """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
+        classes = len(self.model.values)
+        wanted = self.options
+        fused = _Fused(
+            labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),
+            agreement=Agreement(len(answers), classes),
+            probabilities=np.empty((classes, *grid.shape), dtype=np.float32) if wanted.probabilities else None,
+            share=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
+            entropy=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
+        )
+        maps = [
+            (answer, answer.probabilities.to(self.device, torch.float32), answer.to_atlas.to(self.device))
+            for answer in answers
+        ]
+        for z0, z1 in slabs(grid.shape, SLAB_VOXELS // classes):
+            self.execution.pause()
+            slab = fuse_slab(
+                (self._mapped_back(answer, values, to_atlas, grid, z0, z1) for answer, values, to_atlas in maps),
+                wanted.fusion,
+            )
+            fused.agreement.add(slab)
+            fused.labels[z0:z1] = slab.labels.cpu().numpy()
+            if fused.probabilities is not None:
+                fused.probabilities[:, z0:z1] = slab.probabilities.cpu().numpy()
+            if fused.share is not None and fused.entropy is not None:
+                fused.share[0, z0:z1] = slab.share.cpu().numpy()
+                fused.entropy[0, z0:z1] = slab.entropy.cpu().numpy()
+        return fused
+
+    @staticmethod
+    def _mapped_back(
+        answer: _Answer, values: torch.Tensor, to_atlas: Transform, grid: Grid, z0: int, z1: int
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """One atlas's probabilities on a slab of the scan, which of its voxels the atlas reaches, and its weight."""
+        index = to_atlas.index_slab(answer.grid, grid, z0, z1, device=values.device)
+        return sample(values, index), inside(index, answer.grid.shape), answer.quality
+
+
+def label_values(values: Sequence[int]) -> NDArray[Any]:
+    """Label values by class index in the smallest integer type that holds them all."""
+    array = np.array(values)
+    for dtype in (np.uint8, np.int16, np.uint16, np.int32):
+        if np.array_equal(array.astype(dtype), array):
+            return array.astype(dtype)
+    return array
+
+
+def _brief(atlas: Atlas, record: dict[str, Any]) -> dict[str, Any]:
+    """What a prediction's record keeps of a registration's."""
+    kept = ("quality", "similarity_before", "similarity_after", "jacobian_min", "folded_share", "inverse_residual_mm")
+    return {"name": atlas.name, **{key: record[key] for key in kept if key in record}}

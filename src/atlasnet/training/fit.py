@@ -1,0 +1,308 @@
+"""From annotated scans to a model: plan, atlases, registration, mapping, one network per atlas.
+
+Every stage leaves its result under a key made of all that it depends on, so that the same call goes on where an earlier
+one stopped, and a stage whose input did not change is not done again.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from atlasnet import __version__
+from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
+from atlasnet.cohort import Cohort, Plan, take_fingerprint
+from atlasnet.errors import CohortError, InputError, ModelError
+from atlasnet.execution import Execution, WorkFolder, atomic_path, digest, file_digest, read_json, write_json
+from atlasnet.network import NetworkSpec, build_network
+from atlasnet.registration import Operator, make_operator
+from atlasnet.training.loop import LOG, train_network
+from atlasnet.training.model import Atlas, Model, class_values
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.sources import Keyed, keyed_atlas, keyed_subject, path_digest
+from atlasnet.training.store import IGNORED
+from atlasnet.training.transformer import MappedCohort, Transformer
+from atlasnet.volume import canonical, write_volume
+
+DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a user may choose; the plan holds what follows from the data.
+
+    Args:
+        atlases: how many to choose among the subjects (None: 6, or all of fewer subjects), or their names: subjects or
+            image files.
+        network: a registered name or ``"module:Class"``; None takes the plan's.
+        allow_module: whether the latter may be imported.
+        width: factor on the network's channels; None takes the plan's.
+        preset: training recipe, ``"default"`` or ``"publication"``.
+        epochs: of every network; None takes the recipe's.
+        operator: ``"mrf"``, ``"affine"`` or ``"identity"``.
+        operator_settings: passed to the operator, over what the plan says.
+        minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
+    """
+
+    atlases: int | tuple[str, ...] | None = None
+    network: str | None = None
+    allow_module: bool = False
+    width: float | None = None
+    preset: str = "default"
+    epochs: int | None = None
+    operator: str = "mrf"
+    operator_settings: Mapping[str, Any] = field(default_factory=dict)
+    minimum_quality: float = 0.05
+
+
+def fit(
+    cohort: Cohort,
+    folder: str | Path,
+    options: FitOptions | None = None,
+    *,
+    work: str | Path | None = None,
+    execution: Execution | None = None,
+) -> Model:
+    """Train a model on every subject of ``cohort`` and write it into ``folder``.
+
+    Called again with the same arguments after a stop, it goes on; a model that is finished is returned as it is.
+
+    Args:
+        cohort: subjects with references.
+        folder: of the model; its ``plan.json``, if there is one, is used, else it is derived and written.
+        options: what the user chooses.
+        work: folder of intermediate results, ``folder/work`` by default.
+        execution: device, threads, seed, progress.
+
+    Raises:
+        CohortError: the cohort cannot be trained on.
+        InputError: an option cannot be used.
+        ModelError: ``folder`` holds a finished model that was trained differently.
+        RegistrationError: no subject could be mapped onto an atlas.
+        Cancelled: on request.
+    """
+    run = _Fit(cohort, Path(folder), options or FitOptions(), Path(work or Path(folder) / "work"), execution)
+    with run.work.locked():
+        return run.model()
+
+
+class _Fit:
+    """One call of `fit`."""
+
+    def __init__(
+        self, cohort: Cohort, folder: Path, options: FitOptions, work: Path, execution: Execution | None
+    ) -> None:
+        self.cohort, self.folder, self.options = cohort, folder, options
+        self.execution = execution or Execution()
+        self.say = self.execution.reporter
+        self.work = WorkFolder(work)
+        self.values = class_values(cohort.labels, cohort.ignore_label)
+        self.recipe = Recipe.preset(options.preset, epochs=options.epochs)
+        self._check()
+
+    def _check(self) -> None:
+        """Find what would fail hours later."""
+        unlabelled = [subject.name for subject in self.cohort if subject.labels is None]
+        if unlabelled:
+            raise CohortError("subjects have no reference", path=self.cohort.root, found=", ".join(unlabelled))
+        if not 2 <= len(self.values) <= IGNORED:
+            raise CohortError(
+                "the number of labels cannot be trained",
+                path=self.cohort.root,
+                expected=f"1 to {IGNORED - 1} labels besides the background",
+                found=str(len(self.values) - 1),
+            )
+        if isinstance(self.options.atlases, int) and self.options.atlases < 1:
+            raise InputError("at least one atlas is needed", found=str(self.options.atlases))
+        self.execution.torch_device()
+
+    def model(self) -> Model:
+        """Every stage in order."""
+        hashes = self._hashes()
+        plan = self._plan()
+        settings = digest(
+            {
+                "plan": plan.to_json(),
+                "options": asdict(self.options),
+                "data": hashes,
+                "seed": self.execution.seed,
+                "labels": self.cohort.labels,
+            }
+        )
+        finished = self._finished(settings)
+        if finished is not None:
+            return finished
+        spec = self._spec(plan)
+        operator = self._operator(plan)
+        subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
+        with self.execution.active():
+            sources = self._atlases(subjects)
+            transformer = Transformer(
+                plan, operator, self.values, self.options.minimum_quality, self.work, self.execution
+            )
+            mapped = transformer.map(subjects, self._targets(sources, subjects))
+        spec = self._planned(plan, spec, mapped[0])
+        atlases = [Atlas(s.name, s.subject, m.quality) for s, m in zip(sources, mapped, strict=True)]
+        for atlas, cases in zip(atlases, mapped, strict=True):
+            self._train(atlas, cases, spec)
+        model = Model(
+            folder=self.folder,
+            channels=self.cohort.channels,
+            labels=self.cohort.labels,
+            ignore_label=self.cohort.ignore_label,
+            plan=plan,
+            operator=operator.name,
+            operator_settings=operator.settings(),
+            network=spec,
+            atlases=tuple(atlases),
+            provenance=self._provenance(settings, hashes),
+        )
+        model.save()
+        return Model.load(self.folder)
+
+    def _hashes(self) -> dict[str, dict[str, list[str]]]:
+        """SHA-256 of every file, per subject."""
+        hashes: dict[str, dict[str, list[str]]] = {}
+        for subject in self.say.track(self.cohort, "checking the files", len(self.cohort)):
+            try:
+                hashes[subject.name] = {
+                    "images": [path_digest(path) for path in subject.images],
+                    "labels": [file_digest(subject.labels)] if subject.labels is not None else [],
+                }
+            except OSError as error:
+                raise CohortError(
+                    f"subject {subject.name} cannot be read", path=self.cohort.root, found=str(error)
+                ) from error
+        return hashes
+
+    def _plan(self) -> Plan:
+        """The plan beside the model, derived and written when there is none."""
+        path = self.folder / "plan.json"
+        if path.exists():
+            plan = Plan.read(path)
+            if plan.channels != self.cohort.channels:
+                raise CohortError(
+                    "the plan is for other channels",
+                    path=path,
+                    expected=", ".join(self.cohort.channels),
+                    found=", ".join(plan.channels),
+                    remedy="delete the file to have it derived again",
+                )
+            return plan
+        plan = Plan.derive(take_fingerprint(self.cohort, self.say))
+        plan.write(path)
+        return plan
+
+    def _finished(self, settings: str) -> Model | None:
+        """The model that lies in the folder already, if it is the one that was asked for."""
+        if not (self.folder / "model.json").exists():
+            return None
+        model = Model.load(self.folder)
+        if model.provenance.get("settings") != settings:
+            raise ModelError(
+                "the folder holds a finished model that was trained with other data, options or plan",
+                path=self.folder,
+                remedy="give another folder with -o, or delete its model.json to train anew from what is cached",
+            )
+        self.say.note("the model is finished already; nothing was left to do")
+        return model
+
+    def _spec(self, plan: Plan) -> NetworkSpec:
+        """The network by name and width, built once so that a wrong one is found now."""
+        spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
+        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
+        return spec
+
+    @staticmethod
+    def _planned(plan: Plan, spec: NetworkSpec, mapped: MappedCohort) -> NetworkSpec:
+        """The spec with the options that depend on the size of the slices."""
+        return NetworkSpec.planned(spec.name, mapped.cases[0].labels.shape[1:], width=spec.width, context=plan.context)
+
+    def _atlases(self, subjects: Sequence[Keyed]) -> list[AtlasSource]:
+        """The atlases that the user named, or those chosen among the subjects."""
+        wanted = self.options.atlases
+        if isinstance(wanted, tuple):
+            return resolve_atlases(self.cohort, wanted)
+        count = min(wanted or DEFAULT_ATLASES, len(subjects))
+        if wanted is not None and wanted > count:
+            self.say.warn(f"{wanted} atlases were asked for and there are {count} subjects: all of them are atlases")
+        key = digest({"count": count, "images": {subject.name: subject.key for subject in subjects}})
+        path = self.work.root / "choice" / f"{key}.json"
+        if not path.exists():
+            self.say.note(f"choosing {count} atlases among {len(subjects)} subjects")
+            images = {subject.name: subject.read for subject in subjects}
+            write_json(path, choose_atlases(images, count, execution=self.execution))
+        return resolve_atlases(self.cohort, read_json(path))
+
+    def _targets(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> list[Keyed]:
+        """The atlases, stored in the model folder, where prediction will read them too."""
+        keys = {subject.name: subject.key for subject in subjects}
+        targets = []
+        for source in sources:
+            path = self._atlas_path(source.name)
+            if not path.exists():
+                write_volume(path, canonical(source.read())[0])
+            key = keys[source.subject] if source.subject else digest([path_digest(p) for p in source.paths])
+            targets.append(keyed_atlas(source.name, key, path, len(self.cohort.channels)))
+        return targets
+
+    def _atlas_path(self, name: str) -> Path:
+        return self.folder / "atlases" / f"{name}.nii.gz"
+
+    def _operator(self, plan: Plan) -> Operator:
+        settings = dict(self.options.operator_settings)
+        if self.options.operator == "mrf":
+            ranges = plan.mi_range
+            settings.setdefault("mi_range", None if None in ranges else ranges)
+        return make_operator(self.options.operator, **settings)
+
+    def _train(self, atlas: Atlas, mapped: MappedCohort, spec: NetworkSpec) -> None:
+        """Train an atlas's network in the work folder and put weights and log into the model."""
+        key = {
+            "cases": mapped.key,
+            "spec": spec.to_json(),
+            "recipe": self.recipe.to_json(),
+            "seed": self.execution.seed,
+        }
+        folder = self.work.entry("networks", digest(key))
+        weights = train_network(
+            mapped.cases,
+            spec,
+            self.recipe,
+            len(self.values),
+            folder,
+            self.execution,
+            key=atlas.name,
+            allow_module=self.options.allow_module,
+        )
+        for file, place in (
+            (weights, self.folder / "networks" / f"{atlas.name}.safetensors"),
+            (folder / LOG, self.folder / "log" / f"{atlas.name}.csv"),
+        ):
+            with atomic_path(place) as temporary:
+                shutil.copyfile(file, temporary)
+
+    def _provenance(self, settings: str, hashes: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "settings": settings,
+            "recipe": self.recipe.to_json(),
+            "seed": self.execution.seed,
+            "threads": self.execution.threads,
+            "device": self.execution.device,
+            "data": hashes,
+            "versions": {
+                "atlasnet": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "simpleitk": sitk.Version.VersionString(),
+                "python": platform.python_version(),
+            },
+        }

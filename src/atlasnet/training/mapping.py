@@ -1,0 +1,66 @@
+"""From a subject to what a network sees: normalised, mapped into an atlas's space, cut along the slice axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.cohort import Plan
+from atlasnet.training.store import IGNORED
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Volume
+from atlasnet.volume.resample import antialias_sigma, smooth
+
+_SLICE_AXIS = {"z": 1, "y": 2, "x": 3}  # of arrays (c, z, y, x)
+
+
+def working_grid(atlas: Grid, plan: Plan) -> Grid:
+    """The lattice in the atlas's space on which networks work: the atlas's field of view at the plan's spacing."""
+    return atlas.with_spacing(plan.spacing)
+
+
+def prepare(source: Volume, plan: Plan) -> Volume:
+    """Normalise a canonical volume and smooth it as far as the plan's spacing is coarser than its own.
+
+    Smoothing instead of resampling leaves the mapping as the only interpolation.
+    """
+    normalised = plan.normalise(source)
+    sigma = antialias_sigma(np.asarray(plan.spacing) / source.grid.spacing)
+    if (sigma == 0).all():
+        return normalised
+    return normalised.replace(np.stack([smooth(channel, sigma) for channel in normalised.array]))
+
+
+def map_image(prepared: Volume, transform: Transform, grid: Grid) -> Volume:
+    """A prepared source (c, z, y, x) in an atlas's space; beyond the source's field of view its edge continues."""
+    return transform.warp(prepared, grid)
+
+
+def map_labels(labels: Volume, values: tuple[int, ...], transform: Transform, grid: Grid) -> Volume:
+    """A reference in an atlas's space as class indices, uint8 (1, z, y, x).
+
+    Args:
+        labels: whole numbers; those not in ``values`` (the ignore label) become `IGNORED`.
+        values: the label value of each class index.
+        transform: maps points of ``grid`` into the labels' space.
+        grid: the atlas's working grid.
+
+    Returns:
+        Class indices; `IGNORED` also where ``grid`` reaches outside the labels' field of view.
+    """
+    indices = np.full(labels.array.shape, IGNORED, dtype=np.uint8)
+    for index, value in enumerate(values):
+        indices[labels.array == value] = index
+    return transform.warp(labels.replace(indices), grid, interpolation="label", fill=IGNORED)
+
+
+def to_slices(array: NDArray[Any], slice_axis: str) -> NDArray[Any]:
+    """Bring the slice axis of an array (c, z, y, x) to the place of z."""
+    return np.moveaxis(array, _SLICE_AXIS[slice_axis], 1)
+
+
+def from_slices(array: NDArray[Any], slice_axis: str) -> NDArray[Any]:
+    """Undo `to_slices`."""
+    return np.moveaxis(array, 1, _SLICE_AXIS[slice_axis])

@@ -1,0 +1,237 @@
+"""The model on disk: a folder, or its zip, of JSON, images and safetensors with checksums. Nothing in it is executed.
+
+model.json               format, labels, channels, plan, registration, network, atlases, provenance, checksums
+atlases/NAME.nii.gz      the reference anatomies, canonical orientation
+networks/NAME.safetensors
+log/NAME.csv             one row an epoch
+plan.json                the plan as it can be edited before training; model.json holds the one that was used
+work/                    registrations, mapped cases, checkpoints: may be deleted, never shipped
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from atlasnet import __version__
+from atlasnet.cohort import Plan
+from atlasnet.errors import InputError, ModelError
+from atlasnet.execution import atomic_path, file_digest, read_json, write_json
+from atlasnet.network import NetworkSpec
+from atlasnet.volume import Volume, read_volume
+
+FORMAT = 1
+LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """One reference anatomy of a model.
+
+    Args:
+        name: unique in the model; names its files.
+        subject: the training subject that it is, or None for an image from elsewhere.
+        quality: the lowest, median and highest registration quality of the training subjects onto it.
+    """
+
+    name: str
+    subject: str | None
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What prediction needs, read from ``folder``.
+
+    Args:
+        folder: where the files lie.
+        channels: channel names in the order of the arrays.
+        labels: class name to the value in label files, background 0 included; the network's classes are these in the
+            order of their values.
+        ignore_label: the value that marked unannotated voxels, or None.
+        plan: spacing, normalisation and intensity ranges.
+        operator: name of the registration operator; ``operator_settings`` rebuild it.
+        network: architecture of every network.
+        atlases: in the order of training.
+        provenance: versions, seed, hashes of the training data.
+        checksums: SHA-256 by relative path, verified on load.
+    """
+
+    folder: Path
+    channels: tuple[str, ...]
+    labels: Mapping[str, int]
+    ignore_label: int | None
+    plan: Plan
+    operator: str
+    operator_settings: Mapping[str, Any]
+    network: NetworkSpec
+    atlases: tuple[Atlas, ...]
+    provenance: Mapping[str, Any]
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    _unpacked: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The label value of each class index: background first, then ascending."""
+        return class_values(self.labels, self.ignore_label)
+
+    def atlas_path(self, atlas: Atlas) -> Path:
+        """Where the atlas image lies."""
+        return self.folder / "atlases" / f"{atlas.name}.nii.gz"
+
+    def weights_path(self, atlas: Atlas) -> Path:
+        """Where the weights of the atlas's network lie."""
+        return self.folder / "networks" / f"{atlas.name}.safetensors"
+
+    def atlas_image(self, atlas: Atlas) -> Volume:
+        """The atlas, (c, z, y, x), canonical orientation."""
+        return read_volume(self.atlas_path(atlas), channels=len(self.channels) > 1)
+
+    def save(self) -> None:
+        """Write model.json with the checksums of the other files; it comes last: a model that has it is whole."""
+        files = [p for a in self.atlases for p in (self.atlas_path(a), self.weights_path(a))]
+        write_json(
+            self.folder / "model.json",
+            {
+                "format": FORMAT,
+                "atlasnet": __version__,
+                "channels": list(self.channels),
+                "labels": dict(self.labels),
+                "ignore_label": self.ignore_label,
+                "plan": self.plan.to_json(),
+                "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
+                "network": self.network.to_json(),
+                "atlases": [{"name": a.name, "subject": a.subject, "quality": dict(a.quality)} for a in self.atlases],
+                "provenance": dict(self.provenance),
+                "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = True) -> Model:
+        """Read a model folder or zip.
+
+        Raises:
+            ModelError: it is not there, not finished, of another format, damaged, or tampered with.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise ModelError("there is no model", path=path, remedy="train one with: atlasnet train DATA -o MODEL")
+        unpacked = None
+        folder = path
+        if path.is_file():
+            unpacked = _unpack(path)
+            folder = Path(unpacked.name)
+        model = cls._read(path, folder, unpacked)
+        if verify:
+            model.verify()
+        return model
+
+    @classmethod
+    def _read(cls, path: Path, folder: Path, unpacked: Any) -> Model:
+        try:
+            content = read_json(folder / "model.json")
+        except FileNotFoundError as error:
+            raise ModelError(
+                "the model has no model.json: it is not finished, or not a model",
+                path=path,
+                remedy="run the same atlasnet train command again; it goes on where it stopped",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ModelError("model.json cannot be read", path=path, found=str(error)) from error
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise ModelError(
+                "the model's format is not one that this version reads",
+                path=path,
+                expected=f"format {FORMAT}",
+                found=f"format {found}",
+                remedy="install the version of atlasnet that wrote it, or train it again",
+            )
+        try:
+            model = cls(
+                folder=folder,
+                channels=tuple(str(name) for name in content["channels"]),
+                labels={str(name): int(value) for name, value in content["labels"].items()},
+                ignore_label=content["ignore_label"],
+                plan=Plan.from_json(content["plan"]),
+                operator=str(content["registration"]["operator"]),
+                operator_settings=dict(content["registration"]["settings"]),
+                network=NetworkSpec.from_json(content["network"]),
+                atlases=tuple(Atlas(str(a["name"]), a["subject"], dict(a["quality"])) for a in content["atlases"]),
+                provenance=dict(content["provenance"]),
+                checksums={str(name): str(value) for name, value in content["checksums"].items()},
+                _unpacked=unpacked,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(
+                "model.json is not complete", path=path, found=f"{type(error).__name__}: {error}"
+            ) from error
+        except InputError as error:
+            raise ModelError(f"model.json cannot be used: {error}", path=path) from error
+        for atlas in model.atlases:
+            if PurePosixPath(atlas.name).name != atlas.name or atlas.name in ("", ".", ".."):
+                raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(atlas.name))
+        return model
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            ModelError: a file is absent or not what was written.
+        """
+        for atlas in self.atlases:
+            for file in (self.atlas_path(atlas), self.weights_path(atlas)):
+                name = file.relative_to(self.folder).as_posix()
+                if not file.is_file():
+                    raise ModelError("a file of the model is absent", path=file, remedy="copy the model again")
+                if self.checksums.get(name) != file_digest(file):
+                    raise ModelError(
+                        "a file of the model is not what was written: its checksum differs",
+                        path=file,
+                        remedy="copy the model again",
+                    )
+
+    def export(self, path: str | Path) -> None:
+        """Write the model, without its work folder, as one zip."""
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name in ["model.json", *self.checksums]:
+                archive.write(self.folder / name, name)
+            for log in sorted((self.folder / "log").glob("*.csv")):
+                archive.write(log, f"log/{log.name}")
+
+
+def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[int, ...]:
+    """The label value of each class index: background 0 first, then the others in ascending order."""
+    return (
+        0,
+        *sorted({int(v) for v in labels.values()} - {0} - ({ignore_label} if ignore_label is not None else set())),
+    )
+
+
+def _unpack(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Unpack a zip into a temporary folder that lives as long as what is returned."""
+    folder = tempfile.TemporaryDirectory(prefix="atlasnet-model-")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            for entry in entries:
+                parts = PurePosixPath(entry.filename).parts
+                if entry.filename.startswith("/") or "\\" in entry.filename or ".." in parts:
+                    raise ModelError("the archive names a file outside itself", path=path, found=repr(entry.filename))
+            if sum(entry.file_size for entry in entries) > LARGEST_ARCHIVE:
+                raise ModelError("the archive claims to be larger than any model", path=path)
+            archive.extractall(folder.name)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        folder.cleanup()
+        raise ModelError(
+            "the file is not a model archive", path=path, expected="a zip of a model folder", found=str(error)
+        ) from error
+    except ModelError:
+        folder.cleanup()
+        raise
+    return folder

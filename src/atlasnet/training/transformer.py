@@ -1,0 +1,134 @@
+"""The transformer: every subject mapped into every atlas's space, and kept there for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+import numpy as np
+
+from atlasnet.cohort import Plan
+from atlasnet.errors import CohortError, RegistrationError
+from atlasnet.execution import Execution, WorkFolder, digest
+from atlasnet.registration import Operator
+from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
+from atlasnet.training.pairs import PairRegistrar
+from atlasnet.training.sources import Keyed
+from atlasnet.training.store import MappedCase
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Volume
+
+REVISION = 1  # counts up when the same input would give other mapped cases
+
+
+@dataclass(frozen=True)
+class MappedCohort:
+    """The subjects in one atlas's space.
+
+    Args:
+        key: of all the cases together.
+        cases: those whose registration was good enough.
+        quality: lowest, median and highest registration quality of all subjects.
+    """
+
+    key: str
+    cases: tuple[MappedCase, ...]
+    quality: Mapping[str, float]
+
+
+class Transformer:
+    """Registers subjects onto atlases and stores images and references in the atlases' spaces.
+
+    Args:
+        plan: spacing, normalisation, slice axis.
+        operator: registers.
+        values: the label value of each class index.
+        minimum_quality: pairs of lower registration quality are left out.
+        work: where registrations and mapped cases are kept.
+        execution: device, threads, seed, progress.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        operator: Operator,
+        values: tuple[int, ...],
+        minimum_quality: float,
+        work: WorkFolder,
+        execution: Execution,
+    ) -> None:
+        self.plan, self.values, self.minimum_quality = plan, values, minimum_quality
+        self.work, self.execution = work, execution
+        self.registrar = PairRegistrar(operator, work, execution)
+
+    def map(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> list[MappedCohort]:
+        """Map every subject, with its reference, onto every atlas; one result per atlas.
+
+        Raises:
+            RegistrationError: no subject could be mapped onto an atlas.
+        """
+        grids = [working_grid(atlas.read().grid, self.plan) for atlas in atlases]
+        kept: list[list[tuple[str, MappedCase]]] = [[] for _ in atlases]
+        qualities: list[list[float]] = [[] for _ in atlases]
+        for subject in self.execution.reporter.track(subjects, "registering subjects onto atlases", len(subjects)):
+            self.execution.pause()
+            source = subject.remembered()
+            registrations = self.registrar.register(source, atlases)
+            prepared = cache(partial(self._prepared, source))
+            for index, (atlas, grid, registration) in enumerate(zip(atlases, grids, registrations, strict=True)):
+                quality = float(registration.record["quality"])
+                qualities[index].append(quality)
+                if quality < self.minimum_quality:
+                    self.execution.reporter.warn(
+                        f"{source.name} does not train the network of atlas {atlas.name}: registration quality "
+                        f"{quality:.3f} is below {self.minimum_quality:g}"
+                    )
+                    continue
+                key = self._key(source, atlas)
+                if not self.work.entry("mapped", key).is_dir():
+                    case = self._case(source.name, *prepared(), registration.transform, grid)
+                    with self.work.making("mapped", key) as folder:
+                        case.save(folder)
+                kept[index].append((key, MappedCase.open(self.work.entry("mapped", key), source.name)))
+        for atlas, cases in zip(atlases, kept, strict=True):
+            if not cases:
+                raise RegistrationError(f"no subject could be mapped onto atlas {atlas.name}; choose another one")
+        return [
+            MappedCohort(digest([key for key, _ in cases]), tuple(case for _, case in cases), _spread(values))
+            for cases, values in zip(kept, qualities, strict=True)
+        ]
+
+    def _key(self, source: Keyed, atlas: Keyed) -> str:
+        """What a mapped case depends on."""
+        return digest(
+            {
+                "revision": REVISION,
+                "pair": self.registrar.key(source, atlas),
+                "labels": source.labels_key,
+                "values": self.values,
+                "plan": self.plan.to_json(),
+            }
+        )
+
+    def _prepared(self, source: Keyed) -> tuple[Volume, Volume]:
+        """The normalised image and the reference."""
+        if source.read_labels is None:
+            raise CohortError(f"subject {source.name} has no reference")
+        return prepare(source.read(), self.plan), source.read_labels()
+
+    def _case(self, name: str, image: Volume, labels: Volume, transform: Transform, grid: Grid) -> MappedCase:
+        """A subject in an atlas's space, slices first."""
+        axis = self.plan.slice_axis
+        mapped = map_image(image, transform, grid)
+        reference = map_labels(labels, self.values, transform, grid)
+        return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
+
+
+def _spread(qualities: Sequence[float]) -> dict[str, float]:
+    """The lowest, median and highest of some registration qualities."""
+    return {
+        "minimum": float(np.min(qualities)),
+        "median": float(np.median(qualities)),
+        "maximum": float(np.max(qualities)),
+    }

@@ -1,0 +1,284 @@
+"""From a cohort to a model and from a model to labels: the whole way on a small cohort of known shapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import LABELS, SPACING, dice, subject, write_cohort
+
+import atlasnet
+from atlasnet.cohort import Cohort, Plan
+from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
+from atlasnet.execution import Execution, WorkFolder
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.volume import Grid, Volume, read_volume, resample
+
+OPTIONS = FitOptions(atlases=2, width=0.5, epochs=6)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(4)))
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def net(model: Model) -> atlasnet.AtlasNet:
+    return atlasnet.AtlasNet.load(model.folder)
+
+
+def test_a_model_holds_everything_under_its_checksum(model: Model) -> None:
+    assert [atlas.subject in {"s0", "s1", "s2", "s3"} for atlas in model.atlases] == [True, True]
+    assert set(model.checksums) == {
+        f"{kind}/{atlas.name}{suffix}"
+        for atlas in model.atlases
+        for kind, suffix in (("atlases", ".nii.gz"), ("networks", ".safetensors"))
+    }
+    assert Plan.read(model.folder / "plan.json") == model.plan
+    for atlas in model.atlases:
+        assert (model.folder / "log" / f"{atlas.name}.csv").read_text().startswith("epoch,")
+
+
+def test_a_new_subject_is_segmented_in_the_cohorts_own_label_values(net: atlasnet.AtlasNet) -> None:
+    image, reference = subject(100)
+    prediction = net.predict(image)
+    assert set(np.unique(prediction.labels.array)) <= set(LABELS.values())
+    assert prediction.labels.grid is image.grid
+    for value in (2, 4):
+        assert dice(prediction.labels.array == value, reference.array == value) > 0.85
+    ml = prediction.record["volumes_ml"]["core"]
+    assert ml == pytest.approx((prediction.labels.array == 4).sum() * np.prod(SPACING) / 1000, rel=1e-3)
+    json.dumps(prediction.record, allow_nan=False)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "vote", "weighted"])
+def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> None:
+    image, reference = subject(101)
+    assert dice(net.predict(image, fusion=fusion).labels.array > 0, reference.array > 0) > 0.9
+
+
+def test_a_scan_of_another_size_and_spacing_comes_back_on_its_own_grid(net: atlasnet.AtlasNet) -> None:
+    image, reference = subject(102)
+    fine = image.grid.with_spacing((0.9, 1.1, 1.6))
+    prediction = net.predict(resample(image, fine))
+    assert prediction.labels.grid.shape == fine.shape
+    expected = resample(reference, fine, interpolation="label")
+    assert dice(prediction.labels.array > 0, expected.array > 0) > 0.9
+
+
+def test_probabilities_and_agreement_come_on_request(net: atlasnet.AtlasNet) -> None:
+    image, _ = subject(103)
+    prediction = net.predict(image, probabilities=True, agreement=True)
+    assert prediction.probabilities is not None
+    assert prediction.agreement is not None
+    assert prediction.entropy is not None
+    assert prediction.probabilities.array.shape == (3, *image.grid.shape)
+    np.testing.assert_allclose(prediction.probabilities.array.sum(0), 1, atol=2e-3)
+    values = np.array([0, 2, 4])[prediction.probabilities.array.argmax(0)]
+    assert np.mean(values == prediction.labels.array[0]) > 0.9999
+    assert set(np.unique(prediction.agreement.array)) <= {0.0, 0.5, 1.0}
+    plain = net.predict(image)
+    assert plain.probabilities is None
+    assert plain.agreement is None
+    np.testing.assert_array_equal(plain.labels.array, prediction.labels.array)
+
+
+def test_a_zip_predicts_like_its_folder(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
+    image, _ = subject(104)
+    net.save(tmp_path / "model.zip")
+    packed = atlasnet.AtlasNet.load(tmp_path / "model.zip")
+    np.testing.assert_array_equal(packed.predict(image).labels.array, net.predict(image).labels.array)
+
+
+def test_another_run_gives_the_same_bytes(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    again = fit(cohort, tmp_path / "again", OPTIONS)
+    assert again.checksums == model.checksums
+
+
+def test_fitting_a_finished_model_again_touches_nothing(cohort: Cohort, model: Model) -> None:
+    before = {path: path.stat().st_mtime_ns for path in model.folder.rglob("*") if path.is_file()}
+    assert fit(cohort, model.folder, OPTIONS).checksums == model.checksums
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_finished_model_is_not_overwritten_by_another(cohort: Cohort, model: Model) -> None:
+    with pytest.raises(ModelError, match="another folder"):
+        fit(cohort, model.folder, FitOptions(atlases=1))
+
+
+def test_an_edited_plan_is_used(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    content = model.plan.to_json() | {"spacing": [3.0, 3.0, 4.0]}
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    changed = fit(cohort, tmp_path, FitOptions(atlases=1, width=0.25, epochs=1, operator="identity"))
+    assert changed.plan.spacing == (3.0, 3.0, 4.0)
+
+
+def test_voxels_under_the_ignore_label_do_not_count(tmp_path: Path) -> None:
+    cohort = Cohort.read(write_cohort(tmp_path / "data", range(2), ignore=9))
+    model = fit(cohort, tmp_path / "m", FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine"))
+    assert model.ignore_label == 9
+    assert model.values == (0, 2, 4)
+    cases = sorted((tmp_path / "m" / "work" / "mapped").rglob("s0.labels.npy"))
+    mapped = np.load(cases[0])
+    assert (mapped[: len(mapped) // 4] == 255).all()
+    assert set(np.unique(mapped)) == {0, 1, 2, 255}
+
+
+def test_an_image_file_may_be_an_atlas(cohort: Cohort, tmp_path: Path) -> None:
+    from atlasnet.volume import write_volume
+
+    write_volume(tmp_path / "template.mha", subject(50)[0])
+    options = FitOptions(atlases=("s1", str(tmp_path / "template.mha")), width=0.25, epochs=1, operator="affine")
+    model = fit(cohort, tmp_path / "m", options)
+    assert [(atlas.name, atlas.subject) for atlas in model.atlases] == [("s1", "s1"), ("template", None)]
+
+
+def test_a_subject_that_is_the_atlas_is_mapped_by_the_identity(cohort: Cohort, model: Model) -> None:
+    atlas = model.atlases[0]
+    stored = model.atlas_image(atlas)
+    assert atlas.quality["maximum"] == 1.0
+    grid = stored.grid
+    for path in (model.folder / "work" / "mapped").rglob(f"{atlas.name}.labels.npy"):
+        mapped = np.load(path)
+        if mapped.shape == grid.shape:
+            labels = cohort[str(atlas.subject)].read_labels().array[0]
+            expected = np.select([labels == 2, labels == 4], [1, 2], 0)
+            if np.array_equal(mapped, expected):
+                return
+    pytest.fail("no mapped case equals the atlas subject's own reference")
+
+
+def test_another_number_of_channels_is_refused(net: atlasnet.AtlasNet) -> None:
+    image, _ = subject(1)
+    with pytest.raises(VolumeError, match="channels of the model"):
+        net.predict(Volume(np.concatenate([image.array] * 2), image.grid))
+
+
+def test_a_damaged_file_of_a_model_is_named(model: Model, tmp_path: Path) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("work"))
+    weights = copy / "networks" / f"{model.atlases[0].name}.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match="checksum differs"):
+        Model.load(copy)
+    weights.unlink()
+    with pytest.raises(ModelError, match="is absent"):
+        Model.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"atlases": [{"name": "../../etc", "subject": None, "quality": {}}]}, "not a file name"),
+        ({"labels": None}, "not complete"),
+        ({"plan": {}}, "cannot be used"),
+    ],
+)
+def test_a_model_json_that_makes_no_sense_is_refused(
+    model: Model, tmp_path: Path, change: dict[str, object], problem: str
+) -> None:
+    content = json.loads((model.folder / "model.json").read_text()) | change
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=problem):
+        Model.load(tmp_path)
+
+
+def test_an_unfinished_model_says_how_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="same atlasnet train command"):
+        Model.load(tmp_path)
+    with pytest.raises(ModelError, match="there is no model"):
+        Model.load(tmp_path / "absent")
+
+
+def test_an_archive_that_names_files_outside_itself_is_refused(tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../evil.json", "{}")
+    with pytest.raises(ModelError, match="outside itself"):
+        Model.load(tmp_path / "evil.zip")
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(ModelError, match="not a model archive"):
+        Model.load(tmp_path / "text.zip")
+
+
+def test_two_processes_do_not_share_a_work_folder(cohort: Cohort, tmp_path: Path) -> None:
+    with WorkFolder(tmp_path / "work").locked(), pytest.raises(InputError, match="another process"):
+        fit(cohort, tmp_path / "m", OPTIONS, work=tmp_path / "work")
+
+
+def test_options_that_cannot_be_used_are_refused_before_any_work(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one atlas"):
+        fit(cohort, tmp_path / "m", FitOptions(atlases=0))
+    with pytest.raises(InputError, match="unknown network"):
+        fit(cohort, tmp_path / "m", FitOptions(network="resnet"))
+    with pytest.raises(InputError, match="unknown preset"):
+        fit(cohort, tmp_path / "m", FitOptions(preset="best"))
+    with pytest.raises(InputError, match="device"):
+        fit(cohort, tmp_path / "m", FitOptions(), execution=Execution(device="cuda:99"))
+    assert not (tmp_path / "m" / "networks").exists()
+
+
+def test_a_subject_without_reference_is_named(cohort: Cohort, tmp_path: Path) -> None:
+    shutil.copytree(cohort.root, tmp_path / "data")
+    os.remove(tmp_path / "data" / "labelsTr" / "s2.nii.gz")
+    with pytest.raises(CohortError, match="s2"):
+        fit(Cohort.read(tmp_path / "data", labelled=False), tmp_path / "m", OPTIONS)
+
+
+def test_an_oblique_scan_is_segmented_where_it_lies(net: atlasnet.AtlasNet) -> None:
+    image, reference = subject(105)
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    grid = Grid.from_parts((22, 44, 46), SPACING, np.zeros(3), turn)
+    grid = Grid.from_parts(grid.shape, SPACING, image.grid.centre - grid.centre, turn)
+    prediction = net.predict(resample(image, grid))
+    expected = resample(reference, grid, interpolation="label")
+    assert dice(prediction.labels.array > 0, expected.array > 0) > 0.88
+
+
+def test_labels_written_by_the_command_line_are_those_of_the_object(
+    net: atlasnet.AtlasNet, model: Model, tmp_path: Path
+) -> None:
+    from atlasnet.cli.main import main
+    from atlasnet.volume import write_volume
+
+    image, _ = subject(106)
+    write_volume(tmp_path / "in" / "scan_0000.nii.gz", image)
+    arguments = ["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--quiet"]
+    assert main([*arguments, "--agreement", "--probabilities"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "scan.nii.gz",
+        "scan.json",
+        "scan_agreement.nii.gz",
+        "scan_entropy.nii.gz",
+        "scan_probabilities.nii.gz",
+    }
+    written = read_volume(tmp_path / "out" / "scan.nii.gz")
+    stored = read_volume(tmp_path / "in" / "scan_0000.nii.gz")
+    np.testing.assert_array_equal(written.array, net.predict(stored).labels.array)
+    np.testing.assert_allclose(written.grid.affine, stored.grid.affine, atol=1e-5)
+
+
+def test_a_case_that_fails_does_not_stop_the_others(model: Model, tmp_path: Path) -> None:
+    from atlasnet.cli.main import main
+    from atlasnet.volume import write_volume
+
+    write_volume(tmp_path / "in" / "b.nii.gz", subject(107)[0])
+    (tmp_path / "in" / "a.nii.gz").write_bytes(b"not an image")
+    code = main(["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--quiet"])
+    assert code == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.nii.gz", "b.json"}

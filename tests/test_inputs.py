@@ -1,0 +1,94 @@
+"""Which cases the inputs of a prediction name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.errors import InputError
+from atlasnet.prediction import find_cases
+from atlasnet.prediction.inputs import image_stem
+from atlasnet.training.subjects import read_names
+from atlasnet.volume import Grid, Volume, write_volume
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_the_stem_of_an_image_loses_the_whole_suffix() -> None:
+    assert image_stem(Path("a/ct.1.nii.gz")) == "ct.1"
+    assert image_stem(Path("ct.MHA")) == "ct"
+    assert image_stem(Path("ct.dcm")) is None
+    assert image_stem(Path(".nii")) is None
+
+
+def test_a_folder_of_nnunet_images_gives_its_cases_in_order(tmp_path: Path) -> None:
+    touch(tmp_path / "b_0000.nii.gz", tmp_path / "a_0000.nii.gz", tmp_path / "notes.txt")
+    assert [case.name for case in find_cases([tmp_path], 1)] == ["a", "b"]
+
+
+def test_plain_names_are_case_names(tmp_path: Path) -> None:
+    touch(tmp_path / "patient 7.nrrd")
+    (case,) = find_cases([tmp_path / "patient 7.nrrd"], 1)
+    assert case.name == "patient 7"
+    assert case.images == (tmp_path / "patient 7.nrrd",)
+
+
+def test_one_channel_names_the_whole_case(tmp_path: Path) -> None:
+    touch(tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz")
+    (case,) = find_cases([tmp_path / "a_0001.nii.gz"], 2)
+    assert [path.name for path in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+
+
+def test_an_absent_channel_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "a_0000.nii.gz")
+    with pytest.raises(InputError, match=r"no a_0001\.nii\.gz"):
+        find_cases([tmp_path], 2)
+
+
+def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "x" / "a.nii.gz", tmp_path / "y" / "a.nii.gz")
+    with pytest.raises(InputError, match="both be called 'a'"):
+        find_cases([tmp_path / "x" / "a.nii.gz", tmp_path / "y" / "a.nii.gz"], 1)
+
+
+def test_one_file_given_twice_is_one_case(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    assert len(find_cases([tmp_path / "a.nii.gz", tmp_path], 1)) == 1
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="not an image"):
+        find_cases([tmp_path / "notes.txt"], 1)
+    with pytest.raises(InputError, match="no such file"):
+        find_cases([tmp_path / "absent.nii.gz"], 1)
+
+
+def test_channels_of_a_case_are_stacked_in_order(tmp_path: Path) -> None:
+    grid = Grid.from_parts((2, 3, 4))
+    for channel in range(2):
+        write_volume(
+            tmp_path / f"a_{channel:04d}.nii.gz", Volume(np.full((1, 2, 3, 4), channel + 1, dtype=np.int16), grid)
+        )
+    (case,) = find_cases([tmp_path], 2)
+    assert case.read_image().array[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_a_list_of_subjects_is_read_without_comments(tmp_path: Path) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text("# fold 1\ncase_1\n\n  case_2 \n")
+    assert read_names(file) == ["case_1", "case_2"]
+
+
+@pytest.mark.parametrize(("text", "problem"), [("\n# none\n", "is empty"), ("a\nb\na\n", "listed twice")])
+def test_a_list_of_subjects_that_cannot_be_used_is_refused(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "train.txt"
+    file.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        read_names(file)
