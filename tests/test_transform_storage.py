@@ -101,6 +101,10 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path):
         def advance(self, points: FramedPoints) -> FramedPoints:
             return points
 
+        @property
+        def device(self) -> None:
+            return None
+
         def to(self, device: torch.device | str) -> Unknown:
             return self
 

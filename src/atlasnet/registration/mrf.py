@@ -69,7 +69,7 @@ class MRFOperator:
         prealigned = time.perf_counter()
         displacement, levels = self._deform(source, source_mask, task, initial, execution)
         deformed = time.perf_counter()
-        inner = Transform.from_displacement(displacement)
+        inner = Transform.from_displacement(displacement, measure=False)
         transform, measured = geometry(inner.then(initial), task.target.grid, source.grid)
         if measured["folded_share"] > 0:
             raise RegistrationError(

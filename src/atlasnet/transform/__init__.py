@@ -1,7 +1,7 @@
 """Spatial maps in both directions: composing, inverting, warping, measuring, storing."""
 
 from atlasnet.transform.field import consistency, displacement_on
-from atlasnet.transform.invert import inverse_grid, invert
+from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
 from atlasnet.transform.jacobian import corner_jacobians, jacobian_determinant, jacobian_summary
 from atlasnet.transform.maps import (
@@ -30,6 +30,7 @@ __all__ = [
     "corner_jacobians",
     "displacement_on",
     "inverse_grid",
+    "inverse_on",
     "invert",
     "itk_field",
     "jacobian_determinant",

@@ -11,17 +11,17 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import apply_affine, inside, lattice, linear_part, slabs
 
 
-def displacement_on(point_map: PointMap, grid: Grid, *, device: torch.device | str = "cpu") -> Tensor:
+def displacement_on(point_map: PointMap, grid: Grid) -> Tensor:
     """map(p) - p at every voxel of a grid.
 
     Args:
-        point_map: any map, on ``device``.
+        point_map: any map. Its device must know float64, in which the difference of world coordinates is taken.
         grid: the voxels.
-        device: where to compute; it must know float64, because the difference of world coordinates is taken in it.
 
     Returns:
-        (3, z, y, x) float32, components (x, y, z) in LPS mm.
+        (3, z, y, x) float32 on the map's device, components (x, y, z) in LPS mm.
     """
+    device = point_map.device or torch.device("cpu")
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=device)
     for z0, z1 in slabs(grid.shape):
         points = lattice(grid.shape, z0, z1, device=device, dtype=torch.float64)
@@ -40,9 +40,10 @@ def consistency(first: PointMap, second: PointMap, grid: Grid, other: Grid) -> d
         ``mean``, ``p999`` (99.9th percentile), ``max``, and ``share``, the part of the voxels that were counted; all
         0 where none was.
     """
+    device = first.device or second.device or torch.device("cpu")
     lengths = []
     for z0, z1 in slabs(grid.shape):
-        points = lattice(grid.shape, z0, z1)
+        points = lattice(grid.shape, z0, z1, device=device)
         there = first.advance(FramedPoints(points, grid.affine))
         counted = inside(there.relative_to(other.affine), other.shape)
         back = second.advance(FramedPoints(there.index[counted], there.frame)).relative_to(grid.affine)

@@ -61,12 +61,17 @@ def invert(field: DisplacementMap, grid: Grid | None = None) -> tuple[Displaceme
         (those whose image lies inside the other grid).
     """
     grid = grid or inverse_grid(field)
-    inverse = _inverse_on(field, _in_voxels(field), grid)
+    inverse = inverse_on(field, grid)
     residual = {
         "target": consistency(field, inverse, field.grid, grid),
         "source": consistency(inverse, field, grid, field.grid),
     }
     return inverse, residual
+
+
+def inverse_on(field: DisplacementMap, grid: Grid) -> DisplacementMap:
+    """The inverse of `invert` at the voxels of ``grid``, without measuring how good it is."""
+    return _coarse_to_fine(field, _in_voxels(field), grid)
 
 
 def _in_voxels(field: DisplacementMap) -> Tensor:
@@ -75,11 +80,11 @@ def _in_voxels(field: DisplacementMap) -> Tensor:
     return (to_index @ field.displacement.reshape(3, -1)).view(field.displacement.shape)
 
 
-def _inverse_on(field: DisplacementMap, steps: Tensor, grid: Grid) -> DisplacementMap:
-    """The inverse at the voxels of ``grid``, coarse to fine."""
+def _coarse_to_fine(field: DisplacementMap, steps: Tensor, grid: Grid) -> DisplacementMap:
+    """The inverse at the voxels of ``grid``, started from the inverse at every second of them."""
     guess = None
     if grid.voxels > COARSEST:
-        guess = _inverse_on(field, steps, _halved(grid))
+        guess = _coarse_to_fine(field, steps, _halved(grid))
     to_index = np.linalg.inv(field.grid.affine) @ grid.affine
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=steps.device)
     for z0, z1 in slabs(grid.shape, POINTS_AT_ONCE):

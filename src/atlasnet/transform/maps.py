@@ -55,6 +55,11 @@ class PointMap(ABC):
     def advance(self, points: FramedPoints) -> FramedPoints:
         """Map points that carry their own frame; what chains of maps use."""
 
+    @property
+    @abstractmethod
+    def device(self) -> torch.device | None:
+        """Where the tensors of the map are; None for a map without any, which takes points from everywhere."""
+
     @abstractmethod
     def to(self, device: torch.device | str) -> PointMap:
         """The same map with its tensors on another device."""
@@ -93,6 +98,10 @@ class AffineMap(PointMap):
     def advance(self, points: FramedPoints) -> FramedPoints:
         """Change the frame; the coordinates stay as they are."""
         return FramedPoints(points.index, self.matrix @ points.frame)
+
+    @property
+    def device(self) -> None:
+        """None: a matrix goes where the points are."""
 
     def to(self, device: torch.device | str) -> AffineMap:
         """Itself."""
@@ -134,6 +143,11 @@ class DisplacementMap(PointMap):
         index = points.relative_to(self.grid.affine)
         moved = sample(self.displacement, index).movedim(0, -1).to(index.dtype)
         return FramedPoints(index + apply_affine(linear_part(np.linalg.inv(self.grid.affine)), moved), self.grid.affine)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the field is."""
+        return self.displacement.device
 
     def to(self, device: torch.device | str) -> DisplacementMap:
         """The same field on another device."""
@@ -200,6 +214,11 @@ class BSplineMap(PointMap):
                     result.addcmul_(plane * weights[a, 0], values.index_select(1, row + a))
         return result.T
 
+    @property
+    def device(self) -> torch.device:
+        """Where the coefficients are."""
+        return self.coefficients.device
+
     def to(self, device: torch.device | str) -> BSplineMap:
         """The same spline on another device."""
         moved = self.coefficients.to(device)
@@ -226,6 +245,11 @@ class CompositeMap(PointMap):
         for part in self.parts:
             points = part.advance(points)
         return points
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the parts are; they are all on one device."""
+        return next((part.device for part in self.parts if part.device is not None), None)
 
     def to(self, device: torch.device | str) -> CompositeMap:
         """The same chain on another device."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from atlasnet.errors import TransformError
 from atlasnet.transform.field import consistency, displacement_on
-from atlasnet.transform.invert import invert
+from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.jacobian import jacobian_summary
 from atlasnet.transform.maps import AffineMap, DisplacementMap, FramedPoints, PointMap, compose
 from atlasnet.transform.storage import load_maps, save_maps
@@ -60,7 +60,9 @@ class Transform:
         return cls(forward, forward.inverse, {"target": exact, "source": exact})
 
     @classmethod
-    def from_displacement(cls, displacement: DisplacementMap, affine: ArrayLike | None = None) -> Transform:
+    def from_displacement(
+        cls, displacement: DisplacementMap, affine: ArrayLike | None = None, *, measure: bool = True
+    ) -> Transform:
         """The map that moves a target point by ``displacement`` first and takes it into the source by ``affine`` then.
 
         The inverse of the field is computed here, on its grid enlarged by as much as the field pushes outwards.
@@ -68,9 +70,14 @@ class Transform:
         Args:
             displacement: a fold-free field on the target grid (see `atlasnet.transform.repair`).
             affine: (4, 4), acting on LPS mm; none is the identity.
+            measure: fill in the residual of the field and its inverse, over their own grids. It costs nearly as much as
+                the inverse; leave it out where `measured` follows.
         """
         linear = AffineMap(np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64))
-        inverse, residual = invert(displacement)
+        if measure:
+            inverse, residual = invert(displacement)
+        else:
+            inverse, residual = inverse_on(displacement, inverse_grid(displacement)), {}
         if affine is None:
             return cls(displacement, inverse, residual)
         return cls(compose(displacement, linear), compose(linear.inverse, inverse), residual)
@@ -105,14 +112,15 @@ class Transform:
         return Transform(self.forward.to(device), self.backward.to(device), self.residual)
 
     def index_slab(
-        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str = "cpu"
+        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str | None = None
     ) -> Tensor:
         """Where slices ``z0 <= z < z1`` of ``grid`` (target) read an array on ``array_grid`` (source).
 
         Returns:
             Index points (z1 - z0, y, x, 3) in (x, y, z) order, float32: what `sample` and `inside` take.
         """
-        points = FramedPoints(lattice(grid.shape, z0, z1, device=device), grid.affine)
+        place = device or self.forward.device or "cpu"
+        points = FramedPoints(lattice(grid.shape, z0, z1, device=place), grid.affine)
         return self.forward.advance(points).relative_to(array_grid.affine)
 
     def warp_slab(
@@ -145,7 +153,7 @@ class Transform:
         )
 
     def coverage_slab(
-        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str = "cpu"
+        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str | None = None
     ) -> Tensor:
         """Which voxels of a slab of ``grid`` read inside the field of view of ``array_grid``: bool (z1 - z0, y, x)."""
         return inside(self.index_slab(array_grid, grid, z0, z1, device=device), array_grid.shape)
@@ -192,9 +200,9 @@ class Transform:
                 out[z0:z1] = part[0].cpu().numpy()
         return Volume(result, grid)
 
-    def displacement(self, grid: Grid, *, device: torch.device | str = "cpu") -> Tensor:
+    def displacement(self, grid: Grid) -> Tensor:
         """forward(p) - p at the voxels of ``grid``: (3, z, y, x) float32, components (x, y, z) in LPS mm."""
-        return displacement_on(self.forward.to(device), grid, device=device)
+        return displacement_on(self.forward, grid)
 
     def jacobian(self, grid: Grid) -> dict[str, float]:
         """How the forward map changes volume on ``grid``: see `atlasnet.transform.jacobian.jacobian_summary`."""
