@@ -109,8 +109,8 @@ def test_disease_changes_its_mask_and_leaves_the_healthy_lung_as_it_was(seed: in
     changed = ill.image.array[0] != well.image.array[0]
     assert changed[labels == LABELS["disease"]].mean() > 0.95
     assert not changed[labels == LABELS["lung"]].any()
-    # Voxels that the edge of a lung cuts through show the disease in part.
-    assert not changed[~ndimage.binary_dilation(labels > 0)].any()
+    # Voxels that an edge of the lung cuts through show the disease in part; some slivers have no voxel of their own.
+    assert changed[~ndimage.binary_dilation(labels > 0)].mean() < 1e-3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
