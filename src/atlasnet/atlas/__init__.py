@@ -1,1 +1,7 @@
-""""""
+"""The reference anatomies: choosing subjects that span the cohort, finding those that the user names."""
+
+from atlasnet.atlas.choose import ChoiceSettings, choose_atlases
+from atlasnet.atlas.medoids import k_medoids
+from atlasnet.atlas.source import AtlasSource, resolve_atlases
+
+__all__ = ["AtlasSource", "ChoiceSettings", "choose_atlases", "k_medoids", "resolve_atlases"]

@@ -1,16 +1,15 @@
 """Affine pre-alignment: twelve degrees of freedom that hardly depend on where the headers say the images lie.
 
-Both images are described in frames of their own: along their axes (the stored order and direction undone), in mm from the middle of the
-field of view. A masked correlation over all translations and a set of turns (`affine_search`) finds where the contents match;
-the best few places, and the one that the headers claim, are refined at low resolution (`affine_refine`), the best of them at
-higher resolution with a scale and then with all degrees of freedom. Headers enter only as one more candidate, so a wrong
-position or turn in them costs nothing.
+Both images are described in frames of their own: along their axes (the stored order and direction undone), in mm from
+the middle of the field of view. A masked correlation over all translations and a set of turns (`affine_search`) finds
+where the contents match; the best few places, and the one that the headers claim, are refined at low resolution
+(`affine_refine`), the best of them at higher resolution with a scale and then with all degrees of freedom. Headers
+enter only as one more candidate, so a wrong position or turn in them costs nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,9 +37,10 @@ class AffineSettings:
     """Settings of the alignment; one set serves every image.
 
     Args:
-        stage: the degrees of freedom of the result: ``rigid`` (6; 3 in the plane), ``similarity`` (7; 4) or ``affine`` (12; 6).
-        clamp: per channel the intensities beyond which differences do not count; None: -500..300 for Hounsfield units, robust
-            percentiles for others.
+        stage: the degrees of freedom of the result: ``rigid`` (6; 3 in the plane), ``similarity`` (7; 4) or
+            ``affine`` (12; 6).
+        clamp: per channel the intensities beyond which differences do not count; None: -500..300 for Hounsfield
+            units, robust percentiles for others.
         voxels: of the larger image per level, finest first; the last is where the search happens.
         turn_step: degrees between the turns that are searched.
         turn_count: how many steps to either side along each axis of rotation; 0 searches translations only.
@@ -59,7 +59,7 @@ class AffineSettings:
 
     stage: str = "affine"
     clamp: Ranges | None = None
-    voxels: tuple[int, ...] = (60_000, 20_000, 6_000)
+    voxels: tuple[int, ...] = (40_000, 10_000, 3_000)
     turn_step: float = 20.0
     turn_count: int = 1
     candidates: int = 3
@@ -68,8 +68,8 @@ class AffineSettings:
     scale_deviation: float = 0.15
     shear_deviation: float = 0.1
     regularisation: float = 0.002
-    iterations: int = 20
-    tolerance: float = 0.02
+    iterations: int = 12
+    tolerance: float = 0.05
 
     def __post_init__(self) -> None:
         # JSON has no tuples: settings read back from a record are taken as they are.
@@ -102,11 +102,6 @@ class AffineSettings:
                 raise InputError(
                     f"affine setting {name} cannot be used", expected=expected, found=str(getattr(self, name))
                 )
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> AffineSettings:
-        """From a dictionary as `dataclasses.asdict` gives it, also after a JSON file."""
-        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +152,9 @@ def affine_register(
 ) -> tuple[Transform, dict[str, Any]]:
     """Align two images of one modality affinely, wherever their headers place them.
 
-    The result depends on the source's header only through its spacing, the nearest of its 48 axis orientations, and one of
-    several starting candidates. Images of a single slice are aligned in their plane. The same call gives the same bytes.
+    The result depends on the source's header only through its spacing, the nearest of its 48 axis orientations, and
+    one of several starting candidates. Images of a single slice are aligned in their plane. The same call gives the
+    same bytes.
 
     Args:
         source: (c, z, y, x).
@@ -169,9 +165,9 @@ def affine_register(
         execution: device, threads, cancellation.
 
     Returns:
-        The transform (forward: LPS mm points of the target to the source; backward: its exact inverse), and a JSON-able record:
-        ``matrix`` (4 x 4, LPS mm), ``cost``, ``correlation`` (NCC of local contrast), ``overlap``, ``turn_degrees``,
-        ``stretches`` (singular values), ``candidates`` and ``levels``.
+        The transform (forward: LPS mm points of the target to the source; backward: its exact inverse), and a
+        JSON-able record: ``matrix`` (4 x 4, LPS mm), ``cost``, ``correlation`` (NCC of local contrast), ``overlap``,
+        ``turn_degrees``, ``stretches`` (singular values), ``candidates`` and ``levels``.
 
     Raises:
         VolumeError: images or masks that do not fit each other, a constant image, or one in space with one in a plane.
@@ -211,7 +207,8 @@ def _align(
     headers = _headers(here, there)
     rotations = turns(d, options.turn_step, options.turn_count)
     claimed = headers[:d, :d]
-    # A turn in the headers that the set does not come near may be true (an oblique acquisition): it is searched as well.
+    # A turn in the headers that the set does not come near may be true (an oblique acquisition): it is searched as
+    # well.
     if min(float(np.abs(claimed - rotation).max()) for rotation in rotations) > np.sin(
         np.radians(options.turn_step / 4)
     ):
@@ -239,8 +236,8 @@ def _align(
     usable = [fit for fit in fits if fit.overlap >= options.minimum_overlap and fit.correlation > 0]
     if not usable:
         raise RegistrationError(
-            "no placement makes the images alike: the best has a correlation of "
-            f"{max(fit.correlation for fit in fits):.2f}; check that both show the same part of the body in the same modality"
+            f"no placement makes the images alike (best correlation {max(fit.correlation for fit in fits):.2f}); "
+            "check that both show the same part of the body in the same modality"
         )
     best = min(usable, key=lambda fit: fit.cost)
     for position, level in enumerate(pyramid[::-1]):

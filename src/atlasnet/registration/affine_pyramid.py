@@ -12,11 +12,15 @@ from torch import Tensor
 
 Float = NDArray[np.float64]
 
-# Local contrast is taken over this share of the edge of a cube as large as the field of view: 37 mm in a chest, 3 mm around a
-# hippocampus. On pairs of both, it gave better overlap than plain intensities, which the outline of the body dominates.
+# Local contrast is taken over this share of the edge of a cube as large as the field of view: 37 mm in a chest, 3 mm
+# around a hippocampus. On pairs of both, it gave better overlap than plain intensities, which the outline of the body
+# dominates.
 LOCALITY = 0.08
 # In standard deviations of the image: where the local contrast is far below, it is noise and stays small.
 CONTRAST_FLOOR = 0.1
+# The finest level has at most one voxel for so many of the image's; no level is planned with fewer than FEWEST_VOXELS.
+OVERSAMPLING = 4
+FEWEST_VOXELS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class Level:
     @property
     def extent(self) -> Float:
         """(d,) edges of the field of view, mm."""
-        return self.size * np.array(self.spacing)
+        return np.asarray(self.size * np.array(self.spacing))
 
     def tensor(self, values: Float | tuple[float, ...]) -> Tensor:
         """A small float32 tensor beside the image."""
@@ -136,7 +140,8 @@ def standardised(level: Level) -> Level:
 def local_contrast(level: Level, width: float) -> Level:
     """Intensity relative to the mean and the standard deviation under a Gaussian of ``width`` mm, over what counts.
 
-    Takes out slow changes of brightness (a coil's field in MR, a body against air), so that edges everywhere count alike.
+    Takes out slow changes of brightness (a coil's field in MR, a body against air), so that edges everywhere count
+    alike.
     """
 
     def kernel(count: int, spacing: float) -> Tensor:
@@ -163,10 +168,12 @@ def build_pyramid(
     """
     dims = target.dims
     volume = max(float(np.prod(target.extent)), float(np.prod(source.extent)))
+    # Single voxels of a small image are noise: its levels are as much coarser than it as those of a large one are.
+    share = min(1.0, max(float(np.prod(target.size)), float(np.prod(source.size))) / (OVERSAMPLING * voxels[0]))
     pair, levels = (target, source), []
     for position, budget in enumerate(voxels):
         checkpoint()
-        spacing = (volume / budget) ** (1 / dims)
+        spacing = (volume / max(budget * share, FEWEST_VOXELS)) ** (1 / dims)
         pair = (coarser(pair[0], spacing), coarser(pair[1], spacing))
         if position == 0:
             pair = (standardised(pair[0]), standardised(pair[1]))

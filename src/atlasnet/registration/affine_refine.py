@@ -1,8 +1,9 @@
 """Refinement of an affine map between two levels, both images looking at each other.
 
-The cost is 1 - NCC^2 (signed), averaged over both directions and over channels; by regressing one image's intensities on the
-other's it is a least-squares problem, solved by Gauss-Newton with Levenberg-Marquardt damping. Counting both directions makes the
-result (nearly) the inverse of that of the swapped pair and takes away the gain of shrinking one image.
+The cost is 1 - NCC^2 (signed), averaged over both directions and over channels; by regressing one image's intensities
+on the other's it is a least-squares problem, solved by Gauss-Newton with Levenberg-Marquardt damping. Counting both
+directions makes the result (nearly) the inverse of that of the swapped pair and takes away the gain of shrinking one
+image.
 """
 
 from __future__ import annotations
@@ -67,23 +68,34 @@ class Penalty:
     shear: float
     weight: float
 
-    def residual(self, linear: Float) -> Float:
-        """The parts of the logarithmic strain in standard deviations, scaled; the penalty is its squared length."""
-        values, vectors = np.linalg.eigh(linear.T @ linear)
-        strain = vectors @ np.diag(0.5 * np.log(np.clip(values, 1e-12, None))) @ vectors.T
-        size = np.trace(strain) / len(strain)
-        deviation = (strain - size * np.eye(len(strain))).reshape(-1)
-        return np.asarray(np.sqrt(self.weight) * np.concatenate([[size / self.scale], deviation / self.shear]))
-
     def normal(self, linear: Float) -> tuple[float, Float, Float]:
-        """Value, gradient (d * d) and Gauss-Newton matrix for updates linear @ (1 + update)."""
+        """Value at a linear map (d, d), gradient (d * d) and Gauss-Newton matrix for updates linear @ (1 + update).
+
+        The value is the squared length of the logarithmic strain, log(linear.T @ linear) / 2, in standard deviations.
+        The derivative of the matrix logarithm is taken in its eigenvectors (Daleckii and Krein).
+        """
         d = len(linear)
-        jacobian = []
-        for unit in np.eye(d * d) * 1e-4:
-            step = unit.reshape(d, d)
-            jacobian.append((self.residual(linear + linear @ step) - self.residual(linear - linear @ step)) / 2e-4)
-        rest, slopes = self.residual(linear), np.stack(jacobian, 1)
-        return float(rest @ rest), slopes.T @ rest, slopes.T @ slopes
+        metric = linear.T @ linear
+        values, vectors = np.linalg.eigh(metric)
+        logs = np.log(values)
+        difference = values[:, None] - values
+        close = np.abs(difference) < 1e-6 * values.max()
+        quotients = np.where(
+            close, 2 / (values[:, None] + values), (logs[:, None] - logs) / np.where(close, 1, difference)
+        )
+        units = np.eye(d * d).reshape(-1, d, d)
+        changes = metric @ units + units.transpose(0, 2, 1) @ metric
+        rates = 0.5 * vectors @ (quotients * (vectors.T @ changes @ vectors)) @ vectors.T
+        residual = self._deviations((0.5 * (vectors * logs) @ vectors.T)[None])[0]
+        slopes = self._deviations(rates)
+        return float(residual @ residual), slopes @ residual, slopes @ slopes.T
+
+    def _deviations(self, strains: Float) -> Float:
+        """(n, 1 + d * d) weighted standard deviations of strains (n, d, d): size, then proportions."""
+        d = strains.shape[-1]
+        size = np.trace(strains, axis1=1, axis2=2)[:, None] / d
+        shape = (strains - size[:, :, None] * np.eye(d)).reshape(len(strains), -1)
+        return np.asarray(np.sqrt(self.weight) * np.concatenate([size / self.scale, shape / self.shear], axis=1))
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,8 @@ class Direction:
 class Fit:
     """Where a refinement ended: (d + 1, d + 1) map in content frames, target to source.
 
-    ``cost`` is what was minimised, ``correlation`` the mean NCC of both directions, ``overlap`` the larger of the shares of the two
-    images that the other sees.
+    ``cost`` is what was minimised, ``correlation`` the mean NCC of both directions, ``overlap`` the larger of the
+    shares of the two images that the other sees.
     """
 
     matrix: Float
@@ -132,8 +144,8 @@ def basis(dims: int, stage: str) -> Float:
 def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, radius: float) -> Direction:
     """Explain ``fixed`` by ``moving`` read at ``matrix`` times the points of ``fixed``.
 
-    Small updates act on target points, of which ``fixed`` has its own (``sign`` 1) or gets them by mapping (-1); ``pull`` takes
-    derivatives of ``moving`` to target axes. Linear entries of an update are in units of 1 / ``radius``.
+    Small updates act on target points, of which ``fixed`` has its own (``sign`` 1) or gets them by mapping (-1);
+    ``pull`` takes derivatives of ``moving`` to target axes. Linear entries of an update are in units of 1 / ``radius``.
     """
     d, channels = fixed.level.dims, len(fixed.values)
     unknowns = d * (d + 1)
@@ -201,8 +213,8 @@ def refine(
         start: (d + 1, d + 1), mm, content frames.
         stage: which updates are allowed: ``rigid``, ``similarity`` or ``affine``.
         penalty: on the strain of the map.
-        missing: the cost of a voxel out of the other image's view; never below the cost at the start, so that leaving the view
-            does not pay.
+        missing: the cost of a voxel out of the other image's view; never below the cost at the start, so that leaving
+            the view does not pay.
         iterations: at most.
         tolerance: in voxels of the target level.
         checkpoint: called once per iteration; may raise to stop.
@@ -213,9 +225,10 @@ def refine(
     voxel = max(target.level.spacing)
 
     def evaluate(matrix: Float) -> tuple[Direction, Direction]:
-        back = np.linalg.inv(matrix)
-        return _look(target, source, matrix, matrix[:d, :d], 1.0, radius), _look(
-            source, target, back, np.eye(d), -1.0, radius
+        back = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+        return (
+            _look(target, source, matrix, matrix[:d, :d], 1.0, radius),
+            _look(source, target, back, np.eye(d), -1.0, radius),
         )
 
     def combine(matrix: Float, looks: tuple[Direction, Direction]) -> tuple[float, Float, Float]:
@@ -243,7 +256,8 @@ def refine(
     while done < iterations:
         checkpoint()
         done += 1
-        step = -np.linalg.solve(hessian + np.diag(damping * np.diag(hessian) + 1e-12), gradient)
+        damped = hessian + np.diag(damping * np.diag(hessian) + 1e-12)
+        step = np.asarray(-np.linalg.solve(damped, gradient), dtype=np.float64)
         length = float(np.abs(directions @ step).max()) / voxel
         if length > _LONGEST_STEP:
             step *= _LONGEST_STEP / length
@@ -258,4 +272,4 @@ def refine(
         if length < tolerance or damping > 1e6:
             break
     correlation = (looks[0].correlation + looks[1].correlation) / 2
-    return Fit(matrix, cost, correlation, max(look.overlap for look in looks), done)
+    return Fit(matrix, float(cost), float(correlation), max(look.overlap for look in looks), done)

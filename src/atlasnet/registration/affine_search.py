@@ -57,8 +57,8 @@ def search(
 ) -> list[Pose]:
     """The best translation of every turn, best turn first.
 
-    The cost of a placement is 1 - NCC (mean over channels) over the overlap, and ``missing`` over the rest of the smaller
-    image, so that sliding out of view does not win.
+    The cost of a placement is 1 - NCC (mean over channels) over the overlap, and ``missing`` over the rest of the
+    smaller image, so that sliding out of view does not win.
 
     Args:
         target: at the spacing of the source.
@@ -80,20 +80,20 @@ def search(
 
     def spectra(image: Tensor, weight: Tensor) -> Tensor:
         """(1 + 2c, ...): weight, weighted image, weighted square."""
-        return torch.fft.rfftn(torch.cat([weight, image * weight, image * image * weight]), s=lengths, dim=axes)
+        parts = torch.cat([weight, image * weight, image * image * weight])
+        return torch.as_tensor(torch.fft.rfftn(parts, s=lengths, dim=axes))
 
     channels = len(fixed)
-    f0, f1, f2 = spectra(fixed, fixed_weight).split([1, channels, channels])
+    f0, f1, f2 = torch.split(spectra(fixed, fixed_weight), [1, channels, channels])
     poses = []
     for (image, weight), rotation in zip(moving, rotations, strict=True):
-        g0, g1, g2 = spectra(image, weight).conj().split([1, channels, channels])
+        g0, g1, g2 = torch.split(spectra(image, weight).conj(), [1, channels, channels])
         sums = torch.fft.irfftn(torch.cat([f0 * g0, f1 * g0, f0 * g1, f2 * g0, f0 * g2, f1 * g1]), s=lengths, dim=axes)
-        count, sf, sg, sff, sgg, sfg = sums.split([1, *[channels] * 5])
+        count, sf, sg, sff, sgg, sfg = torch.split(sums, [1, *[channels] * 5])
         safe = count.clamp(min=0.5)
-        own = ((sff - sf * sf / safe).clamp(min=0) + _FLAT * safe) * (
-            (sgg - sg * sg / safe).clamp(min=0) + _FLAT * safe
-        )
-        correlation = ((sfg - sf * sg / safe) / own.sqrt()).mean(0).clamp(-1, 1)
+        spread_f, spread_g = (sff - sf * sf / safe).clamp(min=0), (sgg - sg * sg / safe).clamp(min=0)
+        spread = ((spread_f + _FLAT * safe) * (spread_g + _FLAT * safe)).sqrt()
+        correlation = ((sfg - sf * sg / safe) / spread).mean(0).clamp(-1, 1)
         overlap = (count[0] / smaller).clamp(0, 1)
         cost = overlap * (1 - correlation) + (1 - overlap) * missing
         cost = torch.where(overlap < minimum_overlap, torch.full_like(cost, 4.0), cost)
@@ -107,7 +107,9 @@ def search(
 
 
 def _turned(level: Level, rotation: Float, spacing: float) -> tuple[Tensor, Tensor]:
-    """Image and weight on an even lattice that holds all of the turned image: lattice point = rotation @ level point."""
+    """Image and weight on an even lattice that holds all of the turned image: lattice point = rotation @ level
+    point.
+    """
     size = np.maximum(1, np.rint(np.abs(rotation) @ level.extent / spacing)).astype(int)
     shape = tuple(size[::-1].tolist())
     points = lattice_points(shape, (spacing,) * level.dims, level.image.device)

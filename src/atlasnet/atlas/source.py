@@ -1,0 +1,131 @@
+"""Atlases that the user names: cases of the cohort, or any image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.errors import CohortError
+from atlasnet.volume import Volume
+from atlasnet.volume.io import image_suffix
+
+_FIRST_CHANNEL = re.compile(r"(?P<case>.+)_0000")
+
+
+@dataclass(frozen=True)
+class AtlasSource:
+    """Where the image of an atlas comes from.
+
+    Args:
+        name: unique among the atlases and, for an outside image, different from every subject's.
+        paths: as `Subject.images`: one per channel, or one that holds all.
+        subject: the cohort's subject that it is, or None for an outside image.
+        channels: how many channels ``paths`` hold in all.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    subject: str | None
+    channels: int
+
+    def read(self) -> Volume:
+        """The image, (c, z, y, x) as stored.
+
+        Raises:
+            VolumeError: a file cannot be used, or the channels are not the cohort's.
+        """
+        return Subject(self.name, self.paths, channels=self.channels).read_image()
+
+
+def resolve_atlases(cohort: Cohort, names: Sequence[str | Path]) -> list[AtlasSource]:
+    """Find each atlas among the cohort's subjects, by name, or on disk, by path.
+
+    A path to a subject's own image is that subject. An outside image of several channels is one file with all, or the
+    file ``CASE_0000.SUFFIX`` beside those of the other channels. A folder is a DICOM series.
+
+    Args:
+        cohort: gives subjects and the number of channels.
+        names: subject names, or paths.
+
+    Returns:
+        One source per name, in order.
+
+    Raises:
+        CohortError: no name is given, one is neither a subject nor an image, one is given twice, or an outside image
+            is called as a subject or another atlas is. Every name at fault is listed.
+    """
+    if not names:
+        raise CohortError("no atlas is named", path=cohort.root, remedy="name a subject or an image file")
+    sources, unknown = [], []
+    for name in names:
+        source = _subject(cohort, name) or _outside(cohort, Path(name))
+        if source is None:
+            unknown.append(str(name))
+        else:
+            sources.append(source)
+    if unknown:
+        shown = ", ".join(subject.name for subject in cohort.subjects[:6]) + (", ..." if len(cohort) > 6 else "")
+        raise CohortError(
+            "these atlases are neither subjects of the cohort nor images",
+            path=cohort.root,
+            expected=f"a subject ({shown}) or the path of an image",
+            found=", ".join(unknown),
+        )
+    _check_names(cohort, sources)
+    return sources
+
+
+def _subject(cohort: Cohort, name: str | Path) -> AtlasSource | None:
+    for subject in cohort:
+        if subject.name == str(name) or any(_same_file(Path(name), path) for path in subject.images):
+            return AtlasSource(subject.name, subject.images, subject.name, subject.channels)
+    return None
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.resolve() == other.resolve()
+
+
+def _outside(cohort: Cohort, path: Path) -> AtlasSource | None:
+    channels = len(cohort.channels)
+    if path.is_dir():
+        return AtlasSource(path.resolve().name, (path,), None, channels)
+    suffix = image_suffix(path)
+    if suffix is None or not path.is_file():
+        return None
+    stem, ending = path.name[: -len(suffix)], path.name[-len(suffix) :]
+    numbered = _FIRST_CHANNEL.fullmatch(stem)
+    if numbered is None:
+        return AtlasSource(stem, (path,), None, channels)
+    case = numbered["case"]
+    paths = tuple(path.with_name(f"{case}_{channel:04d}{ending}") for channel in range(channels))
+    missing = [str(file) for file in paths if not file.is_file()]
+    if missing:
+        raise CohortError(
+            f"the atlas lacks channels of the cohort ({', '.join(cohort.channels)})",
+            path=path,
+            expected=", ".join(file.name for file in paths),
+            found="no " + ", ".join(missing),
+        )
+    return AtlasSource(case, paths, None, channels)
+
+
+def _check_names(cohort: Cohort, sources: Sequence[AtlasSource]) -> None:
+    names = [source.name for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CohortError(
+            "an atlas is named twice", found=", ".join(twice), remedy="name each once, and give files different names"
+        )
+    subjects = {subject.name for subject in cohort}
+    taken = sorted(source.name for source in sources if source.subject is None and source.name in subjects)
+    if taken:
+        raise CohortError(
+            "an image file is called as a subject of the cohort is, but is not that subject's",
+            expected="a name of its own",
+            found=", ".join(taken),
+            remedy="rename the file, or name the subject",
+        )
