@@ -64,8 +64,12 @@ def interpolation(source: Lattice, target: Lattice, device: torch.device | str =
     def one_axis(axis: int) -> Float:
         points, nodes = target.positions(axis), source.positions(axis)
         points = np.clip(points, nodes[0], nodes[-1])
-        width = max(source.spacing[axis], target.spacing[axis])
-        return np.maximum(0.0, 1.0 - np.abs(points[:, None] - nodes[None, :]) / width)
+        distance = nodes[None, :] - points[:, None]
+        weights = np.maximum(0.0, 1.0 - np.abs(distance) / max(source.spacing[axis], target.spacing[axis]))
+        # A widened hat over nodes that do not lie evenly around the point would read beside it: centre its weights.
+        total, first, second = ((weights * distance**power).sum(1, keepdims=True) for power in range(3))
+        spread = total * second - first**2
+        return np.where(spread > 1e-9 * source.spacing[axis] ** 2, weights * (second - distance * first), weights)
 
     return _normalised(one_axis, device)
 

@@ -1,0 +1,161 @@
+"""``atlasnet register``: map one image onto another."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlasnet.cli.options import add_execution_options, execution_from
+
+if TYPE_CHECKING:
+    from atlasnet.registration import Operator
+
+HELP = "map one image onto another, with the inverse map and a quality record"
+
+WARPED = "warped.nii.gz"
+LABELS = "warped_labels.nii.gz"
+TRANSFORM = "transform.safetensors"
+RECORD = "record.json"
+FIELD = "displacement.nii.gz"
+INVERSE_FIELD = "inverse_displacement.nii.gz"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the image that is warped (file or DICOM folder)")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the image onto which it is warped")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--source-labels", type=Path, metavar="F", help=f"label map of the source to carry: {LABELS}")
+    parser.add_argument(
+        "--fields", action="store_true", help=f"also write {FIELD} and {INVERSE_FIELD}: ITK vectors in LPS mm"
+    )
+    parser.add_argument("--no-affine", action="store_true", help="trust the headers: no affine alignment first")
+    parser.add_argument("--source-mask", type=Path, metavar="F", help="non-zero where the source counts")
+    parser.add_argument("--target-mask", type=Path, metavar="F", help="non-zero where the target counts")
+    group = parser.add_argument_group("the registration")
+    group.add_argument(
+        "--operator", choices=("mrf", "affine", "identity"), default="mrf", help="what registers (default: mrf)"
+    )
+    group.add_argument("--spacing", type=float, metavar="MM", help="voxel size at which to register (default: by size)")
+    group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness")
+    group.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME[=WEIGHT]",
+        help="similarity: mi, ncc, dwt or sad, with its weight; may be repeated",
+    )
+    group.add_argument(
+        "--mi-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="intensities of the 16 histogram bins (default: -900 100 for CT, robust percentiles for other images)",
+    )
+    add_execution_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read and check everything, register, then write."""
+    from atlasnet.errors import InputError, VolumeError
+    from atlasnet.registration import register_images
+    from atlasnet.volume import read_labels, read_volume
+
+    if args.output.exists() and not args.output.is_dir():
+        raise InputError("the results need a folder", path=args.output, remedy="name another one after -o")
+    operator = _operator(args)
+    execution = execution_from(args)
+    source, target = read_volume(args.source), read_volume(args.target)
+    labels = None if args.source_labels is None else read_labels(args.source_labels)
+    if labels is not None and not labels.grid.matches(source.grid):
+        raise VolumeError(
+            "the labels do not lie on the source's grid",
+            path=args.source_labels,
+            expected=repr(source.grid),
+            found=repr(labels.grid),
+        )
+    masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
+    execution.reporter.note(f"registering {args.source} onto {args.target}")
+    result = register_images(
+        source, target, operator=operator, source_mask=masks[0], target_mask=masks[1], execution=execution
+    )
+    record = {"source": str(args.source), "target": str(args.target), **result.record}
+    _write(args.output, args.fields, source, target, labels, result.transform, record)
+    print(json.dumps(record, allow_nan=False) if args.json else _summary(args, record), end="\n")
+    return 0
+
+
+def _operator(args: argparse.Namespace) -> Operator:
+    """The operator that the options describe.
+
+    Raises:
+        InputError: options that it does not have, or values that make no sense.
+    """
+    from atlasnet.errors import InputError
+    from atlasnet.registration import make_operator
+
+    settings: dict[str, Any] = {}
+    if args.alpha is not None:
+        settings["alpha"] = args.alpha
+    if args.spacing is not None:
+        settings["spacing"] = args.spacing
+    if args.mi_range is not None:
+        settings["mi_range"] = [args.mi_range]
+    if args.metric is not None:
+        settings["metrics"] = dict(_metric(text) for text in args.metric)
+    if args.no_affine:
+        settings["affine"] = False
+    if args.operator != "mrf" and settings:
+        raise InputError(
+            f"operator {args.operator!r} does not take these options",
+            found=", ".join(settings),
+            remedy="leave them out, or use --operator mrf",
+        )
+    return make_operator(args.operator, **settings)
+
+
+def _metric(text: str) -> tuple[str, float]:
+    from atlasnet.errors import InputError
+
+    name, _, weight = text.partition("=")
+    try:
+        return name, float(weight) if weight else 1.0
+    except ValueError as error:
+        raise InputError(
+            "this is no metric with a weight", expected="mi, ncc, dwt or sad, as in ncc=0.5", found=text
+        ) from error
+
+
+def _write(
+    folder: Path, fields: bool, source: Any, target: Any, labels: Any, transform: Any, record: dict[str, Any]
+) -> None:
+    """Write every file whole; what an earlier run left and this one does not replace goes: it describes another map."""
+    from atlasnet.execution import write_json
+    from atlasnet.transform import write_itk_field
+    from atlasnet.volume import write_volume
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The record says that everything beside it belongs together, so it goes first and comes last.
+    for name in (RECORD, LABELS, FIELD, INVERSE_FIELD):
+        (folder / name).unlink(missing_ok=True)
+    transform.save(folder / TRANSFORM)
+    write_volume(folder / WARPED, transform.warp(source, target.grid, fill=float(source.array.min())))
+    if labels is not None:
+        write_volume(folder / LABELS, transform.warp(labels, target.grid, interpolation="label"))
+    if fields:
+        write_itk_field(folder / FIELD, transform.forward, target.grid)
+        write_itk_field(folder / INVERSE_FIELD, transform.backward, source.grid)
+    write_json(folder / RECORD, record)
+
+
+def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
+    before, after = record["similarity_before"], record["similarity_after"]
+    residual = record["inverse_residual_mm"]
+    lines = [
+        f"{args.output}: registered in {record['seconds']:.1f} s, quality {record['quality']:.2f}",
+        "similarity " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after),
+        f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
+        f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",
+    ]
+    return "" if args.quiet else "\n".join(lines)

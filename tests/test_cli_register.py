@@ -1,0 +1,172 @@
+"""The verb ``register``: its files as other software reads them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from atlasnet.cli import register
+from atlasnet.errors import InputError, VolumeError
+from atlasnet.transform import Transform
+from atlasnet.volume import read_volume
+
+FILES = {"warped.nii.gz", "transform.safetensors", "record.json"}
+
+
+def write(path, array, spacing, origin, direction=((1, 0, 0), (0, 1, 0), (0, 0, 1))):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(np.asarray(direction, dtype=float).ravel().tolist())
+    sitk.WriteImage(image, str(path))
+
+
+def call(*arguments):
+    parser = argparse.ArgumentParser()
+    register.add_arguments(parser)
+    return register.run(parser.parse_args([*map(str, arguments), "--threads", "1"]))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A source in an odd orientation with labels, and a target on another grid."""
+    folder = tmp_path_factory.mktemp("scans")
+    noise = np.random.default_rng(0).normal(size=(30, 34, 38))
+    image = sum(ndimage.gaussian_filter(noise, s) * s**1.5 for s in (1.5, 3.0))
+    image = (1000 + 300 * image / image.std()).astype(np.int16)
+    index = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij"))
+    inside = (((index - np.array([14, 17, 19])[:, None, None, None]) / 11.0) ** 2).sum(0) < 1
+    image = np.where(inside, image, 0).astype(np.int16)
+    labels = np.where(inside, np.where(image > 1000, 7, 3), 0).astype(np.int16)
+    turned = [[0, 0, -1], [-1, 0, 0], [0, 1, 0]]
+    for name, array in (("source", image), ("labels", labels)):
+        write(folder / f"{name}.nii.gz", array, (1.5, 1.5, 2.0), (40.0, 30.0, -20.0), turned)
+    angle = np.deg2rad(8)
+    oblique = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    moved = ndimage.zoom(ndimage.gaussian_filter(image.astype(np.float32), 0.4), (0.9, 1.0, 0.95), order=1)
+    frame = np.asarray(oblique) @ np.asarray(turned)
+    write(folder / "target.mha", moved.astype(np.float32), (1.5, 1.6, 2.1), (43.0, 27.0, -22.0), frame)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(scans):
+    code = call(
+        scans / "source.nii.gz", scans / "target.mha", "-o", scans / "out", "--fields",
+        "--source-labels", scans / "labels.nii.gz", "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    return scans / "out"
+
+
+def itk_transform(path):
+    return sitk.DisplacementFieldTransform(sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkVectorFloat64))
+
+
+def test_exactly_the_promised_files_are_written(result):
+    extra = {"warped_labels.nii.gz", "displacement.nii.gz", "inverse_displacement.nii.gz"}
+    assert {path.name for path in result.iterdir()} == FILES | extra
+
+
+def test_simpleitk_gets_the_same_warped_image_from_the_field(scans, result):
+    source, target = (sitk.ReadImage(str(scans / name)) for name in ("source.nii.gz", "target.mha"))
+    field = itk_transform(result / "displacement.nii.gz")
+    theirs = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(source, sitk.sitkFloat32), target, field))
+    ours = sitk.GetArrayFromImage(sitk.ReadImage(str(result / "warped.nii.gz")))
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=2.0)  # intensities up to about 2000, float32 coordinates
+
+
+def test_results_lie_on_the_targets_grid_and_the_inverse_field_on_the_sources(scans, result):
+    for name, reference in (
+        ("warped.nii.gz", "target.mha"),
+        ("warped_labels.nii.gz", "target.mha"),
+        ("displacement.nii.gz", "target.mha"),
+        ("inverse_displacement.nii.gz", "source.nii.gz"),
+    ):
+        image, expected = sitk.ReadImage(str(result / name)), sitk.ReadImage(str(scans / reference))
+        assert image.GetSize() == expected.GetSize()
+        for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+            np.testing.assert_allclose(getattr(image, get)(), getattr(expected, get)(), atol=1e-4)
+
+
+def test_labels_keep_their_values(result):
+    assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(result / "warped_labels.nii.gz"))))) == {0, 3, 7}
+
+
+def test_the_two_fields_undo_each_other(scans, result):
+    forward, backward = (
+        itk_transform(result / name) for name in ("displacement.nii.gz", "inverse_displacement.nii.gz")
+    )
+    target = sitk.ReadImage(str(scans / "target.mha"))
+    index = np.random.default_rng(0).integers(6, 20, (200, 3))
+    points = [target.TransformIndexToPhysicalPoint(i.tolist()) for i in index]
+    missed = [np.linalg.norm(np.subtract(backward.TransformPoint(forward.TransformPoint(p)), p)) for p in points]
+    assert np.mean(missed) < 0.2
+
+
+def test_the_stored_transform_is_the_written_field(scans, result):
+    target = read_volume(scans / "target.mha")
+    stored = Transform.load(result / "transform.safetensors").displacement(target.grid).numpy()
+    field = sitk.GetArrayFromImage(sitk.ReadImage(str(result / "displacement.nii.gz")))
+    np.testing.assert_array_equal(np.moveaxis(field, -1, 0), stored)
+
+
+def test_the_record_holds_what_the_documentation_promises(result):
+    record = json.loads((result / "record.json").read_text())
+    assert record["seconds"] > 0
+    for level in record["levels"]:
+        assert set(level) >= {"energy_before", "energy_after", "seconds"}
+    assert record["folded_share"] == 0
+    assert record["jacobian_min"] > 0
+    assert set(record["inverse_residual_mm"]) >= {"mean", "p999", "max"}
+    assert record["similarity_after"]["ncc"] > record["similarity_before"]["ncc"]
+
+
+def test_a_second_run_leaves_no_file_that_describes_the_first_map(scans):
+    folder = scans / "again"
+    common = [scans / "source.nii.gz", scans / "target.mha", "-o", folder, "--quiet", "--operator", "identity"]
+    call(*common, "--fields")
+    call(*common)
+    assert {path.name for path in folder.iterdir()} == FILES
+
+
+def test_json_is_printed_for_machines(scans, capsys):
+    call(
+        scans / "source.nii.gz", scans / "target.mha", "-o", scans / "json", "--json", "--quiet", "--no-affine",
+        "--metric", "ncc", "--metric", "mi=0.5", "--spacing", 4, "--alpha", 0.2,
+    )  # fmt: skip
+    record = json.loads(capsys.readouterr().out)
+    assert record["settings"]["metrics"] == {"ncc": 1.0, "mi": 0.5}
+    assert record["settings"]["affine"] is False
+    assert min(record["spacing_mm"]) == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--metric", "ssd"], ["--metric", "mi=much"], ["--operator", "identity", "--alpha", 1], ["--spacing", 0]],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans, options):
+    with pytest.raises(InputError):
+        call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "never", *options)
+    assert not (scans / "never").exists()
+
+
+def test_labels_on_another_grid_are_refused_by_name(scans):
+    write(scans / "other.nii.gz", np.zeros((4, 4, 4), np.int16), (1, 1, 1), (0, 0, 0))
+    with pytest.raises(VolumeError, match=r"other\.nii\.gz"):
+        call(
+            scans / "source.nii.gz", scans / "target.mha", "-o", scans / "never",
+            "--source-labels", scans / "other.nii.gz",
+        )  # fmt: skip
+    assert not (scans / "never").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(scans):
+    with pytest.raises(InputError, match="folder"):
+        call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "source.nii.gz")

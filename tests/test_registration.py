@@ -1,0 +1,274 @@
+"""The operators on images whose true map is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from atlasnet.errors import Cancelled, InputError, VolumeError
+from atlasnet.execution import Execution
+from atlasnet.registration import MRFOperator, MRFSettings, make_operator, register_images
+from atlasnet.transform import DisplacementMap, Transform, corner_jacobians
+from atlasnet.volume import Grid, Volume
+
+ONE = Execution(threads=1)
+SHAPE = (28, 36, 40)
+RECORD_KEYS = {
+    "operator", "settings", "seconds", "levels", "similarity_before", "similarity_after", "jacobian_min",
+    "folded_share", "inverse_residual_mm", "max_displacement_mm", "quality",
+}  # fmt: skip
+
+
+def anatomy(shape, seed=0):
+    """Blobs of several sizes in a body, some labelled."""
+    generator = np.random.default_rng(seed)
+    noise = sum(ndimage.gaussian_filter(generator.normal(size=shape), s) * s**1.5 for s in (1.5, 3, 5))
+    centre = [(n - 1) / 2 for n in shape]
+    index = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    radius = sum(((i - c) / max(1.0, 0.42 * n)) ** 2 for i, c, n in zip(index, centre, shape, strict=True))
+    return np.where(radius < 1, 100 + 60 * noise / noise.std(), 0).astype(np.float32)
+
+
+def smooth_field(grid, size, seed=1):
+    """(3, z, y, x) LPS mm, at most ``size`` mm."""
+    generator = np.random.default_rng(seed)
+    field = np.stack([ndimage.gaussian_filter(generator.normal(size=grid.shape), 7) for _ in range(3)])
+    field *= size / np.sqrt((field**2).sum(0)).max()
+    if grid.shape[0] == 1:
+        field[2] = 0
+    return torch.tensor(field, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """(source, target, true displacement of target points into the source)."""
+    grid = Grid.from_parts(SHAPE, (1.5, 1.5, 2.0), (10.0, -20.0, 5.0))
+    source = Volume(anatomy(SHAPE), grid)
+    field = smooth_field(grid, 6.0)
+    truth = Transform.from_displacement(DisplacementMap(field, grid))
+    return source, truth.warp(source, grid), field
+
+
+def body(volume):
+    return ndimage.binary_erosion(volume.array[0] > 0, iterations=2)
+
+
+def error(result, truth, where, grid):
+    return (result.transform.displacement(grid) - truth).norm(dim=0).numpy()[where].mean()
+
+
+@pytest.mark.parametrize(
+    "metrics", [{"mi": 1}, {"ncc": 1}, {"dwt": 1}, {"sad": 1}, {"mi": 1, "ncc": 1, "dwt": 1, "sad": 1}]
+)
+def test_a_known_deformation_is_recovered(pair, metrics):
+    source, target, truth = pair
+    result = register_images(
+        source, target, operator=make_operator("mrf", affine=False, metrics=metrics), execution=ONE
+    )
+    where = body(target)
+    before = truth.norm(dim=0).numpy()[where].mean()
+    assert error(result, truth, where, target.grid) < 0.5 * before
+
+
+def test_the_record_says_what_was_done_and_is_json(pair):
+    source, target, _ = pair
+    record = register_images(source, target, operator=make_operator("mrf", affine=False), execution=ONE).record
+    assert json.loads(json.dumps(record, allow_nan=False)) == json.loads(json.dumps(record))
+    assert set(record) >= RECORD_KEYS
+    assert all(level["energy_after"] <= level["energy_before"] for level in record["levels"])
+    assert record["levels"][-1]["resolution"] == pytest.approx([1.5, 1.5, 2.0])
+    assert all(record["similarity_after"][m] > record["similarity_before"][m] for m in record["similarity_after"])
+    assert 0 <= record["quality"] <= 1
+
+
+def test_the_map_does_not_fold_and_its_inverse_undoes_it(pair):
+    source, target, _ = pair
+    # hardly any smoothness: belief propagation would fold without the bound on the steps and the repair
+    result = register_images(source, target, operator=make_operator("mrf", affine=False, alpha=1e-3), execution=ONE)
+    least = float(corner_jacobians(result.transform.displacement(target.grid), target.grid).min())
+    assert least > 0
+    assert result.record["jacobian_min"] == pytest.approx(least)
+    assert result.record["folded_share"] == 0
+    assert result.record["inverse_residual_mm"]["mean"] < 0.2
+    assert result.record["inverse_residual_mm"]["p999"] < 1
+
+
+def test_the_same_call_gives_the_same_bytes(pair, tmp_path):
+    source, target, _ = pair
+    for name in ("a", "b"):
+        register_images(source, target, operator=make_operator("mrf"), execution=ONE).transform.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_stored_orientation_of_either_image_does_not_matter(pair):
+    source, target, truth = pair
+
+    def reoriented(volume):
+        grid = volume.grid
+        size_z, size_y, _ = grid.shape
+        # (z, y, x) stored as (x, -y, -z)
+        array = volume.array.transpose(0, 3, 2, 1)[:, :, ::-1, ::-1]
+        change = np.zeros((4, 4))
+        change[2, 0], change[1, 1], change[0, 2], change[3, 3] = -1, -1, 1, 1
+        change[2, 3], change[1, 3] = size_z - 1, size_y - 1
+        return Volume(np.ascontiguousarray(array), Grid(array.shape[1:], grid.affine @ change))
+
+    operator = make_operator("mrf", affine=False)
+    where = body(target)
+    plain = register_images(source, target, operator=operator, execution=ONE)
+    for s, t in ((reoriented(source), target), (source, reoriented(target))):
+        other = register_images(s, t, operator=operator, execution=ONE)
+        difference = other.transform.displacement(target.grid) - plain.transform.displacement(target.grid)
+        assert difference.norm(dim=0).numpy()[where].max() < 0.05
+    assert error(plain, truth, where, target.grid) < 2
+
+
+def test_two_dimensional_images_stay_in_their_plane():
+    grid = Grid.from_parts((1, 72, 64), (1.0, 1.0, 3.0))
+    source = Volume(anatomy((1, 72, 64), 3), grid)
+    field = smooth_field(grid, 5.0)
+    target = Transform.from_displacement(DisplacementMap(field, grid)).warp(source, grid)
+    result = register_images(source, target, operator=make_operator("mrf", affine=False), execution=ONE)
+    where = body(target) if body(target).any() else target.array[0] > 0
+    found = result.transform.displacement(grid)
+    assert float(found[2].abs().max()) == 0
+    assert error(result, field, where, grid) < 0.4 * field.norm(dim=0).numpy()[where].mean()
+
+
+def test_what_the_masks_hide_has_no_say(pair):
+    source, target, truth = pair
+    hidden = np.zeros(SHAPE, bool)
+    hidden[:, :, :14] = True
+    spoilt = target.array.copy()
+    spoilt[0][hidden] = np.random.default_rng(0).normal(100, 60, hidden.sum())
+    mask = Volume(~hidden[None], target.grid)
+    result = register_images(
+        source,
+        target.replace(spoilt),
+        operator=make_operator("mrf", affine=False),
+        target_mask=mask,
+        execution=ONE,
+    )
+    where = body(target) & ~ndimage.binary_dilation(hidden, iterations=4)
+    assert error(result, truth, where, target.grid) < 0.4 * truth.norm(dim=0).numpy()[where].mean()
+
+
+def test_several_channels_are_registered_together(pair):
+    source, target, truth = pair
+    empty = np.zeros_like(source.array)
+    two = [v.replace(np.concatenate([empty, v.array])) for v in (source, target)]
+    result = register_images(*two, operator=make_operator("mrf", affine=False), execution=ONE)
+    where = body(target)
+    assert error(result, truth, where, target.grid) < 0.4 * truth.norm(dim=0).numpy()[where].mean()
+
+
+def test_an_initial_map_replaces_the_affine_alignment(pair):
+    source, target, truth = pair
+    far = np.eye(4)
+    far[:3, 3] = (60, -40, 50)
+    affine = far.copy()
+    affine[3] = (0, 0, 0, 1)
+    moved = Volume(source.array, Grid(source.grid.shape, far @ source.grid.affine))
+    result = register_images(moved, target, initial=Transform.affine(affine), execution=ONE)
+    expected = truth + torch.tensor([60.0, -40.0, 50.0])[:, None, None, None]
+    where = body(target)
+    assert error(result, expected, where, target.grid) < 0.5 * truth.norm(dim=0).numpy()[where].mean()
+
+
+def test_one_source_onto_several_targets_is_as_onto_each(pair):
+    source, target, _ = pair
+    operator = make_operator("mrf", affine=False)
+    together = operator.register(source, [target, source], execution=ONE)
+    alone = operator.register(source, [source], execution=ONE)[0]
+    assert len(together) == 2
+    assert torch.equal(together[1].transform.displacement(source.grid), alone.transform.displacement(source.grid))
+
+
+def test_identity_moves_nothing_and_measures_the_images_as_they_lie(pair):
+    source, target, _ = pair
+    result = register_images(source, target, operator="identity", execution=ONE)
+    assert float(result.transform.displacement(target.grid).abs().max()) == 0
+    assert set(result.record) >= RECORD_KEYS
+    assert result.record["similarity_before"] == result.record["similarity_after"]
+    assert result.record["jacobian_min"] == pytest.approx(1)
+
+
+def test_affine_operator_finds_a_shift(pair):
+    source, _, _ = pair
+    shift = np.eye(4)
+    shift[:3, 3] = (7.0, -5.0, 6.0)
+    moved = Volume(source.array, Grid(source.grid.shape, shift @ source.grid.affine))
+    result = register_images(moved, source, operator="affine", execution=ONE)
+    where = body(source)
+    expected = torch.tensor([7.0, -5.0, 6.0])[:, None, None, None].expand(3, *SHAPE)
+    assert error(result, expected, where, source.grid) < 0.5
+    assert set(result.record) >= RECORD_KEYS
+
+
+@pytest.mark.parametrize("name", ["mrf", "affine", "identity"])
+def test_an_operator_is_made_again_from_its_settings(name):
+    operator = make_operator(name)
+    settings = json.loads(json.dumps(operator.settings()))
+    assert make_operator(name, **settings).settings() == operator.settings()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metrics": {"ssd": 1}},
+        {"metrics": {"mi": 0}},
+        {"alpha": 0},
+        {"levels": ()},
+        {"spacing": -1},
+        {"damping": 1},
+        {"mi_range": [(100, -900)]},
+        {"smallest_jacobian": 0},
+        {"colour": "blue"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        make_operator("mrf", **wrong)
+
+
+def test_an_unknown_operator_is_refused():
+    with pytest.raises(InputError, match="mrf or affine or identity"):
+        make_operator("demons")
+
+
+def test_images_and_masks_that_do_not_fit_are_refused_before_work(pair):
+    source, target, _ = pair
+    two = source.replace(np.concatenate([source.array, source.array]))
+    small = Volume(np.ones((1, 4, 4, 4)), Grid.from_parts((4, 4, 4)))
+    nothing = source.replace(np.zeros_like(source.array))
+    for arguments in ({"source": two}, {"source_mask": small}, {"target_mask": small}, {"source_mask": nothing}):
+        with pytest.raises(VolumeError):
+            register_images(**{"source": source, "target": target, "execution": ONE, **arguments})
+
+
+def test_work_stops_between_levels_on_request(pair):
+    source, target, _ = pair
+    asked = []
+    execution = replace(ONE, cancelled=lambda: len(asked) > 2 or asked.append(1) is not None)
+    with pytest.raises(Cancelled):
+        MRFOperator(MRFSettings(affine=False)).register(source, [target], execution=execution)
+
+
+def test_hippocampus_labels_are_carried_over(data_folder):
+    from atlasnet.volume import read_labels, read_volume
+
+    folder = data_folder / "hippocampus"
+    scores = []
+    for a, b in (("hippocampus_004", "hippocampus_006"), ("hippocampus_014", "hippocampus_024")):
+        source, target = (read_volume(folder / "imagesTr" / f"{n}_0000.nii.gz") for n in (a, b))
+        ours, theirs = (read_labels(folder / "labelsTr" / f"{n}.nii.gz") for n in (a, b))
+        warped = register_images(source, target, execution=ONE).transform.warp(ours, target.grid, interpolation="label")
+        for label in (1, 2):
+            one, two = warped.array == label, theirs.array == label
+            scores.append(2 * (one & two).sum() / (one.sum() + two.sum()))
+    assert np.mean(scores) > 0.65
