@@ -1,0 +1,125 @@
+"""How a volume is shown: which plane, which way up, at which intensities, in which colours.
+
+Pictures follow the radiological convention: axial slices are seen from the feet, so that the patient's right is on the
+left of the picture and the front is up; coronal and sagittal slices have the head up, sagittal ones the front to the
+left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.errors import InputError
+from atlasnet.volume import Volume, canonical
+
+Plane = Literal["axial", "coronal", "sagittal"]
+
+# Of canonical arrays (z, y, x): the axis across the plane, and whether the first axis that remains points up.
+_PLANES: dict[str, tuple[int, bool]] = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
+
+# Okabe and Ito's colours, which people with any colour vision tell apart (jfly.uni-koeln.de/color).
+PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
+
+# Windows of CT, HU.
+LUNG_WINDOW = (-1150.0, 150.0)
+SOFT_WINDOW = (-160.0, 240.0)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice as it is drawn.
+
+    Args:
+        pixels: (rows, columns); row 0 is at the top.
+        spacing: mm between rows, and between columns.
+    """
+
+    pixels: NDArray[Any]
+    spacing: tuple[float, float]
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width."""
+        return self.spacing[0] / self.spacing[1]
+
+
+def take_slice(volume: Volume, index: int, plane: Plane = "axial", channel: int = 0) -> Slice:
+    """One slice of a volume in any orientation, turned as a radiologist expects it.
+
+    Args:
+        volume: (c, z, y, x).
+        index: of the slice in canonical orientation: axial from the feet up, coronal from the front, sagittal from the
+            patient's right.
+        plane: which way the slice lies.
+        channel: of the volume.
+
+    Raises:
+        InputError: there is no such plane or slice.
+    """
+    across, up = _plane(plane)
+    upright = canonical(volume)[0]
+    size = upright.grid.shape[across]
+    if not 0 <= index < size:
+        raise InputError(f"there is no {plane} slice {index}", expected=f"0 to {size - 1}", found=str(index))
+    pixels = np.take(upright.array[channel], index, axis=across)
+    z_y_x = upright.grid.spacing[::-1]
+    rows, columns = (float(z_y_x[axis]) for axis in range(3) if axis != across)
+    return Slice(pixels[::-1] if up else pixels, (rows, columns))
+
+
+def slice_count(volume: Volume, plane: Plane = "axial") -> int:
+    """How many slices `take_slice` knows."""
+    return canonical(volume.grid)[0].shape[_plane(plane)[0]]
+
+
+def richest_slice(labels: Volume, plane: Plane = "axial") -> int:
+    """The slice with the most voxels of the rarest label there is, where the most is to be seen; the middle if none."""
+    across, _ = _plane(plane)
+    array = canonical(labels)[0].array[0]
+    values, counts = np.unique(array[array > 0], return_counts=True)
+    if len(values) == 0:
+        return int(array.shape[across] // 2)
+    others = tuple(axis for axis in range(3) if axis != across)
+    return int((array == values[counts.argmin()]).sum(axis=others).argmax())
+
+
+def same_level(volume: Volume, index: int, other: Volume, plane: Plane = "axial") -> int:
+    """The slice of ``other`` that lies where slice ``index`` of ``volume`` does, or the nearest there is."""
+    axis = 2 - _plane(plane)[0]
+    grid, target = canonical(volume.grid)[0], canonical(other.grid)[0]
+    point = (grid.size - 1) / 2
+    point[axis] = index
+    found = round(float(target.to_index(grid.to_world(point))[axis]))
+    return min(max(found, 0), int(target.size[axis]) - 1)
+
+
+def window(volume: Volume, modality: str = "") -> tuple[float, float]:
+    """The intensities that are shown black and white.
+
+    Args:
+        volume: (c, z, y, x), whose first channel counts.
+        modality: the channel's name; ``"CT"`` gives the lung window where there is lung or air in the picture and
+            the soft tissue window elsewhere, anything else the 1st to the 99th percentile.
+    """
+    values = volume.array[0]
+    if modality.upper() == "CT":
+        return LUNG_WINDOW if np.mean(values < -500) > 0.03 else SOFT_WINDOW
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def colours(labels: Mapping[str, int]) -> dict[int, str]:
+    """A colour for every label value but the background, the same whichever labels a picture happens to hold."""
+    values = sorted(value for value in set(labels.values()) if value != 0)
+    return {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(values)}
+
+
+def _plane(plane: str) -> tuple[int, bool]:
+    if plane not in _PLANES:
+        raise InputError(f"no plane is called {plane!r}", expected=", ".join(_PLANES))
+    return _PLANES[plane]

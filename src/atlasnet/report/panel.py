@@ -1,0 +1,101 @@
+"""The layers of a picture: the grey image, filled labels, outlines, a map with its scale, the legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from atlasnet.execution import atomic_path
+from atlasnet.report.display import Slice
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+FILL = 0.45  # opacity of filled labels: the image still shows through
+PIXELS_PER_INCH = 110
+TITLE, TEXT = 13, 11  # points
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of its own, in inches, without matplotlib's global state."""
+    figure = Figure(figsize=(width, height), layout="compressed", dpi=PIXELS_PER_INCH)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path
+
+
+def draw_image(axes: Axes, image: Slice, window: tuple[float, float], title: str = "") -> None:
+    """The grey image, in true proportions."""
+    axes.imshow(image.pixels, cmap="gray", vmin=window[0], vmax=window[1], aspect=image.aspect, interpolation="nearest")
+    axes.set_title(title, fontsize=TITLE)
+    axes.set_axis_off()
+
+
+def draw_labels(axes: Axes, labels: Slice, colours: Mapping[int, str]) -> None:
+    """Labels filled in their colours, half transparent."""
+    rgba = np.zeros((*labels.pixels.shape, 4))
+    for value, colour in colours.items():
+        rgba[labels.pixels == value] = to_rgba(colour, FILL)
+    axes.imshow(rgba, aspect=labels.aspect, interpolation="nearest")
+
+
+def draw_outlines(axes: Axes, labels: Slice, colours: Mapping[int, str], *, style: str = "solid") -> None:
+    """The outline of each label, on a dark line so that it is seen on any ground."""
+    for value, colour in colours.items():
+        # A border of nothing closes outlines at the picture's edge.
+        mask = np.pad((labels.pixels == value).astype(float), 1)
+        if not mask.any():
+            continue
+        rows, columns = (np.arange(-1, n - 1) for n in mask.shape)
+        axes.contour(columns, rows, mask, levels=[0.5], colors="black", linewidths=2.4, alpha=0.6)
+        axes.contour(columns, rows, mask, levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
+
+
+def draw_map(axes: Axes, values: Slice, shown: NDArray[np.bool_]) -> ScalarMappable:
+    """A map of shares from 0 to 1 over what is there, where ``shown`` (cividis: even for every colour vision)."""
+    return axes.imshow(
+        np.ma.masked_array(values.pixels, ~shown),
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+        aspect=values.aspect,
+        interpolation="nearest",
+    )
+
+
+def legend_entries(
+    names: Mapping[str, int], colours: Mapping[int, str], *, filled: str | None, outlined: str | None
+) -> list[Any]:
+    """Legend handles: each label's colour, then what fills and what lines mean."""
+    entries: list[Any] = [
+        Patch(facecolor=colours[value], label=name) for name, value in names.items() if value in colours
+    ]
+    if filled is not None:
+        entries.append(Patch(facecolor=to_rgba("grey", FILL), label=f"filled: {filled}"))
+    if outlined is not None:
+        entries.append(Line2D([], [], color="black", linewidth=1.6, label=f"outlined: {outlined}"))
+    return entries
+
+
+def draw_legend(figure: Figure, entries: Sequence[Any]) -> None:
+    """One legend under all panels."""
+    figure.legend(
+        handles=list(entries), loc="outside lower center", ncols=min(5, len(entries)), fontsize=TEXT, frameon=False
+    )

@@ -1,0 +1,199 @@
+"""Figures: slices the right way up, true proportions, colours that stay, and files that hold what was drawn."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from atlasnet.errors import InputError
+from atlasnet.report import (
+    colours,
+    comparison_figure,
+    overlay,
+    richest_slice,
+    same_level,
+    slice_count,
+    stages_figure,
+    take_slice,
+    window,
+)
+from atlasnet.volume import Grid, Volume
+
+NAMES = {"background": 0, "lung": 1, "disease": 2}
+SPACING = (1.5, 2.0, 5.0)
+
+
+def patient() -> Volume:
+    """A head (100) on top, a nose (50) in front, a mark (20) on the patient's left, on the axes of LPS."""
+    array = np.zeros((8, 10, 12), np.int16)
+    array[-1] = 100
+    array[:, 0] = 50
+    array[:, :, -1] = 20
+    return Volume(array, Grid.from_parts(array.shape, SPACING, (-8.0, -9.0, -17.5)))
+
+
+def stored(volume: Volume, axes: tuple[int, ...], flips: tuple[bool, ...]) -> Volume:
+    """The same volume with its array axes permuted and flipped, the header along with them."""
+    affine = np.eye(4)
+    old = volume.grid
+    array = volume.array[0].transpose(axes)
+    shape = array.shape
+    for new, axis in enumerate(axes):
+        column = old.affine[:3, 2 - axis].copy()
+        affine[:3, 2 - new] = -column if flips[new] else column
+    origin = old.origin
+    for new, axis in enumerate(axes):
+        if flips[new]:
+            origin = origin + old.affine[:3, 2 - axis] * (shape[new] - 1)
+    affine[:3, 3] = origin
+    return Volume(array[tuple(slice(None, None, -1 if f else 1) for f in flips)], Grid(shape, affine))
+
+
+ORIENTATIONS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
+
+
+@pytest.mark.parametrize(("axes", "flips"), ORIENTATIONS)
+def test_slices_do_not_depend_on_how_the_volume_is_stored(axes: tuple[int, ...], flips: tuple[bool, ...]) -> None:
+    for plane in ("axial", "coronal", "sagittal"):
+        expected = take_slice(patient(), 3, plane)
+        found = take_slice(stored(patient(), axes, flips), 3, plane)
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        assert found.aspect == pytest.approx(expected.aspect)
+
+
+def test_axial_slice_has_the_front_up_and_the_patients_left_on_the_right() -> None:
+    pixels = take_slice(patient(), 2, "axial").pixels
+    assert (pixels[0, :-1] == 50).all()
+    assert (pixels[:, -1] == 20).all()
+
+
+def test_coronal_slice_has_the_head_up_and_the_patients_left_on_the_right() -> None:
+    pixels = take_slice(patient(), 4, "coronal").pixels
+    assert (pixels[0, :-1] == 100).all()
+    assert (pixels[:, -1] == 20).all()
+
+
+def test_sagittal_slice_has_the_head_up_and_the_front_on_the_left() -> None:
+    pixels = take_slice(patient(), 4, "sagittal").pixels
+    assert (pixels[0, 1:] == 100).all()
+    assert (pixels[:, 0] == 50).all()
+
+
+@pytest.mark.parametrize(("plane", "aspect"), [("axial", 2.0 / 1.5), ("coronal", 5.0 / 1.5), ("sagittal", 5.0 / 2.0)])
+def test_pixels_have_the_proportions_of_the_spacing(plane: str, aspect: float) -> None:
+    assert take_slice(patient(), 1, plane).aspect == pytest.approx(aspect)
+
+
+@pytest.mark.parametrize(("plane", "count"), [("axial", 8), ("coronal", 10), ("sagittal", 12)])
+def test_every_slice_can_be_taken_and_no_other(plane: str, count: int) -> None:
+    assert slice_count(patient(), plane) == count
+    take_slice(patient(), count - 1, plane)
+    with pytest.raises(InputError, match=f"no {plane} slice"):
+        take_slice(patient(), count, plane)
+
+
+def test_an_unknown_plane_is_refused() -> None:
+    with pytest.raises(InputError, match="plane"):
+        take_slice(patient(), 0, "oblique")  # type: ignore[arg-type]
+
+
+def test_richest_slice_is_the_one_with_most_of_the_rarest_label() -> None:
+    labels = np.zeros((8, 10, 12), np.uint8)
+    labels[:, 2:8, 2:8] = 1
+    labels[3, 3, 3], labels[5, 3:6, 3] = 2, 2
+    assert richest_slice(patient().replace(labels)) == 5
+    assert richest_slice(patient().replace(np.zeros_like(labels))) == 4
+
+
+def test_same_level_finds_the_slice_at_the_same_height_of_another_grid() -> None:
+    fine = Volume(np.zeros((40, 4, 4)), Grid.from_parts((40, 4, 4), (1, 1, 1.25), (0, 0, -20.0)))
+    height = fine.grid.to_world((0, 0, 21))[2]
+    found = same_level(fine, 21, patient())
+    heights = patient().grid.origin[2] + 5.0 * np.arange(8)
+    assert found == int(np.abs(heights - height).argmin())
+    assert same_level(Volume(np.zeros((1, 1, 1)), Grid.from_parts((1, 1, 1), origin=(0, 0, 999))), 0, patient()) == 7
+
+
+def test_ct_is_shown_in_the_lung_window_where_there_is_lung() -> None:
+    air = patient().replace(np.where(patient().array == 0, -850, 40))
+    assert window(air, "CT") == (-1150.0, 150.0)
+    assert window(patient(), "CT") == (-160.0, 240.0)
+
+
+def test_other_modalities_are_shown_between_their_percentiles() -> None:
+    values = np.linspace(0, 1000, 960).reshape(8, 10, 12)
+    assert window(patient().replace(values), "T1") == pytest.approx((10.0, 990.0))
+    low, high = window(patient().replace(np.full((8, 10, 12), 3.0)), "T1")
+    assert low < 3 < high
+
+
+def test_a_labels_colour_does_not_depend_on_what_else_is_shown() -> None:
+    assert colours(NAMES) == colours({"disease": 2, "lung": 1})
+    assert len(set(colours({str(i): i for i in range(8)}).values())) == 7
+
+
+def scene() -> tuple[Volume, Volume]:
+    """A grey block and a label in its lower left quarter."""
+    grid = Grid.from_parts((6, 40, 40), (2.0, 2.0, 4.0))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[:, 20:, :20] = 1
+    labels[2:4, 25:30, 5:10] = 2
+    return Volume(np.zeros(grid.shape, np.int16), grid), Volume(labels, grid)
+
+
+def test_overlay_paints_each_label_in_its_colour(tmp_path: Path) -> None:
+    image, labels = scene()
+    path = overlay(tmp_path / "overlay.png", image, labels, names=NAMES, slices=[3])
+    pixels = imread(path)[..., :3].reshape(-1, 3)
+    grey = (0 - -160) / 400  # 0 HU in the soft tissue window
+    for value in (1, 2):
+        expected = 0.45 * np.array(to_rgb(colours(NAMES)[value])) + 0.55 * grey
+        assert (np.abs(pixels - expected).max(1) < 0.02).sum() > 100
+
+
+def test_overlay_chooses_slices_that_hold_labels(tmp_path: Path) -> None:
+    image, labels = scene()
+    path = overlay(tmp_path / "overlay.png", image, labels, labels, names=NAMES, title="case")
+    assert imread(path).shape[1] > imread(path).shape[0]
+
+
+def test_overlay_refuses_labels_of_another_grid(tmp_path: Path) -> None:
+    image, labels = scene()
+    other = Volume(labels.array, image.grid.padded((1, 0, 0), (-1, 0, 0)))
+    with pytest.raises(InputError, match="one grid"):
+        overlay(tmp_path / "overlay.png", image, other, names=NAMES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stages_are_drawn_with_and_without_references_and_agreement(tmp_path: Path) -> None:
+    image, labels = scene()
+    agreement = image.replace(np.where(labels.array == 2, 1 / 3, 1.0).astype(np.float32))
+    shared = {"source": image, "atlas": image, "mapped": image, "prediction": labels, "names": NAMES}
+    full = stages_figure(
+        tmp_path / "full.png", **shared, reference=labels, mapped_reference=labels, agreement=agreement, title="case"
+    )
+    bare = stages_figure(tmp_path / "bare.png", **shared)
+    assert imread(full).std() > imread(bare).std() > 0
+
+
+def test_comparison_marks_every_method_on_every_case(tmp_path: Path) -> None:
+    cases = ("a", "b", "c")
+    scores = {
+        method: {label: {case: 0.5 + 0.1 * i + shift for i, case in enumerate(cases)} for label in ("lung", "disease")}
+        for method, shift in (("AtlasNet", 0.1), ("plain", 0.0))
+    }
+    pixels = imread(comparison_figure(tmp_path / "dice.png", scores))[..., :3].reshape(-1, 3)
+    for colour in ("#0072B2", "#D55E00"):
+        assert (np.abs(pixels - np.array(to_rgb(colour))).max(1) < 0.02).sum() > 6 * 40
+
+
+def test_comparison_refuses_methods_with_other_cases(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="same labels and cases"):
+        comparison_figure(tmp_path / "dice.png", {"x": {"lung": {"a": 1.0}}, "y": {"lung": {"b": 1.0}}})
+    with pytest.raises(InputError, match="no scores"):
+        comparison_figure(tmp_path / "dice.png", {})
