@@ -50,7 +50,7 @@ class MRFSettings:
         InputError: a value that makes no sense; the message names it.
     """
 
-    metrics: Mapping[str, float] = field(default_factory=lambda: {"mi": 1.0})
+    metrics: Mapping[str, float] = field(default_factory=lambda: {"mi": 1.0, "ncc": 1.0})
     alpha: float = 0.1
     truncation: float | None = None
     levels: tuple[LevelSettings, ...] = DEFAULT_LEVELS
