@@ -98,8 +98,8 @@ class Recipe:
         slices of 512 x 512 or at most the 12 of SegNet's authors; the floor of the learning rate; both signs of the
         shifts.
 
-        ``"default"``: Dice + cross-entropy, mild changes of geometry and intensity, and a number of steps that does not
-        depend on the size of the cohort until that is large.
+        ``"default"``: Dice + cross-entropy, wide changes of place and mild ones of intensity, and a number of steps
+        that does not depend on the size of the cohort until that is large.
 
         Raises:
             InputError: there is no such preset, or the epochs are not positive.
@@ -164,10 +164,10 @@ _PRESETS = {
     ),
     "default": Recipe(
         name="default",
-        epochs=40,
+        epochs=30,
         iterations=25,
         passes=4.0,
-        batch_pixels=2**16,
+        batch_pixels=2**17,
         batch_slices=32,
         foreground=1 / 3,
         learning_rate=2e-3,
@@ -177,10 +177,10 @@ _PRESETS = {
         weight_decay=1e-2,
         dice=True,
         augmentation=Augmentation(
-            rotation=15.0,
-            translation=0.04,
-            scale=0.15,
-            probability=0.8,
+            rotation=30.0,
+            translation=0.08,
+            scale=0.25,
+            probability=0.9,
             contrast=0.25,
             brightness=0.2,
             gamma=0.3,

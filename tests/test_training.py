@@ -1,0 +1,257 @@
+"""Training: it learns, it leaves out what does not count, and it resumes to the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from atlasnet.errors import AtlasNetError, Cancelled, InputError
+from atlasnet.execution import Execution
+from atlasnet.network import NetworkSpec, build_network, load_weights, probabilities
+from atlasnet.training.loop import train_network
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.store import IGNORED, MappedCase
+
+SPEC = NetworkSpec("unet", 0.5, {"depth": 2})
+RECIPE = replace(Recipe.preset("default", epochs=4), iterations=6, batch_slices=6)
+
+
+def discs(name: str, seed: int, shape: tuple[int, int, int] = (6, 24, 20)) -> MappedCase:
+    """A bright ball on a noisy ground, its upper half class 2."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.mgrid[: shape[0], : shape[1], : shape[2]]
+    centre = np.array(shape) / 2 + generator.uniform(-2, 2, 3)
+    ball = ((z - centre[0]) * 2) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < 40
+    labels = (ball * (1 + (y < centre[1]))).astype(np.uint8)
+    image = ball * 2.0 - (labels == 2) * 4.0 + generator.normal(0, 0.3, shape)
+    return MappedCase(name, image[None].astype(np.float16), labels)
+
+
+@pytest.fixture
+def cases() -> list[MappedCase]:
+    return [discs("a", 0), discs("b", 1), discs("c", 2, (5, 20, 27))]
+
+
+def train(cases: list[MappedCase], folder: Path, **options: object) -> bytes:
+    arguments = {"recipe": RECIPE, "spec": SPEC, "execution": Execution(threads=1, seed=3), **options}
+    spec, recipe, execution = (arguments.pop(name) for name in ("spec", "recipe", "execution"))
+    return train_network(cases, spec, recipe, 3, folder, execution, **arguments).read_bytes()  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return train([discs("a", 0), discs("b", 1), discs("c", 2, (5, 20, 27))], tmp_path_factory.mktemp("undisturbed"))
+
+
+def stopping_after(calls: int) -> Callable[[], bool]:
+    counter = iter(range(calls))
+    return lambda: next(counter, None) is None
+
+
+def test_a_network_learns_to_segment(cases: list[MappedCase], tmp_path: Path) -> None:
+    train(cases, tmp_path, recipe=replace(RECIPE, epochs=8, iterations=12))
+    module = load_weights(tmp_path / "network.safetensors", build_network(SPEC, 1, 3))
+    unseen = discs("d", 9)
+    found = probabilities(module, unseen.image.astype(np.float32)).argmax(0)
+    overlap = ((found > 0) & (unseen.labels > 0)).sum()
+    assert 2 * overlap / ((found > 0).sum() + (unseen.labels > 0).sum()) > 0.8
+
+
+def test_the_published_recipe_lowers_the_loss(cases: list[MappedCase], tmp_path: Path) -> None:
+    train(cases, tmp_path, spec=NetworkSpec("segnet", 0.1), recipe=Recipe.preset("publication", epochs=5))
+    with (tmp_path / "log.csv").open() as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("calls", [1, 6, 7, 24])
+def test_a_stopped_training_ends_in_the_same_bytes(
+    cases: list[MappedCase], tmp_path: Path, undisturbed: bytes, calls: int
+) -> None:
+    with pytest.raises(Cancelled):
+        train(cases, tmp_path, execution=Execution(threads=1, seed=3, cancelled=stopping_after(calls - 1)))
+    assert train(cases, tmp_path) == undisturbed
+
+
+def test_two_threads_resume_to_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:
+    recipe, execution = replace(RECIPE, epochs=2, iterations=3), Execution(threads=2, seed=3)
+    expected = train(cases, tmp_path / "undisturbed", recipe=recipe, execution=execution)
+    stopped = replace(execution, cancelled=stopping_after(4))
+    with pytest.raises(Cancelled):
+        train(cases, tmp_path / "stopped", recipe=recipe, execution=stopped)
+    assert train(cases, tmp_path / "stopped", recipe=recipe, execution=execution) == expected
+
+
+def test_the_published_recipe_resumes_to_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:
+    options = {"spec": NetworkSpec("segnet", 0.1), "recipe": Recipe.preset("publication", epochs=2)}
+    expected = train(cases, tmp_path / "undisturbed", **options)
+    stopped = Execution(threads=1, seed=3, cancelled=stopping_after(3))
+    with pytest.raises(Cancelled):
+        train(cases, tmp_path / "stopped", execution=stopped, **options)
+    assert train(cases, tmp_path / "stopped", **options) == expected
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_training import discs, train
+print("ready", flush=True)
+train([discs("a", 0), discs("b", 1), discs("c", 2, (5, 20, 27))], Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_training_ends_in_the_same_bytes(undisturbed: bytes, tmp_path: Path) -> None:
+    instants = random.Random(0)
+    folder = tmp_path / "killed"
+    script = _SCRIPT.format(tests=str(Path(__file__).parent))
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(instants.uniform(0.02, 0.6))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        if process.returncode == 0:
+            break
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, stdout=subprocess.DEVNULL)
+    assert (folder / "network.safetensors").read_bytes() == undisturbed
+    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "network.safetensors"]
+
+
+def stopped_after_three_epochs(cases: list[MappedCase], folder: Path) -> None:
+    with pytest.raises(Cancelled):
+        train(cases, folder, execution=Execution(threads=1, seed=3, cancelled=stopping_after(20)))
+
+
+def test_two_generations_of_checkpoints_are_kept(cases: list[MappedCase], tmp_path: Path) -> None:
+    stopped_after_three_epochs(cases, tmp_path)
+    names = sorted(path.name for path in tmp_path.glob("checkpoint*.safetensors"))
+    assert names == ["checkpoint-000002.safetensors", "checkpoint-000003.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-000003.safetensors", "checkpoint-000003.json"])
+@pytest.mark.parametrize("keep", [0, 100])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    cases: list[MappedCase], undisturbed: bytes, tmp_path: Path, name: str, keep: int
+) -> None:
+    stopped_after_three_epochs(cases, tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:keep])
+    execution = Execution(threads=1, seed=3)
+    assert train(cases, tmp_path, execution=execution) == undisturbed
+    assert any("checkpoint-000003" in text for text in execution.reporter.warnings)  # type: ignore[attr-defined]
+
+
+def test_all_checkpoints_damaged_start_the_training_anew(
+    cases: list[MappedCase], undisturbed: bytes, tmp_path: Path
+) -> None:
+    stopped_after_three_epochs(cases, tmp_path)
+    for path in tmp_path.glob("checkpoint*.safetensors"):
+        path.write_bytes(b"")
+    assert train(cases, tmp_path) == undisturbed
+
+
+def test_a_checkpoint_of_another_training_is_not_resumed(
+    cases: list[MappedCase], undisturbed: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(Cancelled):
+        train(cases, tmp_path, key="another", execution=Execution(threads=1, seed=3, cancelled=stopping_after(20)))
+    assert train(cases, tmp_path) == undisturbed
+
+
+def test_the_log_has_each_epoch_once_after_a_resume(cases: list[MappedCase], tmp_path: Path) -> None:
+    stopped_after_three_epochs(cases, tmp_path)
+    train(cases, tmp_path)
+    with (tmp_path / "log.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert set(rows[0]) == {"epoch", "loss", "learning_rate", "seconds", "images_per_second"}
+
+
+def test_a_finished_training_is_not_repeated(cases: list[MappedCase], tmp_path: Path) -> None:
+    first = train(cases, tmp_path)
+    assert train(cases, tmp_path, execution=Execution(threads=1, seed=3, cancelled=lambda: True)) == first
+
+
+def test_weights_hold_no_optimiser_state(cases: list[MappedCase], tmp_path: Path) -> None:
+    train(cases, tmp_path)
+    with safe_open(tmp_path / "network.safetensors", "pt") as stream:
+        assert set(stream.keys()) == set(build_network(SPEC, 1, 3).state_dict())
+        assert json.loads(stream.metadata()["atlasnet"])["classes"] == 3
+    assert not list(tmp_path.glob("checkpoint*"))
+
+
+def test_other_seeds_and_keys_give_other_weights(cases: list[MappedCase], undisturbed: bytes, tmp_path: Path) -> None:
+    assert train(cases, tmp_path / "seed", execution=Execution(threads=1, seed=4)) != undisturbed
+    assert train(cases, tmp_path / "key", key="another atlas") != undisturbed
+
+
+def test_ignored_slices_do_not_count(cases: list[MappedCase], tmp_path: Path) -> None:
+    spec = NetworkSpec("unet", 0.5, {"depth": 2, "context": 0})
+    recipe = replace(RECIPE, epochs=1)
+    weights = []
+    for value in (0.0, 5.0):
+        cases[0].labels[3:] = IGNORED
+        cases[0].image[:, 3:] = value
+        train(cases, tmp_path / str(value), spec=spec, recipe=recipe)
+        module = load_weights(tmp_path / str(value) / "network.safetensors", build_network(spec, 1, 3))
+        weights.append(module.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class Points(nn.Module):
+    """A 3-D network of the user."""
+
+    spatial_dims, context, divisibility = 3, 0, 4
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(channels, 8, 3, padding=1), nn.ReLU(), nn.Conv3d(8, classes, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.ndim == 5
+        return self.layers(x)
+
+
+def test_a_3d_network_is_trained_on_blocks(cases: list[MappedCase], tmp_path: Path) -> None:
+    spec = NetworkSpec(f"{__name__}:Points")
+    train(cases, tmp_path, spec=spec, recipe=replace(RECIPE, epochs=6, learning_rate=0.02), allow_module=True)
+    with (tmp_path / "log.csv").open() as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_an_import_path_is_refused_before_anything_is_written(cases: list[MappedCase], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--allow-module"):
+        train(cases, tmp_path / "new", spec=NetworkSpec(f"{__name__}:Points"))
+
+
+def test_a_diverging_training_is_stopped_with_the_remedy(cases: list[MappedCase], tmp_path: Path) -> None:
+    recipe = replace(Recipe.preset("publication", epochs=3), learning_rate=1e20)
+    with pytest.raises(AtlasNetError, match="lower learning rate"):
+        train(cases, tmp_path, spec=NetworkSpec("unet", 0.5, {"depth": 1}), recipe=recipe)
+
+
+def test_training_leaves_the_random_state_of_the_caller_alone(cases: list[MappedCase], tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(cases, tmp_path, recipe=replace(RECIPE, epochs=1))
+    assert torch.equal(torch.rand(3), expected)
