@@ -10,9 +10,11 @@ work/                    registrations, mapped cases, checkpoints: may be delete
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -121,11 +123,11 @@ class Model:
         path = Path(path)
         if not path.exists():
             raise ModelError("there is no model", path=path, remedy="train one with: atlasnet train DATA -o MODEL")
-        unpacked = None
+        unpacked: _Unpacked | None = None
         folder = path
         if path.is_file():
-            unpacked = _unpack(path)
-            folder = Path(unpacked.name)
+            unpacked = _Unpacked(path)
+            folder = unpacked.folder
         model = cls._read(path, folder, unpacked)
         if verify:
             model.verify()
@@ -213,25 +215,26 @@ def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[i
     )
 
 
-def _unpack(path: Path) -> tempfile.TemporaryDirectory[str]:
-    """Unpack a zip into a temporary folder that lives as long as what is returned."""
-    folder = tempfile.TemporaryDirectory(prefix="atlasnet-model-")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            for entry in entries:
-                parts = PurePosixPath(entry.filename).parts
-                if entry.filename.startswith("/") or "\\" in entry.filename or ".." in parts:
-                    raise ModelError("the archive names a file outside itself", path=path, found=repr(entry.filename))
-            if sum(entry.file_size for entry in entries) > LARGEST_ARCHIVE:
-                raise ModelError("the archive claims to be larger than any model", path=path)
-            archive.extractall(folder.name)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        folder.cleanup()
-        raise ModelError(
-            "the file is not a model archive", path=path, expected="a zip of a model folder", found=str(error)
-        ) from error
-    except ModelError:
-        folder.cleanup()
-        raise
-    return folder
+class _Unpacked:
+    """A temporary folder with the content of a zip; it goes when this object does."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="atlasnet-model-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _check_entries(path, archive.infolist())
+                archive.extractall(self.folder)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise ModelError(
+                "the file is not a model archive", path=path, expected="a zip of a model folder", found=str(error)
+            ) from error
+
+
+def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse names that lead out of the archive, and sizes that no model has."""
+    for entry in entries:
+        if entry.filename.startswith("/") or "\\" in entry.filename or ".." in PurePosixPath(entry.filename).parts:
+            raise ModelError("the archive names a file outside itself", path=path, found=repr(entry.filename))
+    if sum(entry.file_size for entry in entries) > LARGEST_ARCHIVE:
+        raise ModelError("the archive claims to be larger than any model", path=path)
