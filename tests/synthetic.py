@@ -1,4 +1,4 @@
-"""A small cohort of known shapes for tests of the whole way: two nested ellipsoids in noise, differing between subjects."""
+"""A small cohort of known shapes for tests of the whole way: two nested ellipsoids in noise, differing by subject."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy import ndimage
 from atlasnet.execution import write_json
 from atlasnet.volume import Grid, Volume, write_volume
 
-SHAPE = (20, 36, 40)
-SPACING = (1.5, 1.5, 2.5)
+SHAPE = (14, 28, 32)
+SPACING = (2.0, 2.0, 3.5)
 LABELS = {"background": 0, "core": 4, "shell": 2}
 
 

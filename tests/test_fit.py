@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
 import atlasnet
 from atlasnet.cohort import Cohort, Plan
@@ -18,13 +17,15 @@ from atlasnet.execution import Execution, WorkFolder
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.volume import Grid, Volume, read_volume, resample
+from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
-OPTIONS = FitOptions(atlases=2, width=0.5, epochs=6)
+OPTIONS = FitOptions(atlases=2, width=0.5, epochs=4)
+QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(4)))
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(3)))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def net(model: Model) -> atlasnet.AtlasNet:
 
 
 def test_a_model_holds_everything_under_its_checksum(model: Model) -> None:
-    assert [atlas.subject in {"s0", "s1", "s2", "s3"} for atlas in model.atlases] == [True, True]
+    assert [atlas.subject in {"s0", "s1", "s2"} for atlas in model.atlases] == [True, True]
     assert set(model.checksums) == {
         f"{kind}/{atlas.name}{suffix}"
         for atlas in model.atlases
@@ -61,15 +62,14 @@ def test_a_new_subject_is_segmented_in_the_cohorts_own_label_values(net: atlasne
     json.dumps(prediction.record, allow_nan=False)
 
 
-@pytest.mark.parametrize("fusion", ["mean", "vote", "weighted"])
-def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> None:
+def test_a_weighted_vote_finds_the_shapes_too(net: atlasnet.AtlasNet) -> None:
     image, reference = subject(101)
-    assert dice(net.predict(image, fusion=fusion).labels.array > 0, reference.array > 0) > 0.9
+    assert dice(net.predict(image, fusion="weighted").labels.array > 0, reference.array > 0) > 0.9
 
 
 def test_a_scan_of_another_size_and_spacing_comes_back_on_its_own_grid(net: atlasnet.AtlasNet) -> None:
     image, reference = subject(102)
-    fine = image.grid.with_spacing((0.9, 1.1, 1.6))
+    fine = image.grid.with_spacing((1.2, 1.4, 2.3))
     prediction = net.predict(resample(image, fine))
     assert prediction.labels.grid.shape == fine.shape
     expected = resample(reference, fine, interpolation="label")
@@ -100,9 +100,8 @@ def test_a_zip_predicts_like_its_folder(net: atlasnet.AtlasNet, tmp_path: Path) 
     np.testing.assert_array_equal(packed.predict(image).labels.array, net.predict(image).labels.array)
 
 
-def test_another_run_gives_the_same_bytes(cohort: Cohort, model: Model, tmp_path: Path) -> None:
-    again = fit(cohort, tmp_path / "again", OPTIONS)
-    assert again.checksums == model.checksums
+def test_another_run_gives_the_same_bytes(cohort: Cohort, tmp_path: Path) -> None:
+    assert fit(cohort, tmp_path / "one", QUICK).checksums == fit(cohort, tmp_path / "two", QUICK).checksums
 
 
 def test_fitting_a_finished_model_again_touches_nothing(cohort: Cohort, model: Model) -> None:
@@ -125,7 +124,7 @@ def test_an_edited_plan_is_used(cohort: Cohort, model: Model, tmp_path: Path) ->
 
 def test_voxels_under_the_ignore_label_do_not_count(tmp_path: Path) -> None:
     cohort = Cohort.read(write_cohort(tmp_path / "data", range(2), ignore=9))
-    model = fit(cohort, tmp_path / "m", FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine"))
+    model = fit(cohort, tmp_path / "m", QUICK)
     assert model.ignore_label == 9
     assert model.values == (0, 2, 4)
     cases = sorted((tmp_path / "m" / "work" / "mapped").rglob("s0.labels.npy"))
@@ -243,7 +242,7 @@ def test_an_oblique_scan_is_segmented_where_it_lies(net: atlasnet.AtlasNet) -> N
     image, reference = subject(105)
     angle = np.deg2rad(20)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    grid = Grid.from_parts((22, 44, 46), SPACING, np.zeros(3), turn)
+    grid = Grid.from_parts((16, 34, 36), SPACING, np.zeros(3), turn)
     grid = Grid.from_parts(grid.shape, SPACING, image.grid.centre - grid.centre, turn)
     prediction = net.predict(resample(image, grid))
     expected = resample(reference, grid, interpolation="label")

@@ -103,7 +103,7 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"  networks work at        {mm(plan.spacing)}, slices along {plan.slice_axis}",
         f"  registration works at   {mm(plan.registration_spacing)}",
         f"  network                 {plan.network}, width {plan.width:g}, {plan.context} slices each side, "
-        f"batches of {plan.batch_size}",
+        f"batches of at most {plan.batch_size}",
     ]
     for normalisation, span in zip(plan.normalisation, plan.mi_range, strict=True):
         if normalisation.window is None:

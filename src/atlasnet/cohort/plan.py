@@ -32,8 +32,8 @@ CT_CHEST_WINDOW = (-1000.0, 400.0)
 """HU that stay visible where the labels lie in air: lungs, vessels, soft tissue and the edge of bone."""
 
 _LUNG_HU = -400.0
-_BATCH_PIXELS = 2**18
-_LARGEST_BATCH = 16
+_BATCH_PIXELS = 2**20  # four slices of 512 x 512
+_LARGEST_BATCH = 32
 _FORMAT = 1
 
 
@@ -48,11 +48,12 @@ class Plan:
         slice_axis: the axis (``"z"``, ``"y"`` or ``"x"``) along which 2-D networks cut slices.
         normalisation: per channel.
         mi_range: per channel, the intensities that the bins of mutual information span; None: from each image.
-        registration_spacing: of the finest grid on which images are registered.
+        registration_spacing: of the finest grid on which images are registered; along an axis where an image is
+            coarser, its own.
         network: a registered name, or ``module:Class``.
         width: factor on the network's channels.
         context: neighbouring slices that the network sees on each side.
-        batch_size: slices in a training batch.
+        batch_size: slices in a training batch at most; a recipe may take fewer.
 
     Raises:
         CohortError: a value is impossible.
@@ -66,7 +67,7 @@ class Plan:
     network: str = "unet"
     width: float = 1.0
     context: int = 1
-    batch_size: int = 16
+    batch_size: int = 32
 
     def __post_init__(self) -> None:
         def require(valid: bool, name: str, expected: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ class _Fit:
         if finished is not None:
             return finished
         spec = self._spec(plan)
+        recipe = replace(self.recipe, batch_slices=min(self.recipe.batch_slices, plan.batch_size))
         operator = self._operator(plan)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
@@ -152,7 +153,7 @@ class _Fit:
         spec = self._planned(plan, spec, mapped[0])
         atlases = [Atlas(s.name, s.subject, m.quality) for s, m in zip(sources, mapped, strict=True)]
         for atlas, cases in zip(atlases, mapped, strict=True):
-            self._train(atlas, cases, spec)
+            self._train(atlas, cases, spec, recipe)
         model = Model(
             folder=self.folder,
             channels=self.cohort.channels,
@@ -163,7 +164,7 @@ class _Fit:
             operator_settings=operator.settings(),
             network=spec,
             atlases=tuple(atlases),
-            provenance=self._provenance(settings, hashes),
+            provenance=self._provenance(settings, recipe, hashes),
         )
         model.save()
         return Model.load(self.folder)
@@ -262,21 +263,22 @@ class _Fit:
         if self.options.operator == "mrf":
             ranges = plan.mi_range
             settings.setdefault("mi_range", None if None in ranges else ranges)
+            settings.setdefault("spacing", min(plan.registration_spacing))
         return make_operator(self.options.operator, **settings)
 
-    def _train(self, atlas: Atlas, mapped: MappedCohort, spec: NetworkSpec) -> None:
+    def _train(self, atlas: Atlas, mapped: MappedCohort, spec: NetworkSpec, recipe: Recipe) -> None:
         """Train an atlas's network in the work folder and put weights and log into the model."""
         key = {
             "cases": mapped.key,
             "spec": spec.to_json(),
-            "recipe": self.recipe.to_json(),
+            "recipe": recipe.to_json(),
             "seed": self.execution.seed,
         }
         folder = self.work.entry("networks", digest(key))
         weights = train_network(
             mapped.cases,
             spec,
-            self.recipe,
+            recipe,
             len(self.values),
             folder,
             self.execution,
@@ -290,10 +292,10 @@ class _Fit:
             with atomic_path(place) as temporary:
                 shutil.copyfile(file, temporary)
 
-    def _provenance(self, settings: str, hashes: dict[str, Any]) -> dict[str, Any]:
+    def _provenance(self, settings: str, recipe: Recipe, hashes: dict[str, Any]) -> dict[str, Any]:
         return {
             "settings": settings,
-            "recipe": self.recipe.to_json(),
+            "recipe": recipe.to_json(),
             "seed": self.execution.seed,
             "threads": self.execution.threads,
             "device": self.execution.device,

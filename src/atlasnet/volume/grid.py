@@ -87,7 +87,8 @@ class Grid:
     def to_index(self, points: ArrayLike) -> Float:
         """Take LPS mm points (..., 3) to continuous index points in (x, y, z) order."""
         inverse = np.linalg.inv(self.affine)
-        return np.asarray(points, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        index: Float = np.asarray(points, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return index
 
     def corners(self) -> Float:
         """(8, 3) world positions of the outermost voxel centres, mm."""
