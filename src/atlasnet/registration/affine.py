@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
-from atlasnet.registration.affine_pyramid import Level, build_pyramid
+from atlasnet.registration.affine_pyramid import Level, build_pyramid, contrast_pair
 from atlasnet.registration.affine_refine import STAGES, Fit, Penalty, View, refine
 from atlasnet.registration.affine_search import search, turns
 from atlasnet.registration.intensity import CT_CLAMP, Pair, Ranges, choose_windows
@@ -243,7 +243,10 @@ def _align(
     for position, level in enumerate(pyramid[::-1]):
         execution.pause()
         start = time.perf_counter()
-        views = views if position == 0 else (View.of(level[0]), View.of(level[1]))
+        if position > 0:
+            # The coarsest level shows intensities, whose broad valleys a search needs, the others local contrast.
+            target, source = contrast_pair(level, best.matrix)
+            views = View.of(target), View.of(source)
         last = options.stage if position > 0 or len(pyramid) == 1 else "similarity"
         stage = STAGES[min(STAGES.index(options.stage), STAGES.index(last))]
         best = improve(views, best.matrix, stage)

@@ -18,6 +18,7 @@ Float = NDArray[np.float64]
 LOCALITY = 0.08
 # In standard deviations of the image: where the local contrast is far below, it is noise and stays small.
 CONTRAST_FLOOR = 0.1
+EDGE_POWER = 4
 # The finest level has at most one voxel for so many of the image's; no level is planned with fewer than FEWEST_VOXELS.
 OVERSAMPLING = 4
 FEWEST_VOXELS = 1000
@@ -131,7 +132,7 @@ def coarser(level: Level, spacing: float) -> Level:
 def standardised(level: Level) -> Level:
     """Zero mean and unit variance per channel over what counts: similarity does not depend on it, rounding does."""
     axes = tuple(range(1, level.image.ndim))
-    total = level.weight.sum()
+    total = level.weight.sum().clamp(min=1e-6)
     mean = (level.image * level.weight).sum(axes, keepdim=True) / total
     variance = ((level.image - mean) ** 2 * level.weight).sum(axes, keepdim=True) / total
     return replace(level, image=(level.image - mean) / variance.sqrt().clamp(min=1e-12))
@@ -156,16 +157,15 @@ def local_contrast(level: Level, width: float) -> Level:
 
     centre = mean(level.image)
     spread = (mean(level.image**2) - centre**2).clamp(min=0).sqrt()
-    return replace(level, image=(level.image - centre) / (spread + CONTRAST_FLOOR))
+    # Near the edge of what counts, contrast depends on where that edge is, which would pull the edges of both together.
+    weight = level.weight * (total / total.max()) ** EDGE_POWER
+    return replace(level, image=(level.image - centre) / (spread + CONTRAST_FLOOR), weight=weight)
 
 
 def build_pyramid(
     target: Level, source: Level, voxels: tuple[int, ...], checkpoint: Callable[[], None]
 ) -> list[tuple[Level, Level]]:
-    """Both images at common spacings, finest first; ``voxels`` is the budget of the larger one at each level.
-
-    All but the coarsest show the local contrast; the coarsest shows intensities, whose broad valleys a search needs.
-    """
+    """Both images at common spacings, finest first; ``voxels`` is the budget of the larger one at each level."""
     dims = target.dims
     volume = max(float(np.prod(target.extent)), float(np.prod(source.extent)))
     # Single voxels of a small image are noise: its levels are as much coarser than it as those of a large one are.
@@ -178,6 +178,24 @@ def build_pyramid(
         if position == 0:
             pair = (standardised(pair[0]), standardised(pair[1]))
         levels.append(pair)
-    width = LOCALITY * volume ** (1 / dims)
-    fine = [(local_contrast(here, width), local_contrast(there, width)) for here, there in levels[:-1]]
-    return [*fine, levels[-1]]
+    return levels
+
+
+def contrast_pair(pair: tuple[Level, Level], matrix: Float) -> tuple[Level, Level]:
+    """The local contrast of both images where they see each other through ``matrix`` (d + 1, d + 1; target to source).
+
+    Of each image only the shared part counts, so that its contrast ends where the other's does and is measured against
+    the same contents: neither depends on how much more the one field of view holds.
+    """
+    volume = max(float(np.prod(level.extent)) for level in pair)
+    width = LOCALITY * volume ** (1 / pair[0].dims)
+    back = np.asarray(np.linalg.inv(matrix))
+    shared = _seen_by(pair[0], pair[1], matrix), _seen_by(pair[1], pair[0], back)
+    return local_contrast(standardised(shared[0]), width), local_contrast(standardised(shared[1]), width)
+
+
+def _seen_by(level: Level, other: Level, matrix: Float) -> Level:
+    d = level.dims
+    index = other.index(level.points() @ level.tensor(matrix[:d, :d]).T + level.tensor(matrix[:d, d]))
+    seen = interpolate(other.weight, index) * other.inside(index)
+    return replace(level, weight=level.weight * seen.reshape(level.weight.shape))
