@@ -189,7 +189,6 @@ def affine_register(
         "matrix": matrix.tolist(),
         "cost": fit.cost,
         "correlation": fit.correlation,
-        "overlap": fit.overlap,
         "turn_degrees": float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
         "stretches": stretches.tolist(),
         "seconds": round(time.perf_counter() - begin, 3),
@@ -250,6 +249,8 @@ def _align(
         last = options.stage if position > 0 or len(pyramid) == 1 else "similarity"
         stage = STAGES[min(STAGES.index(options.stage), STAGES.index(last))]
         best = improve(views, best.matrix, stage)
+        if position == 0:
+            overlap = best.overlap  # of the whole images; finer levels weigh only what they share
         records.append(
             {
                 "spacing_mm": [round(s, 4) for s in level[0].spacing],
@@ -261,7 +262,13 @@ def _align(
             }
         )
     candidates = [{"cost": fit.cost, "overlap": fit.overlap, "iterations": fit.iterations} for fit in fits]
-    return best, {"operator": "affine", "dimensions": d, "candidates": candidates, "levels": records}
+    return best, {
+        "operator": "affine",
+        "dimensions": d,
+        "candidates": candidates,
+        "overlap": overlap,
+        "levels": records,
+    }
 
 
 def _headers(here: Content, there: Content) -> Float:
