@@ -15,6 +15,10 @@ from collections.abc import Sequence
 from atlasnet import __version__
 from atlasnet.errors import AtlasNetError
 
+# Idle threads sleep instead of spinning: beside any other busy process, spinning slows the work many times over.
+# It must be said before the first library that brings OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 VERBS = ("demo", "check", "register", "train", "predict", "evaluate")
 
 
