@@ -110,7 +110,7 @@ def _plan_lines(plan: Plan) -> list[str]:
             scaling = "0.5 to 99.5 percentile of each image, mean 0, std 1"
         else:
             low, high = normalisation.window
-            scaling = f"{low:g} to {high:g}, minus {normalisation.mean:g}, over {normalisation.std:g}"
+            scaling = f"{low:g} to {high:g}, mean {normalisation.mean:g}, std {normalisation.std:g}"
         bins = "percentiles of each image" if span is None else f"{span[0]:g} to {span[1]:g}"
         lines += [f"  {normalisation.channel}: normalised {scaling}; mutual information over {bins}"]
     return lines

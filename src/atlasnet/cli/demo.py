@@ -1,0 +1,153 @@
+"""``atlasnet demo``: the whole method on a phantom cohort, beside one plain network trained on as many slices."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlasnet.cli.options import add_execution_options, execution_from
+
+if TYPE_CHECKING:
+    from atlasnet.cohort import Cohort
+    from atlasnet.estimator import AtlasNet
+    from atlasnet.evaluation import Table
+    from atlasnet.execution import Execution
+
+HELP = "run every stage on a phantom cohort of chest CT with interstitial disease, with tables and pictures"
+
+SHAPE = (28, 96, 96)  # voxels (z, y, x) of a phantom
+TRAINING, TESTING = 6, 3  # subjects
+ATLASES = 3
+WIDTH = 0.25  # of SegNet
+EPOCHS = 10  # of each atlas's network; the plain network gets as many slices as they do together
+METHODS = ("AtlasNet", "plain SegNet")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo")
+    add_execution_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the cohort, train, predict, evaluate, draw; what an earlier run finished is used again."""
+    from atlasnet.cohort import Cohort
+    from atlasnet.cohort.phantom import write_phantom_cohort
+    from atlasnet.estimator import AtlasNet
+    from atlasnet.evaluation import evaluate_folder
+
+    start = time.perf_counter()
+    execution, folder = execution_from(args), args.output
+    say = execution.reporter
+    say.note(f"1/5 phantom cohort: {TRAINING} subjects to train on, {TESTING} to test on, {SHAPE} voxels (z, y, x)")
+    data = write_phantom_cohort(
+        folder / "cohort", TRAINING, shape=SHAPE, test_subjects=TESTING, seed=args.seed, reporter=say
+    )
+    cohort = Cohort.read(data)
+    say.note(f"2/5 AtlasNet: {ATLASES} atlases, a SegNet for each, {EPOCHS} epochs")
+    net = AtlasNet(atlases=ATLASES, network="segnet", width=WIDTH, epochs=EPOCHS, execution=execution)
+    net.fit(cohort, folder / "atlasnet")
+    say.note(f"3/5 one plain SegNet on the subjects as they are, {ATLASES * EPOCHS} epochs: as many slices")
+    # The phantoms share one grid, so the identity onto any of them leaves every subject as it is.
+    plain = AtlasNet(
+        atlases=[cohort.subjects[0].name],
+        network="segnet",
+        width=WIDTH,
+        epochs=ATLASES * EPOCHS,
+        registration="identity",
+        execution=execution,
+    ).fit(cohort, folder / "plain")
+    say.note("4/5 predicting and evaluating the test subjects")
+    tables = {}
+    for name, method in zip(METHODS, (net, plain), strict=True):
+        predictions = folder / "predictions" / name.replace(" ", "-").lower()
+        _predict(method, data, predictions, execution)
+        tables[name] = evaluate_folder(predictions, data / "labelsTs", execution=execution)
+        tables[name].write(predictions.with_suffix(".json"))
+    say.note("5/5 drawing")
+    pictures = _draw(net, cohort, folder, tables, execution)
+    _report(args, tables, pictures, time.perf_counter() - start)
+    return 0
+
+
+def _predict(method: AtlasNet, data: Path, predictions: Path, execution: Execution) -> None:
+    """Segment the test subjects, all of them anew: the models may have changed."""
+    from atlasnet.prediction import find_cases
+    from atlasnet.volume import write_volume
+
+    shutil.rmtree(predictions, ignore_errors=True)
+    cases = find_cases([data / "imagesTs"], 1)
+    for case in execution.reporter.track(cases, f"segmenting for {predictions.name}", len(cases)):
+        prediction = method.predict(case.read_image(), agreement=True)
+        write_volume(predictions / f"{case.name}.nii.gz", prediction.labels)
+        if prediction.agreement is not None:
+            write_volume(predictions / f"{case.name}_agreement.nii.gz", prediction.agreement)
+
+
+def _draw(net: AtlasNet, cohort: Cohort, folder: Path, tables: dict[str, Table], execution: Execution) -> list[Path]:
+    """The way of the first test subject through the method, every test subject's labels, and the scores."""
+    from atlasnet.registration import make_operator, register_images
+    from atlasnet.report import comparison_figure, overlay, stages_figure
+    from atlasnet.volume import read_labels, read_volume
+
+    model, data, pictures = net.model, cohort.root, folder / "pictures"
+    if model is None:
+        return []
+    written = []
+    for row, case in enumerate(tables[METHODS[0]].cases):
+        image = read_volume(data / "imagesTs" / f"{case}_0000.nii.gz")
+        reference = read_labels(data / "labelsTs" / f"{case}.nii.gz")
+        labels = {
+            name: read_labels(folder / "predictions" / name.replace(" ", "-").lower() / f"{case}.nii.gz")
+            for name in METHODS
+        }
+        if row == 0:
+            atlas = model.atlas_image(model.atlases[0])
+            operator = make_operator(model.operator, **model.operator_settings)
+            transform = register_images(image, atlas, operator=operator, execution=execution).transform
+            written.append(
+                stages_figure(
+                    pictures / "stages.png",
+                    source=image,
+                    atlas=atlas,
+                    mapped=transform.warp(image, atlas.grid),
+                    mapped_reference=transform.warp(reference, atlas.grid, interpolation="label"),
+                    prediction=labels[METHODS[0]],
+                    reference=reference,
+                    agreement=read_volume(folder / "predictions" / "atlasnet" / f"{case}_agreement.nii.gz"),
+                    names=cohort.labels,
+                    title=f"{case} through {model.atlases[0].name}, one of {len(model.atlases)} atlases",
+                )
+            )
+        for name in METHODS:
+            path = pictures / f"{case}-{name.replace(' ', '-').lower()}.png"
+            written.append(overlay(path, image, labels[name], reference, names=cohort.labels, title=f"{case}, {name}"))
+    scores = {name: _dice(table) for name, table in tables.items()}
+    written.append(comparison_figure(pictures / "dice.png", scores, title="Dice of the test subjects"))
+    return written
+
+
+def _dice(table: Table) -> dict[str, dict[str, float]]:
+    """Label to case to Dice."""
+    scores: dict[str, dict[str, float]] = {}
+    for row in table.rows:
+        scores.setdefault(row.label, {})[row.case] = row.dice
+    return scores
+
+
+def _report(args: argparse.Namespace, tables: dict[str, Table], pictures: list[Path], seconds: float) -> None:
+    """The summary, for a person or a machine."""
+    summaries: dict[str, Any] = {name: table.summary() for name, table in tables.items()}
+    if args.json:
+        print(json.dumps({"summary": summaries, "pictures": [str(p) for p in pictures], "seconds": round(seconds, 1)}))
+        return
+    if args.quiet:
+        return
+    for name, table in tables.items():
+        print(f"\n{name}\n{table.text()}")
+    print("\npictures: " + ", ".join(str(path) for path in pictures))
+    print(f"{seconds:.0f} seconds")
