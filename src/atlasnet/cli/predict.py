@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agreement",
         action="store_true",
-        help="also write CASE_agreement.nii.gz (the share of atlases that voted for the result) and CASE_entropy.nii.gz",
+        help="also write CASE_agreement.nii.gz (share of atlases that voted for the result) and CASE_entropy.nii.gz",
     )
     parser.add_argument(
         "--fusion", default="mean", choices=("mean", "vote", "weighted"), help="how the atlases are fused"

@@ -210,15 +210,19 @@ class Predictor:
 
     def _ask(self, source: Volume, watch: _Stopwatch) -> tuple[list[_Answer], list[dict[str, Any]]]:
         """Each atlas's probabilities in its own space, and what the record says of each."""
-        with watch("registration"):
-            registrations = self.operator.register(source, self.atlases, execution=self.execution)
         with watch("mapping"):
             prepared = prepare(source, self.model.plan)
-        answers, records = [], []
-        for atlas, image, network, registration in zip(
-            self.model.atlases, self.atlases, self.networks, registrations, strict=True
-        ):
+        answers: list[_Answer] = []
+        records: list[dict[str, Any]] = []
+        for atlas, image, network in zip(self.model.atlases, self.atlases, self.networks, strict=True):
             self.execution.pause()
+            try:
+                with watch("registration"):
+                    (registration,) = self.operator.register(source, [image], execution=self.execution)
+            except RegistrationError as error:
+                records.append({"name": atlas.name, "quality": 0.0, "used": False, "error": str(error)})
+                self.execution.reporter.warn(f"atlas {atlas.name} is not asked: {error}")
+                continue
             quality = float(registration.record["quality"])
             used = quality >= self.options.minimum_quality
             records.append({**_brief(atlas, registration.record), "used": used})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
 from atlasnet.registration import Operator, Registration
 from atlasnet.training.sources import Keyed
@@ -39,24 +40,33 @@ class PairRegistrar:
             }
         )
 
-    def register(self, source: Keyed, targets: Sequence[Keyed]) -> list[Registration]:
-        """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity."""
-        missing = [t for t in targets if t.key != source.key and not self.entry(source, t).is_dir()]
-        if missing:
+    def register(self, source: Keyed, targets: Sequence[Keyed]) -> list[Registration | None]:
+        """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.
+
+        Returns:
+            One registration per target, None for one that failed, of which the reporter is warned.
+        """
+        return [self._one(source, target) for target in targets]
+
+    def _one(self, source: Keyed, target: Keyed) -> Registration | None:
+        if target.key == source.key:
+            return Registration(Transform.identity(), {"operator": "identity", "quality": 1.0})
+        if not self.entry(source, target).is_dir():
             self.execution.pause()
-            made = self.operator.register(source.read(), [t.read() for t in missing], execution=self.execution)
-            for target, registration in zip(missing, made, strict=True):
-                with self.work.making("registrations", self.key(source, target)) as folder:
-                    registration.transform.save(folder / "transform.safetensors")
-                    write_json(folder / "record.json", registration.record)
-        return [self._load(source, target) for target in targets]
+            try:
+                (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution)
+            except RegistrationError as error:
+                self.execution.reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
+                return None
+            with self.work.making("registrations", self.key(source, target)) as folder:
+                made.transform.save(folder / "transform.safetensors")
+                write_json(folder / "record.json", made.record)
+        return self._load(source, target)
 
     def entry(self, source: Keyed, target: Keyed) -> Path:
         """The folder of a finished pair."""
         return self.work.entry("registrations", self.key(source, target))
 
     def _load(self, source: Keyed, target: Keyed) -> Registration:
-        if target.key == source.key:
-            return Registration(Transform.identity(), {"operator": "identity", "quality": 1.0})
         folder = self.entry(source, target)
         return Registration(Transform.load(folder / "transform.safetensors"), read_json(folder / "record.json"))

@@ -77,8 +77,10 @@ class Transformer:
             registrations = self.registrar.register(source, atlases)
             prepared = cache(partial(self._prepared, source))
             for index, (atlas, grid, registration) in enumerate(zip(atlases, grids, registrations, strict=True)):
-                quality = float(registration.record["quality"])
+                quality = 0.0 if registration is None else float(registration.record["quality"])
                 qualities[index].append(quality)
+                if registration is None:
+                    continue
                 if quality < self.minimum_quality:
                     self.execution.reporter.warn(
                         f"{source.name} does not train the network of atlas {atlas.name}: registration quality "
