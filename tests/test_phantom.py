@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -141,6 +144,23 @@ def test_disease_is_found_in_every_subject_and_never_takes_the_whole_lung() -> N
 def test_same_seed_gives_the_same_bytes() -> None:
     first, second = (phantom_subject(5, shape=(20, 64, 64)) for _ in range(2))
     assert [v.array.tobytes() for v in first] == [v.array.tobytes() for v in second]
+
+
+def test_number_of_threads_does_not_change_the_bytes() -> None:
+    program = (
+        "import sys; from atlasnet.cohort.phantom import phantom_subject; "
+        "[sys.stdout.buffer.write(v.array.tobytes()) for v in phantom_subject(5, shape=(16, 64, 64))]"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1]
 
 
 def test_subjects_differ_in_shape() -> None:

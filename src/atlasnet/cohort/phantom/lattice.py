@@ -50,24 +50,25 @@ class Lattice:
         weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], -1) / 6
         return first[..., None] + np.arange(-1, 3), weights
 
-    def _basis(self, positions: NDArray[np.floating]) -> Array:
-        """(n, k) B-spline weights of every node at each of n positions along one axis."""
-        nodes, weights = self._weights(positions)
-        matrix = np.zeros((len(nodes), self.coefficients.shape[1]), np.float32)
-        matrix[np.arange(len(nodes))[:, None], nodes] = weights
-        return matrix
-
     def on_axes(self, z: NDArray[np.floating], y: NDArray[np.floating], x: NDArray[np.floating]) -> Array:
         """(fields, len(z), len(y), len(x)) values on the rectangular grid of three axes, mm."""
-        along_z = np.tensordot(self.coefficients, self._basis(z), axes=([1], [1]))
-        along_y = np.matmul(self._basis(y), np.ascontiguousarray(np.moveaxis(along_z, -1, 1)))
-        return np.asarray(np.matmul(along_y, self._basis(x).T), dtype=np.float32)
+        # Sums over the four nodes rather than matrix products, whose rounding depends on the number of threads.
+        values = self.coefficients
+        for axis, positions in ((1, z), (2, y), (3, x)):
+            nodes, weights = self._weights(positions)
+            shape = [-1 if i == axis else 1 for i in range(4)]
+            taps = weights.astype(np.float32).T.reshape(4, *shape)
+            total = taps[0] * values.take(nodes[:, 0], axis)
+            for k in range(1, 4):
+                total += taps[k] * values.take(nodes[:, k], axis)
+            values = total
+        return np.asarray(values, np.float32)
 
     def at(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, fields) values at scattered points (n, 3), (x, y, z) in mm."""
         nodes, weights = self._weights(np.asarray(points)[:, ::-1])
         z, y, x = (nodes[:, i] for i in range(3))
         near = self.coefficients[:, z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
-        return np.asarray(
-            np.einsum("fnzyx,nz,ny,nx->nf", near, weights[:, 0], weights[:, 1], weights[:, 2], optimize=True)
-        )
+        for axis in (2, 1, 0):
+            near = (near * weights[:, axis].reshape(1, len(z), *[1] * axis, 4)).sum(-1)
+        return np.asarray(near.T)

@@ -48,7 +48,9 @@ class Tree:
 
 def grow(root: tuple[float, float, float], targets: NDArray[np.float64], rng: np.random.Generator) -> Tree:
     """Grow a tree from ``root`` to every one of ``targets`` (n, 3), anatomical mm, a generation at a time."""
-    turned = targets @ np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    # Not a matrix product, whose rounding depends on the number of threads.
+    turned = (targets[:, :, None] * turn).sum(1)
     position, parent, tips = [np.asarray([root], np.float64)], [np.zeros(1, np.int64)], [np.array([len(targets)])]
     members, counts, nodes, total = np.arange(len(targets)), np.array([len(targets)]), np.zeros(1, np.int64), 1
     where = position[0]
