@@ -13,6 +13,7 @@ from atlasnet.execution import Execution
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_volume
 
 
@@ -28,7 +29,7 @@ class AtlasNet:
         network: ``"unet"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or ``"module:Class"``
             with ``allow_module``; None takes the plan's.
         width: factor on the network's channels; None takes the plan's.
-        preset: training recipe, ``"default"`` or ``"publication"``.
+        preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network; None takes the recipe's.
         registration: ``"mrf"``, ``"affine"`` or ``"identity"``.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
@@ -42,7 +43,7 @@ class AtlasNet:
         atlases: int | Sequence[str | Path] | None = None,
         network: str | None = None,
         width: float | None = None,
-        preset: str = "default",
+        preset: str | Recipe = "default",
         epochs: int | None = None,
         registration: str = "mrf",
         registration_settings: dict[str, Any] | None = None,

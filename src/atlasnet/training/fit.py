@@ -45,7 +45,7 @@ class FitOptions:
         network: a registered name or ``"module:Class"``; None takes the plan's.
         allow_module: whether the latter may be imported.
         width: factor on the network's channels; None takes the plan's.
-        preset: training recipe, ``"default"`` or ``"publication"``.
+        preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network; None takes the recipe's.
         operator: ``"mrf"``, ``"affine"`` or ``"identity"``.
         operator_settings: passed to the operator, over what the plan says.
@@ -56,7 +56,7 @@ class FitOptions:
     network: str | None = None
     allow_module: bool = False
     width: float | None = None
-    preset: str = "default"
+    preset: str | Recipe = "default"
     epochs: int | None = None
     operator: str = "mrf"
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -105,7 +105,8 @@ class _Fit:
         self.say = self.execution.reporter
         self.work = WorkFolder(work)
         self.values = class_values(cohort.labels, cohort.ignore_label)
-        self.recipe = Recipe.preset(options.preset, epochs=options.epochs)
+        recipe = Recipe.preset(options.preset) if isinstance(options.preset, str) else options.preset
+        self.recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
         self._check()
 
     def _check(self) -> None:
