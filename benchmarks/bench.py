@@ -67,10 +67,10 @@ class Bench:
 
     def atlasnet(self, stage: str, *words: object) -> dict[str, Any]:
         """Run a verb with this benchmark's seed and threads where the verb takes them; stop where it fails."""
-        command = [*_program(), *[str(word) for word in words]]
+        command = [*program(), *[str(word) for word in words]]
         if words[0] != "evaluate":
             command += ["--seed", str(self.options.seed), "--threads", str(self.options.threads)]
-        text = self._shown(["atlasnet", *command[len(_program()) :]])
+        text = self.shown(["atlasnet", *command[len(program()) :]])
         print(f"$ {text}", flush=True)
         usage = measure(command)
         print(
@@ -98,7 +98,7 @@ class Bench:
 
         write_json(self.options.output, self.result)
 
-    def _shown(self, command: Sequence[str]) -> str:
+    def shown(self, command: Sequence[str]) -> str:
         """The command line without the folders of this machine."""
         places = {str(self.work): "WORK", str(self.options.data): "DATA"}
         shown = []
@@ -119,7 +119,7 @@ def measure(command: Sequence[str]) -> dict[str, Any]:
         return dict(json.loads(report.read_text()))
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     beside = Path(sys.executable).with_name("atlasnet")
     found = str(beside) if beside.exists() else shutil.which("atlasnet")
     if found is None:

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="random instants (default: 20)")
     parser.add_argument("--subjects", type=int, default=4)
     parser.add_argument("--atlases", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
     options = parser.parse_args()
     with bench.work_folder(options.work) as work:
         run = bench.Bench(options, work)
@@ -57,12 +57,26 @@ def main() -> None:
         names = (data / "train17.txt").read_text().split()[: options.subjects]
         (work / "subjects.txt").write_text("\n".join(names) + "\n")
 
-        def command(model: Path) -> list[str]:
+        def words_for(model: Path) -> list[str]:
             words = ["train", data, "--subjects", work / "subjects.txt", "-o", model, "--atlases", options.atlases]
-            words += ["--epochs", options.epochs, "--seed", options.seed, "--threads", options.threads, "--quiet"]
-            return [*bench._program(), *map(str, words)]
+            words += [
+                "--epochs",
+                options.epochs,
+                "--width",
+                0.25,
+                "--seed",
+                options.seed,
+                "--threads",
+                options.threads,
+                "--quiet",
+            ]
+            return [str(word) for word in words]
 
-        print("$", run._shown(command(work / "MODEL")), flush=True)
+        def command(model: Path) -> list[str]:
+            return [*bench.program(), *words_for(model)]
+
+        shown = run.shown(["atlasnet", *words_for(work / "MODEL")])
+        print("$", shown, flush=True)
         start = time.perf_counter()
         subprocess.run(command(work / "undisturbed"), check=True)
         duration = time.perf_counter() - start
@@ -94,7 +108,7 @@ def main() -> None:
             rows.append({"kill": name, "after_s": round(after, 3), "killed": killed, "same_bytes": equal})
             print(rows[-1], flush=True)
         run.result |= {
-            "command": run._shown(command(work / "MODEL")),
+            "command": shown,
             "undisturbed_s": round(duration, 1),
             "files": len(expected),
             "kills": rows,
