@@ -281,3 +281,18 @@ def test_a_case_that_fails_does_not_stop_the_others(model: Model, tmp_path: Path
     code = main(["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--quiet"])
     assert code == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.nii.gz", "b.json"}
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from atlasnet.cli.main import main
+    from atlasnet.volume import write_volume
+
+    write_volume(tmp_path / "scan.nii.gz", subject(108)[0])
+    (tmp_path / "file").write_text("")
+    arguments = ["predict", str(tmp_path / "scan.nii.gz"), "-m", str(model.folder), "--quiet", "-o"]
+    assert main([*arguments, str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be created" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "scan.nhdr")]) == 2
+    assert "no such image can be written" in capsys.readouterr().err

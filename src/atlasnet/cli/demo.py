@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder
 
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     execution, folder = execution_from(args), args.output
+    make_folder(folder)
     say = execution.reporter
     say.note(f"1/5 phantom cohort: {TRAINING} subjects to train on, {TESTING} to test on, {SHAPE} voxels (z, y, x)")
     data = write_phantom_cohort(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from atlasnet.errors import InputError
 
 if TYPE_CHECKING:
     from atlasnet.execution import Execution
@@ -33,3 +36,17 @@ def execution_from(args: argparse.Namespace) -> Execution:
     execution = Execution(device=args.device, seed=args.seed, reporter=reporter, **options)
     execution.torch_device()
     return execution
+
+
+def make_folder(path: Path) -> None:
+    """Create the folder of the output, before any work is done for it.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            "the output folder cannot be created", path=path, found=str(error), remedy="give another place after -o"
+        ) from error

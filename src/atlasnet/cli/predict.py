@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from atlasnet.cli.options import add_execution_options, execution_from
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.prediction import PredictOptions, Predictor, find_cases, write_prediction
     from atlasnet.prediction.inputs import image_stem
     from atlasnet.training.model import Model
+    from atlasnet.volume.io import WRITABLE_SUFFIXES, image_suffix
 
     execution = execution_from(args)
     model = Model.load(args.model)
@@ -57,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"{len(cases)} cases cannot be written to one file", path=args.output, remedy="give a folder after -o"
         )
+    if single and image_suffix(args.output) not in WRITABLE_SUFFIXES:
+        raise InputError("no such image can be written", path=args.output, expected=" ".join(WRITABLE_SUFFIXES))
+    make_folder(args.output.parent if single else args.output)
     options = PredictOptions(
         fusion=args.fusion,
         probabilities=args.probabilities,

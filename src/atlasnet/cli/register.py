@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder
 
 if TYPE_CHECKING:
     from atlasnet.registration import Operator
@@ -58,14 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
-    from atlasnet.errors import InputError, VolumeError
+    from atlasnet.errors import VolumeError
     from atlasnet.registration import register_images
     from atlasnet.volume import read_labels, read_volume
 
-    if args.output.exists() and not args.output.is_dir():
-        raise InputError("the results need a folder", path=args.output, remedy="name another one after -o")
     operator = _operator(args)
     execution = execution_from(args)
+    make_folder(args.output)
     source, target = read_volume(args.source), read_volume(args.target)
     labels = None if args.source_labels is None else read_labels(args.source_labels)
     if labels is not None and not labels.grid.matches(source.grid):
@@ -82,7 +81,10 @@ def run(args: argparse.Namespace) -> int:
     )
     record = {"source": str(args.source), "target": str(args.target), **result.record}
     _write(args.output, args.fields, source, target, labels, result.transform, record)
-    print(json.dumps(record, allow_nan=False) if args.json else _summary(args, record), end="\n")
+    if args.json:
+        print(json.dumps(record, allow_nan=False))
+    elif not args.quiet:
+        print(_summary(args, record))
     return 0
 
 
@@ -135,7 +137,6 @@ def _write(
     from atlasnet.transform import write_itk_field
     from atlasnet.volume import write_volume
 
-    folder.mkdir(parents=True, exist_ok=True)
     # The record says that everything beside it belongs together, so it goes first and comes last.
     for name in (RECORD, LABELS, FIELD, INVERSE_FIELD):
         (folder / name).unlink(missing_ok=True)
@@ -158,4 +159,4 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",
     ]
-    return "" if args.quiet else "\n".join(lines)
+    return "\n".join(lines)

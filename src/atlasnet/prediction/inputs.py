@@ -8,17 +8,15 @@ from pathlib import Path
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
+from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 def image_stem(path: Path) -> str | None:
     """The file name without its image suffix, or None when it has none."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
-            return path.name[: -len(suffix)]
-    return None
+    suffix = image_suffix(path)
+    return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
 
 
 def find_cases(inputs: Sequence[str | Path], channels: int) -> list[Subject]:
@@ -57,7 +55,9 @@ def _cases_of(path: Path, channels: int) -> Iterable[Subject]:
     if path.is_file():
         stem = image_stem(path)
         if stem is None:
-            raise InputError("the file is not an image that can be read", path=path, expected=" ".join(SUFFIXES))
+            raise InputError(
+                "the file is not an image that can be read", path=path, expected=" ".join(READABLE_SUFFIXES)
+            )
         return [_case(path, stem, channels)]
     files = sorted(file for file in path.iterdir() if image_stem(file) and not file.name.startswith("."))
     if not files:
