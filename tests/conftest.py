@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# As on the command line, and before any test brings torch: idle threads sleep, or tests beside a busy process crawl.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
