@@ -64,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
 
     operator = _operator(args)
     execution = execution_from(args)
-    make_folder(args.output)
     source, target = read_volume(args.source), read_volume(args.target)
     labels = None if args.source_labels is None else read_labels(args.source_labels)
     if labels is not None and not labels.grid.matches(source.grid):
@@ -75,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             found=repr(labels.grid),
         )
     masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
+    make_folder(args.output)
     execution.reporter.note(f"registering {args.source} onto {args.target}")
     result = register_images(
         source, target, operator=operator, source_mask=masks[0], target_mask=masks[1], execution=execution
