@@ -9,6 +9,7 @@ import pytest
 
 # As on the command line, and before any test brings torch: idle threads sleep, or tests beside a busy process crawl.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 
 @pytest.fixture(scope="session")
