@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from atlasnet import __version__
 from atlasnet.errors import AtlasNetError
 
-# Idle OpenMP threads spin for a tenth of a millisecond, which bridges the gaps between the operations of a network, and
-# sleep then: beside any other busy process, spinning on slows the work many times over. It must be said before the first
-# library that brings OpenMP is loaded.
+# Idle OpenMP threads spin for a tenth of a millisecond, which bridges the gaps between the operations of a network,
+# and sleep then: beside any other busy process, spinning on slows the work many times over. It must be said before the
+# first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
