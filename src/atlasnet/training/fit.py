@@ -245,13 +245,13 @@ class _Fit:
         return resolve_atlases(self.cohort, read_json(path))
 
     def _targets(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> list[Keyed]:
-        """The atlases, stored in the model folder, where prediction will read them too."""
+        """The atlases, written into the model folder, where prediction will read them too."""
         keys = {subject.name: subject.key for subject in subjects}
         targets = []
         for source in sources:
             path = self._atlas_path(source.name)
-            if not path.exists():
-                write_volume(path, canonical(source.read())[0])
+            # Written anew by every call: what an earlier one left may come from a file that has changed since.
+            write_volume(path, canonical(source.read())[0])
             key = keys[source.subject] if source.subject else digest([path_digest(p) for p in source.paths])
             targets.append(keyed_atlas(source.name, key, path, len(self.cohort.channels)))
         return targets
