@@ -16,13 +16,16 @@ from atlasnet.registration.free_form import compose, resize, step_field
 from atlasnet.registration.intensity import Window
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.propagation import Labelling, Smoothness, propagate
-from atlasnet.registration.pyramid import Level
+from atlasnet.registration.pyramid import Level, finest_spacing
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.registration.similarity import AlignedPair, unary_costs
+from atlasnet.registration.similarity import AlignedPair, local_contrast, unary_costs
 from atlasnet.transform import FramedPoints, PointMap, repair
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import inside, sample
 from atlasnet.volume.sampling import lattice as index_points
+
+# Half the edge of the boxes in which contrast is taken, in voxels of the registration grid.
+CONTRAST_REACH = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +34,33 @@ class Image:
 
     Args:
         values: (c, z, y, x) normalised intensities.
+        contrast: (c, z, y, x) their `local_contrast`.
         mask: (1, z, y, x) 1 where voxels count, else 0; None: everywhere.
         grid: where they lie.
         windows: how intensities were read, per channel.
     """
 
     values: Tensor
+    contrast: Tensor
     mask: Tensor | None
     grid: Grid
     windows: tuple[Window, ...]
 
     @classmethod
     def prepare(
-        cls, volume: Volume, mask: Volume | None, windows: list[Window], grid: Grid, device: torch.device
+        cls,
+        volume: Volume,
+        mask: Volume | None,
+        windows: list[Window],
+        grid: Grid,
+        device: torch.device,
+        *,
+        spacing: float,
     ) -> Image:
-        """Read intensities and bring them to ``grid``, which is concentric with the volume's and not finer."""
+        """Read intensities and bring them to ``grid``, which is concentric with the volume's and not finer.
+
+        ``spacing`` (mm) is that of the registration: the boxes of the contrast reach `CONTRAST_REACH` times as far.
+        """
         matrices = lattice.interpolation(Lattice.of(volume.grid), Lattice.of(grid), device)
         channels = [
             lattice.apply(matrices, window.normalise(_tensor(channel, device)))
@@ -54,15 +69,20 @@ class Image:
         weight = None
         if mask is not None:
             weight = lattice.apply(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
-        return cls(torch.stack(channels), weight, grid, tuple(windows))
+        values = torch.stack(channels)
+        z, y, x = (
+            min(max(1, round(CONTRAST_REACH * spacing / step)), n - 1)
+            for step, n in zip(reversed(grid.spacing.tolist()), grid.shape, strict=True)
+        )
+        return cls(values, local_contrast(values, weight, (z, y, x)), weight, grid, tuple(windows))
 
-    def at(self, grid: Grid) -> Image:
-        """The image on a coarser concentric grid."""
-        if grid.shape == self.grid.shape:
-            return self
-        matrices = lattice.interpolation(Lattice.of(self.grid), Lattice.of(grid), self.values.device)
-        mask = None if self.mask is None else lattice.apply(matrices, self.mask)
-        return Image(lattice.apply(matrices, self.values), mask, grid, self.windows)
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (c, ...), contrast (c, ...) and whether they count, bool (...), at index points (..., 3)."""
+        known = inside(index, self.grid.shape)
+        if self.mask is not None:
+            known &= sample(self.mask, index)[0] >= 0.5
+        values, contrast = sample(torch.cat([self.values, self.contrast]), index).chunk(2)
+        return values, contrast, known
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -73,11 +93,14 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def align(source: Image, target: Image, displacement: Tensor, initial: PointMap, level: Level) -> AlignedPair:
-    """Warp the source onto the grid of a level, with a margin for its labels.
+    """Read both images at the voxels of a level, the source warped and with a margin for the labels.
+
+    A coarse level does not smooth: it looks at fewer voxels of the images, which is enough for a support of many, and
+    keeps the vessels and fissures that averages over its voxels would lose.
 
     Args:
-        source: the source at about the resolution of the level.
-        target: the target on the grid of the level.
+        source: the source, about as fine as the finest level.
+        target: the target likewise.
         displacement: (3, z, y, x) on that grid, voxels, components (x, y, z), applied before ``initial``.
         initial: takes target points into the source.
         level: where to work.
@@ -89,15 +112,21 @@ def align(source: Image, target: Image, displacement: Tensor, initial: PointMap,
     points = index_points((shape[0], shape[1], shape[2]), 0, shape[0], device=padded.device)
     points = points + (padded - torch.tensor([rx, ry, rz], device=padded.device)[:, None, None, None]).movedim(0, -1)
     index = initial.advance(FramedPoints(points, grid.affine)).relative_to(source.grid.affine)
-    covered = inside(index, source.grid.shape)
-    if source.mask is not None:
-        covered &= sample(source.mask, index)[0] >= 0.5
-    counted = torch.ones(grid.shape, dtype=torch.bool, device=padded.device)
-    if target.mask is not None:
-        counted = target.mask[0] >= 0.5
+    there = source.at(index)
+    voxels = FramedPoints(index_points(grid.shape, 0, grid.shape[0], device=padded.device), grid.affine)
+    here = target.at(voxels.relative_to(target.grid.affine))
     bins = tuple((s.relative_bins, t.relative_bins) for s, t in zip(source.windows, target.windows, strict=True))
     return AlignedPair(
-        target.values, sample(source.values, index), counted, covered, level.labels, level.image, level.control, bins
+        target=here[0],
+        source=there[0],
+        counted=here[2],
+        covered=there[2],
+        target_contrast=here[1],
+        source_contrast=there[1],
+        labels=level.labels,
+        image=level.image,
+        control=level.control,
+        bins=bins,
     )
 
 
@@ -127,8 +156,7 @@ def deform(
         start = time.perf_counter()
         displacement = resize(displacement, lattice_before, level.image)
         lattice_before = level.image
-        there = source.at(comparable_grid(source.grid, level.grid))
-        pair = align(there, target.at(level.grid), displacement, initial, level)
+        pair = align(source, target, displacement, initial, level)
         labelling, coefficients = _solve(pair, displacement, level, settings)
         displacement = compose(step_field(coefficients, level.control, level.image), displacement)
         # Early and on coarse lattices a repair costs next to nothing; what it mends does not spoil the finer levels.
@@ -171,6 +199,5 @@ def pair_weights(level: Level, alpha: float) -> tuple[tuple[float, float, float]
 
 def comparable_grid(source: Grid, level: Grid) -> Grid:
     """A source's grid made as coarse as the finest axis of ``level``, whatever the two orientations; never finer."""
-    finest = float(level.spacing[level.size > 1].min()) if (level.size > 1).any() else float(level.spacing.min())
-    wanted = np.where(source.size == 1, source.spacing, np.maximum(source.spacing, finest))
+    wanted = np.where(source.size == 1, source.spacing, np.maximum(source.spacing, finest_spacing(level)))
     return source.with_spacing(wanted) if (wanted > source.spacing).any() else source

@@ -78,7 +78,7 @@ def registration_grid(target: Grid, spacing: float | None, budget: int) -> Grid:
 def build_levels(grid: Grid, settings: tuple[LevelSettings, ...]) -> list[Level]:
     """The levels that an image of this size can carry, coarsest first; the finest is always kept."""
     levels = []
-    base = float(grid.spacing[grid.size > 1].min()) if (grid.size > 1).any() else float(grid.spacing.min())
+    base = finest_spacing(grid)
     for number, wanted in enumerate(settings):
         level = _coarsened(grid, base * wanted.factor)
         if number < len(settings) - 1 and sorted(level.shape)[1] < SMALLEST_LEVEL:
@@ -96,6 +96,11 @@ def build_levels(grid: Grid, settings: tuple[LevelSettings, ...]) -> list[Level]
             )
         )
     return levels
+
+
+def finest_spacing(grid: Grid) -> float:
+    """The smallest distance between voxels, mm, of the axes that have several."""
+    return float(grid.spacing[grid.size > 1].min()) if (grid.size > 1).any() else float(grid.spacing.min())
 
 
 def _coarsened(grid: Grid, spacing: float) -> Grid:

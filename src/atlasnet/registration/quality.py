@@ -11,7 +11,7 @@ from atlasnet.execution import Execution
 from atlasnet.registration.deformation import Image, align, comparable_grid
 from atlasnet.registration.intensity import Ranges, choose_windows
 from atlasnet.registration.operator import Task
-from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
+from atlasnet.registration.pyramid import LevelSettings, build_levels, finest_spacing, registration_grid
 from atlasnet.registration.similarity import agreement
 from atlasnet.transform import PointMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume
@@ -49,8 +49,9 @@ def similarities(
     device = execution.torch_device()
     (level,) = build_levels(registration_grid(task.target.grid, None, SIMILARITY_VOXELS), (SIMILARITY_LEVEL,))
     source_windows, target_windows = choose_windows(source, task.target, clamp, mi_range)
-    there = Image.prepare(source, source_mask, source_windows, comparable_grid(source.grid, level.grid), device)
-    here = Image.prepare(task.target, task.mask, target_windows, level.grid, device)
+    spacing, there_grid = finest_spacing(level.grid), comparable_grid(source.grid, level.grid)
+    there = Image.prepare(source, source_mask, source_windows, there_grid, device, spacing=spacing)
+    here = Image.prepare(task.target, task.mask, target_windows, level.grid, device, spacing=spacing)
     still = torch.zeros((3, *level.grid.shape), device=device)
     result = {}
     for name, point_map in maps.items():

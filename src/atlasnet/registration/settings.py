@@ -13,12 +13,11 @@ from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.similarity import METRICS
 
 DEFAULT_LEVELS = (
-    LevelSettings(8, 4, 2),
-    LevelSettings(4, 3, 2),
-    LevelSettings(4, 2, 2),
-    LevelSettings(2, 2, 3),
-    LevelSettings(2, 1, 3),
-    LevelSettings(1, 1, 4),
+    LevelSettings(4, 5, 4),
+    LevelSettings(3, 3, 3.3),
+    LevelSettings(2, 2, 3.5),
+    LevelSettings(1.5, 2, 4),
+    LevelSettings(1, 1, 3),
 )
 
 
@@ -56,7 +55,7 @@ class MRFSettings:
     levels: tuple[LevelSettings, ...] = DEFAULT_LEVELS
     spacing: float | None = None
     voxels: int = 1_500_000
-    iterations: int = 6
+    iterations: int = 4
     damping: float = 0.5
     temperature: float = 0.02
     mi_range: Ranges | None = None

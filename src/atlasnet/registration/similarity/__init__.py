@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atlasnet.registration.similarity.absolute_difference import AbsoluteDifference
-from atlasnet.registration.similarity.cross_correlation import CrossCorrelation
+from atlasnet.registration.similarity.cross_correlation import CrossCorrelation, local_contrast
 from atlasnet.registration.similarity.mutual_information import MutualInformation
 from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, Block
 from atlasnet.registration.similarity.wavelet import WaveletDifference
@@ -48,7 +48,8 @@ def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
         (lz, ly, lx, cz, cy, cx) float32 costs.
     """
     total = sum(weights.values())
-    metrics = [(weight / total, METRICS[name](pair)) for name, weight in weights.items() if weight > 0]
+    names = [name for name, weight in weights.items() if weight > 0]
+    metrics = [(weights[name] / total, METRICS[name](pair)) for name in names]
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
         costs = [metric.unary(block) * weight for weight, metric in metrics]
@@ -72,4 +73,4 @@ def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[s
     return result
 
 
-__all__ = ["METRICS", "AlignedPair", "Metric", "agreement", "unary_costs"]
+__all__ = ["METRICS", "AlignedPair", "Metric", "agreement", "local_contrast", "unary_costs"]

@@ -15,7 +15,6 @@ class AbsoluteDifference:
     """
 
     def __init__(self, pair: AlignedPair) -> None:
-        self.pair = pair
         self.supports = pair.supports()
         chosen = pair.counted & pair.aligned(pair.covered)
         scales = [
@@ -26,6 +25,7 @@ class AbsoluteDifference:
             :, None, None, None
         ]
         self.target = pair.target * factors
+        self.counted = pair.counted
         self.windows = pair.labels.windows(pair.source * factors)
         self.covered = None if pair.everything_counts else pair.labels.windows(pair.covered[None])
 
@@ -33,5 +33,5 @@ class AbsoluteDifference:
         """Costs (k, j, i, cz, cy, cx) of a block of labels."""
         cost = (self.windows[block] - self.target).abs_().mean(3)
         if self.covered is not None:
-            cost = torch.where(self.covered[block][:, :, :, 0], cost, 1.0) * self.pair.counted
+            cost = torch.where(self.covered[block][:, :, :, 0], cost, 1.0) * self.counted
         return self.supports.mean(cost)

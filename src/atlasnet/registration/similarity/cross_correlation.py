@@ -1,56 +1,74 @@
-"""Normalised cross-correlation over the support of a control point."""
+"""Local normalised cross-correlation."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from atlasnet.registration import lattice
 from atlasnet.registration.similarity.pair import AlignedPair, Block
 
-# Variance, as a share of that of the whole image, under which a support holds only noise; its correlation fades to 0.
-FLAT = 1e-3
+# Standard deviation, as a share of the intensity window, under which a neighbourhood shows only noise; its contrast
+# fades to 0. 32 Hounsfield units in CT.
+NOISE = 0.02
+# Mean square of the contrast of an image without any.
+FLAT = 1e-6
+
+
+def local_contrast(values: Tensor, mask: Tensor | None, radii: tuple[int, int, int]) -> Tensor:
+    """Intensities relative to the mean and in standard deviations of the box around each voxel.
+
+    Every edge and vessel counts alike, wherever it is and however bright its surroundings are.
+
+    Args:
+        values: (c, z, y, x) intensities in [0, 1].
+        mask: (1, z, y, x) weights of the voxels; None: all count. The contrast is 0 where the weight is.
+        radii: half the edge of the box along (z, y, x), voxels; 0 where the image has a single one.
+
+    Returns:
+        (c, z, y, x).
+    """
+
+    def band(count: int, radius: int) -> Tensor:
+        places = torch.arange(count, device=values.device)
+        return ((places[:, None] - places[None, :]).abs() <= radius).to(values.dtype)
+
+    z, y, x = (band(count, radius) for count, radius in zip(values.shape[1:], radii, strict=True))
+    weight = torch.ones_like(values[:1]) if mask is None else mask
+    total = lattice.apply((z, y, x), weight).clamp(min=1e-3)
+    mean = lattice.apply((z, y, x), values * weight) / total
+    variance = (lattice.apply((z, y, x), values.square() * weight) / total - mean.square()).clamp(min=0)
+    return (values - mean) / (variance + NOISE**2).sqrt() * weight
 
 
 class CrossCorrelation:
-    """1 - correlation of target and source over each support, weighted as the support is.
+    """1 - local correlation of target and source, the mean over each support.
 
-    The mean over the channels. 0 for images equal up to brightness and contrast, 1 for unrelated ones, 2 for opposite
-    ones. Voxels that do not count are left out of the correlation; the share of a support that is not covered costs
-    1.
+    The product of the two images' `local_contrast`, over the root of their mean squares: the correlation within the
+    boxes around all voxels of a support, for the price of one product. The contrast of the source moves with it. (The
+    squared difference of the contrasts has its least value at the true displacement of every support, but punishes
+    what only one image shows: with it a known deformation of a chest was missed by 3.2 instead of 1.4 mm.)
+
+    The mean over the channels. 0 on average for images equal up to local brightness and contrast, 1 for unrelated ones,
+    2 for opposite ones. Voxels that do not count cost 0; one that is not covered costs 1.
     """
 
     def __init__(self, pair: AlignedPair) -> None:
-        self.pair = pair
         self.supports = pair.supports()
-        self.counted = pair.counted.to(torch.float32)
-        self.share = self.supports.mean(self.counted)
-        self.windows = pair.labels.windows(pair.source)
-        self.covered = None if pair.everything_counts else pair.labels.windows(pair.covered[None])
-        mean, square = self._moments(pair.target), self._moments(pair.target.square())
-        self.mean, variance = mean, square - mean.square()
-        self.flat_target = self._floor(pair.target[:, pair.counted])
-        self.flat_source = self._floor(pair.source[:, pair.covered])
-        self.deviation = (variance.clamp(min=0) + self.flat_target).sqrt()
+        self.share = self.supports.mean(pair.counted.to(torch.float32))
+        chosen = pair.counted & pair.aligned(pair.covered)
+        ours, theirs = pair.target_contrast * pair.counted, pair.source_contrast * pair.covered
+        power = self._power(ours[:, chosen]) * self._power(pair.aligned(theirs)[:, chosen])
+        # Where there is no contrast at all, no displacement is better than another.
+        scale = power.clamp(min=FLAT**2).rsqrt().masked_fill(power <= FLAT**2, 0.0)
+        self.target = ours * scale[:, None, None, None]
+        self.windows = pair.labels.windows(theirs)
 
     def unary(self, block: Block) -> Tensor:
         """Costs (k, j, i, cz, cy, cx) of a block of labels."""
-        source = self.windows[block]  # (k, j, i, c, z, y, x)
-        mean = self._moments(source)
-        variance = (self._moments(source.square()) - mean.square()).clamp_(min=0)
-        product = self._moments(source * self.pair.target)
-        correlation = (product - mean * self.mean) / (self.deviation * (variance + self.flat_source).sqrt())
-        cost = 1 - correlation.clamp_(-1, 1).mean(3)
-        if self.covered is not None:
-            covered = self.supports.mean(self.covered[block][:, :, :, 0] * self.counted)
-            cost = (cost - 1) * covered + self.share
-        return cost
-
-    def _moments(self, values: Tensor) -> Tensor:
-        """Means over the voxels of each support that count."""
-        return self.supports.mean(values * self.counted) / self.share.clamp(min=1e-6)
+        return self.share - self.supports.mean((self.windows[block] * self.target).mean(3))
 
     @staticmethod
-    def _floor(values: Tensor) -> Tensor:
-        """(c, 1, 1, 1) variance of noise."""
-        variance = values.var(1, correction=0) if values.shape[1] else values.new_zeros(len(values))
-        return (FLAT * variance).clamp(min=1e-8)[:, None, None, None]
+    def _power(values: Tensor) -> Tensor:
+        """(c,) mean squares of (c, n); 0 of nothing."""
+        return values.square().mean(1) if values.shape[1] else values.new_zeros(len(values))

@@ -30,7 +30,6 @@ class MutualInformation:
     """
 
     def __init__(self, pair: AlignedPair) -> None:
-        self.pair = pair
         self.supports = pair.supports()
         self.tables, targets, sources = [], [], []
         for channel, (source_range, target_range) in enumerate(pair.bins):

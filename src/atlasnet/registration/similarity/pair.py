@@ -26,6 +26,8 @@ class AlignedPair:
             finite.
         counted: (z, y, x) bool, target voxels that count.
         covered: (z + 2 rz, ...) bool, where the warped source is known.
+        target_contrast: (c, z, y, x) `local_contrast` of the target, taken at the resolution of the image.
+        source_contrast: (c, z + 2 rz, ...) that of the source, warped as it is.
         labels: the displacements, radii (rz, ry, rx).
         image: lattice of the target's voxels.
         control: lattice of the control points.
@@ -36,6 +38,8 @@ class AlignedPair:
     source: Tensor
     counted: Tensor
     covered: Tensor
+    target_contrast: Tensor
+    source_contrast: Tensor
     labels: LabelSpace
     image: Lattice
     control: Lattice
