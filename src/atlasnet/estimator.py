@@ -62,14 +62,14 @@ class AtlasNet:
         )
         self.execution = execution or Execution()
         self.model: Model | None = None
-        self._predictors: dict[PredictOptions, Predictor] = {}
+        self._predictor: Predictor | None = None
 
     def fit(self, cohort: Cohort | str | Path, folder: str | Path, *, work: str | Path | None = None) -> AtlasNet:
         """Train on every subject of ``cohort`` and write the model into ``folder``; see `atlasnet.training.fit.fit`."""
         if not isinstance(cohort, Cohort):
             cohort = Cohort.read(cohort)
         self.model = fit(cohort, folder, self.options, work=work, execution=self.execution)
-        self._predictors.clear()
+        self._predictor = None
         return self
 
     def predict(self, image: Volume | str | Path, **options: Any) -> Prediction:
@@ -88,11 +88,9 @@ class AtlasNet:
         if not isinstance(image, Volume):
             image = read_volume(image, channels=len(model.channels) > 1)
         chosen = PredictOptions(**options)
-        if chosen not in self._predictors:
-            self._predictors[chosen] = Predictor(
-                model, chosen, execution=self.execution, allow_module=self.options.allow_module
-            )
-        return self._predictors[chosen].predict(image)
+        if self._predictor is None:
+            self._predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)
+        return self._predictor.predict(image, chosen)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a zip (by its suffix) or a new folder, without the work folder.

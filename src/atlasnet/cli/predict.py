@@ -68,13 +68,13 @@ def run(args: argparse.Namespace) -> int:
         largest_component=args.largest_component,
         minimum_size_ml=args.minimum_size,
     )
-    predictor = Predictor(model, options, execution=execution, allow_module=args.allow_module)
+    predictor = Predictor(model, execution=execution, allow_module=args.allow_module)
     failures: dict[str, str] = {}
     written: dict[str, str] = {}
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         path = args.output if single else args.output / f"{case.name}.nii.gz"
         try:
-            prediction = predictor.predict(case.read_image())
+            prediction = predictor.predict(case.read_image(), options)
         except Cancelled:
             raise
         except AtlasNetError as error:

@@ -120,7 +120,6 @@ class Predictor:
 
     Args:
         model: the trained model.
-        options: fusion, outputs, post-processing.
         execution: device, threads and seed.
         allow_module: whether the code that the model's network names may be imported.
 
@@ -132,13 +131,11 @@ class Predictor:
     def __init__(
         self,
         model: Model,
-        options: PredictOptions | None = None,
         *,
         execution: Execution | None = None,
         allow_module: bool = False,
     ) -> None:
         self.model = model
-        self.options = options or PredictOptions()
         self.execution = execution or Execution()
         self.operator = make_operator(model.operator, **model.operator_settings)
         self.device = self.execution.torch_device()
@@ -148,11 +145,12 @@ class Predictor:
             network = build_network(model.network, len(model.channels), len(model.values), allow_module=allow_module)
             self.networks.append(load_weights(model.weights_path(atlas), network).to(self.device))
 
-    def predict(self, image: Volume) -> Prediction:
+    def predict(self, image: Volume, options: PredictOptions | None = None) -> Prediction:
         """Segment one scan.
 
         Args:
             image: (c, z, y, x), c the model's channels, in any orientation and spacing.
+            options: fusion, outputs, post-processing.
 
         Raises:
             VolumeError: the number of channels is not the model's.
@@ -164,18 +162,19 @@ class Predictor:
                 expected=f"{len(self.model.channels)}: {', '.join(self.model.channels)}",
                 found=str(image.channels),
             )
+        options = options or PredictOptions()
         watch = _Stopwatch()
         with self.execution.active():
             source, orientation = canonical(image)
-            answers, atlases = self._ask(source, watch)
+            answers, atlases = self._ask(source, options.minimum_quality, watch)
             with watch("fusion"):
-                fused = self._fuse(source.grid, answers)
+                fused = self._fuse(source.grid, answers, options)
             with watch("postprocessing"):
                 indices = postprocess(
                     fused.labels,
                     source.grid,
-                    largest_component=self.options.largest_component,
-                    minimum_size_mm3=1000 * self.options.minimum_size_ml,
+                    largest_component=options.largest_component,
+                    minimum_size_mm3=1000 * options.minimum_size_ml,
                 )
         labels = label_values(self.model.values)[indices][None]
 
@@ -184,7 +183,7 @@ class Predictor:
 
         voxel_ml = float(np.prod(source.grid.spacing)) / 1000
         record = {
-            "fusion": self.options.fusion,
+            "fusion": options.fusion,
             "atlases": atlases,
             "agreement": fused.agreement.summary(self._names()),
             "uncovered_voxels": fused.agreement.uncovered,
@@ -208,7 +207,9 @@ class Predictor:
         by_value = {value: name for name, value in self.model.labels.items()}
         return [by_value.get(value, str(value)) for value in self.model.values]
 
-    def _ask(self, source: Volume, watch: _Stopwatch) -> tuple[list[_Answer], list[dict[str, Any]]]:
+    def _ask(
+        self, source: Volume, minimum_quality: float, watch: _Stopwatch
+    ) -> tuple[list[_Answer], list[dict[str, Any]]]:
         """Each atlas's probabilities in its own space, and what the record says of each."""
         with watch("mapping"):
             prepared = prepare(source, self.model.plan)
@@ -224,12 +225,11 @@ class Predictor:
                 self.execution.reporter.warn(f"atlas {atlas.name} is not asked: {error}")
                 continue
             quality = float(registration.record["quality"])
-            used = quality >= self.options.minimum_quality
+            used = quality >= minimum_quality
             records.append({**_brief(atlas, registration.record), "used": used})
             if not used:
                 self.execution.reporter.warn(
-                    f"atlas {atlas.name} is not asked: registration quality {quality:.3f} is below "
-                    f"{self.options.minimum_quality:g}"
+                    f"atlas {atlas.name} is not asked: registration quality {quality:.3f} is below {minimum_quality:g}"
                 )
                 continue
             with watch("mapping"):
@@ -244,15 +244,14 @@ class Predictor:
             raise RegistrationError(
                 "the scan could not be mapped onto any atlas of the model: "
                 + ", ".join(f"{r['name']} {r['quality']:.3f}" for r in records)
-                + f"; a registration quality of at least {self.options.minimum_quality:g} is needed. "
+                + f"; a registration quality of at least {minimum_quality:g} is needed. "
                 "Check that the scan shows the same part of the body in the same modality as the training scans"
             )
         return answers, records
 
-    def _fuse(self, grid: Grid, answers: list[_Answer]) -> _Fused:
+    def _fuse(self, grid: Grid, answers: list[_Answer], wanted: PredictOptions) -> _Fused:
         """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
         classes = len(self.model.values)
-        wanted = self.options
         fused = _Fused(
             labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),
             agreement=Agreement(len(answers), classes),

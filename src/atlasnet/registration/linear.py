@@ -15,14 +15,18 @@ from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 
 
-class IdentityOperator:
-    """Leaves the source where it lies in the world, or where an initial map puts it."""
+class _LinearOperator:
+    """The loop and the record that both operators share; they differ in the map of one target."""
 
-    name = "identity"
+    name: str
 
     def settings(self) -> dict[str, Any]:
-        """There are none."""
-        return {}
+        """What the result depends on besides the images."""
+        raise NotImplementedError
+
+    def _map(self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution) -> Transform:
+        """The map of a target that comes without an initial one."""
+        raise NotImplementedError
 
     def register(
         self,
@@ -34,18 +38,44 @@ class IdentityOperator:
         initial: Sequence[Transform | None] | None = None,
         execution: Execution,
     ) -> list[Registration]:
-        """See `Operator.register`."""
+        """See `Operator.register`; an initial map is the result."""
         results = []
         with execution.active():
             for task in tasks(source, targets, source_mask, target_masks, initial):
                 execution.pause()
                 start = time.perf_counter()
-                transform = task.initial or Transform.identity()
-                results.append(_measured(self.name, {}, source, source_mask, task, transform, start, execution))
+                transform = task.initial or self._map(source, source_mask, task, execution)
+                maps = {"before": Transform.identity().forward, "after": transform.forward}
+                similarity = similarities(source, source_mask, task, maps, execution)
+                transform, measured = geometry(transform, task.target.grid, source.grid)
+                record = {
+                    "operator": self.name,
+                    "settings": self.settings(),
+                    "seconds": round(time.perf_counter() - start, 3),
+                    "levels": [],
+                    "similarity_before": similarity["before"],
+                    "similarity_after": similarity["after"],
+                    **measured,
+                    "quality": quality(similarity["after"]),
+                }
+                results.append(Registration(transform, record))
         return results
 
 
-class AffineOperator:
+class IdentityOperator(_LinearOperator):
+    """Leaves the source where it lies in the world, or where an initial map puts it."""
+
+    name = "identity"
+
+    def settings(self) -> dict[str, Any]:
+        """There are none."""
+        return {}
+
+    def _map(self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution) -> Transform:
+        return Transform.identity()
+
+
+class AffineOperator(_LinearOperator):
     """The affine pre-alignment on its own.
 
     Args:
@@ -61,57 +91,12 @@ class AffineOperator:
         """The settings of the alignment."""
         return asdict(self.options)
 
-    def register(
-        self,
-        source: Volume,
-        targets: Sequence[Volume],
-        *,
-        source_mask: Volume | None = None,
-        target_masks: Sequence[Volume | None] | None = None,
-        initial: Sequence[Transform | None] | None = None,
-        execution: Execution,
-    ) -> list[Registration]:
-        """See `Operator.register`; an initial map is taken as the result, as the deformable operator takes it."""
-        results = []
-        with execution.active():
-            for task in tasks(source, targets, source_mask, target_masks, initial):
-                execution.pause()
-                start = time.perf_counter()
-                transform = task.initial or prealign(
-                    source,
-                    task.target,
-                    settings=self.options,
-                    source_mask=source_mask,
-                    target_mask=task.mask,
-                    execution=execution,
-                )
-                results.append(
-                    _measured(self.name, self.settings(), source, source_mask, task, transform, start, execution)
-                )
-        return results
-
-
-def _measured(
-    name: str,
-    settings: dict[str, Any],
-    source: Volume,
-    source_mask: Volume | None,
-    task: Task,
-    transform: Transform,
-    start: float,
-    execution: Execution,
-) -> Registration:
-    maps = {"before": Transform.identity().forward, "after": transform.forward}
-    similarity = similarities(source, source_mask, task, maps, execution)
-    transform, measured = geometry(transform, task.target.grid, source.grid)
-    record = {
-        "operator": name,
-        "settings": settings,
-        "seconds": round(time.perf_counter() - start, 3),
-        "levels": [],
-        "similarity_before": similarity["before"],
-        "similarity_after": similarity["after"],
-        **measured,
-        "quality": quality(similarity["after"]),
-    }
-    return Registration(transform, record)
+    def _map(self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution) -> Transform:
+        return prealign(
+            source,
+            task.target,
+            settings=self.options,
+            source_mask=source_mask,
+            target_mask=task.mask,
+            execution=execution,
+        )
