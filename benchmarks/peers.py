@@ -1,0 +1,126 @@
+"""One registration by one method, timed in memory, as a process of its own: the worker of `registration.py`.
+
+    python benchmarks/peers.py METHOD FIXED MOVING OUT THREADS
+
+FIXED and MOVING are images on one grid. Writes OUT.npy, the displacement (z, y, x, 3) in LPS mm that takes points of
+the fixed image into the moving one, and OUT.json with the seconds, version and settings. Every method but `atlasnet`
+needs only its own package beside NumPy and SimpleITK, so that peers can live in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+Result = tuple[np.ndarray, float, str, dict[str, object]]
+
+
+def read(path: str) -> sitk.Image:
+    return sitk.ReadImage(path, sitk.sitkFloat32)
+
+
+def field_of(image: sitk.Image) -> np.ndarray:
+    array = sitk.GetArrayFromImage(image)
+    return array.reshape(array.shape[-4:])
+
+
+def atlasnet(fixed: str, moving: str, threads: int) -> Result:
+    """The deformable operator from images in memory to the map in both directions, with its record."""
+    from atlasnet import read_volume
+    from atlasnet.execution import Execution
+    from atlasnet.registration import make_operator, register_images
+
+    target, source = read_volume(fixed), read_volume(moving)
+    operator, execution = make_operator("mrf", affine=False), Execution(threads=threads)
+    # A first registration loads code and starts threads; a coarse one is enough.
+    register_images(source, target, operator=make_operator("mrf", affine=False, voxels=20_000), execution=execution)
+    start = time.perf_counter()
+    registration = register_images(source, target, operator=operator, execution=execution)
+    seconds = time.perf_counter() - start
+    field = registration.transform.displacement(target.grid).movedim(0, -1).numpy()
+    keys = ("inverse_residual_mm", "seconds_deformation", "seconds_inverse_and_checks")
+    return field, seconds, version("atlasnet"), {key: registration.record[key] for key in keys}
+
+
+def greedy(fixed: str, moving: str, threads: int) -> Result:
+    """greedy -m NCC 2x2x2 -n 100x50x10 -oinv."""
+    from picsl_greedy import Greedy3D
+
+    images = {"fixed": read(fixed), "moving": read(moving), "warp": None, "inverse": None}
+    start = time.perf_counter()
+    program = Greedy3D()
+    program.execute(
+        f"-i fixed moving -m NCC 2x2x2 -n 100x50x10 -threads {threads} -o warp -oinv inverse",
+        **images,
+    )
+    seconds = time.perf_counter() - start
+    return field_of(program["warp"]), seconds, version("picsl_greedy"), {"call": greedy.__doc__}
+
+
+def ants(fixed: str, moving: str, threads: int) -> Result:
+    """ants.registration SyNOnly (mattes), reg_iterations (100, 70, 50, 0)."""
+    import ants as package
+
+    images = package.image_read(fixed), package.image_read(moving)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        found = package.registration(
+            *images,
+            "SyNOnly",
+            outprefix=f"{folder}/ants_",
+            reg_iterations=(100, 70, 50, 0),
+            initial_transform="Identity",
+        )
+        seconds = time.perf_counter() - start
+        composed = package.apply_transforms(*images, found["fwdtransforms"], compose=f"{folder}/composed_")
+        return field_of(sitk.ReadImage(composed)), seconds, version("antspyx"), {"call": ants.__doc__}
+
+
+def convexadam(fixed: str, moving: str, threads: int) -> Result:
+    """convex_adam_pt with its defaults (MIND, grid 6, 80 iterations); forward only."""
+    import torch
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    torch.set_num_threads(threads)
+    images = read(fixed), read(moving)
+    start = time.perf_counter()
+    voxels = convex_adam_pt(*images, dtype=torch.float32, device=torch.device("cpu"))
+    seconds = time.perf_counter() - start
+    matrix = np.reshape(images[0].GetDirection(), (3, 3)) * images[0].GetSpacing()
+    return voxels[..., ::-1] @ matrix.T, seconds, version("convexAdam"), {"call": convexadam.__doc__}
+
+
+def elastix(fixed: str, moving: str, threads: int) -> Result:
+    """itk.elastix with the default parameter map bspline; forward only."""
+    import itk
+
+    images = itk.imread(fixed, itk.F), itk.imread(moving, itk.F)
+    parameters = itk.ParameterObject.New()
+    parameters.AddParameterMap(parameters.GetDefaultParameterMap("bspline"))
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(threads)
+    start = time.perf_counter()
+    _, found = itk.elastix_registration_method(*images, parameter_object=parameters, log_to_console=False)
+    seconds = time.perf_counter() - start
+    field = np.asarray(itk.transformix_deformation_field(images[1], found))
+    return field, seconds, version("itk-elastix"), {"call": elastix.__doc__}
+
+
+METHODS = {method.__name__: method for method in (atlasnet, greedy, ants, convexadam, elastix)}
+
+
+def main() -> None:
+    name, fixed, moving, out, threads = sys.argv[1:]
+    field, seconds, release, details = METHODS[name](fixed, moving, int(threads))
+    np.save(Path(out).with_suffix(".npy"), np.ascontiguousarray(field, dtype=np.float32))
+    Path(out).with_suffix(".json").write_text(json.dumps({"seconds": seconds, "version": release, **details}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The deformable registration beside its peers, on the same images, scored by the same code, in one run.
+
+    python benchmarks/registration.py DATA --peer-python PEERS/bin/python [--methods greedy ...] [--only chest ...]
+
+Peers live in an environment of their own: ``pip install antspyx picsl_greedy convexAdam itk-elastix SimpleITK``.
+
+- chest: ordered pairs of the chest CTs after our affine alignment, resampled to 3 mm on the target's field of view and
+  clamped to [-1000, 600] HU. Dice of the right lung (1), the left lung (2) and bone (3), which is every voxel above 200
+  HU that no lung holds inside the body: the largest component above -400 HU after an opening by two voxels, its holes
+  filled slice by slice.
+- known: a chest CT and the same scan deformed by a known field. Error of the displacement in the lungs and at the
+  landmarks.
+- hippocampus: case i of `train17.txt` onto case i + 1, cyclically, and onto three more, after our affine alignment.
+
+Seconds are from images in memory to what the method gives (ours, greedy and ANTs: both directions), after a warm-up of
+ours; ``process`` is the whole process. The folded share counts voxels any of whose eight one-sided corner Jacobians is
+not positive.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from bench import Bench, arguments, measure, work_folder
+from chest_pairs import Field, corner_jacobians, dice
+from scipy import ndimage
+
+SPACING = 3.0  # mm
+CLAMP = (-1000, 600)  # HU
+BONE, BODY = 200, -400  # HU
+BONE_LABEL = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Prepared images and labels on one grid, and what is known of the truth."""
+
+    name: str
+    folder: Path
+    field: Path | None = None  # true displacement, LPS vectors
+    unit: float = 1.0  # mm
+    landmarks: Path | None = None
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.nii.gz"
+
+
+def body(array: np.ndarray) -> np.ndarray:
+    labels, count = ndimage.label(ndimage.binary_opening(array > BODY, iterations=2))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    mask = labels == sizes.argmax()
+    return np.stack([ndimage.binary_fill_holes(part) for part in mask])
+
+
+def prepare(folder: Path, name: str, files: list[Path], threads: int, *, chest: bool) -> Pair:
+    """Align affinely, bring both onto the target's grid with one interpolation, and write what every method reads.
+
+    Args:
+        folder: where the pair is written.
+        name: of the pair.
+        files: source image, source labels, target image, target labels.
+        threads: of the affine alignment.
+        chest: resample to 3 mm, clamp, and label bone.
+    """
+    from atlasnet.execution import Execution
+    from atlasnet.registration.affine import prealign
+    from atlasnet.transform import Transform
+    from atlasnet.volume import Volume, read_labels, read_volume, write_volume
+
+    folder.mkdir(parents=True, exist_ok=True)
+    source, target = read_volume(files[0]), read_volume(files[2])
+    aligned = prealign(source, target, execution=Execution(threads=threads))
+    grid = target.grid.with_spacing(np.full(3, SPACING)) if chest else target.grid
+    for which, image, labels, transform in (
+        ("fixed", target, read_labels(files[3]), Transform.identity()),
+        ("moving", source, read_labels(files[1]), aligned),
+    ):
+        array = transform.warp(image, grid).array[0].astype(np.float32)
+        label = transform.warp(labels, grid, interpolation="label").array[0].astype(np.uint8)
+        if chest:
+            label[(label == 0) & (array > BONE) & body(array)] = BONE_LABEL
+            array = array.clip(*CLAMP)
+        write_volume(folder / f"{which}.nii.gz", Volume(array[None], grid))
+        write_volume(folder / f"{which}_labels.nii.gz", Volume(label[None], grid))
+    return Pair(name, folder)
+
+
+def pairs_of(kind: str, data: Path, work: Path, limit: int | None, threads: int) -> list[Pair]:
+    if kind == "known":
+        given, folder = data / "chest-ct-known-field", work / "known"
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {"fixed": "target", "moving": "source"}
+        for ours, theirs in names.items():
+            for end in ("", "_labels"):
+                (folder / f"{ours}{end}.nii.gz").write_bytes((given / f"{theirs}{end}.nii.gz").read_bytes())
+        return [Pair("known field", folder, given / "displacement_0.01mm.nii.gz", 0.01, given / "landmarks.csv")]
+    root = data / ("chest-ct" if kind == "chest" else "hippocampus")
+    if kind == "chest":
+        cases = sorted(path.name.removesuffix(".nii.gz") for path in (root / "labelsTr").glob("*.nii.gz"))
+        # Every subject is a source and a target before any is so twice.
+        chosen = sorted(itertools.permutations(cases, 2), key=lambda p: (cases.index(p[1]) - cases.index(p[0])) % 5)
+    else:
+        cases = (root / "train17.txt").read_text().split()
+        chosen = list(zip(cases, cases[1:] + cases[:1], strict=True))
+        chosen += [(cases[i], cases[(i + 2) % len(cases)]) for i in range(3)]
+    result = []
+    for source, target in chosen[:limit]:
+        files = [root / f"{part}/{case}.nii.gz" for case in (source, target) for part in ("imagesTr", "labelsTr")]
+        files[0], files[2] = (root / f"imagesTr/{case}_0000.nii.gz" for case in (source, target))
+        name = f"{source} onto {target}"
+        result.append(prepare(work / f"{source}-{target}", name, files, threads, chest=kind == "chest"))
+    return result
+
+
+def examine(pair: Pair, vectors: np.ndarray) -> dict[str, Any]:
+    """The figures of one displacement (z, y, x, 3), LPS mm."""
+    image = sitk.ReadImage(str(pair.path("fixed_labels")))
+    matrix = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    field = Field(vectors, matrix, np.array(image.GetOrigin()))
+    fixed = sitk.GetArrayFromImage(image)
+    moving = sitk.GetArrayFromImage(sitk.ReadImage(str(pair.path("moving_labels"))))
+    index = field.index(field.points(0, field.shape[0]) + vectors)
+    carried = ndimage.map_coordinates(
+        moving, np.moveaxis(index[..., ::-1], -1, 0), order=0, mode="grid-constant", cval=0
+    )
+    scores = dice(carried, fixed)
+    found: dict[str, Any] = {"dice": scores, "mean_dice": float(np.mean(list(scores.values())))}
+    found |= {f"jacobian_{key}": value for key, value in corner_jacobians(field).items()}
+    if pair.field is not None and pair.landmarks is not None:
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(pair.field))).astype(np.float32) * pair.unit
+        lungs = np.isin(fixed, (1, 2))
+        errors = np.linalg.norm((vectors - truth)[lungs], axis=-1)
+        points = np.loadtxt(pair.landmarks, delimiter=",")
+        moved = points[:, :3] + field.at(field.index(points[:, :3]))
+        found |= {
+            "dense_error_mm": float(errors.mean()),
+            "dense_error_p95_mm": float(np.percentile(errors, 95)),
+            "landmark_error_mm": float(np.linalg.norm(moved - points[:, 3:], axis=-1).mean()),
+        }
+    return found
+
+
+def main() -> None:
+    parser = arguments(__doc__, "registration")
+    kinds, methods = ("chest", "known", "hippocampus"), ("atlasnet", "greedy", "ants", "convexadam", "elastix")
+    parser.add_argument("--peer-python", help="the interpreter of the peers' environment")
+    parser.add_argument("--methods", nargs="+", choices=methods, default=list(methods))
+    parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds))
+    parser.add_argument("--limit", type=int, help="the first so many pairs of each kind only")
+    options = parser.parse_args()
+    if options.peer_python is None and set(options.methods) != {"atlasnet"}:
+        parser.error("peers need --peer-python")
+    with work_folder(options.work) as work:
+        bench = Bench(options, work)
+        runs: list[dict[str, Any]] = []
+        bench.result["runs"] = runs
+        for kind in options.only:
+            for pair in pairs_of(kind, options.data, work, options.limit, options.threads):
+                for method in options.methods:
+                    runs.append({"kind": kind, "pair": pair.name, "method": method, **run(pair, method, options)})
+                    print(json.dumps(runs[-1]), flush=True)
+                    bench.write()
+        bench.result["summary"] = summary(runs)
+        bench.write()
+        for row in bench.result["summary"]:
+            print(" ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def run(pair: Pair, method: str, options: Any) -> dict[str, Any]:
+    """One method on one pair, in a process of its own."""
+    python = sys.executable if method == "atlasnet" else options.peer_python
+    worker, out = Path(__file__).with_name("peers.py"), pair.folder / method
+    command = [python, worker, method, pair.path("fixed"), pair.path("moving"), out, options.threads]
+    limits = [f"{name}={options.threads}" for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")]
+    # What a peer prints while it works goes into a file beside its result.
+    quiet = ["sh", "-c", 'exec "$@" > "$0" 2>&1', str(out.with_suffix(".log"))]
+    usage = measure([*quiet, "env", *limits, *[str(word) for word in command]])
+    if usage["exit_code"] != 0:
+        return {"failed": usage["exit_code"]}
+    record = json.loads(out.with_suffix(".json").read_text())
+    found = examine(pair, np.load(out.with_suffix(".npy")))
+    return {
+        "seconds": round(record.pop("seconds"), 2),
+        "process_seconds": usage["seconds"],
+        "peak_gib": usage["peak_gib"],
+        **found,
+        **record,
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the pairs of each kind that every method finished; seconds are medians."""
+    rows = []
+    for kind in dict.fromkeys(run["kind"] for run in runs):
+        of_kind = [run for run in runs if run["kind"] == kind]
+        failed = {run["pair"] for run in of_kind if "failed" in run}
+        for method in dict.fromkeys(run["method"] for run in of_kind):
+            mine = [run for run in of_kind if run["method"] == method and run["pair"] not in failed]
+            if not mine:
+                continue
+            row: dict[str, Any] = {"kind": kind, "method": method, "pairs": len(mine)}
+            for label in mine[0]["dice"]:
+                row[f"dice_{label}"] = round(float(np.mean([run["dice"][label] for run in mine])), 4)
+            for key in ("mean_dice", "dense_error_mm", "landmark_error_mm"):
+                if key in mine[0]:
+                    row[key] = round(float(np.mean([run[key] for run in mine])), 4)
+            row["seconds"] = float(np.median([run["seconds"] for run in mine]))
+            row["process_seconds"] = float(np.median([run["process_seconds"] for run in mine]))
+            row["peak_gib"] = max(run["peak_gib"] for run in mine)
+            row["least_jacobian"] = round(min(run["jacobian_minimum"] for run in mine), 4)
+            row["most_folded"] = round(max(run["jacobian_folded_share"] for run in mine), 6)
+            rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
