@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from matplotlib.image import imread
 from scipy import ndimage
 
 from atlasnet.cli import register
@@ -139,7 +140,7 @@ def test_a_second_run_leaves_no_file_that_describes_the_first_map(scans):
 def test_json_is_printed_for_machines(scans, capsys):
     call(
         scans / "source.nii.gz", scans / "target.mha", "-o", scans / "json", "--json", "--quiet", "--no-affine",
-        "--metric", "ncc", "--metric", "mi=0.5", "--spacing", 4, "--alpha", 0.2,
+        "--metrics", "ncc,mi=0.5", "--spacing", 4, "--alpha", 0.2,
     )  # fmt: skip
     record = json.loads(capsys.readouterr().out)
     assert record["settings"]["metrics"] == {"ncc": 1.0, "mi": 0.5}
@@ -147,9 +148,56 @@ def test_json_is_printed_for_machines(scans, capsys):
     assert min(record["spacing_mm"]) == pytest.approx(4, rel=0.05)
 
 
+def test_a_stored_map_is_applied_as_it_was(scans, result):
+    folder = scans / "applied"
+    call(
+        scans / "source.nii.gz", scans / "target.mha", "-o", folder, "--quiet",
+        "--source-labels", scans / "labels.nii.gz", "--transform", result / "transform.safetensors",
+    )  # fmt: skip
+    for name in ("warped.nii.gz", "warped_labels.nii.gz"):
+        ours, first = (sitk.GetArrayFromImage(sitk.ReadImage(str(f / name))) for f in (folder, result))
+        np.testing.assert_array_equal(ours, first)
+    record, first = (json.loads((f / "record.json").read_text()) for f in (folder, result))
+    assert record["jacobian_min"] == first["jacobian_min"]
+    assert record["similarity_after"] == first["similarity_after"]
+    assert record["transform"].endswith("transform.safetensors")
+
+
+def test_an_initial_map_takes_the_place_of_the_affine_alignment(scans, result):
+    affine = scans / "affine"
+    call(scans / "source.nii.gz", scans / "target.mha", "-o", affine, "--quiet", "--operator", "affine")
+    folder = scans / "initial"
+    call(
+        scans / "source.nii.gz", scans / "target.mha", "-o", folder, "--quiet",
+        "--initial", affine / "transform.safetensors",
+    )  # fmt: skip
+    ours, first = (Transform.load(f / "transform.safetensors") for f in (folder, result))
+    grid = read_volume(scans / "target.mha").grid
+    assert np.abs(ours.displacement(grid).numpy() - first.displacement(grid).numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["fast", "fine", "publication"])
+def test_presets_register_without_folds(scans, name):
+    folder = scans / name
+    call(scans / "source.nii.gz", scans / "target.mha", "-o", folder, "--quiet", "--preset", name, "--preview")
+    record = json.loads((folder / "record.json").read_text())
+    assert record["folded_share"] == 0
+    assert record["similarity_after"]["ncc"] > record["similarity_before"]["ncc"]
+    assert (record["settings"]["metrics"].get("dwt", 0) > 0) == (name == "publication")
+    height, width = imread(folder / "preview.png").shape[:2]
+    assert width > height > 300
+
+
 @pytest.mark.parametrize(
     "options",
-    [["--metric", "ssd"], ["--metric", "mi=much"], ["--operator", "identity", "--alpha", 1], ["--spacing", 0]],
+    [
+        ["--metrics", "ssd"],
+        ["--metrics", "mi=much"],
+        ["--operator", "identity", "--alpha", 1],
+        ["--operator", "affine", "--preset", "fast"],
+        ["--transform", "T", "--alpha", 1],
+        ["--spacing", 0],
+    ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans, options):
     with pytest.raises(InputError):

@@ -15,6 +15,7 @@ from atlasnet.report import (
     colours,
     comparison_figure,
     overlay,
+    registration_figure,
     richest_slice,
     same_level,
     slice_count,
@@ -197,3 +198,30 @@ def test_comparison_refuses_methods_with_other_cases(tmp_path: Path) -> None:
         comparison_figure(tmp_path / "dice.png", {"x": {"lung": {"a": 1.0}}, "y": {"lung": {"b": 1.0}}})
     with pytest.raises(InputError, match="no scores"):
         comparison_figure(tmp_path / "dice.png", {})
+
+
+def test_the_preview_of_a_registration_marks_folds_and_shows_both_images(tmp_path: Path) -> None:
+    grid = Grid.from_parts((12, 18, 18), SPACING)
+    images = [Volume(np.full((1, *grid.shape), value, np.float32), grid) for value in (0.0, 1.0)]
+    images[0].array[..., 0], images[1].array[..., 0] = 1.0, 0.0  # so that each has a window
+    black = []
+    for name, folded in (("whole", 0), ("half", 9)):
+        jacobian = np.ones((1, *grid.shape), np.float32)
+        jacobian[:, :, :folded] = -1.0
+        change = Volume(jacobian, grid)
+        path = registration_figure(tmp_path / f"{name}.png", target=images[0], warped=images[1], jacobian=change)
+        pixels = imread(path)[..., :3]
+        width = pixels.shape[1]
+        black.append((pixels[:, int(0.7 * width) : int(0.9 * width)] == 0).all(-1).mean())
+    assert black[1] > black[0] + 0.03
+    board = pixels[:, int(0.5 * width) : int(0.65 * width)]
+    assert 0.1 < (board < 0.1).all(-1).mean() < 0.9
+
+
+def test_an_image_of_one_slice_is_previewed_in_its_own_plane(tmp_path: Path) -> None:
+    grid = Grid.from_parts((20, 1, 16), (1.0, 5.0, 1.0))
+    image = Volume(np.random.default_rng(0).normal(size=(1, *grid.shape)).astype(np.float32), grid)
+    ones = Volume(np.ones((1, *grid.shape), np.float32), grid)
+    path = registration_figure(tmp_path / "preview.png", target=image, warped=image, jacobian=ones)
+    height, width = imread(path).shape[:2]
+    assert width > 2 * height

@@ -11,6 +11,8 @@ from atlasnet.cli.options import add_execution_options, execution_from, make_fol
 
 if TYPE_CHECKING:
     from atlasnet.registration import Operator
+    from atlasnet.transform import Transform
+    from atlasnet.volume import Volume
 
 HELP = "map one image onto another, with the inverse map and a quality record"
 
@@ -20,6 +22,9 @@ TRANSFORM = "transform.safetensors"
 RECORD = "record.json"
 FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
+PREVIEW = "preview.png"
+# Those of `atlasnet.registration.MRFSettings`, named here so that --help need not import it.
+PRESETS = ("fast", "default", "fine", "publication")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,20 +36,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fields", action="store_true", help=f"also write {FIELD} and {INVERSE_FIELD}: ITK vectors in LPS mm"
     )
-    parser.add_argument("--no-affine", action="store_true", help="trust the headers: no affine alignment first")
+    parser.add_argument("--preview", action="store_true", help=f"also draw {PREVIEW}: a checkerboard and the Jacobian")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--no-affine", action="store_true", help="trust the headers: no affine alignment first")
+    start.add_argument("--initial", type=Path, metavar="F", help=f"start from this map, a {TRANSFORM}")
+    start.add_argument("--transform", type=Path, metavar="F", help=f"apply this map, a {TRANSFORM}; register nothing")
     parser.add_argument("--source-mask", type=Path, metavar="F", help="non-zero where the source counts")
     parser.add_argument("--target-mask", type=Path, metavar="F", help="non-zero where the target counts")
     group = parser.add_argument_group("the registration")
     group.add_argument(
         "--operator", choices=("mrf", "affine", "identity"), default="mrf", help="what registers (default: mrf)"
     )
+    group.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="fast: at most 400,000 voxels; fine: at most 4 million; publication: mutual information, "
+        "cross-correlation and wavelets (default: default, at most 1.5 million)",
+    )
     group.add_argument("--spacing", type=float, metavar="MM", help="voxel size at which to register (default: by size)")
     group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness")
     group.add_argument(
-        "--metric",
-        action="append",
-        metavar="NAME[=WEIGHT]",
-        help="similarity: mi, ncc, dwt or sad, with its weight; may be repeated",
+        "--metrics",
+        metavar="NAME[=WEIGHT],...",
+        help="similarity: mi, ncc, dwt and sad with their weights, as in mi=1,ncc=1,dwt=0.5",
     )
     group.add_argument(
         "--mi-range",
@@ -60,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
     from atlasnet.errors import VolumeError
     from atlasnet.registration import register_images
+    from atlasnet.transform import Transform
     from atlasnet.volume import read_labels, read_volume
 
     operator = _operator(args)
@@ -73,14 +89,25 @@ def run(args: argparse.Namespace) -> int:
             expected=repr(source.grid),
             found=repr(labels.grid),
         )
+    given = args.initial or args.transform
+    initial = None if given is None else Transform.load(given)
     masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
     make_folder(args.output)
-    execution.reporter.note(f"registering {args.source} onto {args.target}")
+    doing = "registering" if args.transform is None else "mapping"
+    execution.reporter.note(f"{doing} {args.source} onto {args.target}")
     result = register_images(
-        source, target, operator=operator, source_mask=masks[0], target_mask=masks[1], execution=execution
+        source,
+        target,
+        operator=operator,
+        source_mask=masks[0],
+        target_mask=masks[1],
+        initial=initial,
+        execution=execution,
     )
     record = {"source": str(args.source), "target": str(args.target), **result.record}
-    _write(args.output, args.fields, source, target, labels, result.transform, record)
+    if given is not None:
+        record["transform" if args.transform else "initial"] = str(given)
+    _write(args, source, target, labels, result.transform, record)
     if args.json:
         print(json.dumps(record, allow_nan=False))
     elif not args.quiet:
@@ -95,7 +122,7 @@ def _operator(args: argparse.Namespace) -> Operator:
         InputError: options that it does not have, or values that make no sense.
     """
     from atlasnet.errors import InputError
-    from atlasnet.registration import make_operator
+    from atlasnet.registration import make_operator, preset
 
     settings: dict[str, Any] = {}
     if args.alpha is not None:
@@ -104,17 +131,25 @@ def _operator(args: argparse.Namespace) -> Operator:
         settings["spacing"] = args.spacing
     if args.mi_range is not None:
         settings["mi_range"] = [args.mi_range]
-    if args.metric is not None:
-        settings["metrics"] = dict(_metric(text) for text in args.metric)
+    if args.metrics is not None:
+        settings["metrics"] = dict(_metric(text) for text in args.metrics.split(","))
     if args.no_affine:
         settings["affine"] = False
+    if args.preset != "default":
+        settings = {**preset(args.preset), **settings}
+    if args.transform is not None and (settings or args.operator != "mrf"):
+        raise InputError(
+            "--transform registers nothing",
+            found="options of a registration",
+            remedy="leave them out, or use --initial",
+        )
     if args.operator != "mrf" and settings:
         raise InputError(
             f"operator {args.operator!r} does not take these options",
             found=", ".join(settings),
             remedy="leave them out, or use --operator mrf",
         )
-    return make_operator(args.operator, **settings)
+    return make_operator("identity" if args.transform else args.operator, **settings)
 
 
 def _metric(text: str) -> tuple[str, float]:
@@ -125,29 +160,55 @@ def _metric(text: str) -> tuple[str, float]:
         return name, float(weight) if weight else 1.0
     except ValueError as error:
         raise InputError(
-            "this is no metric with a weight", expected="mi, ncc, dwt or sad, as in ncc=0.5", found=text
+            "this is no metric with a weight", expected="mi, ncc, dwt and sad, as in mi=1,ncc=0.5", found=text
         ) from error
 
 
 def _write(
-    folder: Path, fields: bool, source: Any, target: Any, labels: Any, transform: Any, record: dict[str, Any]
+    args: argparse.Namespace,
+    source: Volume,
+    target: Volume,
+    labels: Volume | None,
+    transform: Transform,
+    record: dict[str, Any],
 ) -> None:
     """Write every file whole; what an earlier run left and this one does not replace goes: it describes another map."""
     from atlasnet.execution import write_json
     from atlasnet.transform import write_itk_field
     from atlasnet.volume import write_volume
 
+    folder = args.output
     # The record says that everything beside it belongs together, so it goes first and comes last.
-    for name in (RECORD, LABELS, FIELD, INVERSE_FIELD):
+    for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW):
         (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)
-    write_volume(folder / WARPED, transform.warp(source, target.grid, fill=float(source.array.min())))
+    warped = transform.warp(source, target.grid, fill=float(source.array.min()))
+    write_volume(folder / WARPED, warped)
     if labels is not None:
         write_volume(folder / LABELS, transform.warp(labels, target.grid, interpolation="label"))
-    if fields:
+    if args.fields:
         write_itk_field(folder / FIELD, transform.forward, target.grid)
         write_itk_field(folder / INVERSE_FIELD, transform.backward, source.grid)
+    if args.preview:
+        _draw(folder / PREVIEW, target, warped, transform, f"{args.source.name} onto {args.target.name}")
     write_json(folder / RECORD, record)
+
+
+def _draw(path: Path, target: Volume, warped: Volume, transform: Transform, title: str) -> None:
+    from atlasnet.registration import in_hounsfield_units
+    from atlasnet.report import registration_figure
+    from atlasnet.transform import jacobian_determinant
+    from atlasnet.volume import Volume
+
+    determinant = jacobian_determinant(transform.displacement(target.grid), target.grid).cpu().numpy()
+    registration_figure(
+        path,
+        target=target,
+        warped=warped,
+        jacobian=Volume(determinant[None], target.grid),
+        modality="CT" if in_hounsfield_units(target.array[0]) else "",
+        title=title,
+    )
 
 
 def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Registration: the operator protocol, affine alignment, and the multi-metric discrete deformable registration."""
 
 from atlasnet.registration.affine import AffineSettings, prealign
+from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.register import make_operator, register_images
-from atlasnet.registration.settings import MRFSettings
+from atlasnet.registration.settings import MRFSettings, preset
 
 __all__ = [
     "AffineOperator",
@@ -17,7 +18,9 @@ __all__ = [
     "MRFSettings",
     "Operator",
     "Registration",
+    "in_hounsfield_units",
     "make_operator",
     "prealign",
+    "preset",
     "register_images",
 ]

@@ -73,7 +73,7 @@ def choose_windows(
     windows: tuple[list[Window], list[Window]] = ([], [])
     for channel in range(target.channels):
         images = source.array[channel], target.array[channel]
-        hounsfield = all(_is_hounsfield(image) for image in images)
+        hounsfield = all(in_hounsfield_units(image) for image in images)
         for image, result in zip(images, windows, strict=True):
             if clamp is not None:
                 limits = clamp[channel]
@@ -88,7 +88,8 @@ def choose_windows(
     return windows
 
 
-def _is_hounsfield(image: NDArray[Any]) -> bool:
+def in_hounsfield_units(image: NDArray[Any]) -> bool:
+    """Whether intensities (z, y, x) look like Hounsfield units: they reach below -500 and above 0."""
     low, high = np.percentile(_thinned(image), (0.5, 99.5))
     return bool(low < -500 and high > 0)
 

@@ -20,6 +20,35 @@ DEFAULT_LEVELS = (
     LevelSettings(1, 1, 3),
 )
 
+# What differs from the default. The publication gives the metrics and the bins of mutual information, not the weights,
+# the pyramid or the labels: those are the default's.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "fast": {"voxels": 400_000},
+    "fine": {
+        "voxels": 4_000_000,
+        "levels": (
+            LevelSettings(5, 5, 4),
+            LevelSettings(4, 3, 3.3),
+            LevelSettings(2.5, 2, 3.5),
+            LevelSettings(1.5, 2, 4),
+            LevelSettings(1, 1, 3),
+        ),
+    },
+    "publication": {"metrics": {"mi": 1.0, "ncc": 1.0, "dwt": 1.0}},
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The fields of `MRFSettings` that a preset sets: ``fast``, ``default``, ``fine`` or ``publication``.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset of the registration is called {name!r}", expected=", ".join(PRESETS))
+    return dict(PRESETS[name])
+
 
 @dataclass(frozen=True)
 class MRFSettings:

@@ -3,6 +3,7 @@
 from atlasnet.report.comparison import comparison_figure
 from atlasnet.report.display import Slice, colours, richest_slice, same_level, slice_count, take_slice, window
 from atlasnet.report.overlay import overlay
+from atlasnet.report.registration import registration_figure
 from atlasnet.report.stages import stages_figure
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "colours",
     "comparison_figure",
     "overlay",
+    "registration_figure",
     "richest_slice",
     "same_level",
     "slice_count",
