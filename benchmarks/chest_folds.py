@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="CASE", help="leave out these subjects only")
     parser.add_argument("--limit", type=int, help="leave out the first so many subjects only")
     parser.add_argument("--no-full", action="store_true", help="without the volume at full resolution")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the folds that the result holds, add those it lacks"
+    )
     options = parser.parse_args()
     data, full = options.data / "chest-ct", options.data / "chest-ct-512"
     every = sorted(path.name[: -len(".nii.gz")] for path in (data / "labelsTr").glob("*.nii.gz"))
@@ -34,8 +37,13 @@ def main() -> None:
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         folds: dict[str, dict[str, Any]] = {}
+        if options.resume and options.output.exists():
+            before = json.loads(options.output.read_text())
+            folds = before["folds"]
+            bench.stages.update(before["stages"])
+            bench.result |= {key: before[key] for key in ("full_resolution",) if key in before}
         bench.result["folds"] = folds
-        for case in left_out:
+        for case in [case for case in left_out if case not in folds]:
             fold = work / case
             fold.mkdir(exist_ok=True)
             subjects = fold / "subjects.txt"
@@ -52,10 +60,12 @@ def main() -> None:
                 "dice": dice_by_label(table),
                 "hd95_mm": {row["label"]: row["hd95_mm"] for row in json.loads(table.read_text())["rows"]},
                 "seconds": round(seconds, 1),
+                "commit": bench.result["versions"].get("commit"),
             }
             print(f"{case}: {folds[case]}", flush=True)
             bench.write()
-        if FULL in left_out and not options.no_full:
+        # The model that has not seen the subject; of an earlier call, where the work folder is kept.
+        if (work / FULL / "model").is_dir() and "full_resolution" not in bench.result and not options.no_full:
             prediction, table = work / FULL / "full.nii.gz", work / FULL / "full.json"
             words = [full / f"{FULL}_0000.nii.gz", "-m", work / FULL / "model", "-o", prediction]
             usage = bench.atlasnet("full resolution predict", "predict", *words)
