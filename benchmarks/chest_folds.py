@@ -41,7 +41,8 @@ def main() -> None:
             before = json.loads(options.output.read_text())
             folds = before["folds"]
             bench.stages.update(before["stages"])
-            bench.result |= {key: before[key] for key in ("full_resolution",) if key in before}
+            if "full_resolution" in before:
+                bench.result["full_resolution"] = before["full_resolution"]
         bench.result["folds"] = folds
         for case in [case for case in left_out if case not in folds]:
             fold = work / case

@@ -10,6 +10,7 @@ needs only its own package beside NumPy and SimpleITK, so that peers can live in
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -116,10 +117,13 @@ METHODS = {method.__name__: method for method in (atlasnet, greedy, ants, convex
 
 
 def main() -> None:
-    name, fixed, moving, out, threads = sys.argv[1:]
-    field, seconds, release, details = METHODS[name](fixed, moving, int(threads))
-    np.save(Path(out).with_suffix(".npy"), np.ascontiguousarray(field, dtype=np.float32))
-    Path(out).with_suffix(".json").write_text(json.dumps({"seconds": seconds, "version": release, **details}))
+    name, *paths, threads = sys.argv[1:]
+    fixed, moving, out = (Path(path).resolve() for path in paths)
+    # elastix leaves files where it runs.
+    os.chdir(out.parent)
+    field, seconds, release, details = METHODS[name](str(fixed), str(moving), int(threads))
+    np.save(out.with_suffix(".npy"), np.ascontiguousarray(field, dtype=np.float32))
+    out.with_suffix(".json").write_text(json.dumps({"seconds": seconds, "version": release, **details}))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from bench import Bench, arguments, measure, work_folder
-from chest_pairs import Field, corner_jacobians, dice
+from chest_pairs import Field, carried_labels, corner_jacobians, dice
+from peers import METHODS
 from scipy import ndimage
 
 SPACING = 3.0  # mm
@@ -113,8 +114,11 @@ def pairs_of(kind: str, data: Path, work: Path, limit: int | None, threads: int)
         chosen += [(cases[i], cases[(i + 2) % len(cases)]) for i in range(3)]
     result = []
     for source, target in chosen[:limit]:
-        files = [root / f"{part}/{case}.nii.gz" for case in (source, target) for part in ("imagesTr", "labelsTr")]
-        files[0], files[2] = (root / f"imagesTr/{case}_0000.nii.gz" for case in (source, target))
+        files = [
+            root / part
+            for case in (source, target)
+            for part in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz")
+        ]
         name = f"{source} onto {target}"
         result.append(prepare(work / f"{source}-{target}", name, files, threads, chest=kind == "chest"))
     return result
@@ -126,12 +130,7 @@ def examine(pair: Pair, vectors: np.ndarray) -> dict[str, Any]:
     matrix = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     field = Field(vectors, matrix, np.array(image.GetOrigin()))
     fixed = sitk.GetArrayFromImage(image)
-    moving = sitk.GetArrayFromImage(sitk.ReadImage(str(pair.path("moving_labels"))))
-    index = field.index(field.points(0, field.shape[0]) + vectors)
-    carried = ndimage.map_coordinates(
-        moving, np.moveaxis(index[..., ::-1], -1, 0), order=0, mode="grid-constant", cval=0
-    )
-    scores = dice(carried, fixed)
+    scores = dice(carried_labels(field, sitk.ReadImage(str(pair.path("moving_labels")))), fixed)
     found: dict[str, Any] = {"dice": scores, "mean_dice": float(np.mean(list(scores.values())))}
     found |= {f"jacobian_{key}": value for key, value in corner_jacobians(field).items()}
     if pair.field is not None and pair.landmarks is not None:
@@ -150,9 +149,9 @@ def examine(pair: Pair, vectors: np.ndarray) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__, "registration")
-    kinds, methods = ("chest", "known", "hippocampus"), ("atlasnet", "greedy", "ants", "convexadam", "elastix")
+    kinds = ("chest", "known", "hippocampus")
     parser.add_argument("--peer-python", help="the interpreter of the peers' environment")
-    parser.add_argument("--methods", nargs="+", choices=methods, default=list(methods))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds))
     parser.add_argument("--limit", type=int, help="the first so many pairs of each kind only")
     options = parser.parse_args()
