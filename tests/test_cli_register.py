@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from atlasnet.cli import register
 from atlasnet.errors import InputError, VolumeError
+from atlasnet.registration.settings import PRESETS
 from atlasnet.transform import Transform
 from atlasnet.volume import read_volume
 
@@ -174,6 +175,10 @@ def test_an_initial_map_takes_the_place_of_the_affine_alignment(scans, result):
     ours, first = (Transform.load(f / "transform.safetensors") for f in (folder, result))
     grid = read_volume(scans / "target.mha").grid
     assert np.abs(ours.displacement(grid).numpy() - first.displacement(grid).numpy()).max() < 1e-3
+
+
+def test_the_command_line_names_every_preset():
+    assert set(register.PRESETS) == set(PRESETS)
 
 
 @pytest.mark.parametrize("name", ["fast", "fine", "publication"])

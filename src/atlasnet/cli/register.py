@@ -23,7 +23,7 @@ RECORD = "record.json"
 FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
-# Those of `atlasnet.registration.MRFSettings`, named here so that --help need not import it.
+# Those of `atlasnet.registration.preset`, named here so that --help need not import it.
 PRESETS = ("fast", "default", "fine", "publication")
 
 
@@ -135,8 +135,7 @@ def _operator(args: argparse.Namespace) -> Operator:
         settings["metrics"] = dict(_metric(text) for text in args.metrics.split(","))
     if args.no_affine:
         settings["affine"] = False
-    if args.preset != "default":
-        settings = {**preset(args.preset), **settings}
+    settings = {**preset(args.preset), **settings}
     if args.transform is not None and (settings or args.operator != "mrf"):
         raise InputError(
             "--transform registers nothing",

@@ -179,7 +179,7 @@ def affine_register(
     with place.active() as device:
         here, there = _contents(target, target_mask, source, source_mask, options, device)
         pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
-        # Thousands of operations on a few thousand voxels: waking a second thread for each took four times as long.
+        # Thousands of operations on a few thousand voxels: waking a second thread for each takes far longer.
         with replace(place, threads=1).active():
             fit, record = _align(here, there, pyramid, options, place)
     matrix = there.frame @ there.embed(fit.matrix) @ np.linalg.inv(here.frame)

@@ -13,7 +13,7 @@ from torch import Tensor
 from atlasnet.execution import Execution
 from atlasnet.registration import lattice
 from atlasnet.registration.free_form import compose, resize, step_field
-from atlasnet.registration.intensity import Window
+from atlasnet.registration.intensity import Ranges, Window, choose_windows
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.propagation import Labelling, Smoothness, propagate
 from atlasnet.registration.pyramid import Level, finest_spacing
@@ -90,6 +90,37 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
     if array.dtype.byteorder not in "=|" or array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def prepare_pair(
+    source: Volume,
+    source_mask: Volume | None,
+    target: Volume,
+    target_mask: Volume | None,
+    grid: Grid,
+    device: torch.device,
+    *,
+    clamp: Ranges | None,
+    mi_range: Ranges | None,
+) -> tuple[Image, Image]:
+    """Source and target as the metrics see them: the target on ``grid``, the source on its own, about as fine.
+
+    Args:
+        source: (c, z, y, x).
+        source_mask: where the source counts.
+        target: with as many channels.
+        target_mask: where the target counts.
+        grid: concentric with the target's, on which is worked.
+        device: where to compute.
+        clamp: see `MRFSettings`.
+        mi_range: see `MRFSettings`.
+    """
+    source_windows, target_windows = choose_windows(source, target, clamp, mi_range)
+    spacing, source_grid = finest_spacing(grid), comparable_grid(source.grid, grid)
+    return (
+        Image.prepare(source, source_mask, source_windows, source_grid, device, spacing=spacing),
+        Image.prepare(target, target_mask, target_windows, grid, device, spacing=spacing),
+    )
 
 
 def align(source: Image, target: Image, displacement: Tensor, initial: PointMap, level: Level) -> AlignedPair:

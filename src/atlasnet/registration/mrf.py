@@ -17,10 +17,9 @@ from torch import Tensor
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import prealign
-from atlasnet.registration.deformation import Image, comparable_grid, deform
-from atlasnet.registration.intensity import choose_windows
+from atlasnet.registration.deformation import deform, prepare_pair
 from atlasnet.registration.operator import Registration, Task, tasks
-from atlasnet.registration.pyramid import build_levels, finest_spacing, registration_grid
+from atlasnet.registration.pyramid import build_levels, registration_grid
 from atlasnet.registration.quality import geometry, quality, similarities
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import DisplacementMap, Transform
@@ -118,10 +117,16 @@ class MRFOperator:
         """The fold-free displacement applied before ``initial``, and the record of the levels."""
         options, device = self.options, execution.torch_device()
         grid = registration_grid(task.target.grid, options.spacing, options.voxels)
-        source_windows, target_windows = choose_windows(source, task.target, options.clamp, options.mi_range)
-        spacing, there_grid = finest_spacing(grid), comparable_grid(source.grid, grid)
-        there = Image.prepare(source, source_mask, source_windows, there_grid, device, spacing=spacing)
-        here = Image.prepare(task.target, task.mask, target_windows, grid, device, spacing=spacing)
+        there, here = prepare_pair(
+            source,
+            source_mask,
+            task.target,
+            task.mask,
+            grid,
+            device,
+            clamp=options.clamp,
+            mi_range=options.mi_range,
+        )
         levels = build_levels(grid, options.levels)
         steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)
         return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records

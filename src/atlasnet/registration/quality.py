@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from atlasnet.execution import Execution
-from atlasnet.registration.deformation import Image, align, comparable_grid
-from atlasnet.registration.intensity import Ranges, choose_windows
+from atlasnet.registration.deformation import align, prepare_pair
+from atlasnet.registration.intensity import Ranges
 from atlasnet.registration.operator import Task
-from atlasnet.registration.pyramid import LevelSettings, build_levels, finest_spacing, registration_grid
+from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
 from atlasnet.registration.similarity import agreement
 from atlasnet.transform import PointMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume
@@ -48,10 +48,9 @@ def similarities(
     """
     device = execution.torch_device()
     (level,) = build_levels(registration_grid(task.target.grid, None, SIMILARITY_VOXELS), (SIMILARITY_LEVEL,))
-    source_windows, target_windows = choose_windows(source, task.target, clamp, mi_range)
-    spacing, there_grid = finest_spacing(level.grid), comparable_grid(source.grid, level.grid)
-    there = Image.prepare(source, source_mask, source_windows, there_grid, device, spacing=spacing)
-    here = Image.prepare(task.target, task.mask, target_windows, level.grid, device, spacing=spacing)
+    there, here = prepare_pair(
+        source, source_mask, task.target, task.mask, level.grid, device, clamp=clamp, mi_range=mi_range
+    )
     still = torch.zeros((3, *level.grid.shape), device=device)
     result = {}
     for name, point_map in maps.items():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import get_args
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from atlasnet.report.display import Plane, Slice, slice_count, take_slice, window
 from atlasnet.report.panel import TEXT, TITLE, draw_image, new_figure, save
-from atlasnet.volume import Volume, canonical
+from atlasnet.volume import Volume
 
 # A panel is so many inches wide, and no higher than so many.
 WIDTH, HEIGHT = 3.6, 5.0
@@ -44,39 +45,33 @@ def registration_figure(
     figure = new_figure(4 * WIDTH + 0.8, sum(heights) + 0.6)
     panels = figure.subplots(len(planes), 4, squeeze=False, height_ratios=heights)
     windows = window(target, modality), window(warped, modality)
-    drawn = None
+    limit = float(np.log2(LARGEST_CHANGE))
+    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
     for row, plane, middle, ours in zip(panels, planes, middles, pictures, strict=True):
         theirs, change = take_slice(warped, middle, plane), take_slice(jacobian, middle, plane)
         draw_image(row[0], ours, windows[0], f"target, {plane}")
         draw_image(row[1], theirs, windows[1], "source, warped")
         draw_image(row[2], _checkerboard(ours, theirs, windows), (0.0, 1.0), "checkerboard of both")
         positive = np.ma.masked_less_equal(change.pixels, 0)
-        limit = float(np.log2(LARGEST_CHANGE))
-        drawn = row[3].imshow(
-            np.ma.log2(positive),
-            cmap="RdBu_r",
-            norm=Normalize(-limit, limit),
-            aspect=change.aspect,
-            interpolation="nearest",
+        row[3].imshow(
+            np.ma.log2(positive), cmap=scale.cmap, norm=scale.norm, aspect=change.aspect, interpolation="nearest"
         )
         row[3].set_facecolor("black")
         row[3].set_xticks([])
         row[3].set_yticks([])
         row[3].set_title("Jacobian of the map", fontsize=TITLE)
-    if drawn is not None:
-        scale = figure.colorbar(drawn, ax=panels[:, 3].tolist(), shrink=0.8)
-        ticks = (1 / LARGEST_CHANGE, 0.5, 1.0, 2.0, LARGEST_CHANGE)
-        scale.set_ticks([float(np.log2(tick)) for tick in ticks], labels=[f"{tick:.3g}" for tick in ticks])
-        scale.set_label("volume in the source per volume in the target", fontsize=TEXT)
+    bar = figure.colorbar(scale, ax=panels[:, 3].tolist(), shrink=0.8)
+    ticks = (1 / LARGEST_CHANGE, 0.5, 1.0, 2.0, LARGEST_CHANGE)
+    bar.set_ticks([float(np.log2(tick)) for tick in ticks], labels=[f"{tick:.3g}" for tick in ticks])
+    bar.set_label("volume in the source per volume in the target", fontsize=TEXT)
     figure.suptitle(title, fontsize=TITLE + 1)
     return save(figure, path)
 
 
 def _planes(target: Volume) -> list[Plane]:
     """The planes to show: axial and coronal of a volume, its own of a single slice."""
-    shape = canonical(target.grid)[0].shape
-    single = [plane for plane, n in zip(("axial", "coronal", "sagittal"), shape, strict=True) if n == 1]
-    return cast("list[Plane]", single[:1] or ["axial", "coronal"])
+    single: list[Plane] = [plane for plane in get_args(Plane) if slice_count(target, plane) == 1]
+    return single[:1] or ["axial", "coronal"]
 
 
 def _checkerboard(first: Slice, second: Slice, windows: tuple[tuple[float, float], tuple[float, float]]) -> Slice:

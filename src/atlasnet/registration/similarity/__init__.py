@@ -48,8 +48,7 @@ def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
         (lz, ly, lx, cz, cy, cx) float32 costs.
     """
     total = sum(weights.values())
-    names = [name for name, weight in weights.items() if weight > 0]
-    metrics = [(weights[name] / total, METRICS[name](pair)) for name in names]
+    metrics = [(weight / total, METRICS[name](pair)) for name, weight in weights.items() if weight > 0]
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
         costs = [metric.unary(block) * weight for weight, metric in metrics]

@@ -47,7 +47,7 @@ class CrossCorrelation:
     The product of the two images' `local_contrast`, over the root of their mean squares: the correlation within the
     boxes around all voxels of a support, for the price of one product. The contrast of the source moves with it. (The
     squared difference of the contrasts has its least value at the true displacement of every support, but punishes
-    what only one image shows: with it a known deformation of a chest was missed by 3.2 instead of 1.4 mm.)
+    what only one image shows: with it, known deformations of chests were missed by more.)
 
     The mean over the channels. 0 on average for images equal up to local brightness and contrast, 1 for unrelated ones,
     2 for opposite ones. Voxels that do not count cost 0; one that is not covered costs 1.
