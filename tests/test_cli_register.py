@@ -123,7 +123,7 @@ def test_the_record_holds_what_the_documentation_promises(result):
     record = json.loads((result / "record.json").read_text())
     assert record["seconds"] > 0
     for level in record["levels"]:
-        assert set(level) >= {"energy_before", "energy_after", "seconds"}
+        assert set(level) >= {"resolution", "control_spacing_mm", "labels", "seconds"}
     assert record["folded_share"] == 0
     assert record["jacobian_min"] > 0
     assert set(record["inverse_residual_mm"]) >= {"mean", "p999", "max"}

@@ -14,7 +14,7 @@ from atlasnet.registration.free_form import LARGEST_STEP, compose, resize, step_
 from atlasnet.registration.intensity import CT_CLAMP, CT_MI_RANGE, choose_windows
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
-from atlasnet.registration.settings import DEFAULT_LEVELS
+from atlasnet.registration.settings import DISCRETE_LEVELS
 from atlasnet.transform import corner_jacobians
 from atlasnet.volume import Grid, Volume
 
@@ -138,7 +138,7 @@ def test_registration_grid_keeps_to_its_budget_and_is_never_finer_than_the_targe
     ],
 )
 def test_levels_fit_the_image(shape, spacing, levels):
-    found = build_levels(Grid.from_parts(shape, spacing), DEFAULT_LEVELS)
+    found = build_levels(Grid.from_parts(shape, spacing), DISCRETE_LEVELS)
     assert len(found) == levels
     for level in found:
         assert all(level.grid.spacing >= np.array(spacing) - 1e-9)

@@ -17,8 +17,9 @@ from atlasnet.registration.intensity import Ranges, Window, choose_windows
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.propagation import Labelling, Smoothness, propagate
 from atlasnet.registration.pyramid import Level, finest_spacing
+from atlasnet.registration.refinement import Step, refine
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.registration.similarity import AlignedPair, local_contrast, unary_costs
+from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, unary_costs
 from atlasnet.transform import FramedPoints, PointMap, repair
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import inside, sample
@@ -76,13 +77,32 @@ class Image:
         )
         return cls(values, local_contrast(values, weight, (z, y, x)), weight, grid, tuple(windows))
 
-    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values (c, ...), contrast (c, ...) and whether they count, bool (...), at index points (..., 3)."""
+    @property
+    def counted(self) -> Tensor:
+        """(z, y, x) bool, the voxels that count."""
+        if self.mask is None:
+            return torch.ones(self.grid.shape, dtype=torch.bool, device=self.values.device)
+        return self.mask[0] >= 0.5
+
+    def known(self, index: Tensor) -> Tensor:
+        """Whether index points (..., 3) are in the field of view and count: bool (...)."""
         known = inside(index, self.grid.shape)
         if self.mask is not None:
             known &= sample(self.mask, index)[0] >= 0.5
+        return known
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (c, ...), contrast (c, ...) and whether they count, bool (...), at index points (..., 3)."""
         values, contrast = sample(torch.cat([self.values, self.contrast]), index).chunk(2)
-        return values, contrast, known
+        return values, contrast, self.known(index)
+
+    def on(self, grid: Grid) -> Image:
+        """The image at the voxels of another grid, without smoothing."""
+        if grid.matches(self.grid):
+            return self
+        points = index_points(grid.shape, 0, grid.shape[0], device=self.values.device)
+        values, contrast, known = self.at(FramedPoints(points, grid.affine).relative_to(self.grid.affine))
+        return Image(values, contrast, known[None].to(torch.float32), grid, self.windows)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -124,41 +144,47 @@ def prepare_pair(
 
 
 def align(source: Image, target: Image, displacement: Tensor, initial: PointMap, level: Level) -> AlignedPair:
-    """Read both images at the voxels of a level, the source warped and with a margin for the labels.
+    """Warp the source onto the voxels of a level, with a margin for the labels.
 
     A coarse level does not smooth: it looks at fewer voxels of the images, which is enough for a support of many, and
     keeps the vessels and fissures that averages over its voxels would lose.
 
     Args:
         source: the source, about as fine as the finest level.
-        target: the target likewise.
+        target: the target at the voxels of the level.
         displacement: (3, z, y, x) on that grid, voxels, components (x, y, z), applied before ``initial``.
         initial: takes target points into the source.
         level: where to work.
     """
-    grid = level.grid
     rz, ry, rx = level.labels.radii
     padded = torch.nn.functional.pad(displacement[None], (rx, rx, ry, ry, rz, rz), mode="replicate")[0]
-    shape = padded.shape[1:]
-    points = index_points((shape[0], shape[1], shape[2]), 0, shape[0], device=padded.device)
-    points = points + (padded - torch.tensor([rx, ry, rz], device=padded.device)[:, None, None, None]).movedim(0, -1)
-    index = initial.advance(FramedPoints(points, grid.affine)).relative_to(source.grid.affine)
-    there = source.at(index)
-    voxels = FramedPoints(index_points(grid.shape, 0, grid.shape[0], device=padded.device), grid.affine)
-    here = target.at(voxels.relative_to(target.grid.affine))
+    values, contrast, known = source.at(_warped_voxels(source, padded, (rx, ry, rz), initial, level.grid))
     bins = tuple((s.relative_bins, t.relative_bins) for s, t in zip(source.windows, target.windows, strict=True))
     return AlignedPair(
-        target=here[0],
-        source=there[0],
-        counted=here[2],
-        covered=there[2],
-        target_contrast=here[1],
-        source_contrast=there[1],
+        target=target.values,
+        source=values,
+        counted=target.counted,
+        covered=known,
+        target_contrast=target.contrast,
+        source_contrast=contrast,
         labels=level.labels,
         image=level.image,
         control=level.control,
         bins=bins,
     )
+
+
+def _warped_voxels(
+    source: Image, displacement: Tensor, margin: tuple[int, int, int], initial: PointMap, grid: Grid
+) -> Tensor:
+    """Where the displaced voxels of ``grid`` lie in the source: its index points (..., 3).
+
+    ``displacement`` (3, ...) begins ``margin`` (x, y, z) voxels before the grid.
+    """
+    _, z, y, x = displacement.shape
+    points = index_points((z, y, x), 0, z, device=displacement.device)
+    points = points + displacement.movedim(0, -1) - points.new_tensor(margin)
+    return initial.advance(FramedPoints(points, grid.affine)).relative_to(source.grid.affine)
 
 
 def deform(
@@ -182,41 +208,66 @@ def deform(
     displacement = torch.zeros((3, *levels[0].grid.shape), device=device)
     lattice_before = levels[0].image
     records = []
-    for level in levels:
+    for level, following in zip(levels, [*levels[1:], None], strict=True):
         execution.pause()
         start = time.perf_counter()
         displacement = resize(displacement, lattice_before, level.image)
         lattice_before = level.image
-        pair = align(source, target, displacement, initial, level)
-        labelling, coefficients = _solve(pair, displacement, level, settings)
-        displacement = compose(step_field(coefficients, level.control, level.image), displacement)
-        # Early and on coarse lattices a repair costs next to nothing; what it mends does not spoil the finer levels.
-        unit_grid = Grid.from_parts(level.grid.shape)
-        displacement, repaired = repair(displacement, unit_grid, floor=settings.smallest_jacobian)
-        records.append(
-            {
-                "resolution": [round(float(s), 4) for s in level.grid.spacing],
-                "control_spacing_mm": [round(s, 4) for s in reversed(level.control.spacing)],
-                "control_points": level.control.shape[0] * level.control.shape[1] * level.control.shape[2],
-                "labels": len(level.labels),
-                "energy_before": labelling.energy_before,
-                "energy_after": labelling.energy,
-                "jacobian_min": round(repaired.minimum_before, 4),
-                "seconds": round(time.perf_counter() - start, 3),
-            }
-        )
+        here = target.on(level.grid)
+        record: dict[str, Any] = {
+            "resolution": [round(float(s), 4) for s in level.grid.spacing],
+            "control_spacing_mm": [round(s, 4) for s in reversed(level.control.spacing)],
+            "control_points": level.control.shape[0] * level.control.shape[1] * level.control.shape[2],
+            "labels": len(level.labels),
+        }
+        if len(level.labels) > 1:
+            labelling, coefficients = _search(
+                align(source, here, displacement, initial, level), displacement, level, settings
+            )
+            displacement = compose(step_field(coefficients, level.control, level.image), displacement)
+            record |= {"energy_before": labelling.energy_before, "energy_after": labelling.energy}
+        correlations = []
+        for _ in range(level.settings.refinements):
+            step = _refine(source, here, displacement, initial, level, settings)
+            displacement = compose(step_field(step.coefficients, level.control, level.image), displacement)
+            correlations.append(round(step.correlation, 6))
+        record["correlation_before_refinements"] = correlations
+        if following is None or following.grid.shape != level.grid.shape:
+            # Early and on coarse lattices a repair costs next to nothing; what it mends does not spoil the finer ones.
+            unit_grid = Grid.from_parts(level.grid.shape)
+            displacement, repaired = repair(displacement, unit_grid, floor=settings.smallest_jacobian)
+            record["jacobian_min"] = round(repaired.minimum_before, 4)
+        record["seconds"] = round(time.perf_counter() - start, 3)
+        records.append(record)
     return displacement, records
 
 
-def _solve(pair: AlignedPair, displacement: Tensor, level: Level, settings: MRFSettings) -> tuple[Labelling, Tensor]:
+def _search(pair: AlignedPair, displacement: Tensor, level: Level, settings: MRFSettings) -> tuple[Labelling, Tensor]:
     """Belief propagation on one level: the labelling, and the step's coefficients (3, cz, cy, cx) in voxels."""
     unary = unary_costs(pair, settings.metrics)
-    to_control = lattice.interpolation(level.image, level.control, displacement.device)
-    smoothness = Smoothness(
-        lattice.apply(to_control, displacement), pair_weights(level, settings.alpha), settings.truncation
-    )
+    smoothness = _smoothness(displacement, level, settings)
     labelling = propagate(unary, smoothness, level.labels, iterations=settings.iterations, damping=settings.damping)
     return labelling, level.labels.expectation(labelling.beliefs, settings.temperature)
+
+
+def _refine(
+    source: Image, target: Image, displacement: Tensor, initial: PointMap, level: Level, settings: MRFSettings
+) -> Step:
+    """One step between the labels; ``target`` at the voxels of the level."""
+    index = _warped_voxels(source, displacement, (0, 0, 0), initial, level.grid)
+    return refine(
+        target.contrast,
+        sample(source.contrast, index),
+        target.counted & source.known(index),
+        Supports(lattice.support(level.image, level.control, displacement.device)),
+        _smoothness(displacement, level, settings),
+    )
+
+
+def _smoothness(displacement: Tensor, level: Level, settings: MRFSettings) -> Smoothness:
+    """The penalty between the control points of a level, which have been displaced already."""
+    to_control = lattice.interpolation(level.image, level.control, displacement.device)
+    return Smoothness(lattice.apply(to_control, displacement), pair_weights(level, settings.alpha), settings.truncation)
 
 
 def pair_weights(level: Level, alpha: float) -> tuple[tuple[float, float, float], ...]:

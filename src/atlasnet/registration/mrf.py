@@ -127,7 +127,7 @@ class MRFOperator:
             clamp=options.clamp,
             mi_range=options.mi_range,
         )
-        levels = build_levels(grid, options.levels)
+        levels = build_levels(grid, options.pyramid)
         steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)
         return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
 

@@ -21,8 +21,9 @@ class Registration:
         record: JSON-able. Every operator fills in
 
             - ``operator``, ``settings``, ``seconds``;
-            - ``levels``: per level ``resolution`` and ``control_spacing_mm`` (x, y, z), ``labels``, ``energy_before``,
-              ``energy_after`` (per control point, of the level's own energy) and ``seconds``; empty without levels;
+            - ``levels``: per level ``resolution`` and ``control_spacing_mm`` (x, y, z), ``labels``, ``seconds``; where
+              there was a search ``energy_before`` and ``energy_after`` (per control point, of the level's own energy);
+              empty without levels;
             - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 1 for perfect
               agreement, 0 for unrelated images (see `atlasnet.registration.similarity`);
             - ``jacobian_min``: least one-sided corner Jacobian on the target grid, ``folded_share``: share of voxels

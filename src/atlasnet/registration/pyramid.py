@@ -23,13 +23,15 @@ class LevelSettings:
 
     Args:
         factor: voxel size of the level in voxels of the registration grid.
-        radius: largest displacement in the label space, in voxels of the level.
+        radius: largest displacement in the label space, in voxels of the level; 0: no search.
         support: control point spacing, in voxels of the level.
+        refinements: Gauss-Newton steps after the search.
     """
 
     factor: float
     radius: int
     support: float
+    refinements: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from atlasnet.volume import Grid, Volume
 
 # Similarities are compared between registrations, so they are taken at one resolution whatever the operator worked at.
 SIMILARITY_VOXELS = 200_000
-RESIDUAL_VOXELS = 1_000_000
+RESIDUAL_VOXELS = 250_000
 SIMILARITY_LEVEL = LevelSettings(factor=1, radius=0, support=4)
 
 
@@ -54,7 +54,7 @@ def similarities(
     still = torch.zeros((3, *level.grid.shape), device=device)
     result = {}
     for name, point_map in maps.items():
-        pair = align(there, here, still, point_map.to(device), level)
+        pair = align(there, here.on(level.grid), still, point_map.to(device), level)
         result[name] = {metric: round(value, 6) for metric, value in agreement(pair).items()}
     return result
 
@@ -70,7 +70,7 @@ def geometry(transform: Transform, target: Grid, source: Grid) -> tuple[Transfor
     Args:
         transform: any map.
         target: every voxel of it is where Jacobians and displacements are taken.
-        source: the other grid. Residuals are taken at no more than a million points of either field of view.
+        source: the other grid. Residuals are taken at no more than 250,000 points of either field of view.
 
     Returns:
         The transform with its residual filled in, and the part of the record that is geometry: ``jacobian_min``,

@@ -12,30 +12,43 @@ from atlasnet.registration.intensity import Ranges
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.similarity import METRICS
 
-DEFAULT_LEVELS = (
+DISCRETE_LEVELS = (
     LevelSettings(4, 5, 4),
     LevelSettings(3, 3, 3.3),
     LevelSettings(2, 2, 3.5),
     LevelSettings(1.5, 2, 4),
     LevelSettings(1, 1, 3),
 )
+# Below the last search the images are within a voxel or two, where refinement is both more accurate and faster than
+# a choice between neighbouring voxels; wide supports first, then narrow ones.
+_REFINED = (
+    LevelSettings(1.5, 1, 4, refinements=1),
+    LevelSettings(1.5, 0, 3, refinements=2),
+    LevelSettings(1, 0, 4, refinements=1),
+    LevelSettings(1, 0, 3, refinements=1),
+)
+DEFAULT_LEVELS = (
+    LevelSettings(4, 5, 4, refinements=3),
+    LevelSettings(3, 3, 3.3, refinements=3),
+    LevelSettings(2, 2, 3.5, refinements=3),
+    *_REFINED,
+)
 
 # What differs from the default. The publication gives the metrics and the bins of mutual information, not the weights,
-# the pyramid or the labels: those are the default's.
+# the pyramid or the labels; its optimisation is discrete throughout.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fast": {"voxels": 400_000},
     "fine": {
         "voxels": 4_000_000,
         "levels": (
-            LevelSettings(5, 5, 4),
-            LevelSettings(4, 3, 3.3),
-            LevelSettings(2.5, 2, 3.5),
-            LevelSettings(1.5, 2, 4),
-            LevelSettings(1, 1, 3),
+            LevelSettings(5, 5, 4, refinements=3),
+            LevelSettings(4, 3, 3.3, refinements=3),
+            LevelSettings(2.5, 2, 3.5, refinements=3),
+            *_REFINED,
         ),
     },
-    "publication": {"metrics": {"mi": 1.0, "ncc": 1.0, "dwt": 1.0}},
+    "publication": {"metrics": {"mi": 1.0, "ncc": 1.0, "dwt": 1.0}, "levels": DISCRETE_LEVELS},
 }
 
 
@@ -58,7 +71,8 @@ class MRFSettings:
         metrics: weight of each metric, ``mi``, ``ncc``, ``dwt``, ``sad``; only their ratios matter.
         alpha: weight of the smoothness penalty (mean squared derivative of the displacement) against the metrics.
         truncation: upper bound of the penalty of a pair of control points; None for none.
-        levels: coarsest first; those too coarse for an image are left out.
+        levels: coarsest first; those too coarse for an image are left out. None: `DEFAULT_LEVELS`, or `DISCRETE_LEVELS`
+            where ``ncc`` has no weight, because refinement follows what that metric compares.
         spacing: voxel size at which to register, mm; never finer than the target's. None: the finest with ``voxels``.
         voxels: budget for the automatic spacing.
         iterations: rounds of belief propagation per level.
@@ -81,22 +95,23 @@ class MRFSettings:
     metrics: Mapping[str, float] = field(default_factory=lambda: {"mi": 1.0, "ncc": 1.0})
     alpha: float = 0.1
     truncation: float | None = None
-    levels: tuple[LevelSettings, ...] = DEFAULT_LEVELS
+    levels: tuple[LevelSettings, ...] | None = None
     spacing: float | None = None
     voxels: int = 1_500_000
-    iterations: int = 4
+    iterations: int = 8
     damping: float = 0.5
     temperature: float = 0.02
     mi_range: Ranges | None = None
     clamp: Ranges | None = None
     affine: bool = True
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
-    smallest_jacobian: float = 0.3
+    smallest_jacobian: float = 0.15
 
     def __post_init__(self) -> None:
         # JSON has neither tuples nor our types: a settings() dictionary read back is taken as it is.
-        levels = tuple(LevelSettings(**v) if isinstance(v, Mapping) else v for v in self.levels)
-        object.__setattr__(self, "levels", levels)
+        if self.levels is not None:
+            levels = tuple(LevelSettings(**v) if isinstance(v, Mapping) else v for v in self.levels)
+            object.__setattr__(self, "levels", levels)
         if isinstance(self.affine_settings, Mapping):
             object.__setattr__(self, "affine_settings", AffineSettings(**self.affine_settings))
         for name in ("mi_range", "clamp"):
@@ -125,12 +140,24 @@ class MRFSettings:
                 self.truncation,
                 "None or a positive number",
             ),
-            (len(self.levels) > 0, "levels", "none", "at least one level"),
+            (len(self.pyramid) > 0, "levels", "none", "at least one level"),
             (
-                all(v.factor >= 1 and v.radius >= 1 and v.support >= 1 for v in self.levels),
+                all(v.factor >= 1 and v.radius >= 0 and v.support >= 1 and v.refinements >= 0 for v in self.pyramid),
                 "levels",
                 self.levels,
-                "factor, radius and support of at least 1",
+                "factor and support of at least 1, radius and refinements of at least 0",
+            ),
+            (
+                all(v.radius > 0 or v.refinements > 0 for v in self.pyramid),
+                "levels",
+                self.levels,
+                "a radius or refinements above 0 on every level",
+            ),
+            (
+                self.metrics.get("ncc", 0) > 0 or not any(v.refinements for v in self.pyramid),
+                "levels",
+                self.levels,
+                "no refinements where the metric ncc, which they follow, has no weight",
             ),
             (self.spacing is None or self.spacing > 0, "spacing", self.spacing, "None or millimetres above 0"),
             (self.voxels > 0, "voxels", self.voxels, "a positive number"),
@@ -143,6 +170,13 @@ class MRFSettings:
         for fine, name, found, expected in checks:
             if not fine:
                 raise InputError(f"registration setting {name} cannot be used", expected=expected, found=str(found))
+
+    @property
+    def pyramid(self) -> tuple[LevelSettings, ...]:
+        """``levels``, or those that stand for None."""
+        if self.levels is not None:
+            return self.levels
+        return DEFAULT_LEVELS if self.metrics.get("ncc", 0) > 0 else DISCRETE_LEVELS
 
     def as_json(self) -> dict[str, Any]:
         """A dictionary of plain values; ``MRFSettings(**that)`` is this again, also through a JSON file."""

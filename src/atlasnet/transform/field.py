@@ -15,7 +15,7 @@ def displacement_on(point_map: PointMap, grid: Grid) -> Tensor:
     """map(p) - p at every voxel of a grid.
 
     Args:
-        point_map: any map. Its device must know float64, in which the difference of world coordinates is taken.
+        point_map: any map.
         grid: the voxels.
 
     Returns:
@@ -24,9 +24,10 @@ def displacement_on(point_map: PointMap, grid: Grid) -> Tensor:
     device = point_map.device or torch.device("cpu")
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=device)
     for z0, z1 in slabs(grid.shape):
-        points = lattice(grid.shape, z0, z1, device=device, dtype=torch.float64)
+        points = lattice(grid.shape, z0, z1, device=device)
         moved = point_map.advance(FramedPoints(points, grid.affine))
-        # moved.frame @ moved.index - grid.affine @ points, arranged so that equal frames subtract without rounding.
+        # moved.frame @ moved.index - grid.affine @ points, arranged so that float32 never holds world coordinates: what
+        # is lost is that of index coordinates, and equal frames subtract without rounding.
         step = apply_affine(linear_part(moved.frame), moved.index - points)
         step += apply_affine(moved.frame - grid.affine, points)
         result[:, z0:z1] = step.movedim(-1, 0)

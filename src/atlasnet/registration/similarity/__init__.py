@@ -16,7 +16,7 @@ from torch import Tensor
 from atlasnet.registration.similarity.absolute_difference import AbsoluteDifference
 from atlasnet.registration.similarity.cross_correlation import CrossCorrelation, local_contrast
 from atlasnet.registration.similarity.mutual_information import MutualInformation
-from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, Block
+from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, Block, Supports
 from atlasnet.registration.similarity.wavelet import WaveletDifference
 
 
@@ -72,4 +72,4 @@ def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[s
     return result
 
 
-__all__ = ["METRICS", "AlignedPair", "Metric", "agreement", "local_contrast", "unary_costs"]
+__all__ = ["METRICS", "AlignedPair", "Metric", "Supports", "agreement", "local_contrast", "unary_costs"]

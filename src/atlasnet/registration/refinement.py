@@ -1,0 +1,117 @@
+"""Between the labels: Gauss-Newton steps on the difference of local contrasts.
+
+Where the discrete search has come within a voxel or two, the squared difference of two locally standardised images is
+2 - 2 times their correlation and nearly quadratic in the displacement. Its minimum is found with one linear system per
+step (Lucas and Kanade, "An iterative image registration technique", IJCAI 1981), over the supports of the control
+points and with the penalty of the search on the total displacement. The gradient is the mean of the two images', which
+makes a step second-order accurate (Benhimane and Malis, "Real-time image-based tracking of planes using efficient
+second-order minimization", IROS 2004).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atlasnet.registration.propagation import Smoothness
+from atlasnet.registration.similarity.pair import Supports
+
+# A step is trusted no further than this, voxels: beyond, the images are not linear.
+LONGEST_STEP = 1.0
+# Rounds of conjugate gradients: what couples control points reaches a few of them far, the next step brings the rest.
+ROUNDS = 15
+# Share of the mean curvature added to every control point, which keeps a support without contrast well-posed.
+DAMPING = 1e-2
+# The entries of a symmetric 3 x 3 matrix, in the order in which curvature is stored.
+UPPER = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of `refine`.
+
+    Args:
+        coefficients: (3, cz, cy, cx) displacement of the control points, components (x, y, z), voxels.
+        correlation: of the two contrasts before the step, in [-1, 1]; 0 where there is none.
+    """
+
+    coefficients: Tensor
+    correlation: float
+
+
+def refine(target: Tensor, source: Tensor, counted: Tensor, supports: Supports, smoothness: Smoothness) -> Step:
+    """One regularised Gauss-Newton step.
+
+    Args:
+        target: (c, z, y, x) local contrast.
+        source: (c, z, y, x) that of the source as it is warped now.
+        counted: (z, y, x) bool, voxels known in both.
+        supports: of the control points over the voxels.
+        smoothness: the quadratic penalty, with the displacement that the control points already have. Its truncation
+            does not matter here: steps of less than a voxel do not jump.
+    """
+    seen = counted.to(target.dtype)
+    target, source = _standardised(target, seen), _standardised(source, seen)
+    difference = target - source
+    gradient = [(ours + theirs) / 2 for ours, theirs in zip(_gradient(target), _gradient(source), strict=True)]
+    curvature = torch.stack([supports.mean((gradient[i] * gradient[j]).mean(0)) for i, j in UPPER])
+    slope = torch.stack([supports.mean((component * difference).mean(0)) for component in gradient])
+    coefficients = _solve(curvature, slope - _penalty_gradient(smoothness.offsets, smoothness), smoothness)
+    length = coefficients.square().sum(0).sqrt()
+    coefficients = coefficients * (LONGEST_STEP / length.clamp(min=LONGEST_STEP))
+    return Step(coefficients, float((target * source).mean(0).sum() / seen.sum().clamp(min=1)))
+
+
+def _standardised(contrast: Tensor, seen: Tensor) -> Tensor:
+    """0 where it is not seen, mean square 1 elsewhere; without any contrast, 0."""
+    contrast = contrast * seen
+    power = contrast.square().sum((1, 2, 3), keepdim=True) / seen.sum().clamp(min=1)
+    return contrast * power.clamp(min=1e-12).rsqrt().masked_fill(power <= 1e-12, 0.0)
+
+
+def _gradient(image: Tensor) -> list[Tensor]:
+    """Derivatives of (c, z, y, x) along (x, y, z): central, one-sided at the border, 0 along a single voxel."""
+    return [
+        torch.gradient(image, dim=axis)[0] if image.shape[axis] > 1 else torch.zeros_like(image) for axis in (3, 2, 1)
+    ]
+
+
+def _penalty_gradient(displacement: Tensor, smoothness: Smoothness) -> Tensor:
+    """The derivative of the penalty by (3, cz, cy, cx), the displacement of the control points."""
+    result = torch.zeros_like(displacement)
+    for axis in range(3):
+        count = displacement.shape[axis + 1]
+        if count > 1:
+            factors = displacement.new_tensor(smoothness.weights[axis])[:, None, None, None]
+            pull = 2 * factors * displacement.diff(dim=axis + 1)
+            result.narrow(axis + 1, 0, count - 1).sub_(pull)
+            result.narrow(axis + 1, 1, count - 1).add_(pull)
+    return result
+
+
+def _solve(curvature: Tensor, slope: Tensor, smoothness: Smoothness) -> Tensor:
+    """Solve (H + P) d = slope by conjugate gradients with the diagonal as preconditioner."""
+    xx, yy, zz, xy, xz, yz = curvature
+    damping = DAMPING * curvature[:3].mean()
+
+    def product(d: Tensor) -> Tensor:
+        x, y, z = d
+        data = torch.stack([xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z])
+        return data + damping * d + _penalty_gradient(d, smoothness)
+
+    both_neighbours = 4 * slope.new_tensor(smoothness.weights).sum(0)
+    diagonal = (curvature[:3] + damping + both_neighbours[:, None, None, None]).clamp(min=1e-12)
+    solution, residual = torch.zeros_like(slope), slope
+    direction = residual / diagonal
+    descent = (residual * direction).sum()
+    for _ in range(ROUNDS):
+        image = product(direction)
+        advance = descent / (direction * image).sum().clamp(min=1e-30)
+        solution = solution + advance * direction
+        residual = residual - advance * image
+        scaled = residual / diagonal
+        before, descent = descent, (residual * scaled).sum()
+        direction = scaled + (descent / before.clamp(min=1e-30)) * direction
+    return solution
