@@ -46,7 +46,7 @@ def atlasnet(fixed: str, moving: str, threads: int) -> Result:
     registration = register_images(source, target, operator=operator, execution=execution)
     seconds = time.perf_counter() - start
     field = registration.transform.displacement(target.grid).movedim(0, -1).numpy()
-    keys = ("inverse_residual_mm", "seconds_deformation", "seconds_inverse_and_checks")
+    keys = ("inverse_residual_mm", "seconds_deformation", "seconds_inverse", "seconds_checks")
     return field, seconds, version("atlasnet"), {key: registration.record[key] for key in keys}
 
 

@@ -31,7 +31,8 @@ class AtlasNet:
         width: factor on the network's channels; None takes the plan's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network; None takes the recipe's.
-        registration: ``"mrf"``, ``"affine"`` or ``"identity"``.
+        registration: ``"mrf"``, ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"`` with
+            their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
         allow_module: whether the code that ``network`` names may be imported.
         execution: device, threads, seed, progress.

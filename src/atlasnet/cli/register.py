@@ -23,7 +23,8 @@ RECORD = "record.json"
 FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
-# Those of `atlasnet.registration.preset`, named here so that --help need not import it.
+# Those of `atlasnet.registration`, named here so that --help need not import it.
+OPERATORS = ("mrf", "affine", "identity", "ants", "elastix", "greedy")
 PRESETS = ("fast", "default", "fine", "publication")
 
 
@@ -45,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-mask", type=Path, metavar="F", help="non-zero where the target counts")
     group = parser.add_argument_group("the registration")
     group.add_argument(
-        "--operator", choices=("mrf", "affine", "identity"), default="mrf", help="what registers (default: mrf)"
+        "--operator",
+        choices=OPERATORS,
+        default="mrf",
+        help="what registers (default: mrf); the last three need a package each: pip install 'atlasnet[ants]'",
     )
     group.add_argument(
         "--preset",
@@ -142,10 +146,11 @@ def _operator(args: argparse.Namespace) -> Operator:
             found="options of a registration",
             remedy="leave them out, or use --initial",
         )
-    if args.operator != "mrf" and settings:
+    taken = set() if args.operator in ("affine", "identity") else {"spacing", "affine"}
+    if args.operator != "mrf" and not taken.issuperset(settings):
         raise InputError(
             f"operator {args.operator!r} does not take these options",
-            found=", ".join(settings),
+            found=", ".join(sorted(set(settings) - taken)),
             remedy="leave them out, or use --operator mrf",
         )
     return make_operator("identity" if args.transform else args.operator, **settings)

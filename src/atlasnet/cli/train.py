@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
     parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
     parser.add_argument(
-        "--registration", default="mrf", choices=("mrf", "affine", "identity"), help="registration operator"
+        "--registration",
+        default="mrf",
+        choices=("mrf", "affine", "identity", "ants", "elastix", "greedy"),
+        help="registration operator; the last three need their packages",
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
     add_execution_options(parser)

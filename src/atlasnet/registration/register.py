@@ -7,6 +7,7 @@ from typing import Any
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
+from atlasnet.registration.external import EXTERNAL, ExternalSettings
 from atlasnet.registration.linear import AffineOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
@@ -14,19 +15,20 @@ from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 
-OPERATORS = ("mrf", "affine", "identity")
+OPERATORS = ("mrf", "affine", "identity", *EXTERNAL)
 
 
 def make_operator(name: str = "mrf", **settings: Any) -> Operator:
     """The operator of that name.
 
     Args:
-        name: ``mrf`` (`MRFSettings`), ``affine`` (`AffineSettings`) or ``identity`` (none).
+        name: ``mrf`` (`MRFSettings`), ``affine`` (`AffineSettings`), ``identity`` (none), or, with the package of that
+            name installed, ``ants``, ``elastix``, ``greedy`` (`ExternalSettings`).
         settings: fields of its settings; ``make_operator(operator.name, **operator.settings())`` is that operator
             again.
 
     Raises:
-        InputError: there is no such operator, or it has no such setting.
+        InputError: there is no such operator, it has no such setting, or its package is not installed.
     """
     try:
         if name == "mrf":
@@ -35,6 +37,8 @@ def make_operator(name: str = "mrf", **settings: Any) -> Operator:
             return AffineOperator(AffineSettings(**settings))
         if name == "identity" and not settings:
             return IdentityOperator()
+        if name in EXTERNAL:
+            return EXTERNAL[name](ExternalSettings(**settings))
     except TypeError as error:
         raise InputError(f"operator {name!r} does not take these settings", found=str(error)) from error
     if name == "identity":

@@ -47,7 +47,7 @@ class FitOptions:
         width: factor on the network's channels; None takes the plan's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network; None takes the recipe's.
-        operator: ``"mrf"``, ``"affine"`` or ``"identity"``.
+        operator: name of the registration operator, see `make_operator`.
         operator_settings: passed to the operator, over what the plan says.
         minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
     """
@@ -264,6 +264,7 @@ class _Fit:
         if self.options.operator == "mrf":
             ranges = plan.mi_range
             settings.setdefault("mi_range", None if None in ranges else ranges)
+        if self.options.operator not in ("affine", "identity"):
             settings.setdefault("spacing", min(plan.registration_spacing))
         return make_operator(self.options.operator, **settings)
 

@@ -1,0 +1,114 @@
+"""The loop and the record that all operators of this package share."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from atlasnet.errors import RegistrationError
+from atlasnet.execution import Execution
+from atlasnet.registration.affine import AffineSettings, prealign
+from atlasnet.registration.intensity import Ranges
+from atlasnet.registration.operator import Registration, Task, tasks
+from atlasnet.registration.quality import geometry, quality, similarities
+from atlasnet.transform import Transform
+from atlasnet.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one operator found for one target.
+
+    Args:
+        transform: the map; its residual is measured afterwards.
+        start: where a deformation began, if there was one.
+        record: what only this operator knows, JSON-able.
+    """
+
+    transform: Transform
+    start: Transform | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+class MeasuringOperator(ABC):
+    """One target after the other, each map measured in the same way; subclasses find the map."""
+
+    name: str
+    clamp: Ranges | None = None
+    mi_range: Ranges | None = None
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """See `Operator.settings`."""
+
+    @abstractmethod
+    def find(self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution) -> Found:
+        """The map of one target."""
+
+    def register(
+        self,
+        source: Volume,
+        targets: Sequence[Volume],
+        *,
+        source_mask: Volume | None = None,
+        target_masks: Sequence[Volume | None] | None = None,
+        initial: Sequence[Transform | None] | None = None,
+        execution: Execution,
+    ) -> list[Registration]:
+        """See `Operator.register`."""
+        with execution.active():
+            results = []
+            for task in tasks(source, targets, source_mask, target_masks, initial):
+                execution.pause()
+                results.append(self._register_one(source, source_mask, task, execution))
+            return results
+
+    def _register_one(
+        self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution
+    ) -> Registration:
+        start = time.perf_counter()
+        found = self.find(source, source_mask, task, execution)
+        mapped = time.perf_counter()
+        transform, measured = geometry(found.transform, task.target.grid, source.grid)
+        if found.start is not None and measured["folded_share"] > 0:
+            raise RegistrationError(
+                f"the map of the operator {self.name} still folds after its repair: its least Jacobian is "
+                f"{measured['jacobian_min']:.3g}; raise alpha or smallest_jacobian, or register at a coarser spacing"
+            )
+        maps = {"before": Transform.identity().forward, "after": transform.forward}
+        if found.start is not None:
+            maps["prealigned"] = found.start.forward
+        similarity = similarities(source, source_mask, task, maps, execution, clamp=self.clamp, mi_range=self.mi_range)
+        end = time.perf_counter()
+        record = {
+            "operator": self.name,
+            "settings": self.settings(),
+            "seconds": round(end - start, 3),
+            "levels": [],
+            **found.record,
+            "seconds_checks": round(end - mapped, 3),
+            **{f"similarity_{name}": values for name, values in similarity.items()},
+            **measured,
+            "quality": quality(similarity["after"]),
+        }
+        return Registration(transform, record)
+
+
+def started(
+    source: Volume,
+    source_mask: Volume | None,
+    task: Task,
+    settings: AffineSettings | None,
+    execution: Execution,
+) -> Transform:
+    """Where a deformation begins: the initial map that was given, or the affine alignment; without settings nowhere."""
+    if task.initial is not None:
+        return task.initial
+    if settings is None:
+        return Transform.identity()
+    return prealign(
+        source, task.target, settings=settings, source_mask=source_mask, target_mask=task.mask, execution=execution
+    )

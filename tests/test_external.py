@@ -1,0 +1,74 @@
+"""ANTs, elastix and greedy as operators: real registrations where their packages are installed."""
+
+from importlib import util
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from atlasnet.errors import InputError, VolumeError
+from atlasnet.execution import Execution
+from atlasnet.registration import make_operator, register_images
+from atlasnet.registration.external import EXTERNAL
+from atlasnet.transform import DisplacementMap, Transform
+from atlasnet.volume import Grid, Volume
+
+ONE = Execution(threads=1)
+# Oblique axes and anisotropic voxels: an adapter that swaps axes or forgets the direction fails.
+DIRECTION = np.linalg.qr(np.array([[0.9, 0.3, -0.1], [-0.3, 0.9, 0.2], [0.1, -0.2, 0.95]]))[0]
+installed = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(util.find_spec(operator.module) is None, reason=f"{operator.package} not installed"),
+    )
+    for name, operator in EXTERNAL.items()
+]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A textured ball and itself displaced by a smooth field of up to 5 mm: source, target, truth."""
+    shape = (36, 40, 44)
+    direction = DIRECTION * np.sign(np.linalg.det(DIRECTION))
+    grid = Grid.from_parts(shape, (1.5, 1.5, 2.0), (10.0, -20.0, 30.0), direction)
+    rng = np.random.default_rng(0)
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    ball = 1 / (1 + np.exp((np.sqrt(x**2 + y**2 + z**2) - 0.7) * 20))
+    texture = ndimage.gaussian_filter(rng.standard_normal(shape), 2)
+    image = 1000 * ball * (1 + 0.4 * texture / texture.std())
+    field = np.stack([ndimage.gaussian_filter(rng.standard_normal(shape), 8) for _ in range(3)])
+    field = torch.from_numpy((5 * field / np.abs(field).max()).astype(np.float32))
+    source = Volume(image.astype(np.float32)[None], grid)
+    target = Transform.from_displacement(DisplacementMap(field, grid)).warp(source, grid)
+    return source, target, field, ball > 0.5
+
+
+@pytest.mark.parametrize("name", installed)
+def test_a_known_deformation_is_recovered_in_both_directions(name, pair):
+    source, target, truth, inside = pair
+    result = register_images(source, target, operator=make_operator(name, affine=False), execution=ONE)
+    found = result.transform.displacement(target.grid)
+    before = truth.norm(dim=0).numpy()[inside].mean()
+    assert (found - truth).norm(dim=0).numpy()[inside].mean() < 0.5 * before
+    record = result.record
+    assert record["operator"] == name
+    assert record["jacobian_min"] > 0
+    assert record["inverse_residual_mm"]["mean"] < 0.1
+    assert record["similarity_after"]["ncc"] > record["similarity_before"]["ncc"]
+
+
+@pytest.mark.parametrize("name", installed)
+def test_settings_make_the_operator_again_and_several_channels_are_refused(name, pair):
+    operator = make_operator(name, spacing=3.0, arguments={})
+    assert make_operator(name, **operator.settings()).settings() == operator.settings()
+    two = Volume(np.concatenate([pair[0].array] * 2), pair[0].grid)
+    with pytest.raises(VolumeError, match="one channel"):
+        register_images(two, two, operator=operator, execution=ONE)
+
+
+@pytest.mark.parametrize("name", sorted(EXTERNAL))
+def test_a_missing_package_is_named_with_the_command_that_installs_it(name, monkeypatch):
+    monkeypatch.setattr("atlasnet.registration.external.util.find_spec", lambda module: None)
+    with pytest.raises(InputError, match=rf"pip install 'atlasnet\[{name}\]'"):
+        make_operator(name)
