@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from atlasnet.errors import Cancelled, InputError, VolumeError
 from atlasnet.execution import Execution
-from atlasnet.registration import MRFOperator, MRFSettings, make_operator, register_images
+from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, register_images
 from atlasnet.transform import DisplacementMap, Transform, corner_jacobians
-from atlasnet.volume import Grid, Volume
+from atlasnet.volume import Grid, Volume, read_labels, read_volume
 
 ONE = Execution(threads=1)
 SHAPE = (28, 36, 40)
@@ -160,6 +160,25 @@ def test_what_the_masks_hide_has_no_say(pair):
     assert error(result, truth, where, target.grid) < 0.4 * truth.norm(dim=0).numpy()[where].mean()
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_part_of_a_body_is_not_stretched_over_the_whole(pair, axis):
+    whole = pair[0]
+    cut = [slice(None)] * 4
+    cut[axis] = slice(0, 2 * whole.array.shape[axis] // 3)
+    corner = Grid.from_parts(whole.array[tuple(cut)].shape[1:], whole.grid.spacing, whole.grid.origin)
+    # Two scans of one body never agree well; that must not make it worth while to cover more of the target.
+    noise = np.random.default_rng(2).normal(0, 30, whole.array.shape)
+    part = Volume((whole.array + noise)[tuple(cut)].astype(np.float32), corner)
+    for source, target in ((part, whole), (whole, part)):
+        transform = register_images(
+            source, target, operator=make_operator("mrf", affine=False), execution=ONE
+        ).transform
+        moved = transform.displacement(target.grid).norm(dim=0).numpy()
+        shared = np.zeros(target.grid.shape, dtype=bool)
+        shared[tuple(cut[1:])] = whole.array[0][tuple(cut[1:])] > 0
+        assert moved[shared].mean() < 1.0
+
+
 def test_several_channels_are_registered_together(pair):
     source, target, truth = pair
     empty = np.zeros_like(source.array)
@@ -262,8 +281,6 @@ def test_work_stops_between_levels_on_request(pair):
 
 
 def test_hippocampus_labels_are_carried_over(data_folder):
-    from atlasnet.volume import read_labels, read_volume
-
     folder = data_folder / "hippocampus"
     scores = []
     for a, b in (("hippocampus_004", "hippocampus_006"), ("hippocampus_014", "hippocampus_024")):
@@ -274,3 +291,20 @@ def test_hippocampus_labels_are_carried_over(data_folder):
             one, two = warped.array == label, theirs.array == label
             scores.append(2 * (one & two).sum() / (one.sum() + two.sum()))
     assert np.mean(scores) > 0.65
+
+
+def test_a_scan_that_shows_a_part_of_the_chest_is_not_stretched_over_the_whole(data_folder):
+    chest, part = data_folder / "chest-ct", data_folder / "chest-ct-cropped"
+    source, labels = read_volume(part / "cropped_0000.nii.gz"), read_labels(part / "cropped.nii.gz")
+    target = read_volume(chest / "imagesTr" / "chest_103_0000.nii.gz")
+    lungs = read_labels(chest / "labelsTr" / "chest_103.nii.gz").array[0] > 0
+    seen = Volume(np.ones((1, *source.grid.shape), dtype=np.uint8), source.grid)
+    start = prealign(source, target, execution=ONE)
+    result = register_images(source, target, operator=make_operator("mrf", spacing=5.0), initial=start, execution=ONE)
+    scores = []
+    for transform in (start, result.transform):
+        where = transform.warp(seen, target.grid, interpolation="nearest", fill=0).array[0] > 0
+        carried = transform.warp(labels, target.grid, interpolation="label", fill=0).array[0] > 0
+        scores.append(2 * (carried & lungs & where).sum() / ((carried & where).sum() + (lungs & where).sum()))
+    assert scores[1] > scores[0] + 0.05
+    assert result.record["folded_share"] == 0

@@ -2,7 +2,8 @@
 
 Every metric is 0 for perfect agreement and 1 for images that have nothing to do with each other, so that weights
 compare what they seem to compare. A cost is a mean over the support of a control point; a part of the support that
-does not count (target mask) costs 0 whatever the displacement, a part where the source is unknown costs 1.
+does not count (target mask) costs 0 whatever the displacement, a part where the source is unknown costs 1, as if it
+were unrelated.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ METRICS: dict[str, type[Metric]] = {
 def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
     """The weighted mean of the metrics for every label and control point.
 
+    Where a label takes a voxel out of the source's field of view, the voxel costs what covered voxels cost on average
+    as the images lie: a part of the body that the source lacks is neither filled by stretching what the source has, nor
+    does it push away what fits.
+
     Args:
         pair: the images.
         weights: of each metric, by name; only their ratios matter.
@@ -49,11 +54,33 @@ def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
     """
     total = sum(weights.values())
     metrics = [(weight / total, METRICS[name](pair)) for name, weight in weights.items() if weight > 0]
+    neutral = None if bool(pair.covered.all()) else _covered_cost(pair, metrics)
+    supports, windows = pair.supports(), pair.labels.windows(pair.covered[None])
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
         costs = [metric.unary(block) * weight for weight, metric in metrics]
+        if neutral is not None:
+            missing = (~windows[block][:, :, :, 0] & pair.counted).to(torch.float32)
+            costs.append(supports.mean(missing) * (neutral - 1))
         result[block] = torch.stack(costs).sum(0) if len(costs) > 1 else costs[0]
     return result
+
+
+def _covered_cost(pair: AlignedPair, metrics: list[tuple[float, Metric]]) -> float:
+    """The mean cost of the voxels that are covered, as the images lie; 1 without any."""
+    mean = pair.supports().mean
+    covered = float(mean((pair.counted & pair.aligned(pair.covered)).to(torch.float32)).double().sum())
+    missing = float(mean((pair.counted & ~pair.aligned(pair.covered)).to(torch.float32)).double().sum())
+    if covered == 0:
+        return 1.0
+    here = _still(pair)
+    return sum(weight * (float(metric.unary(here).double().sum()) - missing) / covered for weight, metric in metrics)
+
+
+def _still(pair: AlignedPair) -> Block:
+    """The block that holds only the label that moves nothing."""
+    z, y, x = (slice(radius, radius + 1) for radius in pair.labels.radii)
+    return z, y, x
 
 
 def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[str, float]:
@@ -62,8 +89,7 @@ def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[s
     For mutual information this is MI over the smaller entropy; for cross-correlation the mean correlation over the
     supports.
     """
-    radii = pair.labels.radii
-    here = (slice(radii[0], radii[0] + 1), slice(radii[1], radii[1] + 1), slice(radii[2], radii[2] + 1))
+    here = _still(pair)
     share = float(pair.supports().mean(pair.counted.to(torch.float32)).double().sum())
     result = {}
     for name in METRICS if names is None else names:
