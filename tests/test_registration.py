@@ -63,7 +63,7 @@ def error(result, truth, where, grid):
 
 
 @pytest.mark.parametrize(
-    "metrics", [{"mi": 1}, {"ncc": 1}, {"dwt": 1}, {"sad": 1}, {"mi": 1, "ncc": 1, "dwt": 1, "sad": 1}]
+    "metrics", [{"mi": 1}, {"ncc": 1}, {"dwt": 1}, {"sad": 1}, {"mind": 1}, {"mi": 1, "ncc": 1, "dwt": 1, "sad": 1}]
 )
 def test_a_known_deformation_is_recovered(pair, metrics):
     source, target, truth = pair
@@ -73,6 +73,19 @@ def test_a_known_deformation_is_recovered(pair, metrics):
     where = body(target)
     before = truth.norm(dim=0).numpy()[where].mean()
     assert error(result, truth, where, target.grid) < 0.5 * before
+
+
+def test_self_similarity_aligns_images_of_opposite_contrast(pair):
+    source, target, truth = pair
+    # As between two modalities: what is bright in one is dark in the other.
+    other = Volume(target.array.max() - target.array, target.grid)
+    errors = {}
+    for metric in ("mind", "ncc"):
+        operator = make_operator("mrf", affine=False, metrics={metric: 1})
+        result = register_images(source, other, operator=operator, execution=ONE)
+        errors[metric] = error(result, truth, body(target), target.grid)
+    before = truth.norm(dim=0).numpy()[body(target)].mean()
+    assert errors["mind"] < 0.5 * before < errors["ncc"]
 
 
 def test_the_record_says_what_was_done_and_is_json(pair):

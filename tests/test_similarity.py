@@ -13,7 +13,14 @@ from scipy import ndimage
 from atlasnet.registration import lattice
 from atlasnet.registration.label_space import LabelSpace
 from atlasnet.registration.lattice import Lattice
-from atlasnet.registration.similarity import METRICS, AlignedPair, agreement, local_contrast, unary_costs
+from atlasnet.registration.similarity import (
+    METRICS,
+    AlignedPair,
+    agreement,
+    local_contrast,
+    self_similarity,
+    unary_costs,
+)
 from atlasnet.registration.similarity.cross_correlation import NOISE
 from atlasnet.registration.similarity.mutual_information import BINS, joint_histogram
 from atlasnet.registration.similarity.pair import expected_difference
@@ -48,6 +55,8 @@ def bound(target, source, labels, image, control, counted=None, covered=None):
         covered,
         contrast(target, counted),
         contrast(source, covered),
+        described(target, counted),
+        described(source, covered),
         labels,
         image,
         control,
@@ -58,6 +67,14 @@ def bound(target, source, labels, image, control, counted=None, covered=None):
 def contrast(values, mask):
     radii = tuple(min(2, n - 1) for n in values.shape[1:])
     return local_contrast(values, mask[None].float(), radii)
+
+
+def described(values, mask):
+    return (
+        self_similarity(values, mask[None].float(), tuple(min(1, n - 1) for n in values.shape[1:]))
+        if values[0].numel() > 1
+        else None
+    )
 
 
 def chosen(costs, radii, name):
@@ -132,6 +149,31 @@ def test_local_contrast_does_not_see_what_is_masked():
     found = [local_contrast(v[None], mask, (2, 2, 2)) for v in (values, other)]
     assert torch.allclose(*found, atol=1e-5)
     assert not found[0][..., 6:].any()
+
+
+def test_the_self_similarity_is_that_of_its_definition():
+    values = texture((12, 13, 14), 5).numpy()
+    neighbours = [np.eye(3, dtype=int)[axis] * sign for axis in range(3) for sign in (-1, 1)]
+    distances = []
+    for i, p in enumerate(neighbours):
+        for q in neighbours[i + 1 :]:
+            if not (p + q).any():
+                continue
+            # np.roll by -p reads p further on; its wrapped border is left out below
+            difference = np.roll(values, -p, (0, 1, 2)) - np.roll(values, -q, (0, 1, 2))
+            distances.append(ndimage.uniform_filter(difference**2, 3))
+    distances = np.stack(distances) - np.min(distances, axis=0)
+    expected = np.exp(-distances / distances.mean(0))
+    found = self_similarity(torch.from_numpy(values)[None], None, (1, 1, 1)).numpy()
+    assert found.shape == (12, 12, 13, 14)
+    inner = (slice(None), *[slice(2, -2)] * 3)
+    np.testing.assert_allclose(found[inner], expected[inner], atol=1e-3)
+
+
+def test_the_self_similarity_does_not_see_the_sign_of_contrast():
+    values = texture((10, 10, 10), 6)[None]
+    torch.testing.assert_close(self_similarity(1 - values, None, (1, 1, 1)), self_similarity(values, None, (1, 1, 1)))
+    assert len(self_similarity(values[:, :1], None, (0, 1, 1))) == 4
 
 
 def test_cross_correlation_is_that_of_the_contrasts_over_the_support():

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metrics",
         metavar="NAME[=WEIGHT],...",
-        help="similarity: mi, ncc, dwt and sad with their weights, as in mi=1,ncc=1,dwt=0.5",
+        help="similarity: mi, ncc, dwt, sad and mind with their weights, as in mi=1,ncc=1,dwt=0.5",
     )
     group.add_argument(
         "--mi-range",
@@ -164,7 +164,7 @@ def _metric(text: str) -> tuple[str, float]:
         return name, float(weight) if weight else 1.0
     except ValueError as error:
         raise InputError(
-            "this is no metric with a weight", expected="mi, ncc, dwt and sad, as in mi=1,ncc=0.5", found=text
+            "this is no metric with a weight", expected="mi, ncc, dwt, sad and mind, as in mi=1,ncc=0.5", found=text
         ) from error
 
 

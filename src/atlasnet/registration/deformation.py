@@ -19,7 +19,7 @@ from atlasnet.registration.propagation import Labelling, Smoothness, propagate
 from atlasnet.registration.pyramid import Level, finest_spacing
 from atlasnet.registration.refinement import Step, refine
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, unary_costs
+from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, self_similarity, unary_costs
 from atlasnet.transform import FramedPoints, PointMap, repair
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import inside, sample
@@ -36,6 +36,7 @@ class Image:
     Args:
         values: (c, z, y, x) normalised intensities.
         contrast: (c, z, y, x) their `local_contrast`.
+        descriptor: (d, z, y, x) their `self_similarity`; None where it is not wanted.
         mask: (1, z, y, x) 1 where voxels count, else 0; None: everywhere.
         grid: where they lie.
         windows: how intensities were read, per channel.
@@ -43,6 +44,7 @@ class Image:
 
     values: Tensor
     contrast: Tensor
+    descriptor: Tensor | None
     mask: Tensor | None
     grid: Grid
     windows: tuple[Window, ...]
@@ -57,10 +59,12 @@ class Image:
         device: torch.device,
         *,
         spacing: float,
+        descriptor: bool,
     ) -> Image:
         """Read intensities and bring them to ``grid``, which is concentric with the volume's and not finer.
 
         ``spacing`` (mm) is that of the registration: the boxes of the contrast reach `CONTRAST_REACH` times as far.
+        ``descriptor`` asks for the self-similarity, in patches that reach one such spacing.
         """
         matrices = lattice.interpolation(Lattice.of(volume.grid), Lattice.of(grid), device)
         channels = [
@@ -71,11 +75,17 @@ class Image:
         if mask is not None:
             weight = lattice.apply(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
         values = torch.stack(channels)
-        z, y, x = (
-            min(max(1, round(CONTRAST_REACH * spacing / step)), n - 1)
-            for step, n in zip(reversed(grid.spacing.tolist()), grid.shape, strict=True)
-        )
-        return cls(values, local_contrast(values, weight, (z, y, x)), weight, grid, tuple(windows))
+
+        def voxels(distance: float) -> tuple[int, int, int]:
+            z, y, x = (
+                min(max(1, round(distance / step)), n - 1)
+                for step, n in zip(reversed(grid.spacing.tolist()), grid.shape, strict=True)
+            )
+            return z, y, x
+
+        contrast = local_contrast(values, weight, voxels(CONTRAST_REACH * spacing))
+        described = self_similarity(values, weight, voxels(spacing)) if descriptor else None
+        return cls(values, contrast, described, weight, grid, tuple(windows))
 
     @property
     def counted(self) -> Tensor:
@@ -91,18 +101,20 @@ class Image:
             known &= sample(self.mask, index)[0] >= 0.5
         return known
 
-    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values (c, ...), contrast (c, ...) and whether they count, bool (...), at index points (..., 3)."""
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Values, contrast, descriptor (c or d, ...) and whether they count, bool (...), at index points (..., 3)."""
         values, contrast = sample(torch.cat([self.values, self.contrast]), index).chunk(2)
-        return values, contrast, self.known(index)
+        descriptor = None if self.descriptor is None else sample(self.descriptor, index)
+        return values, contrast, descriptor, self.known(index)
 
     def on(self, grid: Grid) -> Image:
         """The image at the voxels of another grid, without smoothing."""
         if grid.matches(self.grid):
             return self
         points = index_points(grid.shape, 0, grid.shape[0], device=self.values.device)
-        values, contrast, known = self.at(FramedPoints(points, grid.affine).relative_to(self.grid.affine))
-        return Image(values, contrast, known[None].to(torch.float32), grid, self.windows)
+        index = FramedPoints(points, grid.affine).relative_to(self.grid.affine)
+        values, contrast, descriptor, known = self.at(index)
+        return Image(values, contrast, descriptor, known[None].to(torch.float32), grid, self.windows)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -122,6 +134,7 @@ def prepare_pair(
     *,
     clamp: Ranges | None,
     mi_range: Ranges | None,
+    descriptor: bool = False,
 ) -> tuple[Image, Image]:
     """Source and target as the metrics see them: the target on ``grid``, the source on its own, about as fine.
 
@@ -134,12 +147,13 @@ def prepare_pair(
         device: where to compute.
         clamp: see `MRFSettings`.
         mi_range: see `MRFSettings`.
+        descriptor: whether a metric compares self-similarities.
     """
     source_windows, target_windows = choose_windows(source, target, clamp, mi_range)
     spacing, source_grid = finest_spacing(grid), comparable_grid(source.grid, grid)
     return (
-        Image.prepare(source, source_mask, source_windows, source_grid, device, spacing=spacing),
-        Image.prepare(target, target_mask, target_windows, grid, device, spacing=spacing),
+        Image.prepare(source, source_mask, source_windows, source_grid, device, spacing=spacing, descriptor=descriptor),
+        Image.prepare(target, target_mask, target_windows, grid, device, spacing=spacing, descriptor=descriptor),
     )
 
 
@@ -158,7 +172,7 @@ def align(source: Image, target: Image, displacement: Tensor, initial: PointMap,
     """
     rz, ry, rx = level.labels.radii
     padded = torch.nn.functional.pad(displacement[None], (rx, rx, ry, ry, rz, rz), mode="replicate")[0]
-    values, contrast, known = source.at(_warped_voxels(source, padded, (rx, ry, rz), initial, level.grid))
+    values, contrast, descriptor, known = source.at(_warped_voxels(source, padded, (rx, ry, rz), initial, level.grid))
     bins = tuple((s.relative_bins, t.relative_bins) for s, t in zip(source.windows, target.windows, strict=True))
     return AlignedPair(
         target=target.values,
@@ -167,6 +181,8 @@ def align(source: Image, target: Image, displacement: Tensor, initial: PointMap,
         covered=known,
         target_contrast=target.contrast,
         source_contrast=contrast,
+        target_descriptor=target.descriptor,
+        source_descriptor=descriptor,
         labels=level.labels,
         image=level.image,
         control=level.control,

@@ -74,6 +74,7 @@ class MRFOperator(MeasuringOperator):
             device,
             clamp=options.clamp,
             mi_range=options.mi_range,
+            descriptor=options.metrics.get("mind", 0) > 0,
         )
         levels = build_levels(grid, options.pyramid)
         steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)

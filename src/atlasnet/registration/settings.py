@@ -68,7 +68,7 @@ class MRFSettings:
     """Settings of the multi-metric MRF registration; one set serves every image and every atlas.
 
     Args:
-        metrics: weight of each metric, ``mi``, ``ncc``, ``dwt``, ``sad``; only their ratios matter.
+        metrics: weight of each metric, ``mi``, ``ncc``, ``dwt``, ``sad``, ``mind``; only their ratios matter.
         alpha: weight of the smoothness penalty (mean squared derivative of the displacement) against the metrics.
         truncation: upper bound of the penalty of a pair of control points; None for none.
         levels: coarsest first; those too coarse for an image are left out. None: `DEFAULT_LEVELS`, or `DISCRETE_LEVELS`

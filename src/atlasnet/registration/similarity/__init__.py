@@ -18,6 +18,7 @@ from atlasnet.registration.similarity.absolute_difference import AbsoluteDiffere
 from atlasnet.registration.similarity.cross_correlation import CrossCorrelation, local_contrast
 from atlasnet.registration.similarity.mutual_information import MutualInformation
 from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, Block, Supports
+from atlasnet.registration.similarity.self_similarity import SelfSimilarity, self_similarity
 from atlasnet.registration.similarity.wavelet import WaveletDifference
 
 
@@ -35,6 +36,7 @@ METRICS: dict[str, type[Metric]] = {
     "ncc": CrossCorrelation,
     "dwt": WaveletDifference,
     "sad": AbsoluteDifference,
+    "mind": SelfSimilarity,
 }
 
 
@@ -86,16 +88,27 @@ def _still(pair: AlignedPair) -> Block:
 def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[str, float]:
     """1 - mean cost of each metric as the images lie: 1 is perfect, 0 is what unrelated images have.
 
-    For mutual information this is MI over the smaller entropy; for cross-correlation the mean correlation over the
-    supports.
+    By default every metric for which the pair holds what it compares. For mutual information this is MI over the
+    smaller entropy; for cross-correlation the mean correlation over the supports.
     """
     here = _still(pair)
     share = float(pair.supports().mean(pair.counted.to(torch.float32)).double().sum())
     result = {}
-    for name in METRICS if names is None else names:
+    if names is None:
+        names = tuple(name for name in METRICS if name != "mind" or pair.target_descriptor is not None)
+    for name in names:
         cost = float(METRICS[name](pair).unary(here).double().sum())
         result[name] = 1 - cost / share if share > 0 else 0.0
     return result
 
 
-__all__ = ["METRICS", "AlignedPair", "Metric", "Supports", "agreement", "local_contrast", "unary_costs"]
+__all__ = [
+    "METRICS",
+    "AlignedPair",
+    "Metric",
+    "Supports",
+    "agreement",
+    "local_contrast",
+    "self_similarity",
+    "unary_costs",
+]

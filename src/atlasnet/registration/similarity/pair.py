@@ -28,6 +28,8 @@ class AlignedPair:
         covered: (z + 2 rz, ...) bool, where the warped source is known.
         target_contrast: (c, z, y, x) `local_contrast` of the target, taken at the resolution of the image.
         source_contrast: (c, z + 2 rz, ...) that of the source, warped as it is.
+        target_descriptor: (d, z, y, x) `self_similarity` of the target, likewise; None where no metric asks for it.
+        source_descriptor: (d, z + 2 rz, ...) that of the source.
         labels: the displacements, radii (rz, ry, rx).
         image: lattice of the target's voxels.
         control: lattice of the control points.
@@ -40,6 +42,8 @@ class AlignedPair:
     covered: Tensor
     target_contrast: Tensor
     source_contrast: Tensor
+    target_descriptor: Tensor | None
+    source_descriptor: Tensor | None
     labels: LabelSpace
     image: Lattice
     control: Lattice
