@@ -2,8 +2,8 @@
 
     python benchmarks/field_of_view.py DATA
 
-DATA holds chest-ct and chest-ct-cropped. Dice of the lungs over the voxels that both scans show, by the affine alignment
-and by the registration from there. Wanted: at least 0.05 more than affine onto each whole chest, no fold.
+DATA holds chest-ct and chest-ct-cropped. Dice of the lungs over the voxels that both scans show, by the affine
+alignment and by the registration from there. Wanted: at least 0.05 more than affine onto each whole chest, no fold.
 """
 
 from __future__ import annotations
