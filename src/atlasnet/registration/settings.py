@@ -28,8 +28,8 @@ _REFINED = (
     LevelSettings(1, 0, 3, refinements=1),
 )
 DEFAULT_LEVELS = (
-    LevelSettings(4, 5, 4, refinements=3),
-    LevelSettings(3, 3, 3.3, refinements=3),
+    LevelSettings(5, 4, 4, refinements=3),
+    LevelSettings(3, 2, 3.3, refinements=3),
     LevelSettings(2, 2, 3.5, refinements=3),
     *_REFINED,
 )
@@ -42,8 +42,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fine": {
         "voxels": 4_000_000,
         "levels": (
-            LevelSettings(5, 5, 4, refinements=3),
-            LevelSettings(4, 3, 3.3, refinements=3),
+            LevelSettings(6, 4, 4, refinements=3),
+            LevelSettings(4, 2, 3.3, refinements=3),
             LevelSettings(2.5, 2, 3.5, refinements=3),
             *_REFINED,
         ),
