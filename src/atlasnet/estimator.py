@@ -105,7 +105,7 @@ class AtlasNet:
             return
         if path.exists():
             raise InputError("the folder exists already", path=path, remedy="name a new one")
-        shutil.copytree(model.folder, path, ignore=shutil.ignore_patterns("work", ".*"))
+        shutil.copytree(model.folder, path, ignore=shutil.ignore_patterns("work", "cross_validation", ".*"))
 
     @classmethod
     def load(cls, path: str | Path, *, allow_module: bool = False, execution: Execution | None = None) -> AtlasNet:

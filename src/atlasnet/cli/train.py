@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from atlasnet.cli.options import add_execution_options, execution_from
 
@@ -36,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("mrf", "affine", "identity", "ants", "elastix", "greedy"),
         help="registration operator; the last three need their packages",
     )
+    parser.add_argument(
+        "--folds",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="K",
+        help="cross-validate as well, into MODEL/cross_validation (K defaults to 5; with fewer than 10 subjects each "
+        "is left out in turn)",
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
     add_execution_options(parser)
 
@@ -43,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     from atlasnet.cohort import Cohort
+    from atlasnet.study import cross_validate, plan_folds
     from atlasnet.training.fit import FitOptions, fit
     from atlasnet.training.subjects import read_names
 
@@ -59,9 +70,22 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         operator=args.registration,
     )
-    model = fit(cohort, args.output, options, work=args.work, execution=execution)
+    work = args.work or args.output / "work"
+    if args.folds is not None:
+        # What is wrong with the folds is said before hours of training.
+        plan_folds(cohort, options, args.folds or None, execution.seed)
+    model = fit(cohort, args.output, options, work=work, execution=execution)
+    result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
+    text = f"model with {len(model.atlases)} atlases: {args.output}"
+    failed = False
+    if args.folds is not None:
+        folder = args.output / "cross_validation"
+        found = cross_validate(cohort, folder, options, folds=args.folds or None, work=work, execution=execution)
+        result["cross_validation"] = found.as_json()
+        text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
+        failed = bool(found.table.missing)
     if args.json:
-        print(json.dumps({"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}))
+        print(json.dumps(result, allow_nan=False))
     elif not args.quiet:
-        print(f"model with {len(model.atlases)} atlases: {args.output}")
-    return 0
+        print(text)
+    return 1 if failed else 0

@@ -1,0 +1,238 @@
+"""Cross-validation: every subject is segmented by a model that has not seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from atlasnet.cohort import Cohort
+from atlasnet.errors import AtlasNetError, Cancelled, InputError
+from atlasnet.evaluation import LabelScores, Table, evaluate_subject
+from atlasnet.execution import Execution, digest, read_json, write_json
+from atlasnet.prediction import Predictor, write_prediction
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.volume import read_labels
+
+DEFAULT_FOLDS = 5
+# With fewer subjects each one is left out in turn: a model of four fifths of them would say little about one of all.
+LEAVE_ONE_OUT_BELOW = 10
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What cross-validation gave.
+
+    Args:
+        folds: names of the subjects that were left out together.
+        table: scores of every subject that has a prediction.
+        intervals: per label, the 95 % interval of the mean Dice (bias-corrected bootstrap over subjects); None with
+            fewer than three subjects or where all scores are equal.
+    """
+
+    folds: tuple[tuple[str, ...], ...]
+    table: Table
+    intervals: dict[str, tuple[float, float] | None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        return {
+            "folds": [list(fold) for fold in self.folds],
+            "dice_interval_95": {name: None if v is None else list(v) for name, v in self.intervals.items()},
+            **self.table.as_json(),
+        }
+
+    def text(self) -> str:
+        """For a person: one line per label, and who failed."""
+        lines = [f"{len(self.table.cases)} subjects, each by a model that has not seen it, {len(self.folds)} folds"]
+        for name in self.table.labels:
+            dice = [row.dice for row in self.table.rows if row.label == name and row.dice is not None]
+            if not dice:
+                lines.append(f"{name}: no Dice is defined")
+                continue
+            interval = self.intervals[name]
+            between = "" if interval is None else f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+            lines.append(f"{name}: Dice {np.mean(dice):.3f} on average{between}; lowest {min(dice):.3f}")
+        if self.table.missing:
+            lines.append(f"without a prediction, and in no mean: {', '.join(self.table.missing)}")
+        return "\n".join(lines)
+
+
+def split(names: Sequence[str], folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
+    """Which subjects are left out together.
+
+    Args:
+        names: of the subjects.
+        folds: how many groups; None: 5, or one per subject with fewer than 10.
+        seed: of the shuffle.
+
+    Returns:
+        Groups whose sizes differ by at most one; every name is in exactly one.
+
+    Raises:
+        InputError: fewer than 2 folds, or more than subjects.
+    """
+    if folds is None:
+        folds = len(names) if len(names) < LEAVE_ONE_OUT_BELOW else DEFAULT_FOLDS
+    if not 2 <= folds <= len(names):
+        raise InputError(
+            "the subjects cannot be divided into so many folds", expected=f"2 to {len(names)}", found=str(folds)
+        )
+    shuffled = np.random.default_rng(seed).permutation(sorted(names)).tolist()
+    return tuple(tuple(sorted(shuffled[fold::folds])) for fold in range(folds))
+
+
+def plan_folds(cohort: Cohort, options: FitOptions, folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
+    """The folds of a cohort, with everything checked that can be before hours of training; see `cross_validate`."""
+    names = [subject.name for subject in cohort]
+    if isinstance(options.atlases, tuple):
+        left_out = sorted(set(options.atlases) & set(names))
+        if left_out:
+            raise InputError(
+                "a subject that is an atlas cannot be left out",
+                expected="a number of atlases, or image files that are no subjects",
+                found=", ".join(left_out),
+            )
+    return split(names, folds, seed)
+
+
+def cross_validate(
+    cohort: Cohort,
+    folder: str | Path,
+    options: FitOptions | None = None,
+    *,
+    folds: int | None = None,
+    work: str | Path | None = None,
+    execution: Execution | None = None,
+) -> CrossValidation:
+    """Train one model per fold and segment the subjects that it has not seen.
+
+    Everything is decided anew in every fold, plan and atlases too, from its own training subjects alone. Called again
+    with the same arguments after a stop, it goes on.
+
+    Args:
+        cohort: subjects with references.
+        folder: gets ``fold_1`` and so on (the models), ``predictions``, ``folds.json``, ``table.json`` and
+            ``table.csv``.
+        options: of `fit`. Atlases that are named must be image files, not subjects: those are left out in their turn.
+        folds: see `split`.
+        work: folder of intermediate results that all folds share, ``folder/work`` by default.
+        execution: device, threads, seed, progress.
+
+    Raises:
+        InputError: the folds or the atlases cannot be used, or ``folder`` holds a cross-validation with other folds.
+        CohortError: the cohort cannot be trained on.
+        RegistrationError: no subject of a fold could be mapped onto an atlas.
+        Cancelled: on request.
+    """
+    run = _CrossValidation(cohort, Path(folder), options or FitOptions(), folds, work, execution or Execution())
+    return run.result()
+
+
+class _CrossValidation:
+    """One call of `cross_validate`."""
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        folder: Path,
+        options: FitOptions,
+        folds: int | None,
+        work: str | Path | None,
+        execution: Execution,
+    ) -> None:
+        self.cohort, self.folder, self.options, self.execution = cohort, folder, options, execution
+        self.work = Path(work or folder / "work")
+        self.folds = plan_folds(cohort, options, folds, execution.seed)
+        self._remember_folds()
+
+    def _remember_folds(self) -> None:
+        path, groups = self.folder / "folds.json", [list(fold) for fold in self.folds]
+        if path.exists() and read_json(path) != groups:
+            raise InputError(
+                "the folder holds a cross-validation with other folds",
+                path=path,
+                remedy="give another folder, or the number of folds, the subjects and the seed of before",
+            )
+        write_json(path, groups)
+
+    def result(self) -> CrossValidation:
+        for number, fold in enumerate(self.folds, start=1):
+            self.execution.reporter.note(f"fold {number} of {len(self.folds)}: without {', '.join(fold)}")
+            rest = [subject.name for subject in self.cohort if subject.name not in fold]
+            model = fit(
+                self.cohort.select(rest),
+                self.folder / f"fold_{number}",
+                self.options,
+                work=self.work,
+                execution=self.execution,
+            )
+            self._predict(model, fold)
+        found = self._evaluate()
+        found.table.write(self.folder / "table.json")
+        write_json(self.folder / "cross_validation.json", found.as_json())
+        return found
+
+    def _prediction(self, name: str) -> Path:
+        return self.folder / "predictions" / f"{name}.nii.gz"
+
+    def _predict(self, model: Model, fold: Sequence[str]) -> None:
+        """Segment the fold's subjects, but for those that this very model has segmented before."""
+        (self.folder / "predictions").mkdir(parents=True, exist_ok=True)
+        key = digest(dict(model.checksums))
+        missing = [name for name in fold if not self._is_of(name, key)]
+        if not missing:
+            return
+        predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)
+        for name in self.execution.reporter.track(missing, "segmenting", len(missing)):
+            path, subject = self._prediction(name), self.cohort[name]
+            path.unlink(missing_ok=True)
+            try:
+                prediction = predictor.predict(subject.read_image())
+            except Cancelled:
+                raise
+            except AtlasNetError as error:
+                self.execution.reporter.warn(f"{name}: {error}")
+                continue
+            write_prediction(prediction, path, case=subject, model=model)
+
+    def _is_of(self, name: str, model: str) -> bool:
+        path = self._prediction(name)
+        record = path.with_name(f"{name}.json")
+        # The labels are written last: where they are, the record is whole.
+        return path.exists() and record.exists() and read_json(record)["provenance"]["model"] == model
+
+    def _evaluate(self) -> CrossValidation:
+        labels = {name: value for name, value in self.cohort.labels.items() if value != 0}
+        rows: list[LabelScores] = []
+        missing = []
+        for subject in self.execution.reporter.track(self.cohort, "evaluating", len(self.cohort)):
+            self.execution.pause()
+            path = self._prediction(subject.name)
+            if not path.exists() or subject.labels is None:
+                missing.append(subject.name)
+                continue
+            scores = evaluate_subject(
+                read_labels(path),
+                read_labels(subject.labels),
+                labels,
+                case=subject.name,
+                ignore_label=self.cohort.ignore_label,
+            )
+            rows += scores.rows
+        table = Table(labels=labels, rows=tuple(rows), ignore_label=self.cohort.ignore_label, missing=tuple(missing))
+        intervals = {name: _interval([row.dice for row in rows if row.label == name]) for name in labels}
+        return CrossValidation(self.folds, table, intervals)
+
+
+def _interval(values: Sequence[float | None]) -> tuple[float, float] | None:
+    known = np.array([value for value in values if value is not None])
+    if len(known) < 3 or np.ptp(known) == 0:
+        return None
+    found = stats.bootstrap((known,), np.mean, rng=0).confidence_interval
+    return float(found.low), float(found.high)

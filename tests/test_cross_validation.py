@@ -1,0 +1,131 @@
+"""Cross-validation on a small cohort: nobody is segmented by a model that has seen them, and work goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError
+from atlasnet.execution import Execution
+from atlasnet.study import CrossValidation, cross_validate, split
+from atlasnet.training.fit import FitOptions
+from atlasnet.training.model import Model
+from synthetic import LABELS, write_cohort
+
+QUICK = FitOptions(atlases=1, width=0.5, epochs=4, operator="affine")
+NAMES = ["s0", "s1", "s2", "s3"]
+ONE = Execution(threads=1)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(4)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cross") / "validation"
+
+
+@pytest.fixture(scope="module")
+def found(cohort: Cohort, folder: Path) -> CrossValidation:
+    return cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
+
+
+@given(st.integers(2, 40), st.integers(2, 12), st.integers(0, 5))
+def test_folds_are_a_fair_partition(count: int, folds: int, seed: int) -> None:
+    names = [f"case{i}" for i in range(count)]
+    if folds > count:
+        with pytest.raises(InputError, match="folds"):
+            split(names, folds, seed)
+        return
+    groups = split(names, folds, seed)
+    assert sorted(name for group in groups for name in group) == sorted(names)
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    assert groups == split(names[::-1], folds, seed)
+
+
+def test_few_subjects_are_left_out_one_by_one() -> None:
+    assert [len(group) for group in split(NAMES, None, 0)] == [1, 1, 1, 1]
+    assert [len(group) for group in split([str(i) for i in range(11)], None, 0)] == [3, 2, 2, 2, 2]
+
+
+def test_nobody_is_segmented_by_a_model_that_has_seen_them(found: CrossValidation, folder: Path) -> None:
+    assert sorted(name for fold in found.folds for name in fold) == NAMES
+    for number, fold in enumerate(found.folds, start=1):
+        model = Model.load(folder / f"fold_{number}")
+        assert set(model.provenance["data"]) == set(NAMES) - set(fold)
+        assert not {atlas.subject for atlas in model.atlases} & set(fold)
+        for name in fold:
+            record = json.loads((folder / "predictions" / f"{name}.json").read_text())
+            assert [atlas["name"] for atlas in record["atlases"]] == [atlas.name for atlas in model.atlases]
+
+
+def test_the_table_holds_every_subject_and_its_interval_the_mean(found: CrossValidation, folder: Path) -> None:
+    assert found.table.cases == NAMES
+    assert not found.table.missing
+    assert set(found.table.labels) == {name for name, value in LABELS.items() if value}
+    for name in found.table.labels:
+        dice = [row.dice for row in found.table.rows if row.label == name]
+        interval = found.intervals[name]
+        assert interval is not None
+        assert min(dice) <= interval[0] <= np.mean(dice) <= interval[1] <= max(dice)
+        assert f"{name}: Dice {np.mean(dice):.3f}" in found.text()
+    written = json.loads((folder / "cross_validation.json").read_text())
+    assert written["folds"] == [list(fold) for fold in found.folds]
+    assert (folder / "table.csv").exists()
+
+
+def test_the_same_call_goes_on_where_it_was_stopped(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
+    predictions = folder / "predictions"
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
+    (predictions / "s2.nii.gz").unlink()
+    again = cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
+    assert again.as_json() == found.as_json()
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
+    assert {name for name in before if after[name][0] != before[name][0]} == {"s2.nii.gz"}
+    assert after["s2.nii.gz"][1] == before["s2.nii.gz"][1]
+
+
+def test_other_folds_in_the_same_folder_are_refused(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
+    with pytest.raises(InputError, match="other folds"):
+        cross_validate(cohort, folder, QUICK, folds=4, execution=ONE)
+
+
+def test_a_subject_that_is_an_atlas_is_not_left_out(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="s1"):
+        cross_validate(cohort, tmp_path / "x", FitOptions(atlases=("s1",)), execution=ONE)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_trains_and_cross_validates(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlases", "1", "--width", "0.25", "--epochs", "1"]
+    code = main([*words, "--registration", "affine", "--folds", "2", "--threads", "1", "--json"])
+    assert code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["cross_validation"]["folds"]) == 2
+    assert (tmp_path / "m" / "model.json").exists()
+    assert (tmp_path / "m" / "cross_validation" / "table.json").exists()
+
+
+def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Left where they lie, the subjects do not fit each other, and no atlas is asked.
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlases", "1", "--width", "0.25", "--epochs", "1"]
+    assert main([*words, "--registration", "identity", "--folds", "2", "--threads", "1"]) == 1
+    assert f"without a prediction, and in no mean: {', '.join(NAMES)}" in capsys.readouterr().out
+
+
+def test_too_many_folds_are_refused_before_training(cohort: Cohort, tmp_path: Path) -> None:
+    assert main(["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", "9", "--quiet"]) == 2
+    assert not (tmp_path / "m").exists()
