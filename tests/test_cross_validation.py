@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
-from atlasnet.errors import InputError
+from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
+from atlasnet.prediction import Prediction, Predictor
 from atlasnet.study import CrossValidation, cross_validate, split
 from atlasnet.training.fit import FitOptions
 from atlasnet.training.model import Model
+from atlasnet.volume import Volume
 from synthetic import LABELS, write_cohort
 
 QUICK = FitOptions(atlases=1, width=0.5, epochs=4, operator="affine")
@@ -118,12 +121,30 @@ def test_the_command_trains_and_cross_validates(
 
 
 def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
-    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    found: CrossValidation, cohort: Cohort, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "predictions" / "s1.nii.gz").unlink()
+    predict = Predictor.predict
+
+    def refuse_one(self: Predictor, image: Volume) -> Prediction:
+        if np.array_equal(image.array, cohort["s1"].read_image().array):
+            raise RegistrationError("it fits no atlas")
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "predict", refuse_one)
+    without = cross_validate(cohort, copy, QUICK, folds=2, execution=ONE)
+    assert without.table.missing == ("s1",)
+    assert without.table.cases == ["s0", "s2", "s3"]
+    assert "without a prediction, and in no mean: s1" in without.text()
+
+
+def test_subjects_that_fit_no_atlas_at_all_are_an_error(cohort: Cohort, tmp_path: Path) -> None:
     # Left where they lie, the subjects do not fit each other, and no atlas is asked.
-    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlases", "1", "--width", "0.25", "--epochs", "1"]
-    assert main([*words, "--registration", "identity", "--folds", "2", "--threads", "1"]) == 1
-    assert f"without a prediction, and in no mean: {', '.join(NAMES)}" in capsys.readouterr().out
+    options = FitOptions(atlases=1, width=0.25, epochs=1, operator="identity")
+    with pytest.raises(RegistrationError, match="no subject"):
+        cross_validate(cohort, tmp_path / "x", options, folds=2, execution=ONE)
 
 
 def test_too_many_folds_are_refused_before_training(cohort: Cohort, tmp_path: Path) -> None:

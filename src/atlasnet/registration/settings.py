@@ -105,7 +105,7 @@ class MRFSettings:
     clamp: Ranges | None = None
     affine: bool = True
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
-    smallest_jacobian: float = 0.15
+    smallest_jacobian: float = 0.25
 
     def __post_init__(self) -> None:
         # JSON has neither tuples nor our types: a settings() dictionary read back is taken as it is.

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from atlasnet.cohort import Cohort
-from atlasnet.errors import AtlasNetError, Cancelled, InputError
+from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, digest, read_json, write_json
 from atlasnet.prediction import Predictor, write_prediction
@@ -127,7 +127,7 @@ def cross_validate(
     Raises:
         InputError: the folds or the atlases cannot be used, or ``folder`` holds a cross-validation with other folds.
         CohortError: the cohort cannot be trained on.
-        RegistrationError: no subject of a fold could be mapped onto an atlas.
+        RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
     run = _CrossValidation(cohort, Path(folder), options or FitOptions(), folds, work, execution or Execution())
@@ -208,6 +208,10 @@ class _CrossValidation:
         return path.exists() and record.exists() and read_json(record)["provenance"]["model"] == model
 
     def _evaluate(self) -> CrossValidation:
+        if not any(self._prediction(subject.name).exists() for subject in self.cohort):
+            raise RegistrationError(
+                "no subject could be mapped onto an atlas of the model that has not seen it; the warnings above say why"
+            )
         labels = {name: value for name, value in self.cohort.labels.items() if value != 0}
         rows: list[LabelScores] = []
         missing = []
