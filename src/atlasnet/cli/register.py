@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--no-affine", action="store_true", help="trust the headers: no affine alignment first")
     start.add_argument("--initial", type=Path, metavar="F", help=f"start from this map, a {TRANSFORM}")
+    start.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="F",
+        help="start from corresponding points: a CSV of x,y,z in the target and x,y,z in the source, LPS mm",
+    )
     start.add_argument("--transform", type=Path, metavar="F", help=f"apply this map, a {TRANSFORM}; register nothing")
     parser.add_argument("--source-mask", type=Path, metavar="F", help="non-zero where the source counts")
     parser.add_argument("--target-mask", type=Path, metavar="F", help="non-zero where the target counts")
@@ -79,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
     from atlasnet.errors import VolumeError
     from atlasnet.registration import register_images
-    from atlasnet.transform import Transform
+    from atlasnet.transform import Transform, landmark_transform, read_landmarks
     from atlasnet.volume import read_labels, read_volume
 
     operator = _operator(args)
@@ -95,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         )
     given = args.initial or args.transform
     initial = None if given is None else Transform.load(given)
+    if args.landmarks is not None:
+        given, initial = args.landmarks, landmark_transform(*read_landmarks(args.landmarks))
     masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
     make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
@@ -110,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     )
     record = {"source": str(args.source), "target": str(args.target), **result.record}
     if given is not None:
-        record["transform" if args.transform else "initial"] = str(given)
+        record["transform" if args.transform else "landmarks" if args.landmarks else "initial"] = str(given)
     _write(args, source, target, labels, result.transform, record)
     if args.json:
         print(json.dumps(record, allow_nan=False))

@@ -22,7 +22,7 @@ from typing import Any
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import atomic_path, file_digest, read_json, write_json
+from atlasnet.execution import atomic_path, digest, file_digest, read_json, write_json
 from atlasnet.network import NetworkSpec
 from atlasnet.volume import Volume, read_volume
 
@@ -198,6 +198,23 @@ class Model:
                         remedy="copy the model again",
                     )
 
+    def summary(self) -> dict[str, Any]:
+        """What a user asks of a model, JSON-able: nothing of it names a patient but the subjects that are atlases."""
+        return {
+            "labels": dict(self.labels),
+            "ignore_label": self.ignore_label,
+            "channels": list(self.channels),
+            "network": self.network.to_json(),
+            "registration": self.operator,
+            "network_spacing_mm": list(self.plan.spacing),
+            "registration_spacing_mm": list(self.plan.registration_spacing),
+            "training_subjects": len(self.provenance.get("data", {})),
+            "atlases": [{"name": a.name, "subject": a.subject, "quality": dict(a.quality)} for a in self.atlases],
+            "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
+            "versions": dict(self.provenance.get("versions", {})),
+            "checksum": digest(dict(self.checksums)),
+        }
+
     def export(self, path: str | Path) -> None:
         """Write the model, without its work folder, as one zip."""
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -205,6 +222,29 @@ class Model:
                 archive.write(self.folder / name, name)
             for log in sorted((self.folder / "log").glob("*.csv")):
                 archive.write(log, f"log/{log.name}")
+
+
+def import_model(archive: str | Path, folder: str | Path) -> Model:
+    """Unpack and verify a zip that `Model.export` wrote, into a new folder.
+
+    Raises:
+        InputError: the folder exists.
+        ModelError: the archive is no model, or damaged.
+    """
+    archive, folder = Path(archive), Path(folder)
+    if folder.exists():
+        raise InputError("the folder exists already", path=folder, remedy="name a new one")
+    if archive.is_dir():
+        raise ModelError("this is a folder", path=archive, expected="a zip of a model")
+    model = Model.load(archive)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        # A folder of its own, with the permissions that the user's folders have.
+        whole = Path(temporary) / "model"
+        shutil.copytree(model.folder, whole)
+        whole.chmod(folder.parent.stat().st_mode & 0o777)
+        whole.rename(folder)
+    return Model.load(folder)
 
 
 def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from atlasnet.transform.field import consistency, displacement_on
 from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
 from atlasnet.transform.jacobian import corner_jacobians, jacobian_determinant, jacobian_summary
+from atlasnet.transform.landmarks import landmark_transform, read_landmarks
 from atlasnet.transform.maps import (
     AffineMap,
     BSplineMap,
@@ -35,7 +36,9 @@ __all__ = [
     "itk_field",
     "jacobian_determinant",
     "jacobian_summary",
+    "landmark_transform",
     "read_itk_field",
+    "read_landmarks",
     "repair",
     "write_itk_field",
 ]

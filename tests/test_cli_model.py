@@ -1,0 +1,79 @@
+"""``atlasnet model``: what it says, what it refuses, and that a model travels as a zip."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from synthetic import LABELS, write_cohort
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    cohort = Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
+    options = FitOptions(atlases=1, width=0.25, epochs=1, operator="affine")
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", options)
+
+
+def test_info_says_what_the_model_is_for(model: Model, capsys: Capture) -> None:
+    assert main(["model", "info", str(model.folder), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["labels"] == LABELS
+    assert summary["training_subjects"] == 2
+    assert summary["network_spacing_mm"] == list(model.plan.spacing)
+    assert summary["bytes"] == sum((model.folder / name).stat().st_size for name in model.checksums)
+    assert main(["model", "info", str(model.folder)]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("core = 4", "2 subjects", "affine", model.atlases[0].name))
+
+
+def test_a_model_travels_as_a_zip(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    archive, folder = tmp_path / "m.zip", tmp_path / "deep" / "copy"
+    assert main(["model", "export", str(model.folder), "-o", str(archive)]) == 0
+    assert not [name for name in zipfile.ZipFile(archive).namelist() if name.startswith("work")]
+    assert main(["model", "import", str(archive), "-o", str(folder)]) == 0
+    assert Model.load(folder).checksums == model.checksums
+    assert [path.name for path in folder.parent.iterdir()] == ["copy"]
+    assert main(["model", "verify", str(folder)]) == 0
+    assert f"{len(model.checksums)} files" in capsys.readouterr().out
+    assert main(["model", "import", str(archive), "-o", str(folder)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["networks", "atlases"])
+def test_verify_names_the_file_that_changed(model: Model, tmp_path: Path, capsys: Capture, which: str) -> None:
+    archive, folder = tmp_path / "m.zip", tmp_path / "copy"
+    main(["model", "export", str(model.folder), "-o", str(archive)])
+    main(["model", "import", str(archive), "-o", str(folder)])
+    (file,) = (folder / which).iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    capsys.readouterr()
+    assert main(["model", "verify", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert "checksum" in error
+
+
+def test_a_damaged_archive_leaves_nothing_behind(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    archive = tmp_path / "m.zip"
+    main(["model", "export", str(model.folder), "-o", str(archive)])
+    archive.write_bytes(archive.read_bytes()[:-2000])
+    assert main(["model", "import", str(archive), "-o", str(tmp_path / "copy")]) == 2
+    assert str(archive) in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zip"]
+
+
+def test_an_export_must_be_a_zip(model: Model, tmp_path: Path) -> None:
+    assert main(["model", "export", str(model.folder), "-o", str(tmp_path / "m.tar")]) == 2
+    assert not list(tmp_path.iterdir())
