@@ -10,6 +10,9 @@ from atlasnet.errors import TransformError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import slabs
 
+# Some forty arrays of a slab live at a time; few enough voxels keep them in the processor's cache.
+VOXELS_AT_ONCE = 1 << 17
+
 
 def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False) -> Tensor:
     """The least of the 8 one-sided Jacobian determinants at every voxel.
@@ -31,7 +34,7 @@ def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False)
     """
     voxels = _in_voxels(displacement, grid)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
-    for z0, z1 in slabs(grid.shape):
+    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
         part = _least_corner(voxels[:, low:high], outside)
         result[z0:z1] = part[z0 - low : z1 - low]
@@ -45,7 +48,7 @@ def jacobian_determinant(displacement: Tensor, grid: Grid) -> Tensor:
     """
     voxels = _in_voxels(displacement, grid)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
-    for z0, z1 in slabs(grid.shape):
+    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
         part = voxels[:, low:high]
         columns = [(a + b) / 2 for a, b in (_one_sided(part, axis) for axis in (3, 2, 1))]

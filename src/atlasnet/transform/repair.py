@@ -88,7 +88,7 @@ def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach:
     """One round, in place: blend every bad region with its surroundings and bring ``least`` up to date there."""
     # A determinant beyond the range of float32 compares false with everything, and is bad.
     bad = ~(least > floor)
-    regions, _ = ndimage.label(_dilated(bad, reach), np.ones((3, 3, 3)))
+    regions, _ = ndimage.label(_dilated(bad, reach))
     sigma = 0.5 + 0.5 * reach
     # The average must not see the end of the box, nor the next round a determinant that is out of date.
     margin = reach + int(np.ceil(4 * sigma))
@@ -107,8 +107,17 @@ def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach:
 
 
 def _dilated(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """The mask and all voxels up to ``reach`` away along every axis."""
-    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant")).view(np.bool_)
+    """The mask and all voxels up to ``reach`` away along every axis.
+
+    Shifted copies are an order of magnitude faster than SciPy's filters on so small a range.
+    """
+    for axis in range(3):
+        seen, mask = np.moveaxis(mask, axis, 0), mask.copy()
+        result = np.moveaxis(mask, axis, 0)
+        for step in range(1, min(reach, len(seen) - 1) + 1):
+            result[step:] |= seen[:-step]
+            result[:-step] |= seen[step:]
+    return mask
 
 
 def _smoothed(field: Field, sigma: float) -> Field:

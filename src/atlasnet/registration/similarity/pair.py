@@ -11,8 +11,8 @@ from atlasnet.registration import lattice
 from atlasnet.registration.label_space import LabelSpace
 from atlasnet.registration.lattice import Lattice
 
-# Values per voxel and label that are held at once; a few such arrays live at a time.
-VALUES_AT_ONCE = 1 << 21
+# Values per voxel and label that are held at once; a few such arrays live at a time, and stay in the processor's cache.
+VALUES_AT_ONCE = 1 << 18
 Block = tuple[slice, slice, slice]
 
 
