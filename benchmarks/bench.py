@@ -25,10 +25,11 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str, name: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def arguments(description: str, name: str, *, data: bool = True) -> argparse.ArgumentParser:
+    """The options that every benchmark has; ``data`` says whether it reads any."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder that holds the data sets (hippocampus, chest-ct, ...)")
+    if data:
+        parser.add_argument("data", type=Path, help="folder that holds the data sets (hippocampus, chest-ct, ...)")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / f"{name}.json", help="the result")
     parser.add_argument(
         "--work", type=Path, help="keep models and predictions here (default: a folder removed at the end)"
@@ -100,7 +101,9 @@ class Bench:
 
     def shown(self, command: Sequence[str]) -> str:
         """The command line without the folders of this machine."""
-        places = {str(self.work): "WORK", str(self.options.data): "DATA"}
+        places = {str(self.work): "WORK"}
+        if "data" in self.options:
+            places[str(self.options.data)] = "DATA"
         shown = []
         for word in command:
             for folder, name in sorted(places.items(), key=lambda item: -len(item[0])):

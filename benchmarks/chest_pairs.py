@@ -86,7 +86,7 @@ def corner_jacobians(field: Field) -> dict[str, float]:
     """Minimum over all voxels and corners of the determinant of one-sided differences of the stored float32 field.
 
     A voxel has eight corners, one for each choice of the forward or backward neighbour along x, y and z; those that
-    lack a neighbour at the border are left out.
+    lack a neighbour at the border are left out; along an axis of one voxel nothing changes.
     """
     inverse = np.linalg.inv(field.matrix)
     depth = field.shape[0]
@@ -105,9 +105,10 @@ def corner_jacobians(field: Field) -> dict[str, float]:
                 array_axis = 2 - axis
                 difference = (np.roll(steps, -sign, array_axis) - steps) * sign
                 difference[..., axis] += 1
-                edge = [slice(None)] * 3
-                edge[array_axis] = slice(-1, None) if sign > 0 else slice(0, 1)
-                valid[tuple(edge)] = False
+                if field.shape[array_axis] > 1:
+                    edge = [slice(None)] * 3
+                    edge[array_axis] = slice(-1, None) if sign > 0 else slice(0, 1)
+                    valid[tuple(edge)] = False
                 columns.append(difference)
             determinant = np.einsum("...i,...i->...", columns[0], np.cross(columns[1], columns[2]))
             determinant[~valid] = np.inf

@@ -2,9 +2,10 @@
 
     python benchmarks/peers.py METHOD FIXED MOVING OUT THREADS
 
-FIXED and MOVING are images on one grid. Writes OUT.npy, the displacement (z, y, x, 3) in LPS mm that takes points of
-the fixed image into the moving one, and OUT.json with the seconds, version and settings. Every method but `atlasnet`
-needs only its own package beside NumPy and SimpleITK, so that peers can live in an environment of their own.
+FIXED and MOVING are images on one grid, of two or three dimensions. Writes OUT.npy, the displacement (z, y, x, 3) in
+LPS mm that takes points of the fixed image into the moving one, and OUT.json with the seconds, version and settings.
+Every method but `atlasnet` needs only its own package beside NumPy and SimpleITK, so that peers can live in an
+environment of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ def read(path: str) -> sitk.Image:
 
 def field_of(image: sitk.Image) -> np.ndarray:
     array = sitk.GetArrayFromImage(image)
-    return array.reshape(array.shape[-4:])
+    # Some carry an axis of time; a plane's (y, x, 2) becomes (1, y, x, 3).
+    return flat(array.reshape(array.shape[-3:])) if array.shape[-1] == 2 else array.reshape(array.shape[-4:])
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    return np.pad(array[None], [(0, 0)] * 3 + [(0, 1)])
 
 
 def atlasnet(fixed: str, moving: str, threads: int) -> Result:
@@ -52,13 +58,14 @@ def atlasnet(fixed: str, moving: str, threads: int) -> Result:
 
 def greedy(fixed: str, moving: str, threads: int) -> Result:
     """greedy -m NCC 2x2x2 -n 100x50x10 -oinv."""
-    from picsl_greedy import Greedy3D
+    from picsl_greedy import Greedy2D, Greedy3D
 
     images = {"fixed": read(fixed), "moving": read(moving), "warp": None, "inverse": None}
+    plane = images["fixed"].GetDimension() == 2
     start = time.perf_counter()
-    program = Greedy3D()
+    program = Greedy2D() if plane else Greedy3D()
     program.execute(
-        f"-i fixed moving -m NCC 2x2x2 -n 100x50x10 -threads {threads} -o warp -oinv inverse",
+        f"-i fixed moving -m NCC {'2x2' if plane else '2x2x2'} -n 100x50x10 -threads {threads} -o warp -oinv inverse",
         **images,
     )
     seconds = time.perf_counter() - start
@@ -110,6 +117,7 @@ def elastix(fixed: str, moving: str, threads: int) -> Result:
     _, found = itk.elastix_registration_method(*images, parameter_object=parameters, log_to_console=False)
     seconds = time.perf_counter() - start
     field = np.asarray(itk.transformix_deformation_field(images[1], found))
+    field = flat(field) if field.shape[-1] == 2 else field
     return field, seconds, version("itk-elastix"), {"call": elastix.__doc__}
 
 

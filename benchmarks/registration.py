@@ -10,11 +10,13 @@ Peers live in an environment of their own: ``pip install antspyx picsl_greedy co
   filled slice by slice.
 - known: a chest CT and the same scan deformed by a known field. Error of the displacement in the lungs and at the
   landmarks.
+- slices: of each chest pair, prepared likewise but at 1.5 mm, the axial slice of the target with most lung and the
+  source's slice there, as images of two dimensions. Peers that take volumes only are left out.
 - hippocampus: case i of `train17.txt` onto case i + 1, cyclically, and onto three more, after our affine alignment.
 
 Seconds are from images in memory to what the method gives (ours, greedy and ANTs: both directions), after a warm-up of
 ours; ``process`` is the whole process. The folded share counts voxels any of whose eight one-sided corner Jacobians is
-not positive.
+not positive. With ``--resume`` the runs that the output holds stay, if it was made by the same versions.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from chest_pairs import Field, carried_labels, corner_jacobians, dice
 from peers import METHODS
 from scipy import ndimage, stats
 
-SPACING = 3.0  # mm
+SPACING = {"chest": 3.0, "slices": 1.5}  # mm
+VOLUMES_ONLY = ("convexadam",)
 CLAMP = (-1000, 600)  # HU
 BONE, BODY = 200, -400  # HU
 BONE_LABEL = 3
@@ -61,7 +64,7 @@ def body(array: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(part) for part in mask])
 
 
-def prepare(folder: Path, name: str, files: list[Path], threads: int, *, chest: bool) -> Pair:
+def prepare(folder: Path, name: str, files: list[Path], threads: int, kind: str) -> Pair:
     """Align affinely, bring both onto the target's grid with one interpolation, and write what every method reads.
 
     Args:
@@ -69,7 +72,7 @@ def prepare(folder: Path, name: str, files: list[Path], threads: int, *, chest: 
         name: of the pair.
         files: source image, source labels, target image, target labels.
         threads: of the affine alignment.
-        chest: resample to 3 mm, clamp, and label bone.
+        kind: of the pair; scans of the chest are resampled and clamped, and their bone is labelled.
     """
     from atlasnet.execution import Execution
     from atlasnet.registration.affine import prealign
@@ -79,19 +82,34 @@ def prepare(folder: Path, name: str, files: list[Path], threads: int, *, chest: 
     folder.mkdir(parents=True, exist_ok=True)
     source, target = read_volume(files[0]), read_volume(files[2])
     aligned = prealign(source, target, execution=Execution(threads=threads))
-    grid = target.grid.with_spacing(np.full(3, SPACING)) if chest else target.grid
+    grid = target.grid.with_spacing(np.full(3, SPACING[kind])) if kind in SPACING else target.grid
+    level = None
     for which, image, labels, transform in (
         ("fixed", target, read_labels(files[3]), Transform.identity()),
         ("moving", source, read_labels(files[1]), aligned),
     ):
         array = transform.warp(image, grid).array[0].astype(np.float32)
         label = transform.warp(labels, grid, interpolation="label").array[0].astype(np.uint8)
-        if chest:
+        if kind in SPACING:
             label[(label == 0) & (array > BONE) & body(array)] = BONE_LABEL
             array = array.clip(*CLAMP)
-        write_volume(folder / f"{which}.nii.gz", Volume(array[None], grid))
-        write_volume(folder / f"{which}_labels.nii.gz", Volume(label[None], grid))
+        if kind == "slices":
+            if level is None:
+                level = int(np.isin(label, (1, 2)).sum((1, 2)).argmax())
+            write_slice(folder / f"{which}.nii.gz", array[level])
+            # The scores are computed on a volume of one slice.
+            write_slice(folder / f"{which}_labels.nii.gz", label[level : level + 1])
+        else:
+            write_volume(folder / f"{which}.nii.gz", Volume(array[None], grid))
+            write_volume(folder / f"{which}_labels.nii.gz", Volume(label[None], grid))
     return Pair(name, folder)
+
+
+def write_slice(path: Path, array: np.ndarray) -> None:
+    """A slice (y, x), or (1, y, x), that has forgotten where it came from."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([SPACING["slices"]] * array.ndim)
+    sitk.WriteImage(image, str(path), useCompression=True)
 
 
 def pairs_of(kind: str, data: Path, work: Path, limit: int | None, threads: int) -> list[Pair]:
@@ -103,8 +121,8 @@ def pairs_of(kind: str, data: Path, work: Path, limit: int | None, threads: int)
             for end in ("", "_labels"):
                 (folder / f"{ours}{end}.nii.gz").write_bytes((given / f"{theirs}{end}.nii.gz").read_bytes())
         return [Pair("known field", folder, given / "displacement_0.01mm.nii.gz", 0.01, given / "landmarks.csv")]
-    root = data / ("chest-ct" if kind == "chest" else "hippocampus")
-    if kind == "chest":
+    root = data / ("hippocampus" if kind == "hippocampus" else "chest-ct")
+    if kind != "hippocampus":
         cases = sorted(path.name.removesuffix(".nii.gz") for path in (root / "labelsTr").glob("*.nii.gz"))
         # Every subject is a source and a target before any is so twice.
         chosen = sorted(itertools.permutations(cases, 2), key=lambda p: (cases.index(p[1]) - cases.index(p[0])) % 5)
@@ -120,7 +138,7 @@ def pairs_of(kind: str, data: Path, work: Path, limit: int | None, threads: int)
             for part in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz")
         ]
         name = f"{source} onto {target}"
-        result.append(prepare(work / f"{source}-{target}", name, files, threads, chest=kind == "chest"))
+        result.append(prepare(work / kind / f"{source}-{target}", name, files, threads, kind))
     return result
 
 
@@ -149,21 +167,31 @@ def examine(pair: Pair, vectors: np.ndarray) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__, "registration")
-    kinds = ("chest", "known", "hippocampus")
+    kinds = ("chest", "known", "hippocampus", "slices")
     parser.add_argument("--peer-python", help="the interpreter of the peers' environment")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds))
     parser.add_argument("--limit", type=int, help="the first so many pairs of each kind only")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that the output holds, add those it lacks")
     options = parser.parse_args()
     if options.peer_python is None and set(options.methods) != {"atlasnet"}:
         parser.error("peers need --peer-python")
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         runs: list[dict[str, Any]] = []
+        if options.resume and options.output.exists():
+            before = json.loads(options.output.read_text())
+            if any(before[key] != bench.result[key] for key in ("machine", "versions")):
+                parser.error(f"{options.output} was made on another machine or by other versions")
+            runs = before["runs"]
+        done = {(run["kind"], run["pair"], run["method"]) for run in runs}
         bench.result["runs"] = runs
         for kind in options.only:
+            methods = [name for name in options.methods if kind != "slices" or name not in VOLUMES_ONLY]
             for pair in pairs_of(kind, options.data, work, options.limit, options.threads):
-                for method in options.methods:
+                for method in methods:
+                    if (kind, pair.name, method) in done:
+                        continue
                     runs.append({"kind": kind, "pair": pair.name, "method": method, **run(pair, method, options)})
                     print(json.dumps(runs[-1]), flush=True)
                     bench.write()

@@ -210,6 +210,29 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
     assert not (scans / "never").exists()
 
 
+def test_the_record_says_how_well_each_label_fits(scans, result, capsys):
+    target_labels = scans / "target_labels.nii.gz"
+    carried = sitk.ReadImage(str(result / "warped_labels.nii.gz"))
+    array = sitk.GetArrayFromImage(carried)
+    array[: array.shape[0] // 2][array[: array.shape[0] // 2] == 3] = 7
+    shifted = sitk.GetImageFromArray(array)
+    shifted.CopyInformation(carried)
+    sitk.WriteImage(shifted, str(target_labels))
+    words = (scans / "source.nii.gz", scans / "target.mha", "-o", scans / "regions", "--target-labels", target_labels)
+    transform = ("--transform", result / "transform.safetensors")
+    assert call(*words, *transform, "--source-labels", scans / "labels.nii.gz") == 0
+    regions = json.loads((scans / "regions" / "record.json").read_text())["regions"]
+    measures = sitk.LabelOverlapMeasuresImageFilter()
+    measures.Execute(sitk.ReadImage(str(target_labels)), carried)
+    assert set(regions) == {"3", "7"}
+    for label, found in regions.items():
+        assert found["dice"] == pytest.approx(measures.GetDiceCoefficient(int(label)), abs=1e-6)
+        assert found["ncc"] > 0.3
+    assert "label 7: mi" in capsys.readouterr().out
+    with pytest.raises(VolumeError, match="target's grid"):
+        call(*words[:3], scans / "o", "--target-labels", scans / "labels.nii.gz")
+
+
 def test_labels_on_another_grid_are_refused_by_name(scans):
     write(scans / "other.nii.gz", np.zeros((4, 4, 4), np.int16), (1, 1, 1), (0, 0, 0))
     with pytest.raises(VolumeError, match=r"other\.nii\.gz"):

@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--source-labels", type=Path, metavar="F", help=f"label map of the source to carry: {LABELS}")
     parser.add_argument(
+        "--target-labels",
+        type=Path,
+        metavar="F",
+        help="label map of the target: the record says how well each label fits, with --source-labels its Dice too",
+    )
+    parser.add_argument(
         "--fields", action="store_true", help=f"also write {FIELD} and {INVERSE_FIELD}: ITK vectors in LPS mm"
     )
     parser.add_argument("--preview", action="store_true", help=f"also draw {PREVIEW}: a checkerboard and the Jacobian")
@@ -65,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cross-correlation and wavelets (default: default, at most 1.5 million)",
     )
     group.add_argument("--spacing", type=float, metavar="MM", help="voxel size at which to register (default: by size)")
+    group.add_argument(
+        "--symmetric",
+        action="store_true",
+        help="the mean of both directions: neither image is favoured; twice the time",
+    )
     group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness")
     group.add_argument(
         "--metrics",
@@ -83,22 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
-    from atlasnet.errors import VolumeError
-    from atlasnet.registration import register_images
+    from atlasnet.registration import regional_quality, register_images
     from atlasnet.transform import Transform, landmark_transform, read_landmarks
     from atlasnet.volume import read_labels, read_volume
 
     operator = _operator(args)
     execution = execution_from(args)
     source, target = read_volume(args.source), read_volume(args.target)
-    labels = None if args.source_labels is None else read_labels(args.source_labels)
-    if labels is not None and not labels.grid.matches(source.grid):
-        raise VolumeError(
-            "the labels do not lie on the source's grid",
-            path=args.source_labels,
-            expected=repr(source.grid),
-            found=repr(labels.grid),
-        )
+    labels = _labels_on(source, args.source_labels, "source")
+    target_labels = _labels_on(target, args.target_labels, "target")
     given = args.initial or args.transform
     initial = None if given is None else Transform.load(given)
     if args.landmarks is not None:
@@ -119,12 +123,33 @@ def run(args: argparse.Namespace) -> int:
     record = {"source": str(args.source), "target": str(args.target), **result.record}
     if given is not None:
         record["transform" if args.transform else "landmarks" if args.landmarks else "initial"] = str(given)
+    if target_labels is not None:
+        record["regions"] = regional_quality(
+            source, target, result.transform, target_labels, labels, execution=execution
+        )
     _write(args, source, target, labels, result.transform, record)
     if args.json:
         print(json.dumps(record, allow_nan=False))
     elif not args.quiet:
         print(_summary(args, record))
     return 0
+
+
+def _labels_on(image: Volume, path: Path | None, name: str) -> Volume | None:
+    from atlasnet.errors import VolumeError
+    from atlasnet.volume import read_labels
+
+    if path is None:
+        return None
+    labels = read_labels(path)
+    if not labels.grid.matches(image.grid):
+        raise VolumeError(
+            f"the labels do not lie on the {name}'s grid",
+            path=path,
+            expected=repr(image.grid),
+            found=repr(labels.grid),
+        )
+    return labels
 
 
 def _operator(args: argparse.Namespace) -> Operator:
@@ -147,6 +172,8 @@ def _operator(args: argparse.Namespace) -> Operator:
         settings["metrics"] = dict(_metric(text) for text in args.metrics.split(","))
     if args.no_affine:
         settings["affine"] = False
+    if args.symmetric:
+        settings["symmetric"] = True
     settings = {**preset(args.preset), **settings}
     if args.transform is not None and (settings or args.operator != "mrf"):
         raise InputError(
@@ -232,4 +259,6 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",
     ]
+    for label, found in record.get("regions", {}).items():
+        lines.append(f"label {label}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from atlasnet.registration.linear import AffineOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.pyramid import LevelSettings
+from atlasnet.registration.quality import regional_quality
 from atlasnet.registration.register import make_operator, register_images
 from atlasnet.registration.settings import MRFSettings, preset
 
@@ -22,5 +23,6 @@ __all__ = [
     "make_operator",
     "prealign",
     "preset",
+    "regional_quality",
     "register_images",
 ]

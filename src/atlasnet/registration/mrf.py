@@ -20,7 +20,7 @@ from atlasnet.registration.measured import Found, MeasuringOperator, started
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import build_levels, registration_grid
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.transform import DisplacementMap, Transform
+from atlasnet.transform import DisplacementMap, Transform, length_summary, repair
 from atlasnet.volume import Grid, Volume
 
 
@@ -48,14 +48,18 @@ class MRFOperator(MeasuringOperator):
         start = started(source, source_mask, task, affine, execution)
         aligned = time.perf_counter()
         displacement, levels = self._deform(source, source_mask, task, start, execution)
+        record: dict[str, Any] = {"levels": levels}
+        if options.symmetric:
+            swapped = Task(source, source_mask, None)
+            back, record["levels_back"] = self._deform(task.target, task.mask, swapped, start.inverse, execution)
+            displacement, record["disagreement_mm"] = self._mean(displacement, back, start)
         deformed = time.perf_counter()
         transform = Transform.from_displacement(displacement, measure=False).then(start)
-        record = {
+        record |= {
             "seconds_affine": round(aligned - begin, 3),
             "seconds_deformation": round(deformed - aligned, 3),
             "seconds_inverse": round(time.perf_counter() - deformed, 3),
             "spacing_mm": [round(float(s), 4) for s in displacement.grid.spacing],
-            "levels": levels,
         }
         return Found(transform, start, record)
 
@@ -79,6 +83,17 @@ class MRFOperator(MeasuringOperator):
         levels = build_levels(grid, options.pyramid)
         steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)
         return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
+
+    def _mean(
+        self, displacement: DisplacementMap, back: DisplacementMap, start: Transform
+    ) -> tuple[DisplacementMap, dict[str, float]]:
+        """Half way between a displacement of the target and what undoes one of the source; how far apart they were."""
+        grid = displacement.grid
+        found_back = Transform.from_displacement(back, measure=False).then(start.inverse)
+        undone = found_back.inverse.then(start.inverse).displacement(grid)
+        apart = (displacement.displacement - undone).square().sum(0).sqrt().flatten()
+        mean, _ = repair((displacement.displacement + undone) / 2, grid, floor=self.options.smallest_jacobian)
+        return DisplacementMap(mean, grid), {k: round(v, 4) for k, v in length_summary(apart).items()}
 
 
 def _to_millimetres(steps: Tensor, grid: Grid) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from atlasnet.execution import Execution
@@ -56,6 +57,48 @@ def similarities(
     for name, point_map in maps.items():
         pair = align(there, here.on(level.grid), still, point_map.to(device), level)
         result[name] = {metric: round(value, 6) for metric, value in agreement(pair).items()}
+    return result
+
+
+def regional_quality(
+    source: Volume,
+    target: Volume,
+    transform: Transform,
+    target_labels: Volume,
+    source_labels: Volume | None = None,
+    *,
+    execution: Execution | None = None,
+) -> dict[str, dict[str, float]]:
+    """How well a map fits in each labelled region of the target.
+
+    Args:
+        source: (c, z, y, x).
+        target: with as many channels.
+        transform: from target points into the source.
+        target_labels: on the target's grid, whole numbers, 0 outside every region.
+        source_labels: on the source's grid; with them the overlap is measured too.
+        execution: where to compute.
+
+    Returns:
+        By label value, as a word: the similarity after registration of every metric (see `similarities`), as if the
+        region's voxels were all there is; and ``dice`` of the source's label, carried over, with the target's.
+    """
+    execution = execution or Execution()
+    known = target_labels.array[0]
+    carried = None
+    if source_labels is not None:
+        carried = transform.warp(source_labels, target.grid, interpolation="label").array[0]
+    result = {}
+    with execution.active():
+        for value in np.unique(known[known != 0]).tolist():
+            here = known == value
+            mask = Volume(here[None].astype(np.uint8), target.grid)
+            task = Task(target, mask, None)
+            found = similarities(source, None, task, {"after": transform.forward}, execution)["after"]
+            if carried is not None:
+                there = carried == value
+                found["dice"] = round(2 * float((here & there).sum()) / float(here.sum() + there.sum()), 6)
+            result[f"{value:g}"] = found
     return result
 
 

@@ -81,12 +81,13 @@ class MRFSettings:
         mi_range: per channel the intensities between which the 16 bins of mutual information lie; None: -900..100 for
             images in Hounsfield units, robust percentiles for others.
         clamp: per channel the intensities beyond which differences do not count; None: -1000..600 for Hounsfield
-            units, robust
-            percentiles for others.
+            units, robust percentiles for others.
         affine: whether to align affinely first, where no initial map is given.
         affine_settings: of that alignment.
         smallest_jacobian: after every level the map is smoothed where its one-sided corner Jacobians do not exceed
             this.
+        symmetric: register in both directions and take the mean of the map found in one and the inverse of that found
+            in the other, so that it hardly matters which image is called the target; twice the time.
 
     Raises:
         InputError: a value that makes no sense; the message names it.
@@ -106,6 +107,7 @@ class MRFSettings:
     affine: bool = True
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
     smallest_jacobian: float = 0.25
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         # JSON has neither tuples nor our types: a settings() dictionary read back is taken as it is.

@@ -1,6 +1,6 @@
 """Spatial maps in both directions: composing, inverting, warping, measuring, storing."""
 
-from atlasnet.transform.field import consistency, displacement_on
+from atlasnet.transform.field import consistency, displacement_on, length_summary
 from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
 from atlasnet.transform.jacobian import corner_jacobians, jacobian_determinant, jacobian_summary
@@ -37,6 +37,7 @@ __all__ = [
     "jacobian_determinant",
     "jacobian_summary",
     "landmark_transform",
+    "length_summary",
     "read_itk_field",
     "read_landmarks",
     "repair",
