@@ -133,7 +133,7 @@ def test_symmetric_registration_hardly_cares_which_image_is_the_target(pair):
         errors[symmetric] = error(there, known.displacement(target.grid), body(target), target.grid)
         assert there.record["jacobian_min"] > 0
         json.dumps(there.record, allow_nan=False)
-    assert apart[True] < 0.5 * apart[False]
+    assert apart[True] < 0.1 * apart[False]
     assert errors[True] < 0.2  # a tenth of a voxel
     assert 0 < there.record["disagreement_mm"]["mean"] < 1
 
