@@ -113,6 +113,20 @@ def test_the_map_does_not_fold_and_its_inverse_undoes_it(pair):
     assert result.record["inverse_residual_mm"]["p999"] < 1
 
 
+def test_the_inverse_does_not_fold_either(pair):
+    source, target, _ = pair
+    # bulges as large as half the image: what compresses them back is too steep for the voxels of the inverse
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"))
+    radius = np.sqrt((((index - np.array(SHAPE)[:, None, None, None] / 2) / 8) ** 2).sum(0))
+    squeezed = np.where(radius < 1, source.array[0].max() * 1.2, target.array[0]).astype(np.float32)
+    result = register_images(
+        source, target.replace(squeezed[None]), operator=make_operator("mrf", affine=False, alpha=1e-4), execution=ONE
+    )
+    assert float(corner_jacobians(result.transform.inverse.displacement(source.grid), source.grid).min()) > 0
+    assert result.record["inverse"]["jacobian_min"] > 0.05
+    assert result.record["jacobian_min"] > 0
+
+
 def test_the_same_call_gives_the_same_bytes(pair, tmp_path):
     source, target, _ = pair
     for name in ("a", "b"):
@@ -261,6 +275,19 @@ def test_identity_moves_nothing_and_measures_the_images_as_they_lie(pair):
     assert result.record["jacobian_min"] == pytest.approx(1)
 
 
+def test_centre_puts_the_middles_of_the_fields_of_view_onto_each_other(pair):
+    source, _, _ = pair
+    blank = Volume(
+        np.zeros((1, 9, 11, 7), np.float32), Grid.from_parts((9, 11, 7), (3.0, 2.0, 4.0), (-90.0, 5.0, 70.0))
+    )
+    result = register_images(source, blank, operator="centre", execution=ONE)
+    moved = result.transform.forward(torch.tensor(blank.grid.centre)[None])
+    np.testing.assert_allclose(moved[0].numpy(), source.grid.centre, atol=1e-9)
+    displacement = result.transform.displacement(blank.grid).reshape(3, -1)
+    assert float((displacement - displacement[:, :1]).abs().max()) < 1e-4
+    json.dumps(result.record, allow_nan=False)
+
+
 def test_affine_operator_finds_a_shift(pair):
     source, _, _ = pair
     shift = np.eye(4)
@@ -273,7 +300,7 @@ def test_affine_operator_finds_a_shift(pair):
     assert set(result.record) >= RECORD_KEYS
 
 
-@pytest.mark.parametrize("name", ["mrf", "affine", "identity"])
+@pytest.mark.parametrize("name", ["mrf", "affine", "centre", "identity"])
 def test_an_operator_is_made_again_from_its_settings(name):
     operator = make_operator(name)
     settings = json.loads(json.dumps(operator.settings()))
@@ -300,7 +327,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
 
 
 def test_an_unknown_operator_is_refused():
-    with pytest.raises(InputError, match="mrf or affine or identity"):
+    with pytest.raises(InputError, match="mrf or affine or centre or identity"):
         make_operator("demons")
 
 

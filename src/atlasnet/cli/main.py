@@ -21,7 +21,7 @@ from atlasnet.errors import AtlasNetError
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
-VERBS = ("demo", "check", "register", "train", "predict", "evaluate", "model")
+VERBS = ("demo", "check", "register", "train", "predict", "evaluate", "study", "model")
 
 
 def parser() -> argparse.ArgumentParser:

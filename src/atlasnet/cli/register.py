@@ -24,7 +24,7 @@ FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
 # Those of `atlasnet.registration`, named here so that --help need not import it.
-OPERATORS = ("mrf", "affine", "identity", "ants", "elastix", "greedy")
+OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
 PRESETS = ("fast", "default", "fine", "publication")
 
 
@@ -181,7 +181,7 @@ def _operator(args: argparse.Namespace) -> Operator:
             found="options of a registration",
             remedy="leave them out, or use --initial",
         )
-    taken = set() if args.operator in ("affine", "identity") else {"spacing", "affine"}
+    taken = set() if args.operator in ("affine", "centre", "identity") else {"spacing", "affine"}
     if args.operator != "mrf" and not taken.issuperset(settings):
         raise InputError(
             f"operator {args.operator!r} does not take these options",

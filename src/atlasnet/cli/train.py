@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--registration",
         default="mrf",
-        choices=("mrf", "affine", "identity", "ants", "elastix", "greedy"),
+        choices=("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy"),
         help="registration operator; the last three need their packages",
     )
     parser.add_argument(

@@ -2,6 +2,6 @@
 
 from atlasnet.prediction.inputs import find_cases
 from atlasnet.prediction.output import write_prediction
-from atlasnet.prediction.predictor import Prediction, PredictOptions, Predictor
+from atlasnet.prediction.predictor import Answers, Prediction, PredictOptions, Predictor
 
-__all__ = ["PredictOptions", "Prediction", "Predictor", "find_cases", "write_prediction"]
+__all__ = ["Answers", "PredictOptions", "Prediction", "Predictor", "find_cases", "write_prediction"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ from atlasnet.execution import Execution
 from atlasnet.network import build_network, load_weights, probabilities
 from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab
 from atlasnet.prediction.postprocess import postprocess
-from atlasnet.registration import make_operator
+from atlasnet.registration import Operator, make_operator
 from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
 from atlasnet.training.model import Atlas, Model
 from atlasnet.transform import Transform
-from atlasnet.volume import Grid, Volume, canonical
+from atlasnet.volume import Grid, Orientation, Volume, canonical
 from atlasnet.volume.sampling import inside, sample, slabs
 
 SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
@@ -105,14 +105,52 @@ class _Fused:
     entropy: NDArray[np.float32] | None  # (1, z, y, x)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """One atlas's opinion, still in its own space."""
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One atlas's opinion, still in its own space.
 
-    probabilities: torch.Tensor  # (classes, z, y, x) float16
+    Args:
+        probabilities: (classes, z, y, x) float16.
+        grid: of the atlas.
+        to_atlas: takes points of the scan, in canonical orientation, into the atlas.
+        quality: of the registration.
+    """
+
+    probabilities: torch.Tensor
     grid: Grid
     to_atlas: Transform
     quality: float
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the atlases of one or several models say of one scan, before it is fused.
+
+    Args:
+        image: grid of the scan as it was given.
+        source: its grid in canonical orientation.
+        orientation: takes arrays from there back.
+        atlases: per atlas its opinion, None where it was not asked, and what the record says of it.
+        seconds: by stage.
+    """
+
+    image: Grid
+    source: Grid
+    orientation: Orientation
+    atlases: tuple[tuple[Answer | None, dict[str, Any]], ...]
+    seconds: dict[str, float]
+
+    def first(self, count: int) -> Answers:
+        """Those of the first ``count`` atlases; the seconds stay those of all."""
+        return replace(self, atlases=self.atlases[:count])
+
+    def and_those_of(self, others: Sequence[Answers]) -> Answers:
+        """With the answers of other models with the same labels to the same scan, all to be fused together."""
+        seconds = dict(self.seconds)
+        for other in others:
+            for stage, value in other.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + value
+        return replace(self, atlases=(*self.atlases, *(a for o in others for a in o.atlases)), seconds=seconds)
 
 
 class Predictor:
@@ -122,6 +160,7 @@ class Predictor:
         model: the trained model.
         execution: device, threads and seed.
         allow_module: whether the code that the model's network names may be imported.
+        operator: registers instead of the model's own operator, for example the same one with a memory.
 
     Raises:
         ModelError: the weights do not fit the network.
@@ -134,10 +173,11 @@ class Predictor:
         *,
         execution: Execution | None = None,
         allow_module: bool = False,
+        operator: Operator | None = None,
     ) -> None:
         self.model = model
         self.execution = execution or Execution()
-        self.operator = make_operator(model.operator, **model.operator_settings)
+        self.operator = operator or make_operator(model.operator, **model.operator_settings)
         self.device = self.execution.torch_device()
         self.atlases = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
         self.networks = []
@@ -156,35 +196,66 @@ class Predictor:
             VolumeError: the number of channels is not the model's.
             RegistrationError: the scan could not be mapped onto any atlas.
         """
+        options = options or PredictOptions()
+        return self.fuse(self.ask(image, minimum_quality=options.minimum_quality), options)
+
+    def ask(self, image: Volume, *, minimum_quality: float = PredictOptions.minimum_quality) -> Answers:
+        """Register, warp and classify: what each atlas says of a scan.
+
+        Args:
+            image: as for `predict`.
+            minimum_quality: see `PredictOptions`.
+
+        Raises:
+            VolumeError: the number of channels is not the model's.
+            RegistrationError: the scan could not be mapped onto any atlas.
+        """
         if image.channels != len(self.model.channels):
             raise VolumeError(
                 "the scan has not the channels of the model",
                 expected=f"{len(self.model.channels)}: {', '.join(self.model.channels)}",
                 found=str(image.channels),
             )
-        options = options or PredictOptions()
         watch = _Stopwatch()
         with self.execution.active():
             source, orientation = canonical(image)
-            answers, atlases = self._ask(source, options.minimum_quality, watch)
+            atlases = self._ask(source, minimum_quality, watch)
+        return Answers(image.grid, source.grid, orientation, tuple(atlases), watch.seconds)
+
+    def fuse(self, answers: Answers, options: PredictOptions | None = None) -> Prediction:
+        """Map back what the atlases said, fuse it, and describe the result.
+
+        Args:
+            answers: from `ask`, at least one of them an opinion.
+            options: fusion, outputs, post-processing.
+
+        Raises:
+            RegistrationError: no atlas has an opinion.
+        """
+        options = options or PredictOptions()
+        watch = _Stopwatch(dict(answers.seconds))
+        given = [answer for answer, _ in answers.atlases if answer is not None]
+        if not given:
+            raise RegistrationError("none of these atlases was asked: the scan could not be mapped onto them")
+        with self.execution.active():
             with watch("fusion"):
-                fused = self._fuse(source.grid, answers, options)
+                fused = self._fuse(answers.source, given, options)
             with watch("postprocessing"):
                 indices = postprocess(
                     fused.labels,
-                    source.grid,
+                    answers.source,
                     largest_component=options.largest_component,
                     minimum_size_mm3=1000 * options.minimum_size_ml,
                 )
         labels = label_values(self.model.values)[indices][None]
 
         def own(array: NDArray[Any] | None) -> Volume | None:
-            return None if array is None else Volume(orientation.restore(array), image.grid)
+            return None if array is None else Volume(answers.orientation.restore(array), answers.image)
 
-        voxel_ml = float(np.prod(source.grid.spacing)) / 1000
+        voxel_ml = float(np.prod(answers.source.spacing)) / 1000
         record = {
             "fusion": options.fusion,
-            "atlases": atlases,
+            "atlases": [record for _, record in answers.atlases],
             "agreement": fused.agreement.summary(self._names()),
             "uncovered_voxels": fused.agreement.uncovered,
             "volumes_ml": {
@@ -195,7 +266,7 @@ class Predictor:
             "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
         }
         return Prediction(
-            labels=Volume(orientation.restore(labels), image.grid),
+            labels=Volume(answers.orientation.restore(labels), answers.image),
             record=record,
             probabilities=own(fused.probabilities),
             agreement=own(fused.share),
@@ -209,29 +280,30 @@ class Predictor:
 
     def _ask(
         self, source: Volume, minimum_quality: float, watch: _Stopwatch
-    ) -> tuple[list[_Answer], list[dict[str, Any]]]:
+    ) -> list[tuple[Answer | None, dict[str, Any]]]:
         """Each atlas's probabilities in its own space, and what the record says of each."""
         with watch("mapping"):
             prepared = prepare(source, self.model.plan)
-        answers: list[_Answer] = []
-        records: list[dict[str, Any]] = []
+        found: list[tuple[Answer | None, dict[str, Any]]] = []
         for atlas, image, network in zip(self.model.atlases, self.atlases, self.networks, strict=True):
             self.execution.pause()
             try:
                 with watch("registration"):
                     (registration,) = self.operator.register(source, [image], execution=self.execution)
             except RegistrationError as error:
-                records.append({"name": atlas.name, "quality": 0.0, "used": False, "error": str(error)})
+                found.append((None, {"name": atlas.name, "quality": 0.0, "used": False, "error": str(error)}))
                 self.execution.reporter.warn(f"atlas {atlas.name} is not asked: {error}")
                 continue
             quality = float(registration.record["quality"])
             used = quality >= minimum_quality
-            records.append({**_brief(atlas, registration.record), "used": used})
+            record = {**_brief(atlas, registration.record), "used": used}
             if not used:
+                found.append((None, record))
                 self.execution.reporter.warn(
                     f"atlas {atlas.name} is not asked: registration quality {quality:.3f} is below {minimum_quality:g}"
                 )
                 continue
+            begin = time.perf_counter()
             with watch("mapping"):
                 grid = working_grid(image.grid, self.model.plan)
                 mapped = map_image(prepared, registration.transform, grid)
@@ -239,17 +311,18 @@ class Predictor:
                 axis = self.model.plan.slice_axis
                 answer = probabilities(network, to_slices(mapped.array, axis), device=self.device)
                 halves = np.ascontiguousarray(from_slices(answer, axis), dtype=np.float16)
-            answers.append(_Answer(torch.from_numpy(halves), grid, registration.transform.inverse, quality))
-        if not answers:
+            record["seconds_network"] = round(time.perf_counter() - begin, 3)
+            found.append((Answer(torch.from_numpy(halves), grid, registration.transform.inverse, quality), record))
+        if all(answer is None for answer, _ in found):
             raise RegistrationError(
                 "the scan could not be mapped onto any atlas of the model: "
-                + ", ".join(f"{r['name']} {r['quality']:.3f}" for r in records)
+                + ", ".join(f"{r['name']} {r['quality']:.3f}" for _, r in found)
                 + f"; a registration quality of at least {minimum_quality:g} is needed. "
                 "Check that the scan shows the same part of the body in the same modality as the training scans"
             )
-        return answers, records
+        return found
 
-    def _fuse(self, grid: Grid, answers: list[_Answer], wanted: PredictOptions) -> _Fused:
+    def _fuse(self, grid: Grid, answers: list[Answer], wanted: PredictOptions) -> _Fused:
         """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
         classes = len(self.model.values)
         fused = _Fused(
@@ -280,7 +353,7 @@ class Predictor:
 
     @staticmethod
     def _mapped_back(
-        answer: _Answer, values: torch.Tensor, to_atlas: Transform, grid: Grid, z0: int, z1: int
+        answer: Answer, values: torch.Tensor, to_atlas: Transform, grid: Grid, z0: int, z1: int
     ) -> tuple[torch.Tensor, torch.Tensor, float]:
         """One atlas's probabilities on a slab of the scan, which of its voxels the atlas reaches, and its weight."""
         index = to_atlas.index_slab(answer.grid, grid, z0, z1, device=values.device)
@@ -299,4 +372,5 @@ def label_values(values: Sequence[int]) -> NDArray[Any]:
 def _brief(atlas: Atlas, record: dict[str, Any]) -> dict[str, Any]:
     """What a prediction's record keeps of a registration's."""
     kept = ("quality", "similarity_before", "similarity_after", "jacobian_min", "folded_share", "inverse_residual_mm")
-    return {"name": atlas.name, **{key: record[key] for key in kept if key in record}}
+    seconds = {"seconds": record.get("seconds", 0.0)}
+    return {"name": atlas.name, **seconds, **{key: record[key] for key in kept if key in record}}

@@ -2,7 +2,7 @@
 
 from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.intensity import in_hounsfield_units
-from atlasnet.registration.linear import AffineOperator, IdentityOperator
+from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.pyramid import LevelSettings
@@ -13,6 +13,7 @@ from atlasnet.registration.settings import MRFSettings, preset
 __all__ = [
     "AffineOperator",
     "AffineSettings",
+    "CentreOperator",
     "IdentityOperator",
     "LevelSettings",
     "MRFOperator",

@@ -113,6 +113,7 @@ class ExternalOperator(MeasuringOperator):
         InputError: the other package is not installed.
     """
 
+    seeded = True
     package: ClassVar[str]
     module: ClassVar[str]
 

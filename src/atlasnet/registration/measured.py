@@ -37,6 +37,7 @@ class MeasuringOperator(ABC):
     """One target after the other, each map measured in the same way; subclasses find the map."""
 
     name: str
+    seeded: bool = False
     clamp: Ranges | None = None
     mi_range: Ranges | None = None
 

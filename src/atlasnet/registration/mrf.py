@@ -20,8 +20,21 @@ from atlasnet.registration.measured import Found, MeasuringOperator, started
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import build_levels, registration_grid
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.transform import DisplacementMap, Transform, length_summary, repair
+from atlasnet.transform import (
+    DisplacementMap,
+    Transform,
+    corner_jacobians,
+    inverse_grid,
+    inverse_on,
+    length_summary,
+    repair,
+    smooth_at,
+)
 from atlasnet.volume import Grid, Volume
+
+# What every corner Jacobian of the inverse must exceed, and how often the map is smoothed to that end.
+SMALLEST_INVERSE_JACOBIAN = 0.05
+ROUNDS = 8
 
 
 class MRFOperator(MeasuringOperator):
@@ -54,7 +67,8 @@ class MRFOperator(MeasuringOperator):
             back, record["levels_back"] = self._deform(task.target, task.mask, swapped, start.inverse, execution)
             displacement, record["disagreement_mm"] = self._mean(displacement, back, start)
         deformed = time.perf_counter()
-        transform = Transform.from_displacement(displacement, measure=False).then(start)
+        found, record["inverse"] = self._invertible(displacement)
+        transform = found.then(start)
         record |= {
             "seconds_affine": round(aligned - begin, 3),
             "seconds_deformation": round(deformed - aligned, 3),
@@ -84,6 +98,28 @@ class MRFOperator(MeasuringOperator):
         steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)
         return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
 
+    def _invertible(self, displacement: DisplacementMap) -> tuple[Transform, dict[str, Any]]:
+        """The map with an inverse that does not fold either, and what that took.
+
+        Where a map bends strongly, the voxels of its inverse are too far apart to follow, and what is interpolated
+        between them may fold though the map itself does not. There the map is smoothed, until the inverse is fine.
+        """
+        grid, rounds = displacement.grid, 0
+        inverse = inverse_on(displacement, inverse_grid(displacement))
+        while True:
+            least = corner_jacobians(inverse.displacement, inverse.grid)
+            bad = least <= SMALLEST_INVERSE_JACOBIAN
+            if rounds == ROUNDS or not bad.any():
+                return Transform(displacement, inverse), {
+                    "rounds": rounds,
+                    "jacobian_min": round(float(least.min()), 4),
+                }
+            where = _origins(inverse, bad, grid)
+            smoother = smooth_at(displacement.displacement, grid, where, reach=2 + rounds)
+            displacement = DisplacementMap(repair(smoother, grid, floor=self.options.smallest_jacobian)[0], grid)
+            inverse = inverse_on(displacement, inverse_grid(displacement), inverse)
+            rounds += 1
+
     def _mean(
         self, displacement: DisplacementMap, back: DisplacementMap, start: Transform
     ) -> tuple[DisplacementMap, dict[str, float]]:
@@ -94,6 +130,16 @@ class MRFOperator(MeasuringOperator):
         apart = (displacement.displacement - undone).square().sum(0).sqrt().flatten()
         mean, _ = repair((displacement.displacement + undone) / 2, grid, floor=self.options.smallest_jacobian)
         return DisplacementMap(mean, grid), {k: round(v, 4) for k, v in length_summary(apart).items()}
+
+
+def _origins(inverse: DisplacementMap, bad: Tensor, grid: Grid) -> Tensor:
+    """The voxels (z, y, x) of ``grid`` nearest to where the inverse takes its ``bad`` voxels; bool."""
+    z, y, x = bad.nonzero().T
+    points = inverse.grid.to_world(torch.stack([x, y, z], 1).numpy()) + inverse.displacement[:, z, y, x].T.numpy()
+    index = grid.to_index(points).round().clip(0, grid.size - 1).astype(int)
+    where = torch.zeros(grid.shape, dtype=torch.bool)
+    where[index[:, 2], index[:, 1], index[:, 0]] = True
+    return where
 
 
 def _to_millimetres(steps: Tensor, grid: Grid) -> Tensor:

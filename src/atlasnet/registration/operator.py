@@ -27,8 +27,7 @@ class Registration:
             - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 1 for perfect
               agreement, 0 for unrelated images (see `atlasnet.registration.similarity`);
             - ``jacobian_min``: least one-sided corner Jacobian on the target grid, ``folded_share``: share of voxels
-              where
-              it is not positive;
+              where it is not positive;
             - ``inverse_residual_mm``: ``target`` and ``source``, each with mean, p999, max;
             - ``max_displacement_mm``: of any voxel of the target;
             - ``quality``: in [0, 1], the weight that a vote by registration quality gives (see `quality`).
@@ -39,7 +38,11 @@ class Registration:
 
 
 class Operator(Protocol):
-    """Registers one source onto a sequence of targets."""
+    """Registers one source onto a sequence of targets.
+
+    An operator whose result does not depend on the seed may say so with ``seeded = False``; its maps are then shared
+    between runs with different seeds.
+    """
 
     name: str
 

@@ -8,22 +8,23 @@ from atlasnet.errors import InputError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
 from atlasnet.registration.external import EXTERNAL, ExternalSettings
-from atlasnet.registration.linear import AffineOperator, IdentityOperator
+from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 
-OPERATORS = ("mrf", "affine", "identity", *EXTERNAL)
+OPERATORS = ("mrf", "affine", "centre", "identity", *EXTERNAL)
+WITHOUT_SETTINGS = {"centre": CentreOperator, "identity": IdentityOperator}
 
 
 def make_operator(name: str = "mrf", **settings: Any) -> Operator:
     """The operator of that name.
 
     Args:
-        name: ``mrf`` (`MRFSettings`), ``affine`` (`AffineSettings`), ``identity`` (none), or, with the package of that
-            name installed, ``ants``, ``elastix``, ``greedy`` (`ExternalSettings`).
+        name: ``mrf`` (`MRFSettings`), ``affine`` (`AffineSettings`), ``centre`` and ``identity`` (none), or, with the
+            package of that name installed, ``ants``, ``elastix``, ``greedy`` (`ExternalSettings`).
         settings: fields of its settings; ``make_operator(operator.name, **operator.settings())`` is that operator
             again.
 
@@ -35,14 +36,14 @@ def make_operator(name: str = "mrf", **settings: Any) -> Operator:
             return MRFOperator(MRFSettings(**settings))
         if name == "affine":
             return AffineOperator(AffineSettings(**settings))
-        if name == "identity" and not settings:
-            return IdentityOperator()
+        if name in WITHOUT_SETTINGS and not settings:
+            return WITHOUT_SETTINGS[name]()
         if name in EXTERNAL:
             return EXTERNAL[name](ExternalSettings(**settings))
     except TypeError as error:
         raise InputError(f"operator {name!r} does not take these settings", found=str(error)) from error
-    if name == "identity":
-        raise InputError("operator 'identity' has no settings", found=", ".join(settings))
+    if name in WITHOUT_SETTINGS:
+        raise InputError(f"operator {name!r} has no settings", found=", ".join(settings))
     raise InputError("no such registration operator", expected=" or ".join(OPERATORS), found=repr(name))
 
 

@@ -106,7 +106,7 @@ class MRFSettings:
     clamp: Ranges | None = None
     affine: bool = True
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
-    smallest_jacobian: float = 0.25
+    smallest_jacobian: float = 0.3
     symmetric: bool = False
 
     def __post_init__(self) -> None:

@@ -1,5 +1,21 @@
 """Studies on a user's own data: how good is the method here, and how sure can one be of that."""
 
 from atlasnet.study.cross_validation import CrossValidation, cross_validate, plan_folds, split
+from atlasnet.study.page import PAGE, main_table, write_study
+from atlasnet.study.study import Study, StudyOptions, read_test_subjects, run_study
+from atlasnet.study.summary import summarise
 
-__all__ = ["CrossValidation", "cross_validate", "plan_folds", "split"]
+__all__ = [
+    "PAGE",
+    "CrossValidation",
+    "Study",
+    "StudyOptions",
+    "cross_validate",
+    "main_table",
+    "plan_folds",
+    "read_test_subjects",
+    "run_study",
+    "split",
+    "summarise",
+    "write_study",
+]

@@ -32,6 +32,7 @@ from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.volume import canonical, write_volume
 
+WITHOUT_SPACING = ("affine", "centre", "identity")  # operators that do not work on a grid of their own
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
 
@@ -94,6 +95,16 @@ def fit(
         return run.model()
 
 
+def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Operator:
+    """The operator of that name, with what the plan says where ``settings`` are silent; see `make_operator`."""
+    chosen = dict(settings)
+    if name == "mrf":
+        chosen.setdefault("mi_range", None if None in plan.mi_range else plan.mi_range)
+    if name not in WITHOUT_SPACING:
+        chosen.setdefault("spacing", min(plan.registration_spacing))
+    return make_operator(name, **chosen)
+
+
 class _Fit:
     """One call of `fit`."""
 
@@ -143,7 +154,7 @@ class _Fit:
             return finished
         spec = self._spec(plan)
         recipe = replace(self.recipe, batch_slices=min(self.recipe.batch_slices, plan.batch_size))
-        operator = self._operator(plan)
+        operator = planned_operator(self.options.operator, self.options.operator_settings, plan)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self._atlases(subjects)
@@ -258,15 +269,6 @@ class _Fit:
 
     def _atlas_path(self, name: str) -> Path:
         return self.folder / "atlases" / f"{name}.nii.gz"
-
-    def _operator(self, plan: Plan) -> Operator:
-        settings = dict(self.options.operator_settings)
-        if self.options.operator == "mrf":
-            ranges = plan.mi_range
-            settings.setdefault("mi_range", None if None in ranges else ranges)
-        if self.options.operator not in ("affine", "identity"):
-            settings.setdefault("spacing", min(plan.registration_spacing))
-        return make_operator(self.options.operator, **settings)
 
     def _train(self, atlas: Atlas, mapped: MappedCohort, spec: NetworkSpec, recipe: Recipe) -> None:
         """Train an atlas's network in the work folder and put weights and log into the model."""

@@ -36,7 +36,7 @@ class PairRegistrar:
                 "settings": self.operator.settings(),
                 "source": source.key,
                 "target": target.key,
-                "seed": self.execution.seed,
+                "seed": self.execution.seed if getattr(self.operator, "seeded", True) else None,
             }
         )
 

@@ -14,7 +14,7 @@ from atlasnet.transform.maps import (
     PointMap,
     compose,
 )
-from atlasnet.transform.repair import RepairRecord, repair
+from atlasnet.transform.repair import RepairRecord, repair, smooth_at
 from atlasnet.transform.transform import Transform
 
 __all__ = [
@@ -41,5 +41,6 @@ __all__ = [
     "read_itk_field",
     "read_landmarks",
     "repair",
+    "smooth_at",
     "write_itk_field",
 ]

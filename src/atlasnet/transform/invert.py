@@ -69,9 +69,12 @@ def invert(field: DisplacementMap, grid: Grid | None = None) -> tuple[Displaceme
     return inverse, residual
 
 
-def inverse_on(field: DisplacementMap, grid: Grid) -> DisplacementMap:
-    """The inverse of `invert` at the voxels of ``grid``, without measuring how good it is."""
-    return _coarse_to_fine(field, _in_voxels(field), grid)
+def inverse_on(field: DisplacementMap, grid: Grid, near: DisplacementMap | None = None) -> DisplacementMap:
+    """The inverse of `invert` at the voxels of ``grid``, without measuring how good it is.
+
+    ``near`` is the inverse of a field that differs little, from which the search starts.
+    """
+    return _coarse_to_fine(field, _in_voxels(field), grid, near)
 
 
 def _in_voxels(field: DisplacementMap) -> Tensor:
@@ -80,10 +83,11 @@ def _in_voxels(field: DisplacementMap) -> Tensor:
     return (to_index @ field.displacement.reshape(3, -1)).view(field.displacement.shape)
 
 
-def _coarse_to_fine(field: DisplacementMap, steps: Tensor, grid: Grid) -> DisplacementMap:
-    """The inverse at the voxels of ``grid``, started from the inverse at every second of them."""
-    guess = None
-    if grid.voxels > COARSEST:
+def _coarse_to_fine(
+    field: DisplacementMap, steps: Tensor, grid: Grid, guess: DisplacementMap | None = None
+) -> DisplacementMap:
+    """The inverse at the voxels of ``grid``, started from a guess or else the inverse at every second of them."""
+    if guess is None and grid.voxels > COARSEST:
         guess = _coarse_to_fine(field, steps, _halved(grid))
     to_index = np.linalg.inv(field.grid.affine) @ grid.affine
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=steps.device)

@@ -84,6 +84,24 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
     return torch.from_numpy(field).to(displacement.device), record
 
 
+def smooth_at(displacement: Tensor, grid: Grid, where: Tensor, *, reach: int = 1) -> Tensor:
+    """Blend a displacement field with its own Gaussian average around chosen voxels, as `repair` does around folds.
+
+    Args:
+        displacement: (3, z, y, x), components (x, y, z) in LPS mm.
+        grid: where the voxels lie.
+        where: (z, y, x) bool, the voxels.
+        reach: how many voxels around them change; the Gaussian grows with it.
+
+    Returns:
+        The field, float32 on the device of the input.
+    """
+    field = displacement.detach().to("cpu", torch.float32).numpy().copy()
+    wanted = np.where(where.cpu().numpy(), np.float32(-1), np.float32(1))
+    _smooth_regions(field, wanted, grid, 0.0, reach)
+    return torch.from_numpy(field).to(displacement.device)
+
+
 def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach: int) -> None:
     """One round, in place: blend every bad region with its surroundings and bring ``least`` up to date there."""
     # A determinant beyond the range of float32 compares false with everything, and is bad.

@@ -1,0 +1,95 @@
+"""``atlasnet study``: the publication's experiments on the user's own data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+
+HELP = "compare the method with plain networks, ensembles and label propagation on your own data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of annotated scans to train on")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the study")
+    parser.add_argument(
+        "--test",
+        type=Path,
+        metavar="DATA",
+        help="folder of annotated scans to test on: imagesTs and labelsTs, or a whole cohort (default: those in DATA)",
+    )
+    parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
+    parser.add_argument(
+        "--test-subjects", type=Path, metavar="FILE", help="test on these subjects only, one name a line"
+    )
+    parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--atlases", type=int, metavar="N", help="choose N atlases (default: 6, or all subjects)")
+    which.add_argument("--atlas", action="append", metavar="CASE", help="a training subject; repeat it for several")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repetitions of every training (default: 3)")
+    parser.add_argument(
+        "--fractions",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="F",
+        help="shares of the training subjects, as in 0.3 0.5 0.7 1.0 (default: 1.0)",
+    )
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="these methods only (default: all of the table)")
+    parser.add_argument(
+        "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
+    )
+    parser.add_argument("--network", metavar="NAME", help="unet, segnet, or module:Class with --allow-module")
+    parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
+    parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
+    parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
+    parser.add_argument(
+        "--registration",
+        default="mrf",
+        choices=("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy"),
+        help="registration operator; the last three need their packages",
+    )
+    add_execution_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, test, compare; what an earlier call finished is used again."""
+    from dataclasses import replace
+
+    from atlasnet.cohort import Cohort
+    from atlasnet.study import PAGE, StudyOptions, main_table, read_test_subjects, run_study, write_study
+    from atlasnet.training.subjects import read_names
+
+    execution = execution_from(args)
+    cohort = Cohort.read(args.data)
+    tests = read_test_subjects(args.test or args.data, cohort)
+    if args.subjects is not None:
+        cohort = cohort.select(read_names(args.subjects))
+    if args.test_subjects is not None:
+        tests = (
+            replace(cohort, root=args.test or args.data, subjects=tests).select(read_names(args.test_subjects)).subjects
+        )
+    options = StudyOptions(
+        atlases=tuple(args.atlas) if args.atlas else args.atlases,
+        methods=None if args.only is None else tuple(args.only),
+        seeds=args.seeds,
+        fractions=tuple(args.fractions),
+        preset=args.preset,
+        epochs=args.epochs,
+        network=args.network,
+        allow_module=args.allow_module,
+        width=args.width,
+        operator=args.registration,
+        observers=tuple(args.observer),
+    )
+    make_folder(args.output)
+    study = run_study(cohort, tests, args.output, options, execution=execution)
+    found = write_study(study, tests, modality=cohort.channels[0])
+    if args.json:
+        print(json.dumps(found, allow_nan=False))
+    elif not args.quiet:
+        print(f"{main_table(found)}\n\npage: {args.output / PAGE}")
+    return 1 if any(row["failed"] for row in found["methods"].values()) else 0

@@ -1,0 +1,116 @@
+"""Curves with their intervals, points against points, and either as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from atlasnet.execution import atomic_path
+from atlasnet.report.comparison import MARKERS
+from atlasnet.report.display import PALETTE
+from atlasnet.report.panel import TEXT, TITLE, new_figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve.
+
+    Args:
+        x: where.
+        y: what was measured.
+        interval: its interval, if it has one.
+    """
+
+    x: float
+    y: float
+    interval: tuple[float, float] | None = None
+
+
+def curve_figure(
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    second: Sequence[Point] = (),
+    second_y: str = "",
+) -> Figure:
+    """Curves over one axis, their intervals as bars.
+
+    Args:
+        curves: name to points.
+        x: what the axis shows.
+        y: likewise.
+        title: over the figure.
+        second: a dashed grey curve with an axis of its own on the right.
+        second_y: what that shows.
+    """
+    figure = new_figure(6.6, 4.4)
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(curves.items()):
+        colour = PALETTE[(5 + i) % len(PALETTE)]
+        places, values = [p.x for p in points], [p.y for p in points]
+        axes.plot(places, values, color=colour, marker=MARKERS[i % len(MARKERS)], label=name, zorder=3)
+        for point in points:
+            if point.interval is not None:
+                axes.vlines(point.x, *point.interval, color=colour, alpha=0.45, linewidth=2, zorder=2)
+    axes.set_xlabel(x, fontsize=TEXT)
+    axes.set_ylabel(y, fontsize=TEXT)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    if all(float(point.x).is_integer() for points in curves.values() for point in points):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if second:
+        other = axes.twinx()
+        other.plot([p.x for p in second], [p.y for p in second], color="0.45", linestyle="dashed", label=second_y)
+        other.set_ylim(bottom=0)
+        other.set_ylabel(second_y, fontsize=TEXT)
+    figure.suptitle(title, fontsize=TITLE)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
+    return figure
+
+
+def scatter_figure(groups: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, title: str = "") -> Figure:
+    """Points (x, y), a colour and a mark for each group."""
+    figure = new_figure(6.6, 4.4)
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(groups.items()):
+        axes.scatter(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            s=34,
+            color=PALETTE[(5 + i) % len(PALETTE)],
+            marker=MARKERS[i % len(MARKERS)],
+            label=name,
+            alpha=0.8,
+        )
+    axes.set_xlabel(x, fontsize=TEXT)
+    axes.set_ylabel(y, fontsize=TEXT)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    figure.suptitle(title, fontsize=TITLE)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an ``<svg>`` element, the same for the same figure."""
+    text = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "atlasnet", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    whole = text.getvalue()
+    return whole[whole.index("<svg") :]
+
+
+def save_svg(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as SVG, whole or not at all."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure), encoding="utf-8")
+    return path

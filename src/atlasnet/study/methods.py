@@ -1,0 +1,69 @@
+"""The methods that a study compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from atlasnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way from training subjects to the segmentation of a new scan.
+
+    Args:
+        name: in folders, tables and ``--only``.
+        title: for people.
+        space: where networks work: ``"own"``, every subject in its own space, on one canvas; ``"atlases"``, one network
+            per atlas; ``"labels"``, no network, the atlases' labels are carried over.
+        augmented: whether the networks are trained with augmentation.
+        members: as many networks as AtlasNet has, each with a seed of its own.
+        longer: one network trained for as many epochs as AtlasNet's together.
+        local: carried labels are weighted voxel by voxel.
+    """
+
+    name: str
+    title: str
+    space: Literal["own", "atlases", "labels"]
+    augmented: bool = True
+    members: bool = False
+    longer: bool = False
+    local: bool = False
+
+
+METHODS = (
+    Method("plain", "one network", "own", augmented=False),
+    Method("augmented", "one network, augmentation", "own"),
+    Method("augmented-long", "one network, augmentation, as long as all of AtlasNet's", "own", longer=True),
+    Method("ensemble", "as many networks as atlases, no registration", "own", augmented=False, members=True),
+    Method("augmented-ensemble", "as many networks, augmentation, no registration", "own", members=True),
+    Method("propagation", "labels of the atlases carried over, majority vote", "labels"),
+    Method("propagation-local", "labels carried over, weighted by local similarity", "labels", local=True),
+    Method("atlasnet-unaugmented", "AtlasNet, its networks without augmentation", "atlases", augmented=False),
+    Method("atlasnet", "AtlasNet", "atlases"),
+)
+"""The rows of the main table, in its order."""
+
+MAIN = "atlasnet"
+"""The method with which the others are compared."""
+
+# With part of the training subjects only these are run, as in the publication.
+OVER_FRACTIONS = ("plain", "augmented", "atlasnet")
+
+
+def chosen_methods(names: Sequence[str] | None) -> tuple[Method, ...]:
+    """The methods of these names in the order of the table; all without names.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    unknown = sorted(set(names or ()) - {method.name for method in METHODS})
+    if unknown:
+        raise InputError(
+            "the study has no such method",
+            expected=", ".join(method.name for method in METHODS),
+            found=", ".join(unknown),
+        )
+    return tuple(method for method in METHODS if names is None or method.name in names)

@@ -1,0 +1,224 @@
+"""What a study found, for people: one HTML page, and the figures and tables as files of their own."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atlasnet.cohort import Subject
+from atlasnet.execution import atomic_path, write_json
+from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
+from atlasnet.study.methods import MAIN, METHODS
+from atlasnet.study.study import Run, Study
+from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases
+from atlasnet.volume import read_labels
+
+PAGE, SUMMARY, TABLE, CASES = "study.html", "study.json", "table.csv", "cases.csv"
+_HEADINGS = {
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "hausdorff_mm": "Hausdorff, mm",
+    "hd95_mm": "HD95, mm",
+    "average_contour_distance_mm": "contour distance, mm",
+    "dice": "Dice",
+}
+
+
+def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -> dict[str, Any]:
+    """Write ``study.html``, ``study.json``, ``table.csv``, ``cases.csv`` and ``figures`` into the study's folder.
+
+    Args:
+        study: what was measured.
+        tests: the test subjects, for the overlays.
+        modality: the images' first channel, for the grey window.
+
+    Returns:
+        The summary; see `atlasnet.study.summary.summarise`.
+    """
+    found = summarise(study)
+    write_json(study.folder / SUMMARY, found)
+    write_cases(study, study.folder / CASES)
+    _write_table(found, study.folder / TABLE)
+    _page(study, found, tests, modality).write(study.folder / PAGE)
+    return found
+
+
+def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table: headings, and a row of text per method."""
+    head = ["method", "mean Dice", "95 % interval", "worst tenth", "AtlasNet minus this", "p", "p, Holm", "s per scan"]
+    rows = []
+    for row in found["methods"].values():
+        gain = row.get("main_minus_this")
+        title = row["title"] + (f" ({row['failed']} scans without a result)" if row["failed"] else "")
+        rows.append(
+            [
+                title,
+                _number(row["mean_dice"]),
+                _interval(row["interval"]),
+                f"{_number(row['worst_tenth'])} {_interval(row['worst_tenth_interval'])}".strip(),
+                "" if gain is None else f"{gain['mean']:+.4f} {_interval(gain['interval'], '+.4f')}".strip(),
+                "" if gain is None else f"{gain['p']:.2g}",
+                "" if gain is None else f"{gain['p_holm']:.2g}",
+                _number(row["seconds"], ".1f"),
+            ]
+        )
+    return head, rows
+
+
+def main_table(found: Mapping[str, Any]) -> str:
+    """The main table for a terminal."""
+    head, rows = main_rows(found)
+    shown = [0, 1, 2, 4, 6]
+    table = [[row[i] for i in shown] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _interval(value: Sequence[float] | None, form: str = ".4f") -> str:
+    return "" if value is None else f"[{value[0]:{form}}, {value[1]:{form}}]"
+
+
+def _label_rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
+    rows = [[row["title"], *_scores(row["labels"][label])] for row in found["methods"].values()]
+    of_observers = [observer[label] for observer in found["observers"]]
+    for number, scores in enumerate(of_observers, start=1):
+        rows.append([f"observer {number}", *_scores(scores)])
+    if len(of_observers) > 1:
+        known = {score: [o[score] for o in of_observers if o[score] is not None] for score in SCORES}
+        cells = [f"{sum(v) / len(v):.4f} ({min(v):.4f} to {max(v):.4f})" if v else "" for v in known.values()]
+        rows.append(["between observers: mean (range)", *cells])
+    return rows
+
+
+def _scores(scores: Mapping[str, float | None]) -> list[str]:
+    return [_number(scores[score]) for score in SCORES]
+
+
+def _write_table(found: Mapping[str, Any], path: Path) -> None:
+    """The numbers of the main table and of every label, unrounded."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["method", "label", *SCORES, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"])
+        for name, row in found["methods"].items():
+            ends = row["interval"] or (None, None)
+            p = row.get("main_minus_this", {}).get("p_holm")
+            for label, scores in row["labels"].items():
+                every = (scores[score] for score in SCORES)
+                writer.writerow([name, label, *every, row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p])
+
+
+def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], modality: str) -> Page:
+    page, figures = Page("Study: one atlas, several, or none"), study.folder / "figures"
+    seeds = max((len(row["seeds"]) for row in found["methods"].values()), default=0)
+    page.text(
+        f"{len(study.cases)} test subjects, {seeds} seeds, atlases {', '.join(study.atlases)}. Scores are means over "
+        "the test subjects of each subject's mean over the seeds; Dice is the mean over the labels. Intervals are 95 % "
+        "bootstrap intervals over subjects, tests two-sided Wilcoxon signed-rank tests, corrected by Holm. The worst "
+        "tenth is the mean of the tenth of the subjects with the lowest Dice."
+    )
+    page.heading("Methods")
+    head, rows = main_rows(found)
+    names = list(found["methods"])
+    page.table(head, rows, main=names.index(MAIN) if MAIN in names else None)
+    for label in study.labels:
+        page.heading(f"Label: {label}")
+        page.table(["method", *_HEADINGS.values()], _label_rows(found, label))
+    titles = {method.name: method.title for method in METHODS}
+    if found["over_atlases"]:
+        curves = {titles[name]: _points(curve) for name, curve in found["over_atlases"].items()}
+        timed = found["over_atlases"].get(MAIN, [])
+        figure = curve_figure(
+            curves,
+            x="atlases",
+            y="mean Dice",
+            title="Dice over the number of atlases",
+            second=[Point(p["x"], p["seconds"]) for p in timed if p["seconds"] is not None],
+            second_y="seconds per scan",
+        )
+        page.heading("How many atlases?")
+        page.svg(svg(figure), "Mean Dice of the test subjects, and how long a scan takes, over the number of atlases.")
+        save_svg(figure, figures / "atlases.svg")
+    if found["over_fractions"]:
+        curves = {titles[name]: _points(curve, 100) for name, curve in found["over_fractions"].items()}
+        figure = curve_figure(curves, x="training subjects, %", y="mean Dice", title="Dice over the training subjects")
+        page.heading("How many training subjects?")
+        page.svg(svg(figure), "Mean Dice of the test subjects over the share of the training subjects.")
+        save_svg(figure, figures / "fractions.svg")
+    _confidence(page, found, titles, figures)
+    _overlays(page, study, found, tests, modality, figures)
+    return page
+
+
+def _points(curve: Sequence[Mapping[str, Any]], factor: float = 1) -> list[Point]:
+    return [Point(factor * p["x"], p["dice"], p["interval"]) for p in curve]
+
+
+def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
+    """Whether a method knows where it is wrong."""
+    rows = []
+    for name, values in found["confidence"].items():
+        if values["certainty"] is None and values["error_auc_entropy"] is None:
+            continue
+        cells = [titles[name]]
+        for measure in ("agreement", "certainty"):
+            known = values[measure]
+            cells.append("" if known is None else f"{known['spearman']:.3f} {_interval(known['interval'], '.3f')}")
+        cells += [_number(values[f"error_auc_{kind}"], ".3f") for kind in ("agreement", "entropy")]
+        rows.append(cells)
+    if not rows:
+        return
+    page.heading("Does a method know how good it is?")
+    page.text(
+        "Rank correlation (Spearman) over the test subjects of their Dice with the agreement between the networks and "
+        "with their certainty (1 - entropy, mean over what was found); area under the curve with which entropy and "
+        "disagreement find wrong voxels among those found or looked for."
+    )
+    page.table(
+        ["method", "agreement and Dice", "certainty and Dice", "errors by disagreement", "errors by entropy"], rows
+    )
+    groups = {}
+    for name, measure in ((MAIN, "agreement"), ("augmented", "certainty"), ("plain", "certainty")):
+        of_subjects = found["confidence"].get(name, {}).get(f"{measure}_of_subjects", {})
+        if of_subjects:
+            dice = found["subjects"][name]
+            groups[f"{titles[name]}: {measure}"] = [(value, dice[case]) for case, value in of_subjects.items()]
+    if groups:
+        figure = scatter_figure(groups, x="what the method says of itself", y="Dice", title="Confidence and Dice")
+        page.svg(svg(figure), "Each mark is a test subject.")
+        save_svg(figure, figures / "confidence.svg")
+
+
+def _overlays(
+    page: Page, study: Study, found: Mapping[str, Any], tests: Sequence[Subject], modality: str, figures: Path
+) -> None:
+    """The best, the median and the worst subject of every method, with its first seed."""
+    subjects = {test.name: test for test in tests}
+    page.heading("Best, median and worst test subject of every method")
+    for method in METHODS:
+        if method.name not in found["methods"]:
+            continue
+        count = len(study.atlases) if method.space == "atlases" else None
+        run = Run(method, 1.0, found["methods"][method.name]["seeds"][0], count)
+        for kind, case in zip(("best", "median", "worst"), best_median_worst(study, run), strict=False):
+            labels = read_labels(study.folder / run.folder / f"{case}.nii.gz")
+            picture = overlay(
+                figures / f"{method.name}-{kind}.png",
+                subjects[case].read_image(),
+                labels,
+                subjects[case].read_labels(labels.grid),
+                names=study.labels,
+                modality=modality,
+                title=f"{method.title}: {kind}, {case}, Dice {_case_dice(study, run, case):.3f}",
+            )
+            page.image(picture, f"{method.title}: the {kind} test subject, {case}; the reference in outline.")
+
+
+def _case_dice(study: Study, run: Run, case: str) -> float:
+    (scores,) = [r.scores for r in study.results if r.run == run and r.case == case]
+    return float(sum(row["dice"] for row in scores) / len(scores))

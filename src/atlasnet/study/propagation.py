@@ -1,0 +1,75 @@
+"""Classical multi-atlas segmentation: the atlases' labels carried over and fused, without any network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from atlasnet.execution import Execution
+from atlasnet.registration import Operator
+from atlasnet.volume import Volume, canonical
+
+# Local similarity is measured in boxes of this many voxels, and its weight falls with this power of its distance from
+# perfect agreement, as in Artaechevarria, Munoz-Barrutia, Ortiz-de-Solorzano, IEEE TMI 28(8), 2009.
+BOX = 5
+POWER = 2.0
+SMALLEST = 1e-3
+
+
+def propagate_labels(
+    image: Volume,
+    atlases: Sequence[tuple[Volume, Volume]],
+    values: Sequence[int],
+    operator: Operator,
+    *,
+    local: bool = False,
+    execution: Execution,
+) -> Volume:
+    """Segment a scan by the labels of registered atlases.
+
+    Args:
+        image: (c, z, y, x), any orientation.
+        atlases: image and labels (1, z, y, x) of each.
+        values: label value of each class, background first.
+        operator: registers the scan onto the atlases, as for AtlasNet; the labels come back through the inverse.
+        local: weigh each atlas at each voxel by how well it fits there, instead of one vote each.
+        execution: where to compute.
+
+    Returns:
+        Labels on the scan's grid. A tie goes to the lower label; where no atlas reaches, background.
+
+    Raises:
+        RegistrationError: an atlas could not be mapped.
+    """
+    source, orientation = canonical(image)
+    votes = np.zeros((len(values), *source.grid.shape), dtype=np.float32)
+    with execution.active():
+        for atlas, labels in atlases:
+            execution.pause()
+            (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution)
+            back = registration.transform.inverse
+            reached = Volume(np.ones((1, *atlas.grid.shape), dtype=np.uint8), atlas.grid)
+            weight = back.warp(reached, source.grid, interpolation="nearest", fill=0).array[0].astype(np.float32)
+            if local:
+                weight *= _local_weight(source.array, back.warp(atlas, source.grid).array)
+            carried = back.warp(labels, source.grid, interpolation="label", fill=0).array[0]
+            for index, value in enumerate(values):
+                votes[index] += weight * (carried == value)
+    chosen = np.asarray(values)[votes.argmax(0)]
+    return Volume(orientation.restore(chosen[None].astype(np.int32)), image.grid)
+
+
+def _local_weight(image: NDArray[np.generic], carried: NDArray[np.generic]) -> NDArray[np.float32]:
+    """(z, y, x) from the local correlation of two images (c, z, y, x): 1 / (1 - correlation) ** `POWER`, bounded."""
+    correlation = np.zeros(image.shape[1:], dtype=np.float64)
+    for one, other in zip(image.astype(np.float64), carried.astype(np.float64), strict=True):
+        means = [ndimage.uniform_filter(a, BOX) for a in (one, other, one * one, other * other, one * other)]
+        a, b, aa, bb, ab = means
+        # The variance of a flat place is rounding: it correlates with nothing.
+        floor = 1e-6 * max(float(one.var() * other.var()), 1e-30)
+        correlation += (ab - a * b) / np.sqrt(np.maximum((aa - a * a) * (bb - b * b), floor))
+    distance = np.clip(1 - correlation / len(image), SMALLEST, 2)
+    return np.asarray(distance**-POWER, dtype=np.float32)

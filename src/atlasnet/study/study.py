@@ -1,0 +1,521 @@
+"""The publication's experiments on any cohort: every method trained, every test subject segmented and scored.
+
+Nothing is done twice: models, registrations and the result of every scan are kept under the study's folder, so that the
+same call goes on after a stop, and a call that asks for more seeds, methods or shares of the data adds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
+from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
+from atlasnet.errors import AtlasNetError, Cancelled, CohortError, InputError
+from atlasnet.evaluation import evaluate_subject
+from atlasnet.evaluation.table import shortened
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
+from atlasnet.prediction import Prediction, PredictOptions, Predictor, find_cases
+from atlasnet.prediction.inputs import image_stem
+from atlasnet.registration import Operator, make_operator
+from atlasnet.study.memory import RememberingOperator
+from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
+from atlasnet.study.propagation import propagate_labels
+from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, fit, planned_operator
+from atlasnet.training.model import Model, class_values
+from atlasnet.training.recipe import Augmentation, Recipe
+from atlasnet.training.sources import path_digest
+from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
+
+CANVAS = "canvas"
+SETTINGS = "settings.json"
+# Seeds of an ensemble's further members, far from those of the study's repetitions.
+MEMBER_SEED = 1000
+# Networks on the canvas see a blank atlas, with which no registration agrees: its quality must not exclude them.
+ANY_QUALITY = PredictOptions(minimum_quality=0.0, agreement=True)
+Segment = Callable[[Volume, Sequence["Run"]], list[Prediction]]
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What a study compares and how its networks are trained.
+
+    Args:
+        atlases: how many to choose among the training subjects (None: 6, or all of fewer), or the names of subjects.
+        methods: names of `atlasnet.study.methods.METHODS`; None: all.
+        seeds: repetitions of everything that is trained, with the seeds 0, 1 and so on after that of the execution.
+        fractions: shares of the training subjects, in (0, 1]; below 1, only the methods `OVER_FRACTIONS`.
+        preset: training recipe, a name or one of one's own.
+        epochs: of every network; None takes the recipe's.
+        network: see `FitOptions`.
+        allow_module: see `FitOptions`.
+        width: see `FitOptions`.
+        operator: name of the registration operator.
+        operator_settings: passed to it, over what the plan says.
+        observers: folders of other people's segmentations of the test subjects, CASE.nii.gz each.
+
+    Raises:
+        InputError: a value that makes no sense.
+    """
+
+    atlases: int | tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    seeds: int = 3
+    fractions: tuple[float, ...] = (1.0,)
+    preset: str | Recipe = "default"
+    epochs: int | None = None
+    network: str | None = None
+    allow_module: bool = False
+    width: float | None = None
+    operator: str = "mrf"
+    operator_settings: dict[str, Any] = field(default_factory=dict)
+    observers: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        chosen_methods(self.methods)
+        if self.seeds < 1:
+            raise InputError("a study needs at least one seed", found=str(self.seeds))
+        if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
+            raise InputError(
+                "the shares of the training subjects cannot be used",
+                expected="numbers above 0, at most 1",
+                found=", ".join(map(str, self.fractions)) or "none",
+            )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, trained once.
+
+    Args:
+        method: what is done.
+        fraction: share of the training subjects.
+        seed: of the training.
+        atlases: how many have a say; None where the method has none.
+    """
+
+    method: Method
+    fraction: float
+    seed: int
+    atlases: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its results lie, relative to the study."""
+        name = self.method.name if self.atlases is None else f"{self.method.name}-{self.atlases}"
+        return f"runs/{name}/{round(100 * self.fraction)}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """How one run did on one scan.
+
+    Args:
+        run: which.
+        case: the scan.
+        scores: fields of `LabelScores`, per label.
+        details: seconds, agreement and certainty; empty where there was no result.
+    """
+
+    run: Run
+    case: str
+    scores: tuple[dict[str, Any], ...]
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that was measured.
+
+    Args:
+        folder: of the study.
+        labels: name to value of what was scored.
+        cases: the test subjects.
+        atlases: names, in the order in which they are asked.
+        results: of all runs; a scan that a run could not segment has no scores there.
+        observers: per observer, its scores of every scan that it holds.
+    """
+
+    folder: Path
+    labels: dict[str, int]
+    cases: tuple[str, ...]
+    atlases: tuple[str, ...]
+    results: tuple[CaseResult, ...]
+    observers: tuple[tuple[dict[str, Any], ...], ...]
+
+
+def run_study(
+    cohort: Cohort,
+    tests: Sequence[Subject],
+    folder: str | Path,
+    options: StudyOptions | None = None,
+    *,
+    execution: Execution | None = None,
+) -> Study:
+    """Train every method on ``cohort``, segment and score ``tests``.
+
+    Args:
+        cohort: training subjects with references.
+        tests: other subjects with references.
+        folder: gets ``models``, ``runs`` (a label map and a JSON of every scan), ``work`` and ``plan.json``, which is
+            derived from all training subjects and serves every method.
+        options: what is compared.
+        execution: device, threads, the first seed, progress.
+
+    Raises:
+        CohortError: the cohort cannot be trained on, or a test subject has no reference.
+        InputError: a test subject is a training subject, or ``folder`` holds another study.
+        RegistrationError: no training subject could be mapped onto an atlas.
+        Cancelled: on request.
+    """
+    run = _Study(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
+    with WorkFolder(folder).locked():
+        return run.result()
+
+
+class _Study:
+    """One call of `run_study`."""
+
+    def __init__(
+        self, cohort: Cohort, tests: tuple[Subject, ...], folder: Path, options: StudyOptions, execution: Execution
+    ) -> None:
+        self.cohort, self.tests, self.folder = cohort, tests, folder
+        self.options, self.execution, self.say = options, execution, execution.reporter
+        self.work = WorkFolder(folder / "work")
+        self.methods = chosen_methods(options.methods)
+        self.labels = {name: value for name, value in cohort.labels.items() if value != 0}
+        self.values = class_values(cohort.labels, cohort.ignore_label)
+        recipe = Recipe.preset(options.preset) if isinstance(options.preset, str) else options.preset
+        self.recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
+        self._check()
+
+    def _check(self) -> None:
+        """What would spoil the figures or fail hours later."""
+        if not self.tests:
+            raise CohortError("there are no test subjects")
+        unlabelled = [subject.name for subject in (*self.cohort, *self.tests) if subject.labels is None]
+        if unlabelled:
+            raise CohortError("subjects have no reference", found=", ".join(unlabelled))
+        if isinstance(self.options.atlases, tuple):
+            outside = sorted(set(self.options.atlases) - {subject.name for subject in self.cohort})
+            if outside:
+                raise InputError(
+                    "the atlases of a study must be training subjects, because label propagation needs their labels",
+                    found=", ".join(outside),
+                )
+        seen = {self._images(subject): subject.name for subject in self.cohort}
+        leaked = [f"{test.name} is {seen[key]}" for test in self.tests if (key := self._images(test)) in seen]
+        if leaked:
+            raise InputError("test subjects are training subjects", found=", ".join(leaked))
+
+    @staticmethod
+    def _images(subject: Subject) -> str:
+        return digest([path_digest(path) for path in subject.images])
+
+    def result(self) -> Study:
+        plan = self._plan()
+        sources = self._atlases()
+        self._remember_settings(plan, sources)
+        results: list[CaseResult] = []
+        for method, fraction, seed in self._jobs():
+            self.execution.pause()
+            if not self._finished(method, fraction, seed, len(sources)):
+                share = "" if fraction == 1 else f", {fraction:.0%} of the subjects"
+                self.say.note(f"{method.title}, seed {seed}{share}")
+                self._run(method, fraction, seed, plan, sources)
+            for run in self._runs(method, fraction, seed, len(sources)):
+                results += [self._read(run, test.name) for test in self.tests]
+        return Study(
+            folder=self.folder,
+            labels=self.labels,
+            cases=tuple(test.name for test in self.tests),
+            atlases=tuple(source.name for source in sources),
+            results=tuple(results),
+            observers=tuple(self._observer(path) for path in self.options.observers),
+        )
+
+    def _jobs(self) -> Iterator[tuple[Method, float, int]]:
+        """What is trained and tested, the whole cohort first."""
+        for fraction in sorted(set(self.options.fractions), reverse=True):
+            for repetition in range(self.options.seeds):
+                for method in self.methods:
+                    # Carrying labels over draws no random number.
+                    once = method.space == "labels" and repetition > 0
+                    if not once and (fraction == 1 or method.name in OVER_FRACTIONS):
+                        yield method, fraction, self.execution.seed + repetition
+
+    @staticmethod
+    def _runs(method: Method, fraction: float, seed: int, atlases: int) -> list[Run]:
+        """A network per atlas can be asked with any number of atlases."""
+        if method.space != "atlases":
+            return [Run(method, fraction, seed)]
+        return [Run(method, fraction, seed, count) for count in range(1, atlases + 1)]
+
+    # What all methods share
+
+    def _plan(self) -> Plan:
+        path = self.folder / "plan.json"
+        if not path.exists():
+            Plan.derive(take_fingerprint(self.cohort, self.say)).write(path)
+        return Plan.read(path)
+
+    def _atlases(self) -> list[AtlasSource]:
+        wanted = self.options.atlases
+        if isinstance(wanted, tuple):
+            return resolve_atlases(self.cohort, wanted)
+        count = min(wanted or DEFAULT_ATLASES, len(self.cohort))
+        path = self.folder / "atlases.json"
+        if not path.exists():
+            images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in self.cohort}
+            write_json(path, choose_atlases(images, count, execution=self.execution))
+        return resolve_atlases(self.cohort, read_json(path))
+
+    def _remember_settings(self, plan: Plan, sources: Sequence[AtlasSource]) -> None:
+        """Figures of one table come from one setting; methods, seeds and shares may be added."""
+        options = asdict(self.options)
+        for name in ("methods", "seeds", "fractions", "observers", "preset", "epochs", "atlases"):
+            options.pop(name)
+        settings = {
+            "options": options,
+            "recipe": self.recipe.to_json(),
+            "plan": plan.to_json(),
+            "atlases": [source.name for source in sources],
+            "seed": self.execution.seed,
+            "training": {subject.name: self._images(subject) for subject in self.cohort},
+            "tests": {subject.name: self._images(subject) for subject in self.tests},
+        }
+        path = self.folder / SETTINGS
+        before = read_json(path) if path.exists() else settings
+        changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
+        if changed:
+            raise InputError(
+                "the folder holds a study with other settings",
+                path=path,
+                found="another " + ", another ".join(changed),
+                remedy="give another folder with -o",
+            )
+        write_json(path, settings)
+
+    def _canvas(self, plan: Plan) -> Path:
+        """A blank image as large as the largest scan: the common frame of networks without registration."""
+        path = self.folder / f"{CANVAS}.nii.gz"
+        if not path.exists():
+            spacing = np.asarray(plan.spacing)
+            grids = [canonical(subject.read_grid())[0] for subject in (*self.cohort, *self.tests)]
+            extent = np.max([grid.size * grid.spacing for grid in grids], axis=0)
+            x, y, z = (int(n) for n in np.maximum(1, np.ceil(extent / spacing - 1e-6)))
+            blank = np.zeros((len(self.cohort.channels), z, y, x), dtype=np.uint8)
+            write_volume(path, Volume(blank, Grid.from_parts((z, y, x), tuple(spacing))))
+        return path
+
+    def _subset(self, fraction: float, seed: int) -> Cohort:
+        """A share of the training subjects, at least two; a smaller share is part of a larger one."""
+        names = [subject.name for subject in self.cohort]
+        if fraction == 1:
+            return self.cohort
+        order = np.random.default_rng(seed).permutation(names).tolist()
+        return self.cohort.select(sorted(order[: max(2, round(fraction * len(names)))]))
+
+    # Training
+
+    def _model(self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
+        """Train it, or take it as an earlier call left it."""
+        cohort = self._subset(fraction, seed)
+        recipe = self.recipe if method.augmented else replace(self.recipe, augmentation=Augmentation())
+        if method.longer:
+            recipe = replace(recipe, epochs=recipe.epochs * len(sources))
+        known = {subject.name for subject in cohort}
+        # An atlas that is no subject of this share is an image from elsewhere.
+        atlases = tuple(s.name if s.name in known else str(s.paths[0]) for s in sources)
+        operator, settings = self.options.operator, self.options.operator_settings
+        if method.space == "own":
+            atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
+        name = method.space + ("" if method.augmented else "-unaugmented") + ("-long" if method.longer else "")
+        folder = self.folder / "models" / name / str(round(100 * fraction)) / f"seed{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        plan.write(folder / "plan.json")
+        return fit(
+            cohort,
+            folder,
+            FitOptions(
+                atlases=atlases,
+                network=self.options.network,
+                allow_module=self.options.allow_module,
+                width=self.options.width,
+                preset=recipe,
+                operator=operator,
+                operator_settings=settings,
+                minimum_quality=0.0 if method.space == "own" else FitOptions.minimum_quality,
+            ),
+            work=self.work.root,
+            execution=replace(self.execution, seed=seed),
+        )
+
+    # Testing
+
+    def _finished(self, method: Method, fraction: float, seed: int, atlases: int) -> bool:
+        runs = self._runs(method, fraction, seed, atlases)
+        return all(self._path(run, test.name).exists() for run in runs for test in self.tests)
+
+    def _path(self, run: Run, case: str) -> Path:
+        return self.folder / run.folder / f"{case}.json"
+
+    def _read(self, run: Run, case: str) -> CaseResult:
+        content = read_json(self._path(run, case))
+        return CaseResult(run, case, tuple(content["scores"]), content["details"])
+
+    def _run(self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]) -> None:
+        """Train what the method needs and segment the scans that it has not segmented yet."""
+        segment = (
+            self._propagation(method, plan, sources)
+            if method.space == "labels"
+            else self._networks(method, fraction, seed, plan, sources)
+        )
+        runs = self._runs(method, fraction, seed, len(sources))
+        missing = [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
+        for test in self.say.track(missing, f"segmenting: {method.name}", len(missing)):
+            self.execution.pause()
+            try:
+                predictions = segment(test.read_image(), runs)
+            except Cancelled:
+                raise
+            except AtlasNetError as error:
+                self.say.warn(f"{method.name}: {test.name}: {error}")
+                for run in runs:
+                    write_json(self._path(run, test.name), {"scores": [], "details": {}, "error": str(error)})
+                continue
+            for run, prediction in zip(runs, predictions, strict=True):
+                self._keep(run, test, prediction)
+
+    def _networks(
+        self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]
+    ) -> Segment:
+        seeds = [seed]
+        if method.members:
+            seeds += [seed + MEMBER_SEED * member for member in range(1, len(sources))]
+        predictors = []
+        for member in seeds:
+            model = self._model(method, fraction, member, plan, sources)
+            operator: Operator = make_operator(model.operator, **model.operator_settings)
+            if method.space == "atlases":
+                operator = RememberingOperator(operator, self.work)
+            predictors.append(
+                Predictor(model, execution=self.execution, allow_module=self.options.allow_module, operator=operator)
+            )
+
+        def segment(image: Volume, runs: Sequence[Run]) -> list[Prediction]:
+            quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
+            first, *others = [predictor.ask(image, minimum_quality=quality) for predictor in predictors]
+            answers = first.and_those_of(others)
+            return [
+                predictors[0].fuse(answers if run.atlases is None else answers.first(run.atlases), ANY_QUALITY)
+                for run in runs
+            ]
+
+        return segment
+
+    def _propagation(self, method: Method, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
+        atlases = [(source.read(), self.cohort[str(source.subject)].read_labels()) for source in sources]
+        # The very registrations of AtlasNet, whichever of the two comes first.
+        images = [canonical(image)[0] for image, _ in atlases]
+        operator = RememberingOperator(
+            planned_operator(self.options.operator, self.options.operator_settings, plan), self.work
+        )
+
+        def segment(image: Volume, runs: Sequence[Run]) -> list[Prediction]:
+            pairs = [(image, labels) for image, (_, labels) in zip(images, atlases, strict=True)]
+            labels = propagate_labels(image, pairs, self.values, operator, local=method.local, execution=self.execution)
+            return [Prediction(labels, {"seconds": {}, "atlases": [], "agreement": {"foreground": None}})]
+
+        return segment
+
+    def _keep(self, run: Run, test: Subject, prediction: Prediction) -> None:
+        """Score a segmentation and write it; the JSON comes last: where it is, the label map is."""
+        reference = test.read_labels(prediction.labels.grid)
+        scores = evaluate_subject(
+            prediction.labels, reference, self.labels, case=test.name, ignore_label=self.cohort.ignore_label
+        )
+        path = self._path(run, test.name)
+        write_volume(path.with_suffix(".nii.gz"), prediction.labels)
+        details = _details(prediction, reference, self.cohort.ignore_label)
+        write_json(path, {"scores": [asdict(row) for row in scores.rows], "details": details})
+
+    def _observer(self, folder: Path) -> tuple[dict[str, Any], ...]:
+        """The scores of another person's segmentations."""
+        rows: list[dict[str, Any]] = []
+        for test in self.tests:
+            path = folder / f"{test.name}.nii.gz"
+            if path.exists():
+                reference = test.read_labels()
+                found = evaluate_subject(
+                    read_labels(path), reference, self.labels, case=test.name, ignore_label=self.cohort.ignore_label
+                )
+                rows += [asdict(row) for row in found.rows]
+        if not rows:
+            raise InputError(
+                "the observer's folder holds no test subject",
+                path=folder,
+                expected=f"files such as {self.tests[0].name}.nii.gz",
+            )
+        return tuple(rows)
+
+
+def _details(prediction: Prediction, reference: Volume, ignore_label: int | None) -> dict[str, Any]:
+    """Seconds, and how sure the method was of the scan as a whole and where it was wrong."""
+    record = prediction.record
+    details: dict[str, Any] = {}
+    if prediction.entropy is None or prediction.agreement is None:
+        return details
+    # A registration may have been remembered: its own record says what it took.
+    asked = [atlas["seconds"] + atlas["seconds_network"] for atlas in record["atlases"] if "seconds_network" in atlas]
+    details["seconds"] = round(sum(asked) + record["seconds"]["fusion"], 3)
+    found, truth = prediction.labels.array[0], reference.array[0]
+    entropy, share = prediction.entropy.array[0], prediction.agreement.array[0]
+    inside = found > 0
+    details["certainty"] = round(1 - float(entropy[inside].mean()), 6) if inside.any() else None
+    details["agreement"] = record["agreement"]["foreground"]
+    asked_about = inside | (truth > 0)
+    if ignore_label is not None:
+        asked_about &= truth != ignore_label
+    wrong = (found != truth)[asked_about]
+    details["error_auc_entropy"] = _auc(entropy[asked_about], wrong)
+    details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong)
+    return details
+
+
+def _auc(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float | None:
+    """Area under the curve of ``score`` as a sign of ``positive``; None where all or none are."""
+    count = int(positive.sum())
+    if count in (0, len(positive)):
+        return None
+    ranks = stats.rankdata(score)
+    above = float(ranks[positive].sum()) - count * (count + 1) / 2
+    return round(above / (count * (len(positive) - count)), 6)
+
+
+def read_test_subjects(path: str | Path, cohort: Cohort) -> tuple[Subject, ...]:
+    """The test subjects of a study: those of ``imagesTs`` and ``labelsTs`` below a folder, or of a whole cohort.
+
+    Args:
+        path: the folder.
+        cohort: the training cohort, which says how many channels there are.
+
+    Raises:
+        CohortError: there are none, or some have no reference.
+    """
+    root = Path(path)
+    images, labels = root / "imagesTs", root / "labelsTs"
+    if not images.is_dir():
+        return Cohort.read(root).subjects
+    references = {image_stem(file): file for file in labels.iterdir()} if labels.is_dir() else {}
+    cases = find_cases([images], len(cohort.channels))
+    absent = [case.name for case in cases if case.name not in references]
+    if absent:
+        raise CohortError("test subjects have no reference", path=labels, found="none for " + shortened(absent))
+    return tuple(replace(case, labels=references[case.name]) for case in cases)

@@ -1,0 +1,192 @@
+"""From the scores of every scan to what a study says: tables, comparisons, curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atlasnet.execution import atomic_path
+from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
+from atlasnet.study.statistics import compare, interval, rank_correlation, worst_tenth
+from atlasnet.study.study import CaseResult, Run, Study
+
+SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
+"""What the tables show of every label, in the publication's order."""
+
+
+def summarise(study: Study) -> dict[str, Any]:
+    """Everything a study says, JSON-able.
+
+    Returns:
+        ``methods``: per row of the main table its ``title``, ``seeds``, ``failed`` (scans without a result, in no
+        mean), ``labels`` (per label and score, the mean over subjects of the means over seeds), ``mean_dice`` (over
+        labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``, ``dice_of_seeds``, ``seconds``
+        (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
+        ``over_atlases`` and ``over_fractions``: the mean Dice, per method, over the number of atlases and the share of
+        the subjects. ``confidence``: per method the rank correlation of what it says of itself with its Dice.
+        ``observers``: per observer and score the mean; ``subjects``: per method and test subject the mean Dice.
+    """
+    by_run: dict[tuple[str, int | None, float], list[CaseResult]] = {}
+    for result in study.results:
+        key = (result.run.method.name, result.run.atlases, result.run.fraction)
+        by_run.setdefault(key, []).append(result)
+    most = len(study.atlases)
+    main = {
+        method.name: found
+        for method in METHODS
+        for atlases in (most, None)
+        if (found := by_run.get((method.name, atlases, 1.0)))
+    }
+    subjects = {name: _dice_of_subjects(found) for name, found in main.items()}
+    rows = {name: _row(found, study) for name, found in main.items()}
+    if MAIN in subjects:
+        others = {name: scores for name, scores in subjects.items() if name != MAIN and scores}
+        for name, difference in compare(subjects[MAIN], others).items() if subjects[MAIN] else ():
+            rows[name]["main_minus_this"] = asdict(difference)
+    return {
+        "labels": study.labels,
+        "atlases": list(study.atlases),
+        "cases": list(study.cases),
+        "methods": rows,
+        "observers": [_means(rows_of, study.labels) for rows_of in study.observers],
+        "over_atlases": {
+            method.name: _curve(by_run, [(k, (method.name, k, 1.0)) for k in range(1, most + 1)])
+            for method in METHODS
+            if (method.name, 1, 1.0) in by_run
+        },
+        "over_fractions": {
+            name: _curve(by_run, [(f, (name, count, f)) for f in _fractions(study.results)])
+            for name in OVER_FRACTIONS
+            for count in ((most,) if name == MAIN else (None,))
+            if len(_fractions(study.results)) > 1
+        },
+        "confidence": {name: _confidence(found) for name, found in main.items()},
+        "subjects": subjects,
+    }
+
+
+def write_cases(study: Study, path: Path) -> None:
+    """Every score of every scan, run and label as a CSV."""
+    scores = [row for result in study.results for row in _flat(result)]
+    names = list(scores[0]) if scores else ["method"]
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        writer.writerows(scores)
+
+
+def _flat(result: CaseResult) -> Iterable[dict[str, Any]]:
+    run = result.run
+    for row in result.scores:
+        yield {
+            "method": run.method.name,
+            "atlases": run.atlases,
+            "fraction": run.fraction,
+            "seed": run.seed,
+            **row,
+            "seconds": result.details.get("seconds"),
+        }
+
+
+def _fractions(results: Iterable[CaseResult]) -> list[float]:
+    return sorted({result.run.fraction for result in results})
+
+
+def _dice(result: CaseResult) -> float:
+    """The mean over labels."""
+    return float(np.mean([row["dice"] for row in result.scores]))
+
+
+def _dice_of_subjects(results: Sequence[CaseResult]) -> dict[str, float]:
+    """Subject to mean over labels and seeds; without those that a seed could not segment."""
+    found: dict[str, list[float]] = {}
+    seeds = {result.run.seed for result in results}
+    for result in results:
+        if result.scores:
+            found.setdefault(result.case, []).append(_dice(result))
+    return {case: float(np.mean(values)) for case, values in found.items() if len(values) == len(seeds)}
+
+
+def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
+    dice = np.array(list(_dice_of_subjects(results).values()))
+    seconds = [value for result in results if (value := result.details.get("seconds")) is not None]
+    seeds = sorted({result.run.seed for result in results})
+    of_seeds = [[_dice(r) for r in results if r.run.seed == seed and r.scores] for seed in seeds]
+    return {
+        "title": results[0].run.method.title,
+        "seeds": seeds,
+        "failed": sum(not result.scores for result in results),
+        "labels": _means([row for result in results for row in result.scores], study.labels),
+        "mean_dice": float(dice.mean()) if len(dice) else None,
+        "interval": interval(dice),
+        "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,
+        "worst_tenth_interval": interval(dice, worst_tenth),
+        "dice_of_seeds": [float(np.mean(values)) if values else None for values in of_seeds],
+        "seconds": float(np.median(seconds)) if seconds else None,
+    }
+
+
+def _means(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]) -> dict[str, dict[str, float | None]]:
+    """Per label and score the mean of what is defined; seeds have the same subjects, so the order does not matter."""
+    result: dict[str, dict[str, float | None]] = {}
+    for label in labels:
+        of_label = [row for row in rows if row["label"] == label]
+        result[label] = {}
+        for score in SCORES:
+            defined = [row[score] for row in of_label if row[score] is not None]
+            result[label][score] = float(np.mean(defined)) if defined else None
+    return result
+
+
+def _curve(
+    by_run: Mapping[tuple[str, int | None, float], Sequence[CaseResult]],
+    points: Sequence[tuple[float, tuple[str, int | None, float]]],
+) -> list[dict[str, Any]]:
+    """Mean Dice with its interval, and seconds of a scan, at each point that was run."""
+    curve = []
+    for x, key in points:
+        results = by_run.get(key, [])
+        dice = list(_dice_of_subjects(results).values())
+        seconds = [value for result in results if (value := result.details.get("seconds")) is not None]
+        if dice:
+            curve.append(
+                {
+                    "x": x,
+                    "dice": float(np.mean(dice)),
+                    "interval": interval(dice),
+                    "seconds": float(np.median(seconds)) if seconds else None,
+                }
+            )
+    return curve
+
+
+def _confidence(results: Sequence[CaseResult]) -> dict[str, Any]:
+    """Does what the method says of itself tell good results from bad ones?"""
+    found: dict[str, Any] = {}
+    dice = _dice_of_subjects(results)
+    for name in ("certainty", "agreement"):
+        values: dict[str, list[float]] = {}
+        for result in results:
+            value = result.details.get(name)
+            if value is not None and result.case in dice:
+                values.setdefault(result.case, []).append(value)
+        known = [case for case in values if len(values[case]) == len({r.run.seed for r in results})]
+        correlation = rank_correlation([float(np.mean(values[c])) for c in known], [dice[c] for c in known])
+        found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}
+        found[f"{name}_of_subjects"] = {case: float(np.mean(values[case])) for case in known}
+    for name in ("error_auc_entropy", "error_auc_agreement"):
+        areas = [value for result in results if (value := result.details.get(name)) is not None]
+        found[name] = float(np.mean(areas)) if areas else None
+    return found
+
+
+def best_median_worst(study: Study, run: Run) -> list[str]:
+    """The test subjects at the ends and in the middle of a run, by their mean Dice."""
+    dice = {r.case: _dice(r) for r in study.results if r.run == run and r.scores}
+    ordered = sorted(dice, key=lambda case: (-dice[case], case))
+    return list(dict.fromkeys([ordered[0], ordered[len(ordered) // 2], ordered[-1]])) if ordered else []

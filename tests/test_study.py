@@ -1,0 +1,282 @@
+"""The study on a small cohort: every method, restarted, extended, refused where it would mislead."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.errors import Cancelled, CohortError, InputError
+from atlasnet.execution import Execution
+from atlasnet.registration import make_operator
+from atlasnet.study import Study, StudyOptions, read_test_subjects, run_study, summarise, write_study
+from atlasnet.study.methods import METHODS
+from atlasnet.study.propagation import propagate_labels
+from atlasnet.training.recipe import Recipe
+from atlasnet.volume import read_labels, read_volume, write_volume
+from synthetic import LABELS, dice, subject, write_cohort
+
+ONE = Execution(threads=1)
+RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.0, learning_rate=6e-3)
+SETTINGS = {"atlases": 2, "seeds": 1, "width": 0.5, "preset": RECIPE, "operator": "affine"}
+QUICK = StudyOptions(**SETTINGS, fractions=(1.0, 0.5))
+TESTS = ("t0", "t1", "t2")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    folder = write_cohort(tmp_path_factory.mktemp("cohort"), range(4))
+    for number, name in enumerate(TESTS):
+        image, labels = subject(50 + number)
+        write_volume(folder / "imagesTs" / f"{name}_0000.nii.gz", image)
+        write_volume(folder / "labelsTs" / f"{name}.nii.gz", labels)
+    return Cohort.read(folder)
+
+
+@pytest.fixture(scope="module")
+def tests(cohort: Cohort) -> tuple[Subject, ...]:
+    return read_test_subjects(cohort.root, cohort)
+
+
+@pytest.fixture(scope="module")
+def study(cohort: Cohort, tests: tuple[Subject, ...], tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return run_study(cohort, tests, tmp_path_factory.mktemp("study") / "study", QUICK, execution=ONE)
+
+
+@pytest.fixture(scope="module")
+def found(study: Study, tests: tuple[Subject, ...]) -> dict:
+    return write_study(study, tests)
+
+
+def test_every_method_segments_every_test_subject(study: Study, found: dict) -> None:
+    assert list(found["methods"]) == [method.name for method in METHODS]
+    for row in found["methods"].values():
+        assert row["failed"] == 0
+        assert 0.1 < row["mean_dice"] <= 1
+        assert row["worst_tenth"] <= row["mean_dice"]
+    for name in ("plain", "atlasnet-2", "propagation"):
+        for case in TESTS:
+            labels = read_labels(study.folder / "runs" / name / "100" / "seed0" / f"{case}.nii.gz")
+            assert set(np.unique(labels.array)) <= set(LABELS.values())
+
+
+def test_the_table_is_the_mean_of_the_scores_on_disk(study: Study, found: dict) -> None:
+    with (study.folder / "cases.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for name, atlases in (("atlasnet", "2"), ("plain", "")):
+        own = [r for r in rows if r["method"] == name and r["atlases"] == atlases and r["fraction"] == "1.0"]
+        assert len(own) == len(TESTS) * 2
+        assert np.mean([float(r["dice"]) for r in own]) == pytest.approx(found["methods"][name]["mean_dice"])
+        core = [float(r["dice"]) for r in own if r["label"] == "core"]
+        assert np.mean(core) == pytest.approx(found["methods"][name]["labels"]["core"]["dice"])
+
+
+def test_scores_are_those_of_the_label_maps(study: Study, cohort: Cohort) -> None:
+    for result in study.results:
+        if result.run.fraction == 1 and result.run.method.name in ("atlasnet", "propagation-local", "ensemble"):
+            labels = read_labels(study.folder / result.run.folder / f"{result.case}.nii.gz").array
+            reference = read_labels(cohort.root / "labelsTs" / f"{result.case}.nii.gz").array
+            for row in result.scores:
+                value = LABELS[row["label"]]
+                assert row["dice"] == pytest.approx(dice(labels == value, reference == value))
+
+
+def test_curves_have_a_point_for_each_number_of_atlases_and_share(found: dict) -> None:
+    assert [p["x"] for p in found["over_atlases"]["atlasnet"]] == [1, 2]
+    assert found["over_atlases"]["atlasnet"][1]["dice"] == found["methods"]["atlasnet"]["mean_dice"]
+    assert [p["x"] for p in found["over_fractions"]["plain"]] == [0.5, 1.0]
+    seconds = [p["seconds"] for p in found["over_atlases"]["atlasnet"]]
+    assert 0 < seconds[0] < seconds[1]
+
+
+def test_methods_are_compared_with_atlasnet_subject_by_subject(found: dict) -> None:
+    gain = found["methods"]["plain"]["main_minus_this"]
+    ours, theirs = found["subjects"]["atlasnet"], found["subjects"]["plain"]
+    assert gain["mean"] == pytest.approx(np.mean([ours[c] - theirs[c] for c in ours]))
+    assert gain["p"] <= gain["p_holm"] <= 1
+    assert "main_minus_this" not in found["methods"]["atlasnet"]
+
+
+def test_networks_of_an_ensemble_differ_and_share_the_plain_one(study: Study) -> None:
+    models = study.folder / "models" / "own-unaugmented" / "100"
+    assert sorted(path.name for path in models.iterdir()) == ["seed0", "seed1000"]
+    weights = [next((path / "networks").glob("*.safetensors")).read_bytes() for path in sorted(models.iterdir())]
+    assert weights[0] != weights[1]
+    of_method = {r.run.method.name: r for r in study.results if r.case == "t0" and r.run.fraction == 1}
+    assert of_method["ensemble"].scores != of_method["plain"].scores
+
+
+def test_the_longer_training_sees_as_many_epochs_as_all_atlases(study: Study) -> None:
+    log = study.folder / "models" / "own-long" / "100" / "seed0" / "log"
+    assert len(next(log.glob("*.csv")).read_text().splitlines()) - 1 == 3 * 2
+
+
+def test_the_same_call_does_nothing_and_gives_the_same(
+    study: Study, cohort: Cohort, tests: tuple[Subject, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object, **__: object) -> None:
+        raise AssertionError("something finished was done again")
+
+    monkeypatch.setattr("atlasnet.study.study.fit", nothing)
+    monkeypatch.setattr("atlasnet.study.study.propagate_labels", nothing)
+    again = run_study(cohort, tests, study.folder, QUICK, execution=ONE)
+    assert again.results == study.results
+
+
+def test_a_stopped_study_goes_on_to_the_same_scores(
+    study: Study, cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path
+) -> None:
+    options = StudyOptions(**SETTINGS, methods=("propagation", "atlasnet"))
+    stopped = 0
+    found = None
+    while found is None:
+        # Each call gets a little further than the one before.
+        left = iter([False] * (60 + 25 * stopped) + [True] * 10**5)
+        execution = Execution(threads=1, cancelled=left.__next__)
+        try:
+            found = run_study(cohort, tests, tmp_path / "stopped", options, execution=execution)
+        except Cancelled:
+            stopped += 1
+    assert stopped > 1
+    expected = {
+        (r.run, r.case): r.scores
+        for r in study.results
+        if r.run.fraction == 1 and r.run.method.name in ("propagation", "atlasnet")
+    }
+    assert {(r.run, r.case): r.scores for r in found.results} == expected
+
+
+def test_another_study_in_the_folder_is_refused(study: Study, cohort: Cohort, tests: Sequence[Subject]) -> None:
+    options = StudyOptions(**SETTINGS | {"width": 0.25})
+    with pytest.raises(InputError, match="other settings"):
+        run_study(cohort, tests, study.folder, options, execution=ONE)
+
+
+def test_a_training_subject_cannot_be_a_test_subject(cohort: Cohort, tmp_path: Path) -> None:
+    copied = tmp_path / "copy_0000.nii.gz"
+    shutil.copyfile(cohort["s1"].images[0], copied)
+    leaked = Subject("innocent", (copied,), cohort["s1"].labels)
+    with pytest.raises(InputError, match="innocent is s1"):
+        run_study(cohort, [leaked], tmp_path / "o", QUICK, execution=ONE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "seed"),
+        ({"fractions": (1.2,)}, "shares"),
+        ({"methods": ("nonsense",)}, "no such method"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StudyOptions(**options)
+
+
+def test_test_subjects_without_reference_are_named(cohort: Cohort, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(cohort.root, folder)
+    (folder / "labelsTs" / "t1.nii.gz").unlink()
+    with pytest.raises(CohortError, match="t1"):
+        read_test_subjects(folder, cohort)
+
+
+def test_observers_are_scored_beside_the_methods(
+    study: Study, cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path
+) -> None:
+    for case in TESTS:
+        labels = read_labels(cohort.root / "labelsTs" / f"{case}.nii.gz")
+        labels.array[labels.array == LABELS["core"]] = LABELS["shell"]
+        write_volume(tmp_path / f"{case}.nii.gz", labels)
+    options = StudyOptions(**SETTINGS, methods=("plain",), observers=(tmp_path,))
+    again = run_study(cohort, tests, study.folder, options, execution=ONE)
+    (observer,) = summarise(again)["observers"]
+    assert observer["core"]["dice"] == 0
+    assert 0.5 < observer["shell"]["dice"] < 1
+
+
+def test_the_atlas_itself_propagates_its_own_labels(cohort: Cohort) -> None:
+    image, labels = cohort["s0"].read_image(), cohort["s0"].read_labels()
+    for local in (False, True):
+        found = propagate_labels(
+            image, [(image, labels)], (0, 2, 4), make_operator("identity"), local=local, execution=ONE
+        )
+        np.testing.assert_array_equal(found.array, labels.array)
+
+
+def test_local_weights_prefer_the_atlas_that_fits() -> None:
+    (image, labels), (other, wrong) = subject(7), subject(7)
+    random = np.random.default_rng(0)
+    noise = other.replace(random.normal(size=other.array.shape).astype(np.float32) * 100)
+    wrong = wrong.replace(np.where(labels.array == 4, 2, 4).astype(np.uint8))
+    atlases = [(image, labels), (noise, wrong), (noise, wrong)]
+    voted, weighted = (
+        propagate_labels(image, atlases, (0, 2, 4), make_operator("identity"), local=local, execution=ONE).array
+        for local in (False, True)
+    )
+    assert dice(voted == 4, labels.array == 4) < 0.1
+    np.testing.assert_array_equal(weighted, labels.array)
+
+
+class Tags(HTMLParser):
+    """Counts what a page holds, and where it would load anything from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.sources += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+
+def test_the_page_holds_everything_and_loads_nothing(study: Study, found: dict) -> None:
+    parser = Tags()
+    parser.feed((study.folder / "study.html").read_text())
+    assert parser.tags["table"] == 2 + len(study.labels)
+    assert parser.tags["svg"] == 3
+    assert parser.tags["img"] == 3 * len(METHODS)
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in parser.sources)
+    assert {path.name for path in (study.folder / "figures").glob("*.svg")} == {
+        "atlases.svg",
+        "fractions.svg",
+        "confidence.svg",
+    }
+
+
+def test_the_command_runs_and_says_where_the_page_is(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["study", str(cohort.root), "-o", str(tmp_path / "o"), "--only", "propagation", "--atlases", "2"]
+    (tmp_path / "two.txt").write_text("t0\nt2\n")
+    words += ["--registration", "centre", "--test-subjects", str(tmp_path / "two.txt"), "--threads", "1"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cases"] == ["t0", "t2"]
+    assert main(words) == 0
+    assert "study.html" in capsys.readouterr().out
+
+
+def test_recipes_without_augmentation_keep_everything_else(study: Study) -> None:
+    recipes = {}
+    for name in ("own", "own-unaugmented"):
+        content = json.loads((study.folder / "models" / name / "100" / "seed0" / "model.json").read_text())
+        recipes[name] = Recipe.from_json(content["provenance"]["recipe"])
+    assert recipes["own"].augmentation != recipes["own-unaugmented"].augmentation
+    assert recipes["own-unaugmented"].augmentation.rotation == 0
+    assert recipes["own"].epochs == recipes["own-unaugmented"].epochs == 3
+
+
+def test_subjects_of_different_size_lie_on_one_canvas(study: Study) -> None:
+    canvas = read_volume(study.folder / "canvas.nii.gz")
+    assert not canvas.array.any()

@@ -1,0 +1,68 @@
+"""The statistics of a study against SciPy, statistics that are known, and properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from atlasnet.study.statistics import compare, holm, interval, rank_correlation, worst_tenth
+
+
+def test_holm_gives_the_textbook_values() -> None:
+    # Holm's own procedure by hand: 4 p1, 3 p2, 2 p3, p4, never falling, never above 1
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_no_correction_and_bonferroni(p: list[float]) -> None:
+    for raw, corrected in zip(p, holm(p), strict=True):
+        assert raw <= corrected <= min(1.0, max(raw * len(p), max(holm(p))))
+
+
+def test_differences_are_those_of_scipy() -> None:
+    random = np.random.default_rng(3)
+    main = {str(i): float(v) for i, v in enumerate(random.uniform(0.7, 0.9, 20))}
+    worse = {case: value - 0.01 - 0.01 * random.normal() for case, value in main.items()}
+    found = compare(main, {"worse": worse, "same": main})
+    gain = np.array([main[c] - worse[c] for c in main])
+    assert found["worse"].mean == pytest.approx(gain.mean())
+    assert found["worse"].p == pytest.approx(stats.wilcoxon(gain).pvalue)
+    assert found["worse"].p_holm == pytest.approx(2 * found["worse"].p)
+    low, high = found["worse"].interval or (0, 0)
+    assert low < gain.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * gain.std(ddof=1) / np.sqrt(20), rel=0.25)
+    assert found["same"].p == 1
+    assert found["same"].interval is None
+
+
+def test_only_shared_subjects_are_compared() -> None:
+    main = {"a": 0.5, "b": 0.7, "c": 0.9}
+    assert compare(main, {"other": {"b": 0.6, "c": 0.7}})["other"].mean == pytest.approx(0.15)
+    with pytest.raises(ValueError, match="other subjects"):
+        compare(main, {"other": {"z": 0.1}})
+
+
+def test_the_worst_tenth_is_of_at_least_one_subject() -> None:
+    assert worst_tenth(np.array([0.5, 0.2, 0.9])) == pytest.approx(0.2)
+    assert worst_tenth(np.arange(20.0)) == pytest.approx(0.5)
+    np.testing.assert_allclose(worst_tenth(np.arange(40.0).reshape(2, 20)), [0.5, 20.5])
+    low, high = interval(np.linspace(0, 1, 60), worst_tenth) or (1, 0)
+    assert 0 <= low < high < 0.3
+
+
+def test_rank_correlation_has_an_interval_around_it() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=50)
+    y = x + random.normal(size=50)
+    found = rank_correlation(x, y)
+    assert found is not None
+    value, (low, high) = found
+    assert value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert low < value < high
+    assert rank_correlation(x, np.ones(50)) is None
+    assert rank_correlation([1, 2, 3], [1, 2, 3]) is None
