@@ -9,12 +9,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from atlasnet.execution import atomic_path
 from atlasnet.report.comparison import MARKERS
 from atlasnet.report.display import PALETTE
 from atlasnet.report.panel import TEXT, TITLE, new_figure
+
+MOST_TICKS = 12  # as many points have a tick each
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def curve_figure(
     title: str = "",
     second: Sequence[Point] = (),
     second_y: str = "",
+    order: Sequence[str] = (),
 ) -> Figure:
     """Curves over one axis, their intervals as bars.
 
@@ -50,13 +52,14 @@ def curve_figure(
         title: over the figure.
         second: a dashed grey curve with an axis of its own on the right.
         second_y: what that shows.
+        order: names whose place decides colour and mark, so that these are the same in several figures.
     """
-    figure = new_figure(6.6, 4.4)
+    figure = new_figure(8.2, 4.8)
     axes = figure.subplots()
-    for i, (name, points) in enumerate(curves.items()):
-        colour = PALETTE[(5 + i) % len(PALETTE)]
+    for name, points in curves.items():
+        colour, marker = _look(name, order or list(curves))
         places, values = [p.x for p in points], [p.y for p in points]
-        axes.plot(places, values, color=colour, marker=MARKERS[i % len(MARKERS)], label=name, zorder=3)
+        axes.plot(places, values, color=colour, marker=marker, label=name, zorder=3)
         for point in points:
             if point.interval is not None:
                 axes.vlines(point.x, *point.interval, color=colour, alpha=0.45, linewidth=2, zorder=2)
@@ -64,39 +67,47 @@ def curve_figure(
     axes.set_ylabel(y, fontsize=TEXT)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
-    if all(float(point.x).is_integer() for points in curves.values() for point in points):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    places = sorted({point.x for points in curves.values() for point in points})
+    if len(places) <= MOST_TICKS:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
     if second:
         other = axes.twinx()
         other.plot([p.x for p in second], [p.y for p in second], color="0.45", linestyle="dashed", label=second_y)
         other.set_ylim(bottom=0)
         other.set_ylabel(second_y, fontsize=TEXT)
     figure.suptitle(title, fontsize=TITLE)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
     return figure
 
 
-def scatter_figure(groups: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, title: str = "") -> Figure:
-    """Points (x, y), a colour and a mark for each group."""
-    figure = new_figure(6.6, 4.4)
+def scatter_figure(
+    groups: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    order: Sequence[str] = (),
+) -> Figure:
+    """Points (x, y), a colour and a mark for each group; ``order`` as for `curve_figure`."""
+    figure = new_figure(8.2, 4.8)
     axes = figure.subplots()
-    for i, (name, points) in enumerate(groups.items()):
-        axes.scatter(
-            [p[0] for p in points],
-            [p[1] for p in points],
-            s=34,
-            color=PALETTE[(5 + i) % len(PALETTE)],
-            marker=MARKERS[i % len(MARKERS)],
-            label=name,
-            alpha=0.8,
-        )
+    for name, points in groups.items():
+        colour, marker = _look(name, order or list(groups))
+        places, values = [p[0] for p in points], [p[1] for p in points]
+        axes.scatter(places, values, s=34, color=colour, marker=marker, label=name, alpha=0.8)
     axes.set_xlabel(x, fontsize=TEXT)
     axes.set_ylabel(y, fontsize=TEXT)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     figure.suptitle(title, fontsize=TITLE)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
     return figure
+
+
+def _look(name: str, order: Sequence[str]) -> tuple[str, str]:
+    """Colour and mark of a curve."""
+    place = list(order).index(name)
+    return PALETTE[(5 + place) % len(PALETTE)], MARKERS[place % len(MARKERS)]
 
 
 def svg(figure: Figure) -> str:

@@ -18,7 +18,8 @@ h1, h2 { line-height: 1.2; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.5rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 12rem; }
 thead th { background: var(--soft); cursor: pointer; }
 tr.main td { font-weight: bold; }
 figure { margin: 1rem 0; padding: 0.5rem; background: #ffffff; color: #1b1f24; border: 1px solid var(--line); }

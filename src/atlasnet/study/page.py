@@ -16,6 +16,7 @@ from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_c
 from atlasnet.volume import read_labels
 
 PAGE, SUMMARY, TABLE, CASES = "study.html", "study.json", "table.csv", "cases.csv"
+DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
 _HEADINGS = {
     "sensitivity": "sensitivity",
     "precision": "precision",
@@ -117,10 +118,10 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     page, figures = Page("Study: one atlas, several, or none"), study.folder / "figures"
     seeds = max((len(row["seeds"]) for row in found["methods"].values()), default=0)
     page.text(
-        f"{len(study.cases)} test subjects, {seeds} seeds, atlases {', '.join(study.atlases)}. Scores are means over "
-        "the test subjects of each subject's mean over the seeds; Dice is the mean over the labels. Intervals are 95 % "
-        "bootstrap intervals over subjects, tests two-sided Wilcoxon signed-rank tests, corrected by Holm. The worst "
-        "tenth is the mean of the tenth of the subjects with the lowest Dice."
+        f"Test subjects: {len(study.cases)}. Seeds: {seeds}. Atlases: {', '.join(study.atlases)}. Scores are means "
+        "over the test subjects of each subject's mean over the seeds; Dice is the mean over the labels. Intervals "
+        "are 95 % bootstrap intervals over subjects, tests two-sided Wilcoxon signed-rank tests, corrected by Holm. "
+        "The worst tenth is the mean of the tenth of the subjects with the lowest Dice."
     )
     page.heading("Methods")
     head, rows = main_rows(found)
@@ -139,14 +140,21 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
             y="mean Dice",
             title="Dice over the number of atlases",
             second=[Point(p["x"], p["seconds"]) for p in timed if p["seconds"] is not None],
-            second_y="seconds per scan",
+            second_y="AtlasNet: seconds per scan",
+            order=[titles[name] for name in DRAWN],
         )
         page.heading("How many atlases?")
         page.svg(svg(figure), "Mean Dice of the test subjects, and how long a scan takes, over the number of atlases.")
         save_svg(figure, figures / "atlases.svg")
     if found["over_fractions"]:
         curves = {titles[name]: _points(curve, 100) for name, curve in found["over_fractions"].items()}
-        figure = curve_figure(curves, x="training subjects, %", y="mean Dice", title="Dice over the training subjects")
+        figure = curve_figure(
+            curves,
+            x="training subjects, %",
+            y="mean Dice",
+            title="Dice over the training subjects",
+            order=[titles[name] for name in DRAWN],
+        )
         page.heading("How many training subjects?")
         page.svg(svg(figure), "Mean Dice of the test subjects over the share of the training subjects.")
         save_svg(figure, figures / "fractions.svg")

@@ -490,9 +490,9 @@ def _details(prediction: Prediction, reference: Volume, ignore_label: int | None
 
 
 def _auc(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float | None:
-    """Area under the curve of ``score`` as a sign of ``positive``; None where all or none are."""
+    """Area under the curve of ``score`` as a sign of ``positive``; None where all or none are, or all scores equal."""
     count = int(positive.sum())
-    if count in (0, len(positive)):
+    if count in (0, len(positive)) or np.ptp(score) == 0:
         return None
     ranks = stats.rankdata(score)
     above = float(ranks[positive].sum()) - count * (count + 1) / 2
