@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import atlasnet
+from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, WorkFolder
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Grid, Volume, read_volume, resample
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
@@ -296,3 +299,39 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     assert "cannot be created" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "scan.nhdr")]) == 2
     assert "no such image can be written" in capsys.readouterr().err
+
+
+def test_training_fits_into_its_time_and_goes_on_with_the_same_number_of_epochs(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(Recipe.preset("default"), epochs=100_000, iterations=2)
+    options = replace(QUICK, epochs=None, preset=recipe, time_budget=1e6)
+    # steps of 1e5 seconds, of which 9 fit after what came before, and an epoch has two
+    monkeypatch.setattr("atlasnet.training.fit._Fit._timed_step", lambda *_: (1e5, 3))
+    model = fit(cohort, tmp_path / "m", options)
+    assert model.provenance["recipe"]["epochs"] == 4
+    assert len((tmp_path / "m" / "log" / "s0.csv").read_text().splitlines()) == 1 + 4
+    (tmp_path / "m" / "model.json").unlink()
+    monkeypatch.setattr("atlasnet.training.fit._Fit._timed_step", lambda *_: (1.0, 3))
+    again = fit(cohort, tmp_path / "m", options)
+    assert again.checksums == model.checksums
+
+
+def test_more_time_than_needed_changes_nothing(cohort: Cohort, tmp_path: Path) -> None:
+    plain = fit(cohort, tmp_path / "plain", QUICK)
+    timed = fit(cohort, tmp_path / "timed", replace(QUICK, time_budget=1e5))
+    assert timed.checksums == plain.checksums
+
+
+def test_too_little_time_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="time budget is too short"):
+        fit(cohort, tmp_path / "m", replace(QUICK, time_budget=1e-6))
+    with pytest.raises(InputError, match="must be positive"):
+        fit(cohort, tmp_path / "m", replace(QUICK, time_budget=0.0))
+
+
+@pytest.mark.parametrize("text", ["", "-3m", "5 days", "m", "infm", "nan"])
+def test_a_time_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "data", "-o", "model", f"--time-budget={text}"])
+    assert "30m" in capsys.readouterr().err

@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
     parser.add_argument(
-        "--test-subjects", type=Path, metavar="FILE", help="test on these subjects only, one name a line"
+        "--test-subjects",
+        type=Path,
+        metavar="FILE",
+        help="test on these subjects only, one name a line; with --subjects they may come from one cohort",
     )
     parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
     which = parser.add_mutually_exclusive_group()
@@ -57,21 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, test, compare; what an earlier call finished is used again."""
-    from dataclasses import replace
-
     from atlasnet.cohort import Cohort
     from atlasnet.study import PAGE, StudyOptions, main_table, read_test_subjects, run_study, write_study
     from atlasnet.training.subjects import read_names
 
     execution = execution_from(args)
     cohort = Cohort.read(args.data)
-    tests = read_test_subjects(args.test or args.data, cohort)
+    wanted = None if args.test_subjects is None else read_names(args.test_subjects)
+    tests = read_test_subjects(args.test or args.data, cohort, wanted)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
-    if args.test_subjects is not None:
-        tests = (
-            replace(cohort, root=args.test or args.data, subjects=tests).select(read_names(args.test_subjects)).subjects
-        )
     options = StudyOptions(
         atlases=tuple(args.atlas) if args.atlas else args.atlases,
         methods=None if args.only is None else tuple(args.only),

@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
     parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
     parser.add_argument(
+        "--time-budget",
+        type=_seconds,
+        metavar="TIME",
+        help="as many epochs as fit into 90s, 30m or 2h of training, registration included, at most the preset's; "
+        "with --folds for each model",
+    )
+    parser.add_argument(
         "--registration",
         default="mrf",
         choices=("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy"),
@@ -48,6 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
     add_execution_options(parser)
+
+
+def _seconds(text: str) -> float:
+    """A time such as 90s, 30m or 2h; a number alone is seconds."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    try:
+        seconds = float(text) if unit is None else unit * float(text[:-1])
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected something like 90s, 30m or 2h")
+    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         epochs=args.epochs,
         operator=args.registration,
+        time_budget=args.time_budget,
     )
     work = args.work or args.output / "work"
     if args.folds is not None:

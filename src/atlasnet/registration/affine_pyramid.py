@@ -138,7 +138,7 @@ def standardised(level: Level) -> Level:
     return replace(level, image=(level.image - mean) / variance.sqrt().clamp(min=1e-12))
 
 
-def local_contrast(level: Level, width: float) -> Level:
+def gaussian_contrast(level: Level, width: float) -> Level:
     """Intensity relative to the mean and the standard deviation under a Gaussian of ``width`` mm, over what counts.
 
     Takes out slow changes of brightness (a coil's field in MR, a body against air), so that edges everywhere count
@@ -191,7 +191,7 @@ def contrast_pair(pair: tuple[Level, Level], matrix: Float) -> tuple[Level, Leve
     width = LOCALITY * volume ** (1 / pair[0].dims)
     back = np.asarray(np.linalg.inv(matrix))
     shared = _seen_by(pair[0], pair[1], matrix), _seen_by(pair[1], pair[0], back)
-    return local_contrast(standardised(shared[0]), width), local_contrast(standardised(shared[1]), width)
+    return gaussian_contrast(standardised(shared[0]), width), gaussian_contrast(standardised(shared[1]), width)
 
 
 def _seen_by(level: Level, other: Level, matrix: Float) -> Level:

@@ -499,23 +499,34 @@ def _auc(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float
     return round(above / (count * (len(positive) - count)), 6)
 
 
-def read_test_subjects(path: str | Path, cohort: Cohort) -> tuple[Subject, ...]:
+def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:
     """The test subjects of a study: those of ``imagesTs`` and ``labelsTs`` below a folder, or of a whole cohort.
 
     Args:
         path: the folder.
         cohort: the training cohort, which says how many channels there are.
+        names: only these; a name that is not among ``imagesTs`` may be that of a subject of the folder's own cohort.
 
     Raises:
-        CohortError: there are none, or some have no reference.
+        CohortError: there are none, some have no reference, or a name is unknown.
     """
     root = Path(path)
     images, labels = root / "imagesTs", root / "labelsTs"
-    if not images.is_dir():
-        return Cohort.read(root).subjects
-    references = {image_stem(file): file for file in labels.iterdir()} if labels.is_dir() else {}
-    cases = find_cases([images], len(cohort.channels))
-    absent = [case.name for case in cases if case.name not in references]
-    if absent:
-        raise CohortError("test subjects have no reference", path=labels, found="none for " + shortened(absent))
-    return tuple(replace(case, labels=references[case.name]) for case in cases)
+    found: dict[str, Subject] = {}
+    if not images.is_dir() or names is not None:
+        found |= {subject.name: subject for subject in Cohort.read(root)}
+    if images.is_dir():
+        references = {image_stem(file): file for file in labels.iterdir()} if labels.is_dir() else {}
+        cases = find_cases([images], len(cohort.channels))
+        absent = [case.name for case in cases if case.name not in references and case.name in (names or [case.name])]
+        if absent:
+            raise CohortError("test subjects have no reference", path=labels, found="none for " + shortened(absent))
+        found |= {case.name: replace(case, labels=references.get(case.name)) for case in cases}
+    if names is None:
+        return tuple(found.values())
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise CohortError(
+            "these are not test subjects", path=root, expected=shortened([*found]), found=shortened(unknown)
+        )
+    return tuple(found[name] for name in names)

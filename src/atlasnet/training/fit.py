@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,18 +22,29 @@ from atlasnet import __version__
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, WorkFolder, atomic_path, digest, file_digest, read_json, write_json
-from atlasnet.network import NetworkSpec, build_network
+from atlasnet.execution import (
+    Execution,
+    SilentReporter,
+    WorkFolder,
+    atomic_path,
+    digest,
+    file_digest,
+    read_json,
+    write_json,
+)
+from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.registration import Operator, make_operator
+from atlasnet.training.batches import typical_pixels
 from atlasnet.training.loop import LOG, train_network
 from atlasnet.training.model import Atlas, Model, class_values
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed, keyed_atlas, keyed_subject, path_digest
-from atlasnet.training.store import IGNORED
+from atlasnet.training.store import IGNORED, SliceTable
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.volume import canonical, write_volume
 
 WITHOUT_SPACING = ("affine", "centre", "identity")  # operators that do not work on a grid of their own
+TIMED_STEPS = 8
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
 
@@ -51,6 +63,9 @@ class FitOptions:
         operator: name of the registration operator, see `make_operator`.
         operator_settings: passed to the operator, over what the plan says.
         minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
+        time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
+            number is decided once, by timing some steps, and kept: the same call goes on with it after a stop, and the
+            model says how many it was.
     """
 
     atlases: int | tuple[str, ...] | None = None
@@ -62,6 +77,7 @@ class FitOptions:
     operator: str = "mrf"
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
     minimum_quality: float = 0.05
+    time_budget: float | None = None
 
 
 def fit(
@@ -132,12 +148,15 @@ class _Fit:
                 expected=f"1 to {IGNORED - 1} labels besides the background",
                 found=str(len(self.values) - 1),
             )
+        if self.options.time_budget is not None and not self.options.time_budget > 0:
+            raise InputError("the time budget must be positive", found=f"{self.options.time_budget:g} s")
         if isinstance(self.options.atlases, int) and self.options.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.options.atlases))
         self.execution.torch_device()
 
     def model(self) -> Model:
         """Every stage in order."""
+        begin = time.perf_counter()
         hashes = self._hashes()
         plan = self._plan()
         settings = digest(
@@ -163,6 +182,8 @@ class _Fit:
             )
             mapped = transformer.map(subjects, self._targets(sources, subjects))
         spec = self._planned(plan, spec, mapped[0])
+        if self.options.time_budget is not None:
+            recipe = self._within_budget(settings, mapped, spec, recipe, begin + self.options.time_budget)
         atlases = [Atlas(s.name, s.subject, m.quality) for s, m in zip(sources, mapped, strict=True)]
         for atlas, cases in zip(atlases, mapped, strict=True):
             self._train(atlas, cases, spec, recipe)
@@ -231,7 +252,7 @@ class _Fit:
     def _spec(self, plan: Plan) -> NetworkSpec:
         """The network by name and width, built once so that a wrong one is found now."""
         spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
-        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
+        self._built(spec)
         return spec
 
     @staticmethod
@@ -269,6 +290,55 @@ class _Fit:
 
     def _atlas_path(self, name: str) -> Path:
         return self.folder / "atlases" / f"{name}.nii.gz"
+
+    def _within_budget(
+        self, settings: str, mapped: Sequence[MappedCohort], spec: NetworkSpec, recipe: Recipe, end: float
+    ) -> Recipe:
+        """The recipe with as many epochs as there is time for until ``end``."""
+        path = self.work.root / "budget" / f"{settings}.json"
+        if path.exists():
+            return Recipe.from_json(read_json(path))
+        seconds, steps = self._timed_step(mapped[0], spec, recipe)
+        # Of every network: steps for which there is time, steps of an epoch that need not show every slice so often.
+        left = int((end - time.perf_counter()) / len(mapped) / seconds)
+        each = recipe.iterations or steps
+        if left < each:
+            raise InputError(
+                "the time budget is too short for an epoch of every network",
+                expected=f"{(each - left) * seconds * len(mapped):.0f} s more",
+                remedy="give more time, or fewer atlases; what was registered is kept",
+            )
+        chosen = recipe
+        if left < recipe.epochs * steps:
+            chosen, steps = replace(recipe, passes=0.0, epochs=min(recipe.epochs, left // each)), each
+        minutes = chosen.epochs * steps * seconds * len(mapped) / 60
+        self.say.note(f"{chosen.epochs} of {recipe.epochs} epochs fit into the time: about {minutes:.1f} minutes")
+        write_json(path, chosen.to_json())
+        return chosen
+
+    def _timed_step(self, mapped: MappedCohort, spec: NetworkSpec, recipe: Recipe) -> tuple[float, int]:
+        """Seconds of a step of the optimiser, and how many an epoch has."""
+        short = replace(recipe, epochs=2, iterations=TIMED_STEPS, passes=0.0)
+        folder = self.work.root / "budget" / "timing"
+        shutil.rmtree(folder, ignore_errors=True)
+        train_network(
+            mapped.cases,
+            spec,
+            short,
+            len(self.values),
+            folder,
+            replace(self.execution, reporter=SilentReporter()),
+            allow_module=self.options.allow_module,
+        )
+        # The first epoch loads code and data.
+        row = (folder / LOG).read_text(encoding="utf-8").splitlines()[-1].split(",")
+        shutil.rmtree(folder)
+        table = SliceTable.of(mapped.cases, len(self.values))
+        pixels = typical_pixels(mapped.cases, Traits.of(self._built(spec), spec.name))
+        return float(row[3]) / TIMED_STEPS, recipe.steps(len(table), recipe.batch(pixels))
+
+    def _built(self, spec: NetworkSpec) -> torch.nn.Module:
+        return build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
 
     def _train(self, atlas: Atlas, mapped: MappedCohort, spec: NetworkSpec, recipe: Recipe) -> None:
         """Train an atlas's network in the work folder and put weights and log into the model."""
