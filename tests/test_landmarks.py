@@ -91,6 +91,14 @@ def test_a_file_of_landmarks_is_read_and_a_wrong_line_named(tmp_path):
     target, source = read_landmarks(path)
     np.testing.assert_array_equal(target, [[1, 2, 3], [7, 8, 9]])
     np.testing.assert_array_equal(source, [[4, 5, 6], [10, 11, 12.5]])
+    # as a spreadsheet writes it, names below a remark; a slip of the pen in the first pair is no line of names
+    path.write_text("\ufeff# clicked twice\na,b,c,d,e,f\n1,2,3,4,5,6\n")
+    np.testing.assert_array_equal(read_landmarks(path)[0], [[1, 2, 3]])
+    path.write_text("\ufeff1,2,3,4,5,6\n")
+    np.testing.assert_array_equal(read_landmarks(path)[0], [[1, 2, 3]])
+    path.write_text("1,2,3,4,5,6O\n7,8,9,10,11,12\n")
+    with pytest.raises(TransformError, match="line 1"):
+        read_landmarks(path)
     path.write_text("1,2,3,4,5,6\n7,8,9\n")
     with pytest.raises(TransformError, match="line 2"):
         read_landmarks(path)

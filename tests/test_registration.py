@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from atlasnet.errors import Cancelled, InputError, VolumeError
 from atlasnet.execution import Execution
-from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, register_images
+from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, regional_quality, register_images
 from atlasnet.transform import DisplacementMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
 
@@ -377,3 +377,17 @@ def test_a_scan_that_shows_a_part_of_the_chest_is_not_stretched_over_the_whole(d
         scores.append(2 * (carried & lungs & where).sum() / ((carried & where).sum() + (lungs & where).sum()))
     assert scores[1] > scores[0] + 0.05
     assert result.record["folded_share"] == 0
+
+
+def test_a_region_of_a_few_voxels_is_measured_where_it_is(pair):
+    source, target, field = pair
+    transform = Transform.from_displacement(DisplacementMap(field, target.grid))
+    labels = np.zeros((1, *SHAPE), np.uint8)
+    labels[0, 14, 18, 20] = 1
+    labels[0, 10:13, 12:15, 16:19] = 5
+    regions = regional_quality(source, target, transform, Volume(labels, target.grid), execution=ONE)
+    unmoved = regional_quality(source, target, Transform.identity(), Volume(labels, target.grid), execution=ONE)
+    assert set(regions) == {"1", "5"}
+    assert regions["5"]["sad"] > unmoved["5"]["sad"]
+    identical = regional_quality(target, target, Transform.identity(), Volume(labels, target.grid), execution=ONE)
+    assert identical["5"]["sad"] == pytest.approx(1)

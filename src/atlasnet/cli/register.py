@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
     from atlasnet.registration import regional_quality, register_images
-    from atlasnet.transform import Transform, landmark_transform, read_landmarks
+    from atlasnet.transform import Transform
     from atlasnet.volume import read_labels, read_volume
 
     operator = _operator(args)
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     given = args.initial or args.transform
     initial = None if given is None else Transform.load(given)
     if args.landmarks is not None:
-        given, initial = args.landmarks, landmark_transform(*read_landmarks(args.landmarks))
+        given, initial = args.landmarks, _landmark_map(args.landmarks)
     masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
     make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
@@ -125,7 +125,14 @@ def run(args: argparse.Namespace) -> int:
         record["transform" if args.transform else "landmarks" if args.landmarks else "initial"] = str(given)
     if target_labels is not None:
         record["regions"] = regional_quality(
-            source, target, result.transform, target_labels, labels, execution=execution
+            source,
+            target,
+            result.transform,
+            target_labels,
+            labels,
+            clamp=getattr(operator, "clamp", None),
+            mi_range=getattr(operator, "mi_range", None),
+            execution=execution,
         )
     _write(args, source, target, labels, result.transform, record)
     if args.json:
@@ -133,6 +140,17 @@ def run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         print(_summary(args, record))
     return 0
+
+
+def _landmark_map(path: Path) -> Transform:
+    from atlasnet.errors import TransformError
+    from atlasnet.transform import landmark_transform, read_landmarks
+
+    points = read_landmarks(path)
+    try:
+        return landmark_transform(*points)
+    except TransformError as error:
+        raise TransformError(error.problem, path=path, expected=error.expected, found=error.found) from error
 
 
 def _labels_on(image: Volume, path: Path | None, name: str) -> Volume | None:

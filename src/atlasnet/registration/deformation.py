@@ -132,8 +132,9 @@ def prepare_pair(
     grid: Grid,
     device: torch.device,
     *,
-    clamp: Ranges | None,
-    mi_range: Ranges | None,
+    clamp: Ranges | None = None,
+    mi_range: Ranges | None = None,
+    windows: tuple[list[Window], list[Window]] | None = None,
     descriptor: bool = False,
 ) -> tuple[Image, Image]:
     """Source and target as the metrics see them: the target on ``grid``, the source on its own, about as fine.
@@ -147,9 +148,10 @@ def prepare_pair(
         device: where to compute.
         clamp: see `MRFSettings`.
         mi_range: see `MRFSettings`.
+        windows: how the source's and the target's channels are read, instead of by ``clamp`` and ``mi_range``.
         descriptor: whether a metric compares self-similarities.
     """
-    source_windows, target_windows = choose_windows(source, target, clamp, mi_range)
+    source_windows, target_windows = windows or choose_windows(source, target, clamp, mi_range)
     spacing, source_grid = finest_spacing(grid), comparable_grid(source.grid, grid)
     return (
         Image.prepare(source, source_mask, source_windows, source_grid, device, spacing=spacing, descriptor=descriptor),

@@ -102,7 +102,7 @@ class MRFOperator(MeasuringOperator):
         """The map with an inverse that does not fold either, and what that took.
 
         Where a map bends strongly, the voxels of its inverse are too far apart to follow, and what is interpolated
-        between them may fold though the map itself does not. There the map is smoothed, until the inverse is fine.
+        between them may fold though the map itself does not. There the map is smoothed, up to `ROUNDS` times.
         """
         grid, rounds = displacement.grid, 0
         inverse = inverse_on(displacement, inverse_grid(displacement))

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from atlasnet.execution import Execution
 from atlasnet.registration.deformation import align, prepare_pair
-from atlasnet.registration.intensity import Ranges
+from atlasnet.registration.intensity import Ranges, Window, choose_windows
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
 from atlasnet.registration.similarity import agreement
@@ -20,6 +22,7 @@ from atlasnet.volume import Grid, Volume
 # Similarities are compared between registrations, so they are taken at one resolution whatever the operator worked at.
 SIMILARITY_VOXELS = 200_000
 RESIDUAL_VOXELS = 250_000
+MARGIN = 8  # voxels around a region that is looked at on its own
 SIMILARITY_LEVEL = LevelSettings(factor=1, radius=0, support=4)
 
 
@@ -32,6 +35,7 @@ def similarities(
     *,
     clamp: Ranges | None = None,
     mi_range: Ranges | None = None,
+    windows: tuple[list[Window], list[Window]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Agreement of the target with the source under several maps.
 
@@ -43,6 +47,7 @@ def similarities(
         execution: where to compute.
         clamp: see `MRFSettings`.
         mi_range: see `MRFSettings`.
+        windows: see `prepare_pair`.
 
     Returns:
         Per map and metric: 1 for perfect agreement, 0 for unrelated images, on a grid of at most 200,000 voxels.
@@ -50,7 +55,15 @@ def similarities(
     device = execution.torch_device()
     (level,) = build_levels(registration_grid(task.target.grid, None, SIMILARITY_VOXELS), (SIMILARITY_LEVEL,))
     there, here = prepare_pair(
-        source, source_mask, task.target, task.mask, level.grid, device, clamp=clamp, mi_range=mi_range
+        source,
+        source_mask,
+        task.target,
+        task.mask,
+        level.grid,
+        device,
+        clamp=clamp,
+        mi_range=mi_range,
+        windows=windows,
     )
     still = torch.zeros((3, *level.grid.shape), device=device)
     result = {}
@@ -67,6 +80,8 @@ def regional_quality(
     target_labels: Volume,
     source_labels: Volume | None = None,
     *,
+    clamp: Ranges | None = None,
+    mi_range: Ranges | None = None,
     execution: Execution | None = None,
 ) -> dict[str, dict[str, float]]:
     """How well a map fits in each labelled region of the target.
@@ -77,6 +92,8 @@ def regional_quality(
         transform: from target points into the source.
         target_labels: on the target's grid, whole numbers, 0 outside every region.
         source_labels: on the source's grid; with them the overlap is measured too.
+        clamp: see `MRFSettings`.
+        mi_range: see `MRFSettings`.
         execution: where to compute.
 
     Returns:
@@ -89,17 +106,33 @@ def regional_quality(
     if source_labels is not None:
         carried = transform.warp(source_labels, target.grid, interpolation="label").array[0]
     result = {}
+    # The part of an image is read as the whole is.
+    windows = choose_windows(source, target, clamp, mi_range)
     with execution.active():
         for value in np.unique(known[known != 0]).tolist():
             here = known == value
-            mask = Volume(here[None].astype(np.uint8), target.grid)
-            task = Task(target, mask, None)
-            found = similarities(source, None, task, {"after": transform.forward}, execution)["after"]
+            found: dict[str, float] = {}
+            part, mask = _cropped(target, here)
+            task = Task(part, mask, None)
+            found |= similarities(source, None, task, {"after": transform.forward}, execution, windows=windows)["after"]
             if carried is not None:
                 there = carried == value
                 found["dice"] = round(2 * float((here & there).sum()) / float(here.sum() + there.sum()), 6)
             result[f"{value:g}"] = found
     return result
+
+
+def _cropped(target: Volume, region: NDArray[np.bool_]) -> tuple[Volume, Volume]:
+    """The part of an image around a region, and the region there, so that a small one is looked at closely."""
+    box = ndimage.find_objects(region.astype(np.uint8))[0]
+    wide = tuple(
+        slice(max(0, s.start - MARGIN), min(n, s.stop + MARGIN)) for s, n in zip(box, region.shape, strict=True)
+    )
+    affine = target.grid.affine.copy()
+    affine[:3, 3] = target.grid.to_world(np.array([[s.start for s in reversed(wide)]], dtype=float))[0]
+    part = np.ascontiguousarray(target.array[:, *wide])
+    grid = Grid((part.shape[1], part.shape[2], part.shape[3]), affine)
+    return Volume(part, grid), Volume(np.ascontiguousarray(region[wide])[None].astype(np.uint8), grid)
 
 
 def quality(similarity: Mapping[str, float]) -> float:

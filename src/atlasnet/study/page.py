@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
+from atlasnet.evaluation.table import shortened
 from atlasnet.execution import atomic_path, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.methods import MAIN, METHODS
@@ -52,7 +53,7 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in found["methods"].values():
         gain = row.get("main_minus_this")
-        title = row["title"] + (f" ({row['failed']} scans without a result)" if row["failed"] else "")
+        title = row["title"] + (f" (without a result: {shortened(row['failed'])})" if row["failed"] else "")
         rows.append(
             [
                 title,
@@ -86,7 +87,9 @@ def _interval(value: Sequence[float] | None, form: str = ".4f") -> str:
 
 
 def _label_rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
-    rows = [[row["title"], *_scores(row["labels"][label])] for row in found["methods"].values()]
+    rows = [
+        [row["title"], *_scores(row["labels"][label], row["undefined"][label])] for row in found["methods"].values()
+    ]
     of_observers = [observer[label] for observer in found["observers"]]
     for number, scores in enumerate(of_observers, start=1):
         rows.append([f"observer {number}", *_scores(scores)])
@@ -97,8 +100,9 @@ def _label_rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
     return rows
 
 
-def _scores(scores: Mapping[str, float | None]) -> list[str]:
-    return [_number(scores[score]) for score in SCORES]
+def _scores(scores: Mapping[str, float | None], undefined: Mapping[str, int] | None = None) -> list[str]:
+    absent = undefined or {}
+    return [_number(scores[s]) + (f" ({absent[s]} undefined)" if absent.get(s) else "") for s in SCORES]
 
 
 def _write_table(found: Mapping[str, Any], path: Path) -> None:
@@ -121,7 +125,8 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         f"Test subjects: {len(study.cases)}. Seeds: {seeds}. Atlases: {', '.join(study.atlases)}. Scores are means "
         "over the test subjects of each subject's mean over the seeds; Dice is the mean over the labels. Intervals "
         "are 95 % bootstrap intervals over subjects, tests two-sided Wilcoxon signed-rank tests, corrected by Holm. "
-        "The worst tenth is the mean of the tenth of the subjects with the lowest Dice."
+        "The worst tenth is the mean of the tenth of the subjects with the lowest Dice. A subject that a method could "
+        "not segment is named and in none of that method's means; a distance is undefined where a label was not found."
     )
     page.heading("Methods")
     head, rows = main_rows(found)
@@ -213,7 +218,7 @@ def _overlays(
             continue
         count = len(study.atlases) if method.space == "atlases" else None
         run = Run(method, 1.0, found["methods"][method.name]["seeds"][0], count)
-        for kind, case in zip(("best", "median", "worst"), best_median_worst(study, run), strict=False):
+        for kind, case in best_median_worst(study, run).items():
             labels = read_labels(study.folder / run.folder / f"{case}.nii.gz")
             picture = overlay(
                 figures / f"{method.name}-{kind}.png",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
+from atlasnet.prediction import PredictOptions
 from atlasnet.registration import Operator
 from atlasnet.volume import Volume, canonical
 
@@ -16,7 +20,7 @@ from atlasnet.volume import Volume, canonical
 # perfect agreement, as in Artaechevarria, Munoz-Barrutia, Ortiz-de-Solorzano, IEEE TMI 28(8), 2009.
 BOX = 5
 POWER = 2.0
-SMALLEST = 1e-3
+SMALLEST = 1e-2
 
 
 def propagate_labels(
@@ -27,7 +31,7 @@ def propagate_labels(
     *,
     local: bool = False,
     execution: Execution,
-) -> Volume:
+) -> tuple[Volume, float]:
     """Segment a scan by the labels of registered atlases.
 
     Args:
@@ -39,30 +43,52 @@ def propagate_labels(
         execution: where to compute.
 
     Returns:
-        Labels on the scan's grid. A tie goes to the lower label; where no atlas reaches, background.
+        Labels on the scan's grid, a tie going to the lower label, background where no atlas reaches; and the seconds
+        that registrations took which were remembered from before.
 
     Raises:
-        RegistrationError: an atlas could not be mapped.
+        RegistrationError: the scan could not be mapped onto any atlas.
     """
     source, orientation = canonical(image)
-    votes = np.zeros((len(values), *source.grid.shape), dtype=np.float32)
+    kind = np.min_scalar_type(len(values))
+    votes: list[tuple[NDArray[Any], NDArray[np.float16]]] = []
+    remembered = 0.0
     with execution.active():
         for atlas, labels in atlases:
             execution.pause()
-            (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution)
+            start = time.perf_counter()
+            try:
+                (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution)
+            except RegistrationError:
+                continue
+            if registration.record["quality"] < PredictOptions.minimum_quality:
+                continue
+            took = time.perf_counter() - start
+            remembered += max(0.0, registration.record.get("seconds", 0.0) - took)
             back = registration.transform.inverse
             reached = Volume(np.ones((1, *atlas.grid.shape), dtype=np.uint8), atlas.grid)
-            weight = back.warp(reached, source.grid, interpolation="nearest", fill=0).array[0].astype(np.float32)
+            weight = back.warp(reached, source.grid, interpolation="nearest", fill=0).array[0].astype(np.float16)
             if local:
                 weight *= _local_weight(source.array, back.warp(atlas, source.grid).array)
             carried = back.warp(labels, source.grid, interpolation="label", fill=0).array[0]
-            for index, value in enumerate(values):
-                votes[index] += weight * (carried == value)
-    chosen = np.asarray(values)[votes.argmax(0)]
-    return Volume(orientation.restore(chosen[None].astype(np.int32)), image.grid)
+            index = np.zeros(carried.shape, dtype=kind)
+            for number, value in enumerate(values):
+                index[carried == value] = number
+            votes.append((index, weight))
+    if not votes:
+        raise RegistrationError("the scan could not be mapped onto any atlas")
+    chosen = np.empty(source.grid.shape, dtype=np.int32)
+    # Slice by slice: a sum for every label would not fit into memory where there are many.
+    for z in range(len(chosen)):
+        sums = np.zeros((len(values), *chosen.shape[1:]), dtype=np.float32)
+        for index, weight in votes:
+            for number in range(len(values)):
+                sums[number] += weight[z] * (index[z] == number)
+        chosen[z] = np.asarray(values)[sums.argmax(0)]
+    return Volume(orientation.restore(chosen[None]), image.grid), remembered
 
 
-def _local_weight(image: NDArray[np.generic], carried: NDArray[np.generic]) -> NDArray[np.float32]:
+def _local_weight(image: NDArray[np.generic], carried: NDArray[np.generic]) -> NDArray[np.float16]:
     """(z, y, x) from the local correlation of two images (c, z, y, x): 1 / (1 - correlation) ** `POWER`, bounded."""
     correlation = np.zeros(image.shape[1:], dtype=np.float64)
     for one, other in zip(image.astype(np.float64), carried.astype(np.float64), strict=True):
@@ -72,4 +98,4 @@ def _local_weight(image: NDArray[np.generic], carried: NDArray[np.generic]) -> N
         floor = 1e-6 * max(float(one.var() * other.var()), 1e-30)
         correlation += (ab - a * b) / np.sqrt(np.maximum((aa - a * a) * (bb - b * b), floor))
     distance = np.clip(1 - correlation / len(image), SMALLEST, 2)
-    return np.asarray(distance**-POWER, dtype=np.float32)
+    return np.asarray(distance**-POWER, dtype=np.float16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,17 +38,18 @@ def interval(
 ) -> tuple[float, float] | None:
     """The 95 % interval of a statistic over subjects, by bias-corrected and accelerated bootstrap.
 
+    Where the correction is not defined, as may be for a statistic of the tail, by the percentiles of the bootstrap.
     None for fewer than three subjects or where all are equal.
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 3 or np.ptp(array) == 0:
         return None
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
             (array,), statistic, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, vectorized=True, rng=seed
         ).confidence_interval
         if not (math.isfinite(found.low) and math.isfinite(found.high)):
-            # The correction divides by what a statistic of the tail may leave at 0.
             found = stats.bootstrap(
                 (array,),
                 statistic,

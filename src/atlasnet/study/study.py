@@ -6,7 +6,8 @@ same call goes on after a stop, and a call that asks for more seeds, methods or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,33 @@ from scipy import stats
 
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
-from atlasnet.errors import AtlasNetError, Cancelled, CohortError, InputError
+from atlasnet.cohort.declaration import read_declaration
+from atlasnet.cohort.subject import check_same_grid
+from atlasnet.errors import CohortError, InputError, RegistrationError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.evaluation.table import shortened
-from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, digest, file_digest, read_json, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor, find_cases
 from atlasnet.prediction.inputs import image_stem
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.memory import RememberingOperator
-from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
+from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, fit, planned_operator
 from atlasnet.training.model import Model, class_values
 from atlasnet.training.recipe import Augmentation, Recipe
 from atlasnet.training.sources import path_digest
 from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
+from atlasnet.volume.io import read_grid
 
 CANVAS = "canvas"
-SETTINGS = "settings.json"
+SETTINGS, JOBS = "settings.json", "jobs.json"
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
 MEMBER_SEED = 1000
-# Networks on the canvas see a blank atlas, with which no registration agrees: its quality must not exclude them.
-ANY_QUALITY = PredictOptions(minimum_quality=0.0, agreement=True)
-Segment = Callable[[Volume, Sequence["Run"]], list[Prediction]]
+WITH_AGREEMENT = PredictOptions(agreement=True)
+# From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
+Fuse = Callable[[int | None], Prediction]
+Segment = Callable[[Volume], Fuse]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class StudyOptions:
         atlases: how many to choose among the training subjects (None: 6, or all of fewer), or the names of subjects.
         methods: names of `atlasnet.study.methods.METHODS`; None: all.
         seeds: repetitions of everything that is trained, with the seeds 0, 1 and so on after that of the execution.
-        fractions: shares of the training subjects, in (0, 1]; below 1, only the methods `OVER_FRACTIONS`.
+        fractions: shares of the training subjects, in (0, 1], beside the whole; below 1, only the methods
+            `OVER_FRACTIONS`.
         preset: training recipe, a name or one of one's own.
         epochs: of every network; None takes the recipe's.
         network: see `FitOptions`.
@@ -79,6 +85,8 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
+        if isinstance(self.atlases, int) and self.atlases < 1:
+            raise InputError("at least one atlas is needed", found=str(self.atlases))
         if self.seeds < 1:
             raise InputError("a study needs at least one seed", found=str(self.seeds))
         if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
@@ -87,6 +95,11 @@ class StudyOptions:
                 expected="numbers above 0, at most 1",
                 found=", ".join(map(str, self.fractions)) or "none",
             )
+
+
+def _share(fraction: float) -> str:
+    """A share of the subjects as part of a path, in percent."""
+    return f"{100 * fraction:.10g}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +122,7 @@ class Run:
     def folder(self) -> str:
         """Where its results lie, relative to the study."""
         name = self.method.name if self.atlases is None else f"{self.method.name}-{self.atlases}"
-        return f"runs/{name}/{round(100 * self.fraction)}/seed{self.seed}"
+        return f"runs/{name}/{_share(self.fraction)}/seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -209,46 +222,84 @@ class _Study:
                     "the atlases of a study must be training subjects, because label propagation needs their labels",
                     found=", ".join(outside),
                 )
-        seen = {self._images(subject): subject.name for subject in self.cohort}
-        leaked = [f"{test.name} is {seen[key]}" for test in self.tests if (key := self._images(test)) in seen]
+        for test in self.tests:
+            if test.channels != len(self.cohort.channels):
+                raise CohortError(
+                    f"test subject {test.name} has not the channels of the training subjects",
+                    path=test.images[0],
+                    expected=str(len(self.cohort.channels)),
+                    found=str(test.channels),
+                )
+            if test.labels is not None:
+                check_same_grid(read_grid(test.labels), test.read_grid(), test.labels, test.images[0])
+        self.files = {s: self._digests(s) for s in (*self.cohort, *self.tests)}
+        seen = {self.files[subject][0]: subject.name for subject in self.cohort}
+        leaked = [f"{test.name} is {seen[key]}" for test in self.tests if (key := self.files[test][0]) in seen]
         if leaked:
-            raise InputError("test subjects are training subjects", found=", ".join(leaked))
+            raise InputError(
+                "test subjects are training subjects",
+                path=self.cohort.root,
+                found=shortened(leaked),
+                remedy="name others with --test, or divide the subjects with --subjects and --test-subjects",
+            )
 
     @staticmethod
-    def _images(subject: Subject) -> str:
-        return digest([path_digest(path) for path in subject.images])
+    def _digests(subject: Subject) -> tuple[str, str]:
+        """Of the images and of the reference."""
+        return digest([path_digest(path) for path in subject.images]), "" if subject.labels is None else file_digest(
+            subject.labels
+        )
 
     def result(self) -> Study:
+        self._remember_settings()
+        observers = tuple(self._observer(path) for path in self.options.observers)
         plan = self._plan()
+        planned_operator(self.options.operator, self.options.operator_settings, plan)
         sources = self._atlases()
-        self._remember_settings(plan, sources)
-        results: list[CaseResult] = []
-        for method, fraction, seed in self._jobs():
+        for job in self._jobs():
             self.execution.pause()
-            if not self._finished(method, fraction, seed, len(sources)):
+            if not self._finished(*job, len(sources)):
+                method, fraction, seed = job
                 share = "" if fraction == 1 else f", {fraction:.0%} of the subjects"
                 self.say.note(f"{method.title}, seed {seed}{share}")
-                self._run(method, fraction, seed, plan, sources)
-            for run in self._runs(method, fraction, seed, len(sources)):
-                results += [self._read(run, test.name) for test in self.tests]
+                self._run(*job, plan, sources)
+            self._remember_job(*job)
+        results = [
+            self._read(run, test.name)
+            for job in self._jobs_done()
+            if self._finished(*job, len(sources))
+            for run in self._runs(*job, len(sources))
+            for test in self.tests
+        ]
         return Study(
             folder=self.folder,
             labels=self.labels,
             cases=tuple(test.name for test in self.tests),
             atlases=tuple(source.name for source in sources),
             results=tuple(results),
-            observers=tuple(self._observer(path) for path in self.options.observers),
+            observers=observers,
         )
 
     def _jobs(self) -> Iterator[tuple[Method, float, int]]:
         """What is trained and tested, the whole cohort first."""
-        for fraction in sorted(set(self.options.fractions), reverse=True):
+        for fraction in sorted({1.0, *self.options.fractions}, reverse=True):
             for repetition in range(self.options.seeds):
                 for method in self.methods:
                     # Carrying labels over draws no random number.
                     once = method.space == "labels" and repetition > 0
                     if not once and (fraction == 1 or method.name in OVER_FRACTIONS):
                         yield method, fraction, self.execution.seed + repetition
+
+    def _remember_job(self, method: Method, fraction: float, seed: int) -> None:
+        """Later calls show what earlier ones did."""
+        path, job = self.folder / JOBS, [method.name, fraction, seed]
+        done = read_json(path) if path.exists() else []
+        if job not in done:
+            write_json(path, [*done, job])
+
+    def _jobs_done(self) -> list[tuple[Method, float, int]]:
+        by_name = {method.name: method for method in METHODS}
+        return [(by_name[name], float(fraction), int(seed)) for name, fraction, seed in read_json(self.folder / JOBS)]
 
     @staticmethod
     def _runs(method: Method, fraction: float, seed: int, atlases: int) -> list[Run]:
@@ -269,26 +320,25 @@ class _Study:
         wanted = self.options.atlases
         if isinstance(wanted, tuple):
             return resolve_atlases(self.cohort, wanted)
-        count = min(wanted or DEFAULT_ATLASES, len(self.cohort))
+        count = min(DEFAULT_ATLASES if wanted is None else wanted, len(self.cohort))
         path = self.folder / "atlases.json"
         if not path.exists():
             images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in self.cohort}
             write_json(path, choose_atlases(images, count, execution=self.execution))
         return resolve_atlases(self.cohort, read_json(path))
 
-    def _remember_settings(self, plan: Plan, sources: Sequence[AtlasSource]) -> None:
+    def _remember_settings(self) -> None:
         """Figures of one table come from one setting; methods, seeds and shares may be added."""
         options = asdict(self.options)
-        for name in ("methods", "seeds", "fractions", "observers", "preset", "epochs", "atlases"):
+        for name in ("methods", "seeds", "fractions", "observers", "preset", "epochs"):
             options.pop(name)
         settings = {
             "options": options,
             "recipe": self.recipe.to_json(),
-            "plan": plan.to_json(),
-            "atlases": [source.name for source in sources],
+            "labels": {**self.cohort.labels, "": self.cohort.ignore_label},
             "seed": self.execution.seed,
-            "training": {subject.name: self._images(subject) for subject in self.cohort},
-            "tests": {subject.name: self._images(subject) for subject in self.tests},
+            "training": {subject.name: self.files[subject] for subject in self.cohort},
+            "tests": {subject.name: self.files[subject] for subject in self.tests},
         }
         path = self.folder / SETTINGS
         before = read_json(path) if path.exists() else settings
@@ -308,7 +358,10 @@ class _Study:
         if not path.exists():
             spacing = np.asarray(plan.spacing)
             grids = [canonical(subject.read_grid())[0] for subject in (*self.cohort, *self.tests)]
-            extent = np.max([grid.size * grid.spacing for grid in grids], axis=0)
+            # A voxel has a size of its own around the outermost centres.
+            extent = np.max(
+                [np.ptp(grid.corners(), axis=0) + np.abs(grid.affine[:3, :3]).sum(1) for grid in grids], axis=0
+            )
             x, y, z = (int(n) for n in np.maximum(1, np.ceil(extent / spacing - 1e-6)))
             blank = np.zeros((len(self.cohort.channels), z, y, x), dtype=np.uint8)
             write_volume(path, Volume(blank, Grid.from_parts((z, y, x), tuple(spacing))))
@@ -316,7 +369,7 @@ class _Study:
 
     def _subset(self, fraction: float, seed: int) -> Cohort:
         """A share of the training subjects, at least two; a smaller share is part of a larger one."""
-        names = [subject.name for subject in self.cohort]
+        names = sorted(subject.name for subject in self.cohort)
         if fraction == 1:
             return self.cohort
         order = np.random.default_rng(seed).permutation(names).tolist()
@@ -337,7 +390,7 @@ class _Study:
         if method.space == "own":
             atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
         name = method.space + ("" if method.augmented else "-unaugmented") + ("-long" if method.longer else "")
-        folder = self.folder / "models" / name / str(round(100 * fraction)) / f"seed{seed}"
+        folder = self.folder / "models" / name / _share(fraction) / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         plan.write(folder / "plan.json")
         return fit(
@@ -372,26 +425,37 @@ class _Study:
 
     def _run(self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]) -> None:
         """Train what the method needs and segment the scans that it has not segmented yet."""
-        segment = (
-            self._propagation(method, plan, sources)
-            if method.space == "labels"
-            else self._networks(method, fraction, seed, plan, sources)
-        )
         runs = self._runs(method, fraction, seed, len(sources))
         missing = [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
+        try:
+            if method.space == "labels":
+                segment = self._propagation(method, plan, sources)
+            else:
+                segment = self._networks(method, fraction, seed, plan, sources)
+        except RegistrationError as error:
+            # With few subjects an atlas may be left without any: the method failed, the study goes on.
+            for test in missing:
+                for run in runs:
+                    self._fail(run, test, error)
+            return
         for test in self.say.track(missing, f"segmenting: {method.name}", len(missing)):
             self.execution.pause()
             try:
-                predictions = segment(test.read_image(), runs)
-            except Cancelled:
-                raise
-            except AtlasNetError as error:
-                self.say.warn(f"{method.name}: {test.name}: {error}")
+                fuse = segment(test.read_image())
+            except RegistrationError as error:
                 for run in runs:
-                    write_json(self._path(run, test.name), {"scores": [], "details": {}, "error": str(error)})
+                    self._fail(run, test, error)
                 continue
-            for run, prediction in zip(runs, predictions, strict=True):
-                self._keep(run, test, prediction)
+            for run in runs:
+                try:
+                    self._keep(run, test, fuse(run.atlases))
+                except RegistrationError as error:
+                    self._fail(run, test, error)
+
+    def _fail(self, run: Run, test: Subject, error: RegistrationError) -> None:
+        """A scan that a method cannot segment is a result too."""
+        self.say.warn(f"{run.folder}: {test.name}: {error}")
+        write_json(self._path(run, test.name), {"scores": [], "details": {}, "error": str(error)})
 
     def _networks(
         self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]
@@ -409,14 +473,16 @@ class _Study:
                 Predictor(model, execution=self.execution, allow_module=self.options.allow_module, operator=operator)
             )
 
-        def segment(image: Volume, runs: Sequence[Run]) -> list[Prediction]:
+        def segment(image: Volume) -> Fuse:
+            # Networks on the canvas see a blank atlas, with which no registration agrees.
             quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
             first, *others = [predictor.ask(image, minimum_quality=quality) for predictor in predictors]
             answers = first.and_those_of(others)
-            return [
-                predictors[0].fuse(answers if run.atlases is None else answers.first(run.atlases), ANY_QUALITY)
-                for run in runs
-            ]
+
+            def fuse(atlases: int | None) -> Prediction:
+                return predictors[0].fuse(answers if atlases is None else answers.first(atlases), WITH_AGREEMENT)
+
+            return fuse
 
         return segment
 
@@ -428,10 +494,14 @@ class _Study:
             planned_operator(self.options.operator, self.options.operator_settings, plan), self.work
         )
 
-        def segment(image: Volume, runs: Sequence[Run]) -> list[Prediction]:
+        def segment(image: Volume) -> Fuse:
+            start = time.perf_counter()
             pairs = [(image, labels) for image, (_, labels) in zip(images, atlases, strict=True)]
-            labels = propagate_labels(image, pairs, self.values, operator, local=method.local, execution=self.execution)
-            return [Prediction(labels, {"seconds": {}, "atlases": [], "agreement": {"foreground": None}})]
+            labels, seconds = propagate_labels(
+                image, pairs, self.values, operator, local=method.local, execution=self.execution
+            )
+            record = {"seconds": round(seconds + time.perf_counter() - start, 3)}
+            return lambda _: Prediction(labels, record)
 
         return segment
 
@@ -471,7 +541,7 @@ def _details(prediction: Prediction, reference: Volume, ignore_label: int | None
     record = prediction.record
     details: dict[str, Any] = {}
     if prediction.entropy is None or prediction.agreement is None:
-        return details
+        return {"seconds": record["seconds"]}
     # A registration may have been remembered: its own record says what it took.
     asked = [atlas["seconds"] + atlas["seconds_network"] for atlas in record["atlases"] if "seconds_network" in atlas]
     details["seconds"] = round(sum(asked) + record["seconds"]["fusion"], 3)
@@ -508,20 +578,33 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
         names: only these; a name that is not among ``imagesTs`` may be that of a subject of the folder's own cohort.
 
     Raises:
-        CohortError: there are none, some have no reference, or a name is unknown.
+        CohortError: some have no reference, a name is unknown, or the labels are declared otherwise.
+        InputError: a channel is missing.
     """
     root = Path(path)
     images, labels = root / "imagesTs", root / "labelsTs"
     found: dict[str, Subject] = {}
-    if not images.is_dir() or names is not None:
-        found |= {subject.name: subject for subject in Cohort.read(root)}
     if images.is_dir():
         references = {image_stem(file): file for file in labels.iterdir()} if labels.is_dir() else {}
         cases = find_cases([images], len(cohort.channels))
         absent = [case.name for case in cases if case.name not in references and case.name in (names or [case.name])]
         if absent:
-            raise CohortError("test subjects have no reference", path=labels, found="none for " + shortened(absent))
-        found |= {case.name: replace(case, labels=references.get(case.name)) for case in cases}
+            raise CohortError(
+                "test subjects have no reference",
+                path=labels,
+                expected="a label map of every image of imagesTs",
+                found="none for " + shortened(absent),
+                remedy="add them, or name subjects that have one with --test-subjects",
+            )
+        found = {case.name: replace(case, labels=references.get(case.name)) for case in cases}
+    if not images.is_dir() or not set(names or ()) <= set(found):
+        own = Cohort.read(root)
+        found = {subject.name: subject for subject in own} | found
+        _check_alike(root, own.labels, own.ignore_label, cohort)
+    elif (root / "dataset.json").is_file():
+        declared = read_declaration(root / "dataset.json")
+        if declared.labels is not None:
+            _check_alike(root, declared.labels, declared.ignore_label, cohort)
     if names is None:
         return tuple(found.values())
     unknown = [name for name in names if name not in found]
@@ -530,3 +613,15 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
             "these are not test subjects", path=root, expected=shortened([*found]), found=shortened(unknown)
         )
     return tuple(found[name] for name in names)
+
+
+def _check_alike(path: Path, labels: Mapping[str, int], ignore_label: int | None, cohort: Cohort) -> None:
+    """Scores mean nothing where a value is another label in the test subjects than in the training subjects."""
+    if dict(labels) != cohort.labels or ignore_label != cohort.ignore_label:
+        raise CohortError(
+            "the test subjects are not labelled as the training subjects are",
+            path=path,
+            expected=f"{cohort.labels}, ignored {cohort.ignore_label}",
+            found=f"{dict(labels)}, ignored {ignore_label}",
+            remedy="declare the same labels in both dataset.json",
+        )

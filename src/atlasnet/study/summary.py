@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.statistics import compare, interval, rank_correlation, worst_tenth
@@ -18,15 +19,19 @@ from atlasnet.study.study import CaseResult, Run, Study
 SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
 """What the tables show of every label, in the publication's order."""
 
+# With fewer subjects the worst tenth is one subject or two, and resampling them says nothing of others.
+FEWEST_FOR_TAIL = 20
+
 
 def summarise(study: Study) -> dict[str, Any]:
     """Everything a study says, JSON-able.
 
     Returns:
-        ``methods``: per row of the main table its ``title``, ``seeds``, ``failed`` (scans without a result, in no
-        mean), ``labels`` (per label and score, the mean over subjects of the means over seeds), ``mean_dice`` (over
-        labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``, ``dice_of_seeds``, ``seconds``
-        (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
+        ``methods``: per row of the main table its ``title``, ``seeds``, ``failed`` (subjects that a seed could not
+        segment, in no mean), ``labels`` (per label and score, the mean over subjects of the means over seeds),
+        ``undefined`` (how many subjects have no value of that score, because the label was not found), ``mean_dice``
+        (over labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``, ``dice_of_seeds``,
+        ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
         ``over_atlases`` and ``over_fractions``: the mean Dice, per method, over the number of atlases and the share of
         the subjects. ``confidence``: per method the rank correlation of what it says of itself with its Dice.
         ``observers``: per observer and score the mean; ``subjects``: per method and test subject the mean Dice.
@@ -45,25 +50,27 @@ def summarise(study: Study) -> dict[str, Any]:
     subjects = {name: _dice_of_subjects(found) for name, found in main.items()}
     rows = {name: _row(found, study) for name, found in main.items()}
     if MAIN in subjects:
-        others = {name: scores for name, scores in subjects.items() if name != MAIN and scores}
-        for name, difference in compare(subjects[MAIN], others).items() if subjects[MAIN] else ():
+        others = {
+            n: scores for n, scores in subjects.items() if n != MAIN and not subjects[MAIN].keys().isdisjoint(scores)
+        }
+        for name, difference in compare(subjects[MAIN], others).items():
             rows[name]["main_minus_this"] = asdict(difference)
     return {
         "labels": study.labels,
         "atlases": list(study.atlases),
         "cases": list(study.cases),
         "methods": rows,
-        "observers": [_means(rows_of, study.labels) for rows_of in study.observers],
+        "observers": [_means(rows_of, study.labels)[0] for rows_of in study.observers],
         "over_atlases": {
             method.name: _curve(by_run, [(k, (method.name, k, 1.0)) for k in range(1, most + 1)])
             for method in METHODS
             if (method.name, 1, 1.0) in by_run
         },
         "over_fractions": {
-            name: _curve(by_run, [(f, (name, count, f)) for f in _fractions(study.results)])
+            name: curve
             for name in OVER_FRACTIONS
             for count in ((most,) if name == MAIN else (None,))
-            if len(_fractions(study.results)) > 1
+            if len(curve := _curve(by_run, [(f, (name, count, f)) for f in _fractions(study.results)])) > 1
         },
         "confidence": {name: _confidence(found) for name, found in main.items()},
         "subjects": subjects,
@@ -81,8 +88,10 @@ def write_cases(study: Study, path: Path) -> None:
 
 
 def _flat(result: CaseResult) -> Iterable[dict[str, Any]]:
+    """A row per label; without a result, one whose scores are empty."""
     run = result.run
-    for row in result.scores:
+    nothing = dict.fromkeys(columns(LabelScores)) | {"case": result.case}
+    for row in result.scores or (nothing,):
         yield {
             "method": run.method.name,
             "atlases": run.atlases,
@@ -113,34 +122,44 @@ def _dice_of_subjects(results: Sequence[CaseResult]) -> dict[str, float]:
 
 
 def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
-    dice = np.array(list(_dice_of_subjects(results).values()))
+    scored = _dice_of_subjects(results)
+    dice = np.array(list(scored.values()))
     seconds = [value for result in results if (value := result.details.get("seconds")) is not None]
     seeds = sorted({result.run.seed for result in results})
+    means, undefined = _means([row for r in results if r.case in scored for row in r.scores], study.labels)
     of_seeds = [[_dice(r) for r in results if r.run.seed == seed and r.scores] for seed in seeds]
     return {
         "title": results[0].run.method.title,
         "seeds": seeds,
-        "failed": sum(not result.scores for result in results),
-        "labels": _means([row for result in results for row in result.scores], study.labels),
+        "failed": sorted({result.case for result in results if not result.scores}),
+        "labels": means,
+        "undefined": undefined,
         "mean_dice": float(dice.mean()) if len(dice) else None,
         "interval": interval(dice),
         "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,
-        "worst_tenth_interval": interval(dice, worst_tenth),
+        "worst_tenth_interval": interval(dice, worst_tenth) if len(dice) >= FEWEST_FOR_TAIL else None,
         "dice_of_seeds": [float(np.mean(values)) if values else None for values in of_seeds],
         "seconds": float(np.median(seconds)) if seconds else None,
     }
 
 
-def _means(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]) -> dict[str, dict[str, float | None]]:
-    """Per label and score the mean of what is defined; seeds have the same subjects, so the order does not matter."""
-    result: dict[str, dict[str, float | None]] = {}
+def _means(
+    rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]
+) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, int]]]:
+    """Per label and score the mean over subjects of their means over seeds, and how many have no value."""
+    means: dict[str, dict[str, float | None]] = {}
+    undefined: dict[str, dict[str, int]] = {}
     for label in labels:
-        of_label = [row for row in rows if row["label"] == label]
-        result[label] = {}
+        means[label], undefined[label] = {}, {}
         for score in SCORES:
-            defined = [row[score] for row in of_label if row[score] is not None]
-            result[label][score] = float(np.mean(defined)) if defined else None
-    return result
+            of_cases: dict[str, list[float | None]] = {}
+            for row in rows:
+                if row["label"] == label:
+                    of_cases.setdefault(row["case"], []).append(row[score])
+            known = [[v for v in values if v is not None] for values in of_cases.values() if None not in values]
+            means[label][score] = float(np.mean([np.mean(values) for values in known])) if known else None
+            undefined[label][score] = len(of_cases) - len(known)
+    return means, undefined
 
 
 def _curve(
@@ -185,8 +204,12 @@ def _confidence(results: Sequence[CaseResult]) -> dict[str, Any]:
     return found
 
 
-def best_median_worst(study: Study, run: Run) -> list[str]:
-    """The test subjects at the ends and in the middle of a run, by their mean Dice."""
+def best_median_worst(study: Study, run: Run) -> dict[str, str]:
+    """The test subjects at the ends and in the middle of a run, by their mean Dice; each subject once."""
     dice = {r.case: _dice(r) for r in study.results if r.run == run and r.scores}
     ordered = sorted(dice, key=lambda case: (-dice[case], case))
-    return list(dict.fromkeys([ordered[0], ordered[len(ordered) // 2], ordered[-1]])) if ordered else []
+    if not ordered:
+        return {}
+    found = {"best": ordered[0], "worst": ordered[-1], "median": ordered[len(ordered) // 2]}
+    once = {case: kind for kind, case in reversed(found.items())}
+    return {kind: case for kind, case in found.items() if once[case] == kind}

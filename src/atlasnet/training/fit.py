@@ -162,7 +162,7 @@ class _Fit:
         settings = digest(
             {
                 "plan": plan.to_json(),
-                "options": asdict(self.options),
+                "options": asdict(self.options) | {"atlases": self._atlases_wanted()},
                 "data": hashes,
                 "seed": self.execution.seed,
                 "labels": self.cohort.labels,
@@ -201,6 +201,17 @@ class _Fit:
         )
         model.save()
         return Model.load(self.folder)
+
+    def _atlases_wanted(self) -> Any:
+        """The atlases that the user asked for; an image is what it holds, wherever it lies."""
+        wanted = self.options.atlases
+        if not isinstance(wanted, tuple):
+            return wanted
+        names = {subject.name for subject in self.cohort}
+        return [
+            atlas if atlas in names or not Path(atlas).exists() else [Path(atlas).name, path_digest(Path(atlas))]
+            for atlas in wanted
+        ]
 
     def _hashes(self) -> dict[str, dict[str, list[str]]]:
         """SHA-256 of every file, per subject."""

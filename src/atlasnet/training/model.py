@@ -178,6 +178,18 @@ class Model:
         for atlas in model.atlases:
             if PurePosixPath(atlas.name).name != atlas.name or atlas.name in ("", ".", ".."):
                 raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(atlas.name))
+        own = {
+            p.relative_to(folder).as_posix()
+            for a in model.atlases
+            for p in (model.atlas_path(a), model.weights_path(a))
+        }
+        if set(model.checksums) != own:
+            raise ModelError(
+                "model.json has not the checksums of the model's files",
+                path=path,
+                expected=", ".join(sorted(own)),
+                found=", ".join(sorted(model.checksums)) or "none",
+            )
         return model
 
     def verify(self) -> None:
@@ -242,7 +254,9 @@ def import_model(archive: str | Path, folder: str | Path) -> Model:
         # A folder of its own, with the permissions that the user's folders have.
         whole = Path(temporary) / "model"
         shutil.copytree(model.folder, whole)
-        whole.chmod(folder.parent.stat().st_mode & 0o777)
+        plain = Path(temporary) / "plain"
+        plain.mkdir()
+        whole.chmod(plain.stat().st_mode & 0o777)
         whole.rename(folder)
     return Model.load(folder)
 

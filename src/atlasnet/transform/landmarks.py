@@ -63,8 +63,8 @@ def landmark_transform(target: ArrayLike, source: ArrayLike, *, kind: str | None
 def read_landmarks(path: str | Path) -> tuple[Float, Float]:
     """Read corresponding points from a CSV file.
 
-    One pair a line: x, y, z in the target, then x, y, z in the source, LPS mm. A first line of names, empty lines and
-    lines that begin with # are skipped.
+    One pair a line: x, y, z in the target, then x, y, z in the source, LPS mm. A line of names above them, empty lines
+    and lines that begin with # are skipped.
 
     Returns:
         (n, 3) points of the target and (n, 3) of the source.
@@ -73,31 +73,37 @@ def read_landmarks(path: str | Path) -> tuple[Float, Float]:
         TransformError: the file cannot be read, or a line is not six numbers.
     """
     rows: list[list[float]] = []
+    named = False
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             for number, row in enumerate(csv.reader(stream), start=1):
                 if not row or row[0].lstrip().startswith("#"):
                     continue
-                try:
-                    values = [float(value) for value in row]
-                except ValueError:
-                    if not rows and number == 1:
-                        continue
-                    values = []
-                if len(values) != 6:
+                values = [_number(value) for value in row]
+                if not rows and not named and all(value is None for value in values):
+                    named = True
+                    continue
+                if len(values) != 6 or None in values:
                     raise TransformError(
                         f"line {number} is no pair of landmarks",
                         path=path,
                         expected="six numbers: x, y, z in the target, x, y, z in the source, LPS mm",
                         found=",".join(row)[:80],
                     )
-                rows.append(values)
+                rows.append([value for value in values if value is not None])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TransformError("the landmarks cannot be read", path=path, found=str(error)) from error
     if not rows:
         raise TransformError("the file holds no landmarks", path=path)
     points = np.array(rows)
     return points[:, :3], points[:, 3:]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _spread(centred: Float) -> list[float]:
