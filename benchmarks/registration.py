@@ -10,7 +10,7 @@ Peers live in an environment of their own: ``pip install antspyx picsl_greedy co
   filled slice by slice.
 - known: a chest CT and the same scan deformed by a known field. Error of the displacement in the lungs and at the
   landmarks.
-- slices: of each chest pair, prepared likewise but at 1.5 mm, the axial slice of the target with most lung and the
+- slices: of each chest pair, prepared likewise but at 1.5 mm in slices 6 mm apart, the axial slice of the target with most lung and the
   source's slice there, as images of two dimensions. Peers that take volumes only are left out.
 - hippocampus: case i of `train17.txt` onto case i + 1, cyclically, and onto three more, after our affine alignment.
 
@@ -35,7 +35,7 @@ from chest_pairs import Field, carried_labels, corner_jacobians, dice
 from peers import METHODS
 from scipy import ndimage, stats
 
-SPACING = {"chest": 3.0, "slices": 1.5}  # mm
+SPACING = {"chest": (3.0, 3.0, 3.0), "slices": (1.5, 1.5, 6.0)}  # mm (x, y, z)
 VOLUMES_ONLY = ("convexadam",)
 CLAMP = (-1000, 600)  # HU
 BONE, BODY = 200, -400  # HU
@@ -82,7 +82,7 @@ def prepare(folder: Path, name: str, files: list[Path], threads: int, kind: str)
     folder.mkdir(parents=True, exist_ok=True)
     source, target = read_volume(files[0]), read_volume(files[2])
     aligned = prealign(source, target, execution=Execution(threads=threads))
-    grid = target.grid.with_spacing(np.full(3, SPACING[kind])) if kind in SPACING else target.grid
+    grid = target.grid.with_spacing(SPACING[kind]) if kind in SPACING else target.grid
     level = None
     for which, image, labels, transform in (
         ("fixed", target, read_labels(files[3]), Transform.identity()),
@@ -108,7 +108,7 @@ def prepare(folder: Path, name: str, files: list[Path], threads: int, kind: str)
 def write_slice(path: Path, array: np.ndarray) -> None:
     """A slice (y, x), or (1, y, x), that has forgotten where it came from."""
     image = sitk.GetImageFromArray(array)
-    image.SetSpacing([SPACING["slices"]] * array.ndim)
+    image.SetSpacing(SPACING["slices"][: array.ndim])
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
