@@ -10,8 +10,8 @@ Peers live in an environment of their own: ``pip install antspyx picsl_greedy co
   filled slice by slice.
 - known: a chest CT and the same scan deformed by a known field. Error of the displacement in the lungs and at the
   landmarks.
-- slices: of each chest pair, prepared likewise but at 1.5 mm in slices 6 mm apart, the axial slice of the target with most lung and the
-  source's slice there, as images of two dimensions. Peers that take volumes only are left out.
+- slices: of each chest pair, prepared likewise but at 1.5 mm in slices 6 mm apart, the axial slice of the target with
+  most lung and the source's slice there, as images of two dimensions. Peers that take volumes only are left out.
 - hippocampus: case i of `train17.txt` onto case i + 1, cyclically, and onto three more, after our affine alignment.
 
 Seconds are from images in memory to what the method gives (ours, greedy and ANTs: both directions), after a warm-up of
