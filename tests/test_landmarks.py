@@ -87,19 +87,19 @@ def test_points_in_a_plane_or_on_a_line_are_seen():
 
 def test_a_file_of_landmarks_is_read_and_a_wrong_line_named(tmp_path):
     path = tmp_path / "points.csv"
-    path.write_text("tx,ty,tz,sx,sy,sz\n1,2,3,4,5,6\n\n# a remark\n7,8,9,10,11,12.5\n")
+    path.write_text("tx,ty,tz,sx,sy,sz\n1,2,3,4,5,6\n\n# a remark\n7,8,9,10,11,12.5\n", encoding="utf-8")
     target, source = read_landmarks(path)
     np.testing.assert_array_equal(target, [[1, 2, 3], [7, 8, 9]])
     np.testing.assert_array_equal(source, [[4, 5, 6], [10, 11, 12.5]])
     # as a spreadsheet writes it, names below a remark; a slip of the pen in the first pair is no line of names
-    path.write_text("\ufeff# clicked twice\na,b,c,d,e,f\n1,2,3,4,5,6\n")
+    path.write_text("\ufeff# clicked twice\na,b,c,d,e,f\n1,2,3,4,5,6\n", encoding="utf-8")
     np.testing.assert_array_equal(read_landmarks(path)[0], [[1, 2, 3]])
-    path.write_text("\ufeff1,2,3,4,5,6\n")
+    path.write_text("\ufeff1,2,3,4,5,6\n", encoding="utf-8")
     np.testing.assert_array_equal(read_landmarks(path)[0], [[1, 2, 3]])
-    path.write_text("1,2,3,4,5,6O\n7,8,9,10,11,12\n")
+    path.write_text("1,2,3,4,5,6O\n7,8,9,10,11,12\n", encoding="utf-8")
     with pytest.raises(TransformError, match="line 1"):
         read_landmarks(path)
-    path.write_text("1,2,3,4,5,6\n7,8,9\n")
+    path.write_text("1,2,3,4,5,6\n7,8,9\n", encoding="utf-8")
     with pytest.raises(TransformError, match="line 2"):
         read_landmarks(path)
     with pytest.raises(TransformError, match="cannot be read"):
