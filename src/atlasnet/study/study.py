@@ -7,26 +7,23 @@ same call goes on after a stop, and a call that asks for more seeds, methods or 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
-from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError, RegistrationError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.evaluation.table import shortened
 from atlasnet.execution import Execution, WorkFolder, digest, file_digest, read_json, write_json
-from atlasnet.prediction import Prediction, PredictOptions, Predictor, find_cases
-from atlasnet.prediction.inputs import image_stem
+from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
+from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
 from atlasnet.study.propagation import propagate_labels
@@ -513,7 +510,7 @@ class _Study:
         )
         path = self._path(run, test.name)
         write_volume(path.with_suffix(".nii.gz"), prediction.labels)
-        details = _details(prediction, reference, self.cohort.ignore_label)
+        details = describe(prediction, reference, self.cohort.ignore_label)
         write_json(path, {"scores": [asdict(row) for row in scores.rows], "details": details})
 
     def _observer(self, folder: Path) -> tuple[dict[str, Any], ...]:
@@ -534,94 +531,3 @@ class _Study:
                 expected=f"files such as {self.tests[0].name}.nii.gz",
             )
         return tuple(rows)
-
-
-def _details(prediction: Prediction, reference: Volume, ignore_label: int | None) -> dict[str, Any]:
-    """Seconds, and how sure the method was of the scan as a whole and where it was wrong."""
-    record = prediction.record
-    details: dict[str, Any] = {}
-    if prediction.entropy is None or prediction.agreement is None:
-        return {"seconds": record["seconds"]}
-    # A registration may have been remembered: its own record says what it took.
-    asked = [atlas["seconds"] + atlas["seconds_network"] for atlas in record["atlases"] if "seconds_network" in atlas]
-    details["seconds"] = round(sum(asked) + record["seconds"]["fusion"], 3)
-    found, truth = prediction.labels.array[0], reference.array[0]
-    entropy, share = prediction.entropy.array[0], prediction.agreement.array[0]
-    inside = found > 0
-    details["certainty"] = round(1 - float(entropy[inside].mean()), 6) if inside.any() else None
-    details["agreement"] = record["agreement"]["foreground"]
-    asked_about = inside | (truth > 0)
-    if ignore_label is not None:
-        asked_about &= truth != ignore_label
-    wrong = (found != truth)[asked_about]
-    details["error_auc_entropy"] = _auc(entropy[asked_about], wrong)
-    details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong)
-    return details
-
-
-def _auc(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float | None:
-    """Area under the curve of ``score`` as a sign of ``positive``; None where all or none are, or all scores equal."""
-    count = int(positive.sum())
-    if count in (0, len(positive)) or np.ptp(score) == 0:
-        return None
-    ranks = stats.rankdata(score)
-    above = float(ranks[positive].sum()) - count * (count + 1) / 2
-    return round(above / (count * (len(positive) - count)), 6)
-
-
-def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:
-    """The test subjects of a study: those of ``imagesTs`` and ``labelsTs`` below a folder, or of a whole cohort.
-
-    Args:
-        path: the folder.
-        cohort: the training cohort, which says how many channels there are.
-        names: only these; a name that is not among ``imagesTs`` may be that of a subject of the folder's own cohort.
-
-    Raises:
-        CohortError: some have no reference, a name is unknown, or the labels are declared otherwise.
-        InputError: a channel is missing.
-    """
-    root = Path(path)
-    images, labels = root / "imagesTs", root / "labelsTs"
-    found: dict[str, Subject] = {}
-    if images.is_dir():
-        references = {image_stem(file): file for file in labels.iterdir()} if labels.is_dir() else {}
-        cases = find_cases([images], len(cohort.channels))
-        absent = [case.name for case in cases if case.name not in references and case.name in (names or [case.name])]
-        if absent:
-            raise CohortError(
-                "test subjects have no reference",
-                path=labels,
-                expected="a label map of every image of imagesTs",
-                found="none for " + shortened(absent),
-                remedy="add them, or name subjects that have one with --test-subjects",
-            )
-        found = {case.name: replace(case, labels=references.get(case.name)) for case in cases}
-    if not images.is_dir() or not set(names or ()) <= set(found):
-        own = Cohort.read(root)
-        found = {subject.name: subject for subject in own} | found
-        _check_alike(root, own.labels, own.ignore_label, cohort)
-    elif (root / "dataset.json").is_file():
-        declared = read_declaration(root / "dataset.json")
-        if declared.labels is not None:
-            _check_alike(root, declared.labels, declared.ignore_label, cohort)
-    if names is None:
-        return tuple(found.values())
-    unknown = [name for name in names if name not in found]
-    if unknown:
-        raise CohortError(
-            "these are not test subjects", path=root, expected=shortened([*found]), found=shortened(unknown)
-        )
-    return tuple(found[name] for name in names)
-
-
-def _check_alike(path: Path, labels: Mapping[str, int], ignore_label: int | None, cohort: Cohort) -> None:
-    """Scores mean nothing where a value is another label in the test subjects than in the training subjects."""
-    if dict(labels) != cohort.labels or ignore_label != cohort.ignore_label:
-        raise CohortError(
-            "the test subjects are not labelled as the training subjects are",
-            path=path,
-            expected=f"{cohort.labels}, ignored {cohort.ignore_label}",
-            found=f"{dict(labels)}, ignored {ignore_label}",
-            remedy="declare the same labels in both dataset.json",
-        )

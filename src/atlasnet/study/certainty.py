@@ -1,0 +1,45 @@
+"""What a method says of its own result, and whether that finds its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from atlasnet.prediction import Prediction
+from atlasnet.volume import Volume
+
+
+def describe(prediction: Prediction, reference: Volume, ignore_label: int | None) -> dict[str, Any]:
+    """Seconds, and how sure the method was of the scan as a whole and where it was wrong."""
+    record = prediction.record
+    details: dict[str, Any] = {}
+    if prediction.entropy is None or prediction.agreement is None:
+        return {"seconds": record["seconds"]}
+    # A registration may have been remembered: its own record says what it took.
+    asked = [atlas["seconds"] + atlas["seconds_network"] for atlas in record["atlases"] if "seconds_network" in atlas]
+    details["seconds"] = round(sum(asked) + record["seconds"]["fusion"], 3)
+    found, truth = prediction.labels.array[0], reference.array[0]
+    entropy, share = prediction.entropy.array[0], prediction.agreement.array[0]
+    inside = found > 0
+    details["certainty"] = round(1 - float(entropy[inside].mean()), 6) if inside.any() else None
+    details["agreement"] = record["agreement"]["foreground"]
+    asked_about = inside | (truth > 0)
+    if ignore_label is not None:
+        asked_about &= truth != ignore_label
+    wrong = (found != truth)[asked_about]
+    details["error_auc_entropy"] = _auc(entropy[asked_about], wrong)
+    details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong)
+    return details
+
+
+def _auc(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float | None:
+    """Area under the curve of ``score`` as a sign of ``positive``; None where all or none are, or all scores equal."""
+    count = int(positive.sum())
+    if count in (0, len(positive)) or np.ptp(score) == 0:
+        return None
+    ranks = stats.rankdata(score)
+    above = float(ranks[positive].sum()) - count * (count + 1) / 2
+    return round(above / (count * (len(positive) - count)), 6)
