@@ -13,7 +13,18 @@ from atlasnet.volume import Volume
 
 
 def describe(prediction: Prediction, reference: Volume, ignore_label: int | None) -> dict[str, Any]:
-    """Seconds, and how sure the method was of the scan as a whole and where it was wrong."""
+    """Seconds, and how sure the method was of the scan as a whole and where it was wrong.
+
+    Args:
+        prediction: with its agreement and entropy maps; without them only the seconds are known.
+        reference: on its grid.
+        ignore_label: the reference value that counts nowhere.
+
+    Returns:
+        ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the atlases there; and
+        ``error_auc_entropy`` and ``error_auc_agreement``, the area under the curve with which entropy and disagreement
+        tell wrong voxels from right ones, among those found or in the reference. None where one is not defined.
+    """
     record = prediction.record
     details: dict[str, Any] = {}
     if prediction.entropy is None or prediction.agreement is None:
