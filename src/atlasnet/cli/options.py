@@ -12,6 +12,27 @@ if TYPE_CHECKING:
     from atlasnet.execution import Execution
 
 
+# Those of `atlasnet.registration`, named here so that --help need not import it.
+OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """What is trained and how, and what registers."""
+    parser.add_argument(
+        "--network", default=None, metavar="NAME", help="unet (default), segnet, or module:Class with --allow-module"
+    )
+    parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
+    parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
+    parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
+    parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
+    parser.add_argument(
+        "--registration",
+        default="mrf",
+        choices=OPERATORS,
+        help="registration operator; the last three need their packages",
+    )
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """``--quiet`` and ``--json``: who is told, and how."""
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder
 
 if TYPE_CHECKING:
     from atlasnet.registration import Operator
@@ -24,7 +24,6 @@ FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
 # Those of `atlasnet.registration`, named here so that --help need not import it.
-OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
 PRESETS = ("fast", "default", "fine", "publication")
 
 
@@ -177,7 +176,7 @@ def _operator(args: argparse.Namespace) -> Operator:
         InputError: options that it does not have, or values that make no sense.
     """
     from atlasnet.errors import InputError
-    from atlasnet.registration import make_operator, preset
+    from atlasnet.registration import WITHOUT_SPACING, make_operator, preset
 
     settings: dict[str, Any] = {}
     if args.alpha is not None:
@@ -199,7 +198,7 @@ def _operator(args: argparse.Namespace) -> Operator:
             found="options of a registration",
             remedy="leave them out, or use --initial",
         )
-    taken = set() if args.operator in ("affine", "centre", "identity") else {"spacing", "affine"}
+    taken = set() if args.operator in WITHOUT_SPACING else {"spacing", "affine"}
     if args.operator != "mrf" and not taken.issuperset(settings):
         raise InputError(
             f"operator {args.operator!r} does not take these options",

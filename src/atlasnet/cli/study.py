@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+from atlasnet.cli.options import add_execution_options, add_network_options, execution_from, make_folder
 
 HELP = "compare the method with plain networks, ensembles and label propagation on your own data"
 
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="test on these subjects only, one name a line; with --subjects they may come from one cohort",
     )
-    parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--atlases", type=int, metavar="N", help="choose N atlases (default: 6, or all subjects)")
     which.add_argument("--atlas", action="append", metavar="CASE", help="a training subject; repeat it for several")
@@ -45,16 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
     )
-    parser.add_argument("--network", metavar="NAME", help="unet, segnet, or module:Class with --allow-module")
-    parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
-    parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
-    parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
-    parser.add_argument(
-        "--registration",
-        default="mrf",
-        choices=("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy"),
-        help="registration operator; the last three need their packages",
-    )
+    add_network_options(parser)
     add_execution_options(parser)
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cli.options import add_execution_options, execution_from
+from atlasnet.cli.options import add_execution_options, add_network_options, execution_from
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -24,25 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--atlas", action="append", metavar="CASE", help="a subject's name or an image file; repeat it for several"
     )
     parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
-    parser.add_argument(
-        "--network", default=None, metavar="NAME", help="unet (default), segnet, or module:Class with --allow-module"
-    )
-    parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
-    parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
-    parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
-    parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
+    add_network_options(parser)
     parser.add_argument(
         "--time-budget",
         type=_seconds,
         metavar="TIME",
         help="as many epochs as fit into 90s, 30m or 2h of training, registration included, at most the preset's; "
         "with --folds for each model",
-    )
-    parser.add_argument(
-        "--registration",
-        default="mrf",
-        choices=("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy"),
-        help="registration operator; the last three need their packages",
     )
     parser.add_argument(
         "--folds",

@@ -16,6 +16,9 @@ from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 
 OPERATORS = ("mrf", "affine", "centre", "identity", *EXTERNAL)
+WITHOUT_SPACING = ("affine", "centre", "identity")
+"""Operators that do not work on a grid of their own."""
+
 WITHOUT_SETTINGS = {"centre": CentreOperator, "identity": IdentityOperator}
 
 

@@ -2,7 +2,8 @@
 
 from atlasnet.study.cross_validation import CrossValidation, cross_validate, plan_folds, split
 from atlasnet.study.page import PAGE, main_table, write_study
-from atlasnet.study.study import Study, StudyOptions, run_study
+from atlasnet.study.records import Study, StudyOptions
+from atlasnet.study.study import run_study
 from atlasnet.study.subjects import read_test_subjects
 from atlasnet.study.summary import summarise
 

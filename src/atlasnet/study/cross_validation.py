@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from atlasnet.cohort import Cohort
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, digest, read_json, write_json
 from atlasnet.prediction import Predictor, write_prediction
+from atlasnet.study.statistics import interval
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.volume import read_labels
@@ -230,13 +230,5 @@ class _CrossValidation:
             )
             rows += scores.rows
         table = Table(labels=labels, rows=tuple(rows), ignore_label=self.cohort.ignore_label, missing=tuple(missing))
-        intervals = {name: _interval([row.dice for row in rows if row.label == name]) for name in labels}
+        intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
         return CrossValidation(self.folds, table, intervals)
-
-
-def _interval(values: Sequence[float | None]) -> tuple[float, float] | None:
-    known = np.array([value for value in values if value is not None])
-    if len(known) < 3 or np.ptp(known) == 0:
-        return None
-    found = stats.bootstrap((known,), np.mean, rng=0).confidence_interval
-    return float(found.low), float(found.high)

@@ -32,6 +32,10 @@ class Method:
     longer: bool = False
     local: bool = False
 
+    def atlases(self, most: int) -> int | None:
+        """How many of a study's atlases have a say at most; None where the method has no number of them."""
+        return most if self.space == "atlases" else None
+
 
 METHODS = (
     Method("plain", "one network", "own", augmented=False),

@@ -12,7 +12,7 @@ from atlasnet.evaluation.table import shortened
 from atlasnet.execution import atomic_path, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.methods import MAIN, METHODS
-from atlasnet.study.study import Run, Study
+from atlasnet.study.records import Run, Study
 from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases
 from atlasnet.volume import read_labels
 
@@ -216,8 +216,7 @@ def _overlays(
     for method in METHODS:
         if method.name not in found["methods"]:
             continue
-        count = len(study.atlases) if method.space == "atlases" else None
-        run = Run(method, 1.0, found["methods"][method.name]["seeds"][0], count)
+        run = Run(method, 1.0, found["methods"][method.name]["seeds"][0], method.atlases(len(study.atlases)))
         for kind, case in best_median_worst(study, run).items():
             labels = read_labels(study.folder / run.folder / f"{case}.nii.gz")
             picture = overlay(

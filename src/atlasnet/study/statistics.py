@@ -13,7 +13,7 @@ from scipy import stats
 
 Float = NDArray[np.float64]
 CONFIDENCE = 0.95
-RESAMPLES = 4999
+RESAMPLES = 9999
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
 from atlasnet.study.propagation import propagate_labels
+from atlasnet.study.records import CaseResult, Run, Study, StudyOptions, share_name
 from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, fit, planned_operator
 from atlasnet.training.model import Model, class_values
 from atlasnet.training.recipe import Augmentation, Recipe
@@ -42,122 +43,6 @@ WITH_AGREEMENT = PredictOptions(agreement=True)
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
 Fuse = Callable[[int | None], Prediction]
 Segment = Callable[[Volume], Fuse]
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """What a study compares and how its networks are trained.
-
-    Args:
-        atlases: how many to choose among the training subjects (None: 6, or all of fewer), or the names of subjects.
-        methods: names of `atlasnet.study.methods.METHODS`; None: all.
-        seeds: repetitions of everything that is trained, with the seeds 0, 1 and so on after that of the execution.
-        fractions: shares of the training subjects, in (0, 1], beside the whole; below 1, only the methods
-            `OVER_FRACTIONS`.
-        preset: training recipe, a name or one of one's own.
-        epochs: of every network; None takes the recipe's.
-        network: see `FitOptions`.
-        allow_module: see `FitOptions`.
-        width: see `FitOptions`.
-        operator: name of the registration operator.
-        operator_settings: passed to it, over what the plan says.
-        observers: folders of other people's segmentations of the test subjects, CASE.nii.gz each.
-
-    Raises:
-        InputError: a value that makes no sense.
-    """
-
-    atlases: int | tuple[str, ...] | None = None
-    methods: tuple[str, ...] | None = None
-    seeds: int = 3
-    fractions: tuple[float, ...] = (1.0,)
-    preset: str | Recipe = "default"
-    epochs: int | None = None
-    network: str | None = None
-    allow_module: bool = False
-    width: float | None = None
-    operator: str = "mrf"
-    operator_settings: dict[str, Any] = field(default_factory=dict)
-    observers: tuple[Path, ...] = ()
-
-    def __post_init__(self) -> None:
-        chosen_methods(self.methods)
-        if isinstance(self.atlases, int) and self.atlases < 1:
-            raise InputError("at least one atlas is needed", found=str(self.atlases))
-        if self.seeds < 1:
-            raise InputError("a study needs at least one seed", found=str(self.seeds))
-        if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
-            raise InputError(
-                "the shares of the training subjects cannot be used",
-                expected="numbers above 0, at most 1",
-                found=", ".join(map(str, self.fractions)) or "none",
-            )
-
-
-def _share(fraction: float) -> str:
-    """A share of the subjects as part of a path, in percent."""
-    return f"{100 * fraction:.10g}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One method, trained once.
-
-    Args:
-        method: what is done.
-        fraction: share of the training subjects.
-        seed: of the training.
-        atlases: how many have a say; None where the method has none.
-    """
-
-    method: Method
-    fraction: float
-    seed: int
-    atlases: int | None = None
-
-    @property
-    def folder(self) -> str:
-        """Where its results lie, relative to the study."""
-        name = self.method.name if self.atlases is None else f"{self.method.name}-{self.atlases}"
-        return f"runs/{name}/{_share(self.fraction)}/seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """How one run did on one scan.
-
-    Args:
-        run: which.
-        case: the scan.
-        scores: fields of `LabelScores`, per label.
-        details: seconds, agreement and certainty; empty where there was no result.
-    """
-
-    run: Run
-    case: str
-    scores: tuple[dict[str, Any], ...]
-    details: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Study:
-    """Everything that was measured.
-
-    Args:
-        folder: of the study.
-        labels: name to value of what was scored.
-        cases: the test subjects.
-        atlases: names, in the order in which they are asked.
-        results: of all runs; a scan that a run could not segment has no scores there.
-        observers: per observer, its scores of every scan that it holds.
-    """
-
-    folder: Path
-    labels: dict[str, int]
-    cases: tuple[str, ...]
-    atlases: tuple[str, ...]
-    results: tuple[CaseResult, ...]
-    observers: tuple[tuple[dict[str, Any], ...], ...]
 
 
 def run_study(
@@ -255,7 +140,7 @@ class _Study:
         sources = self._atlases()
         for job in self._jobs():
             self.execution.pause()
-            if not self._finished(*job, len(sources)):
+            if self._missing(*job, len(sources)):
                 method, fraction, seed = job
                 share = "" if fraction == 1 else f", {fraction:.0%} of the subjects"
                 self.say.note(f"{method.title}, seed {seed}{share}")
@@ -264,7 +149,7 @@ class _Study:
         results = [
             self._read(run, test.name)
             for job in self._jobs_done()
-            if self._finished(*job, len(sources))
+            if not self._missing(*job, len(sources))
             for run in self._runs(*job, len(sources))
             for test in self.tests
         ]
@@ -301,9 +186,9 @@ class _Study:
     @staticmethod
     def _runs(method: Method, fraction: float, seed: int, atlases: int) -> list[Run]:
         """A network per atlas can be asked with any number of atlases."""
-        if method.space != "atlases":
-            return [Run(method, fraction, seed)]
-        return [Run(method, fraction, seed, count) for count in range(1, atlases + 1)]
+        most = method.atlases(atlases)
+        counts = [None] if most is None else range(1, most + 1)
+        return [Run(method, fraction, seed, count) for count in counts]
 
     # What all methods share
 
@@ -387,7 +272,7 @@ class _Study:
         if method.space == "own":
             atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
         name = method.space + ("" if method.augmented else "-unaugmented") + ("-long" if method.longer else "")
-        folder = self.folder / "models" / name / _share(fraction) / f"seed{seed}"
+        folder = self.folder / "models" / name / share_name(fraction) / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         plan.write(folder / "plan.json")
         return fit(
@@ -409,9 +294,10 @@ class _Study:
 
     # Testing
 
-    def _finished(self, method: Method, fraction: float, seed: int, atlases: int) -> bool:
+    def _missing(self, method: Method, fraction: float, seed: int, atlases: int) -> list[Subject]:
+        """The test subjects of which a run of the job has no result."""
         runs = self._runs(method, fraction, seed, atlases)
-        return all(self._path(run, test.name).exists() for run in runs for test in self.tests)
+        return [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
 
     def _path(self, run: Run, case: str) -> Path:
         return self.folder / run.folder / f"{case}.json"
@@ -423,7 +309,7 @@ class _Study:
     def _run(self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]) -> None:
         """Train what the method needs and segment the scans that it has not segmented yet."""
         runs = self._runs(method, fraction, seed, len(sources))
-        missing = [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
+        missing = self._missing(method, fraction, seed, len(sources))
         try:
             if method.space == "labels":
                 segment = self._propagation(method, plan, sources)
@@ -505,13 +391,16 @@ class _Study:
     def _keep(self, run: Run, test: Subject, prediction: Prediction) -> None:
         """Score a segmentation and write it; the JSON comes last: where it is, the label map is."""
         reference = test.read_labels(prediction.labels.grid)
-        scores = evaluate_subject(
-            prediction.labels, reference, self.labels, case=test.name, ignore_label=self.cohort.ignore_label
-        )
+        scores = self._scores(test, prediction.labels, reference)
         path = self._path(run, test.name)
         write_volume(path.with_suffix(".nii.gz"), prediction.labels)
         details = describe(prediction, reference, self.cohort.ignore_label)
-        write_json(path, {"scores": [asdict(row) for row in scores.rows], "details": details})
+        write_json(path, {"scores": scores, "details": details})
+
+    def _scores(self, test: Subject, labels: Volume, reference: Volume) -> list[dict[str, Any]]:
+        """The fields of `LabelScores`, per label."""
+        found = evaluate_subject(labels, reference, self.labels, case=test.name, ignore_label=self.cohort.ignore_label)
+        return [asdict(row) for row in found.rows]
 
     def _observer(self, folder: Path) -> tuple[dict[str, Any], ...]:
         """The scores of another person's segmentations."""
@@ -519,11 +408,7 @@ class _Study:
         for test in self.tests:
             path = folder / f"{test.name}.nii.gz"
             if path.exists():
-                reference = test.read_labels()
-                found = evaluate_subject(
-                    read_labels(path), reference, self.labels, case=test.name, ignore_label=self.cohort.ignore_label
-                )
-                rows += [asdict(row) for row in found.rows]
+                rows += self._scores(test, read_labels(path), test.read_labels())
         if not rows:
             raise InputError(
                 "the observer's folder holds no test subject",

@@ -13,8 +13,8 @@ import numpy as np
 from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
+from atlasnet.study.records import CaseResult, Run, Study
 from atlasnet.study.statistics import compare, interval, rank_correlation, worst_tenth
-from atlasnet.study.study import CaseResult, Run, Study
 
 SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
 """What the tables show of every label, in the publication's order."""
@@ -41,12 +41,8 @@ def summarise(study: Study) -> dict[str, Any]:
         key = (result.run.method.name, result.run.atlases, result.run.fraction)
         by_run.setdefault(key, []).append(result)
     most = len(study.atlases)
-    main = {
-        method.name: found
-        for method in METHODS
-        for atlases in (most, None)
-        if (found := by_run.get((method.name, atlases, 1.0)))
-    }
+    main = {m.name: found for m in METHODS if (found := by_run.get((m.name, m.atlases(most), 1.0)))}
+    shares = sorted({result.run.fraction for result in study.results})
     subjects = {name: _dice_of_subjects(found) for name, found in main.items()}
     rows = {name: _row(found, study) for name, found in main.items()}
     if MAIN in subjects:
@@ -67,10 +63,10 @@ def summarise(study: Study) -> dict[str, Any]:
             if (method.name, 1, 1.0) in by_run
         },
         "over_fractions": {
-            name: curve
-            for name in OVER_FRACTIONS
-            for count in ((most,) if name == MAIN else (None,))
-            if len(curve := _curve(by_run, [(f, (name, count, f)) for f in _fractions(study.results)])) > 1
+            m.name: curve
+            for m in METHODS
+            if m.name in OVER_FRACTIONS
+            and len(curve := _curve(by_run, [(share, (m.name, m.atlases(most), share)) for share in shares])) > 1
         },
         "confidence": {name: _confidence(found) for name, found in main.items()},
         "subjects": subjects,
@@ -102,8 +98,13 @@ def _flat(result: CaseResult) -> Iterable[dict[str, Any]]:
         }
 
 
-def _fractions(results: Iterable[CaseResult]) -> list[float]:
-    return sorted({result.run.fraction for result in results})
+def _known(results: Iterable[CaseResult], detail: str) -> list[float]:
+    """A detail of every scan that has it."""
+    return [value for result in results if (value := result.details.get(detail)) is not None]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _dice(result: CaseResult) -> float:
@@ -124,7 +125,6 @@ def _dice_of_subjects(results: Sequence[CaseResult]) -> dict[str, float]:
 def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
     scored = _dice_of_subjects(results)
     dice = np.array(list(scored.values()))
-    seconds = [value for result in results if (value := result.details.get("seconds")) is not None]
     seeds = sorted({result.run.seed for result in results})
     means, undefined = _means([row for r in results if r.case in scored for row in r.scores], study.labels)
     of_seeds = [[_dice(r) for r in results if r.run.seed == seed and r.scores] for seed in seeds]
@@ -139,7 +139,7 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
         "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,
         "worst_tenth_interval": interval(dice, worst_tenth) if len(dice) >= FEWEST_FOR_TAIL else None,
         "dice_of_seeds": [float(np.mean(values)) if values else None for values in of_seeds],
-        "seconds": float(np.median(seconds)) if seconds else None,
+        "seconds": _median(_known(results, "seconds")),
     }
 
 
@@ -171,14 +171,13 @@ def _curve(
     for x, key in points:
         results = by_run.get(key, [])
         dice = list(_dice_of_subjects(results).values())
-        seconds = [value for result in results if (value := result.details.get("seconds")) is not None]
         if dice:
             curve.append(
                 {
                     "x": x,
                     "dice": float(np.mean(dice)),
                     "interval": interval(dice),
-                    "seconds": float(np.median(seconds)) if seconds else None,
+                    "seconds": _median(_known(results, "seconds")),
                 }
             )
     return curve
@@ -199,7 +198,7 @@ def _confidence(results: Sequence[CaseResult]) -> dict[str, Any]:
         found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}
         found[f"{name}_of_subjects"] = {case: float(np.mean(values[case])) for case in known}
     for name in ("error_auc_entropy", "error_auc_agreement"):
-        areas = [value for result in results if (value := result.details.get(name)) is not None]
+        areas = _known(results, name)
         found[name] = float(np.mean(areas)) if areas else None
     return found
 

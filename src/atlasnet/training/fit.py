@@ -33,7 +33,7 @@ from atlasnet.execution import (
     write_json,
 )
 from atlasnet.network import NetworkSpec, Traits, build_network
-from atlasnet.registration import Operator, make_operator
+from atlasnet.registration import WITHOUT_SPACING, Operator, make_operator
 from atlasnet.training.batches import typical_pixels
 from atlasnet.training.loop import LOG, train_network
 from atlasnet.training.model import Atlas, Model, class_values
@@ -43,7 +43,6 @@ from atlasnet.training.store import IGNORED, SliceTable
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.volume import canonical, write_volume
 
-WITHOUT_SPACING = ("affine", "centre", "identity")  # operators that do not work on a grid of their own
 TIMED_STEPS = 8
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
