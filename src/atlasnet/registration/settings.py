@@ -24,8 +24,8 @@ DISCRETE_LEVELS = (
 _REFINED = (
     LevelSettings(1.5, 1, 4, refinements=1),
     LevelSettings(1.5, 0, 3, refinements=2),
-    LevelSettings(1, 0, 4, refinements=1),
     LevelSettings(1, 0, 3, refinements=1),
+    LevelSettings(1, 0, 2, refinements=1),
 )
 DEFAULT_LEVELS = (
     LevelSettings(5, 4, 4, refinements=3),
@@ -106,7 +106,7 @@ class MRFSettings:
     clamp: Ranges | None = None
     affine: bool = True
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
-    smallest_jacobian: float = 0.3
+    smallest_jacobian: float = 0.33
     symmetric: bool = False
 
     def __post_init__(self) -> None:

@@ -85,7 +85,11 @@ def _in_voxels(displacement: Tensor, grid: Grid) -> Tensor:
             expected=f"(3, z, y, x) = {(3, *grid.shape)}",
             found=str(tuple(displacement.shape)),
         )
-    to_index = displacement.new_tensor(np.linalg.inv(grid.affine[:3, :3]))
+    matrix = np.linalg.inv(grid.affine[:3, :3])
+    to_index = displacement.new_tensor(matrix)
+    if np.count_nonzero(matrix) == 3 and matrix.diagonal().all():
+        # The same numbers as the product's, several times faster.
+        return displacement * to_index.diagonal()[:, None, None, None]
     return (to_index @ displacement.reshape(3, -1)).view(displacement.shape)
 
 
@@ -93,8 +97,7 @@ def _one_sided(field: Tensor, axis: int, outside: bool = False) -> tuple[Tensor,
     """Differences to the next and from the previous voxel along ``axis``; at the border the one that exists, or 0."""
     n = field.shape[axis]
     if n == 1:
-        none = torch.zeros_like(field)
-        return none, none
+        return torch.zeros_like(field), torch.zeros_like(field)
     step = field.diff(dim=axis)
     last, first = step.narrow(axis, n - 2, 1), step.narrow(axis, 0, 1)
     if outside:
@@ -120,7 +123,10 @@ def _plus_unit(column: Tensor, axis: int) -> Tensor:
 
 
 def _least_corner(field: Tensor, outside: bool) -> Tensor:
-    xs, ys, zs = ([_plus_unit(side, axis) for side in _one_sided(field, 3 - axis, outside)] for axis in range(3))
+    xs, ys, zs = (_one_sided(field, 3 - axis, outside) for axis in range(3))
+    for axis, sides in enumerate((xs, ys, zs)):
+        for side in sides:
+            side[axis] += 1
     least = torch.full_like(field[0], torch.inf)
     for y in ys:
         for z in zs:

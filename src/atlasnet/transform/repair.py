@@ -19,6 +19,8 @@ Field = NDArray[np.float32]
 # Regions grow by a voxel every so many rounds; after the last round the whole field is smoothed instead.
 ROUNDS_PER_VOXEL = 3
 LOCAL_ROUNDS = 60
+# Of a Gaussian, in its standard deviations.
+TRUNCATE = 4.0
 
 
 @dataclass(frozen=True)
@@ -108,20 +110,27 @@ def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach:
     bad = ~(least > floor)
     regions, _ = ndimage.label(_dilated(bad, reach))
     sigma = 0.5 + 0.5 * reach
-    # The average must not see the end of the box, nor the next round a determinant that is out of date.
-    margin = reach + int(np.ceil(4 * sigma))
+    beyond = reach // 2
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
-        wide = tuple(
-            slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, grid.shape, strict=True)
-        )
-        weight = ndimage.uniform_filter(
-            (regions[wide] == number).astype(np.float32), 2 * (reach // 2) + 1, mode="nearest"
-        )
-        part = field[:, *wide]
-        part += weight * (_smoothed(part, sigma) - part)
-        halo = tuple(slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(wide, grid.shape, strict=True))
-        inner = tuple(slice(w.start - h.start, w.stop - h.start) for w, h in zip(wide, halo, strict=True))
-        least[wide] = _least(field[:, *halo], _part_of(grid, halo))[inner]
+        changed, seen = (_grown(box, margin, grid.shape) for margin in (beyond, 2 * beyond))
+        inside = (regions[seen] == number).astype(np.float32)
+        weight = ndimage.uniform_filter(inside, 2 * beyond + 1, mode="nearest")[_within(changed, seen)]
+        part = field[:, *changed]
+        part += weight * (_smoothed_box(field, changed, sigma) - part)
+        # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
+        stale = _grown(changed, 1, grid.shape)
+        halo = _grown(stale, 1, grid.shape)
+        least[stale] = _least(field[:, *halo], _part_of(grid, halo))[_within(stale, halo)]
+
+
+def _grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box and ``margin`` voxels around it, as far as there are any."""
+    return tuple(slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, shape, strict=True))
+
+
+def _within(inner: tuple[slice, ...], outer: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The slices of ``inner`` in an array cut out by ``outer``."""
+    return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
 
 
 def _dilated(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
@@ -142,9 +151,16 @@ def _smoothed(field: Field, sigma: float) -> Field:
     """Gaussian average of every component; beyond the size of the field, its mean."""
     if sigma > max(field.shape[1:]):
         return np.broadcast_to(field.mean((1, 2, 3), dtype=np.float64, keepdims=True), field.shape).astype(np.float32)
-    result = field
-    for axis in (1, 2, 3):
-        result = ndimage.gaussian_filter1d(result, sigma, axis=axis, mode="nearest")
+    return _smoothed_box(field, tuple(slice(0, n) for n in field.shape[1:]), sigma)
+
+
+def _smoothed_box(field: Field, box: tuple[slice, ...], sigma: float) -> Field:
+    """The Gaussian average of every component in a box, which reads no more of the surroundings than it needs."""
+    wide = _grown(box, int(TRUNCATE * sigma + 0.5), field.shape[1:])
+    result = field[:, *wide]
+    for axis, kept in enumerate(_within(box, wide), start=1):
+        result = ndimage.gaussian_filter1d(result, sigma, axis=axis, mode="nearest", truncate=TRUNCATE)
+        result = result[(slice(None),) * axis + (kept,)]
     return result
 
 
