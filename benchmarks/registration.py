@@ -4,6 +4,9 @@
 
 Peers live in an environment of their own: ``pip install antspyx picsl_greedy convexAdam itk-elastix SimpleITK``.
 
+Images are aligned before; where the moving one ends, its edge is continued, and a mask that says so goes to every
+method that takes one.
+
 - chest: ordered pairs of the chest CTs after our affine alignment, resampled to 3 mm on the target's field of view and
   clamped to [-1000, 600] HU. Dice of the right lung (1), the left lung (2) and bone (3), which is every voxel above 200
   HU that no lung holds inside the body: the largest component above -400 HU after an opening by two voxels, its holes
@@ -90,6 +93,8 @@ def prepare(folder: Path, name: str, files: list[Path], threads: int, kind: str)
     ):
         array = transform.warp(image, grid).array[0].astype(np.float32)
         label = transform.warp(labels, grid, interpolation="label").array[0].astype(np.uint8)
+        everywhere = Volume(np.ones_like(image.array[:1], dtype=np.uint8), image.grid)
+        seen = transform.warp(everywhere, grid, interpolation="nearest", fill=0).array[0]
         if kind in SPACING:
             label[(label == 0) & (array > BONE) & body(array)] = BONE_LABEL
             array = array.clip(*CLAMP)
@@ -99,9 +104,11 @@ def prepare(folder: Path, name: str, files: list[Path], threads: int, kind: str)
             write_slice(folder / f"{which}.nii.gz", array[level])
             # The scores are computed on a volume of one slice.
             write_slice(folder / f"{which}_labels.nii.gz", label[level : level + 1])
+            write_slice(folder / f"{which}_mask.nii.gz", seen[level])
         else:
             write_volume(folder / f"{which}.nii.gz", Volume(array[None], grid))
             write_volume(folder / f"{which}_labels.nii.gz", Volume(label[None], grid))
+            write_volume(folder / f"{which}_mask.nii.gz", Volume(seen[None], grid))
     return Pair(name, folder)
 
 
@@ -114,12 +121,17 @@ def write_slice(path: Path, array: np.ndarray) -> None:
 
 def pairs_of(kind: str, data: Path, work: Path, limit: int | None, threads: int) -> list[Pair]:
     if kind == "known":
+        from atlasnet.volume import Volume, read_volume, write_volume
+
         given, folder = data / "chest-ct-known-field", work / "known"
         folder.mkdir(parents=True, exist_ok=True)
         names = {"fixed": "target", "moving": "source"}
         for ours, theirs in names.items():
             for end in ("", "_labels"):
                 (folder / f"{ours}{end}.nii.gz").write_bytes((given / f"{theirs}{end}.nii.gz").read_bytes())
+        image = read_volume(folder / "moving.nii.gz")
+        everywhere = Volume(np.ones_like(image.array, dtype=np.uint8), image.grid)
+        write_volume(folder / "moving_mask.nii.gz", everywhere)
         return [Pair("known field", folder, given / "displacement_0.01mm.nii.gz", 0.01, given / "landmarks.csv")]
     root = data / ("hippocampus" if kind == "hippocampus" else "chest-ct")
     if kind != "hippocampus":
@@ -205,7 +217,8 @@ def run(pair: Pair, method: str, options: Any) -> dict[str, Any]:
     """One method on one pair, in a process of its own."""
     python = sys.executable if method == "atlasnet" else options.peer_python
     worker, out = Path(__file__).with_name("peers.py"), pair.folder / method
-    command = [python, worker, method, pair.path("fixed"), pair.path("moving"), out, options.threads]
+    images = [pair.path(name) for name in ("fixed", "moving", "moving_mask")]
+    command = [python, worker, method, *images, out, options.threads]
     limits = [f"{name}={options.threads}" for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")]
     # What a peer prints while it works goes into a file beside its result.
     quiet = ["sh", "-c", 'exec "$@" > "$0" 2>&1', str(out.with_suffix(".log"))]
