@@ -94,7 +94,8 @@ class MRFOperator(MeasuringOperator):
             mi_range=options.mi_range,
             descriptor=options.metrics.get("mind", 0) > 0,
         )
-        levels = build_levels(grid, options.pyramid)
+        plane = min(grid.shape) == 1
+        levels = build_levels(grid, options.plane_pyramid if plane else options.pyramid)
         steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)
         return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
 
