@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from atlasnet.errors import AtlasNetError, Cancelled, InputError
+from atlasnet.errors import AtlasNetError, Cancelled, InputError, ModelError
 from atlasnet.execution import Execution
 from atlasnet.network import NetworkSpec, build_network, load_weights, probabilities
 from atlasnet.training.loop import train_network
@@ -199,6 +199,34 @@ def test_weights_hold_no_optimiser_state(cases: list[MappedCase], tmp_path: Path
 def test_other_seeds_and_keys_give_other_weights(cases: list[MappedCase], undisturbed: bytes, tmp_path: Path) -> None:
     assert train(cases, tmp_path / "seed", execution=Execution(threads=1, seed=4)) != undisturbed
     assert train(cases, tmp_path / "key", key="another atlas") != undisturbed
+
+
+@pytest.mark.parametrize("calls", [1, 3, 7])
+def test_a_training_from_given_weights_is_stopped_to_the_same_bytes(
+    cases: list[MappedCase], tmp_path: Path, calls: int
+) -> None:
+    recipe = replace(RECIPE, epochs=2, iterations=4)
+    train(cases, tmp_path / "before", recipe=recipe)
+    start = tmp_path / "before" / "network.safetensors"
+    expected = train(cases[:2], tmp_path / "undisturbed", recipe=recipe, start=start)
+    stopped = Execution(threads=1, seed=3, cancelled=stopping_after(calls - 1))
+    with pytest.raises(Cancelled):
+        train(cases[:2], tmp_path / "stopped", recipe=recipe, start=start, execution=stopped)
+    assert train(cases[:2], tmp_path / "stopped", recipe=recipe, start=start) == expected
+    assert train(cases[:2], tmp_path / "fresh", recipe=recipe) != expected
+
+
+def test_weights_that_cannot_be_started_from_are_refused(cases: list[MappedCase], tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1, iterations=1)
+    start = tmp_path / "before" / "network.safetensors"
+    with pytest.raises(ModelError, match="no network weights"):
+        train(cases, tmp_path / "new", recipe=recipe, start=start)
+    train(cases, tmp_path / "before", recipe=recipe, spec=NetworkSpec("unet", 0.25, {"depth": 2}))
+    with pytest.raises(ModelError, match="another network"):
+        train(cases, tmp_path / "new", recipe=recipe, start=start)
+    start.write_bytes(start.read_bytes()[:100])
+    with pytest.raises(ModelError, match="cannot be read"):
+        train(cases, tmp_path / "new", recipe=recipe, start=start)
 
 
 def test_ignored_slices_do_not_count(cases: list[MappedCase], tmp_path: Path) -> None:

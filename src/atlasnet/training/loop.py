@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from atlasnet.errors import AtlasNetError, ModelError
-from atlasnet.execution import Execution, atomic_path, digest
+from atlasnet.execution import Execution, atomic_path, digest, file_digest
 from atlasnet.network.inference import mixed, reduced_precision
 from atlasnet.network.registry import build_network
 from atlasnet.network.spec import NetworkSpec, Traits
-from atlasnet.network.weights import channels_last, read_tensors, write_tensors
+from atlasnet.network.weights import channels_last, load_weights, read_tensors, write_tensors
 from atlasnet.training.allocator import kept_memory
 from atlasnet.training.augmentation import Draw, move, recolour
 from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, typical_pixels
@@ -50,6 +50,7 @@ def train_network(
     *,
     key: str = "",
     allow_module: bool = False,
+    start: Path | None = None,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> Path:
     """Train a network and write its weights.
@@ -68,6 +69,7 @@ def train_network(
         execution: device, threads, seed, progress; asked for a stop before each step.
         key: what the caller knows the training by (atlas, hash of the cases); with another key nothing is resumed.
         allow_module: whether ``spec`` may name code to import.
+        start: weights of another training of this architecture to start from; fresh ones by default.
         after_epoch: called with the epochs done and the network; it must leave the network's weights alone.
 
     Returns:
@@ -76,23 +78,26 @@ def train_network(
     Raises:
         CohortError: nothing to train on.
         InputError: the architecture cannot be built.
+        ModelError: ``start`` cannot be read, or holds the weights of another architecture.
         AtlasNetError: the loss is not finite.
         Cancelled: on request, between two steps; the same call goes on from the last whole epoch.
     """
     folder = Path(folder)
     table = SliceTable.of(cases, classes)
     channels = int(cases[0].image.shape[0])
-    identity = digest(
-        {
-            "key": key,
-            "seed": execution.seed,
-            "spec": spec.to_json(),
-            "recipe": recipe.to_json(),
-            "classes": classes,
-            "channels": channels,
-            "cases": [[case.name, list(case.labels.shape)] for case in cases],
-        }
-    )
+    depends_on = {
+        "key": key,
+        "seed": execution.seed,
+        "spec": spec.to_json(),
+        "recipe": recipe.to_json(),
+        "classes": classes,
+        "channels": channels,
+        "cases": [[case.name, list(case.labels.shape)] for case in cases],
+    }
+    if start is not None:
+        read_tensors(start)  # says what is wrong with it
+        depends_on["start"] = file_digest(start)
+    identity = digest(depends_on)
     path = folder / WEIGHTS
     if _finished(path, identity):
         remove_checkpoints(folder)
@@ -100,7 +105,7 @@ def train_network(
     folder.mkdir(parents=True, exist_ok=True)
     remove_remains(folder)
     with execution.active() as device, _reproducible(device), kept_memory():
-        training = _Training(cases, table, spec, recipe, classes, device, execution, key, allow_module)
+        training = _Training(cases, table, spec, recipe, classes, device, execution, key, allow_module, start)
         progress, damaged = load_checkpoint(folder, identity, training.module, training.optimiser)
         for sentence in damaged:
             execution.reporter.warn(f"{folder}: {sentence}")
@@ -111,7 +116,8 @@ def train_network(
             training.scaler.load_state_dict(progress.scaler)
         log = progress.log
         remaining = range(progress.epoch, recipe.epochs)
-        for epoch in execution.reporter.track(remaining, f"training {key or spec.name}", len(remaining)):
+        work = "training" if start is None else "tuning"
+        for epoch in execution.reporter.track(remaining, f"{work} {key or spec.name}", len(remaining)):
             log = [*log, training.epoch(epoch)]
             progress = Progress(epoch + 1, log, training.scaler.state_dict())
             save_checkpoint(folder, identity, training.module, training.optimiser, progress)
@@ -139,9 +145,10 @@ class _Training:
         execution: Execution,
         key: str,
         allow_module: bool,
+        origin: Path | None,
     ) -> None:
         self.cases, self.table, self.recipe, self.device = cases, table, recipe, device
-        self.execution, self.key = execution, key
+        self.execution, self.key, self.origin = execution, key, origin
         self._build: Callable[[], nn.Module] = partial(
             build_network, spec, int(cases[0].image.shape[0]), classes, allow_module=allow_module
         )
@@ -154,9 +161,13 @@ class _Training:
         self.weights = balanced if recipe.balancing else None
 
     def start(self) -> None:
-        """Fresh weights and a fresh optimiser."""
+        """Fresh weights, or those of the training that this one starts from, and a fresh optimiser."""
         torch.manual_seed(self._seed(-1))
-        self.module = channels_last(self._build()).to(self.device)
+        module = self._build()
+        module = channels_last(module) if self.origin is None else load_weights(self.origin, module)
+        self.module = module.to(self.device)
+        # Momentum and step sizes of another training are those of its last, smallest learning rates and of its own
+        # slices: they would steer the first steps of this one, whose rate is higher, where these slices do not point.
         self.optimiser = _optimiser(self.module, self.recipe)
 
     def _seed(self, epoch: int) -> int:
