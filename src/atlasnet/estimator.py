@@ -14,6 +14,7 @@ from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.sharing import Sharing
 from atlasnet.volume import Volume, read_volume
 
 
@@ -30,7 +31,9 @@ class AtlasNet:
             with ``allow_module``; None takes the plan's.
         width: factor on the network's channels; None takes the plan's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
-        epochs: of every network; None takes the recipe's.
+        epochs: of every network that is trained from scratch; None takes the recipe's.
+        sharing: ``"independent"``, ``"first"`` or ``"common"``, or a `atlasnet.training.sharing.Sharing` of one's own:
+            what the networks of several atlases have in common.
         registration: ``"mrf"``, ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"`` with
             their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
@@ -46,6 +49,7 @@ class AtlasNet:
         width: float | None = None,
         preset: str | Recipe = "default",
         epochs: int | None = None,
+        sharing: str | Sharing = "independent",
         registration: str = "mrf",
         registration_settings: dict[str, Any] | None = None,
         allow_module: bool = False,
@@ -58,6 +62,7 @@ class AtlasNet:
             width=width,
             preset=preset,
             epochs=epochs,
+            sharing=sharing,
             operator=registration,
             operator_settings=registration_settings or {},
         )

@@ -26,6 +26,13 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
     parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
     parser.add_argument(
+        "--sharing",
+        default="independent",
+        choices=("independent", "first", "common"),
+        help="train every atlas's network from scratch, or tune them from the first one's, or from one that was "
+        "trained on all atlases, in 0.3 of the epochs (default: independent)",
+    )
+    parser.add_argument(
         "--registration",
         default="mrf",
         choices=OPERATORS,

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         fractions=tuple(args.fractions),
         preset=args.preset,
         epochs=args.epochs,
+        sharing=args.sharing,
         network=args.network,
         allow_module=args.allow_module,
         width=args.width,

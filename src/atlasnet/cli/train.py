@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         width=args.width,
         preset=args.preset,
         epochs=args.epochs,
+        sharing=args.sharing,
         operator=args.registration,
         time_budget=args.time_budget,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from atlasnet.errors import InputError
 from atlasnet.study.methods import Method, chosen_methods
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class StudyOptions:
         fractions: shares of the training subjects, in (0, 1], beside the whole; below 1, only the methods
             `OVER_FRACTIONS`.
         preset: training recipe, a name or one of one's own.
-        epochs: of every network; None takes the recipe's.
+        epochs: of every network that is trained from scratch; None takes the recipe's.
+        sharing: of AtlasNet's networks, see `FitOptions`.
         network: see `FitOptions`.
         allow_module: see `FitOptions`.
         width: see `FitOptions`.
@@ -40,6 +42,7 @@ class StudyOptions:
     fractions: tuple[float, ...] = (1.0,)
     preset: str | Recipe = "default"
     epochs: int | None = None
+    sharing: str | Sharing = "independent"
     network: str | None = None
     allow_module: bool = False
     width: float | None = None
@@ -49,6 +52,7 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
+        Sharing.of(self.sharing)
         if isinstance(self.atlases, int) and self.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.atlases))
         if self.seeds < 1:

@@ -31,6 +31,7 @@ from atlasnet.study.records import CaseResult, Run, Study, StudyOptions, share_n
 from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, fit, planned_operator
 from atlasnet.training.model import Model, class_values
 from atlasnet.training.recipe import Augmentation, Recipe
+from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import path_digest
 from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
 from atlasnet.volume.io import read_grid
@@ -264,7 +265,7 @@ class _Study:
         cohort = self._subset(fraction, seed)
         recipe = self.recipe if method.augmented else replace(self.recipe, augmentation=Augmentation())
         if method.longer:
-            recipe = replace(recipe, epochs=recipe.epochs * len(sources))
+            recipe = replace(recipe, epochs=Sharing.of(self.options.sharing).epochs(recipe.epochs, len(sources)))
         known = {subject.name for subject in cohort}
         # An atlas that is no subject of this share is an image from elsewhere.
         atlases = tuple(s.name if s.name in known else str(s.paths[0]) for s in sources)
@@ -284,6 +285,7 @@ class _Study:
                 allow_module=self.options.allow_module,
                 width=self.options.width,
                 preset=recipe,
+                sharing=self.options.sharing,
                 operator=operator,
                 operator_settings=settings,
                 minimum_quality=0.0 if method.space == "own" else FitOptions.minimum_quality,

@@ -22,28 +22,19 @@ from atlasnet import __version__
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import (
-    Execution,
-    SilentReporter,
-    WorkFolder,
-    atomic_path,
-    digest,
-    file_digest,
-    read_json,
-    write_json,
-)
-from atlasnet.network import NetworkSpec, Traits, build_network
+from atlasnet.execution import Execution, WorkFolder, atomic_path, digest, file_digest, read_json, write_json
+from atlasnet.network import NetworkSpec, build_network
 from atlasnet.registration import WITHOUT_SPACING, Operator, make_operator
-from atlasnet.training.batches import typical_pixels
-from atlasnet.training.loop import LOG, train_network
+from atlasnet.training.loop import LOG, WEIGHTS
 from atlasnet.training.model import Atlas, Model, class_values
+from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import Keyed, keyed_atlas, keyed_subject, path_digest
-from atlasnet.training.store import IGNORED, SliceTable
+from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.volume import canonical, write_volume
 
-TIMED_STEPS = 8
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
 
@@ -58,7 +49,9 @@ class FitOptions:
         allow_module: whether the latter may be imported.
         width: factor on the network's channels; None takes the plan's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
-        epochs: of every network; None takes the recipe's.
+        epochs: of every network that is trained from scratch; None takes the recipe's.
+        sharing: ``"independent"``, ``"first"`` or ``"common"``: whether atlases' networks start from what one of them,
+            or one trained for all of them, has learnt; or a `Sharing` of one's own.
         operator: name of the registration operator, see `make_operator`.
         operator_settings: passed to the operator, over what the plan says.
         minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
@@ -73,6 +66,7 @@ class FitOptions:
     width: float | None = None
     preset: str | Recipe = "default"
     epochs: int | None = None
+    sharing: str | Sharing = "independent"
     operator: str = "mrf"
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
     minimum_quality: float = 0.05
@@ -133,6 +127,7 @@ class _Fit:
         self.values = class_values(cohort.labels, cohort.ignore_label)
         recipe = Recipe.preset(options.preset) if isinstance(options.preset, str) else options.preset
         self.recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
+        self.sharing = Sharing.of(options.sharing)
         self._check()
 
     def _check(self) -> None:
@@ -161,7 +156,7 @@ class _Fit:
         settings = digest(
             {
                 "plan": plan.to_json(),
-                "options": asdict(self.options) | {"atlases": self._atlases_wanted()},
+                "options": asdict(self.options) | {"atlases": self._atlases_wanted(), "sharing": asdict(self.sharing)},
                 "data": hashes,
                 "seed": self.execution.seed,
                 "labels": self.cohort.labels,
@@ -181,11 +176,21 @@ class _Fit:
             )
             mapped = transformer.map(subjects, self._targets(sources, subjects))
         spec = self._planned(plan, spec, mapped[0])
-        if self.options.time_budget is not None:
-            recipe = self._within_budget(settings, mapped, spec, recipe, begin + self.options.time_budget)
         atlases = [Atlas(s.name, s.subject, m.quality) for s, m in zip(sources, mapped, strict=True)]
-        for atlas, cases in zip(atlases, mapped, strict=True):
-            self._train(atlas, cases, spec, recipe)
+        networks = AtlasNetworks(
+            names=[atlas.name for atlas in atlases],
+            mapped=mapped,
+            spec=spec,
+            classes=len(self.values),
+            sharing=self.sharing,
+            work=self.work,
+            execution=self.execution,
+            allow_module=self.options.allow_module,
+        )
+        if self.options.time_budget is not None:
+            recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
+        for atlas, folder in zip(atlases, networks.train(recipe), strict=True):
+            self._keep(atlas, folder)
         model = Model(
             folder=self.folder,
             channels=self.cohort.channels,
@@ -196,7 +201,7 @@ class _Fit:
             operator_settings=operator.settings(),
             network=spec,
             atlases=tuple(atlases),
-            provenance=self._provenance(settings, recipe, hashes),
+            provenance=self._provenance(settings, recipe, networks, hashes),
         )
         model.save()
         return Model.load(self.folder)
@@ -262,7 +267,7 @@ class _Fit:
     def _spec(self, plan: Plan) -> NetworkSpec:
         """The network by name and width, built once so that a wrong one is found now."""
         spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
-        self._built(spec)
+        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
         return spec
 
     @staticmethod
@@ -301,85 +306,29 @@ class _Fit:
     def _atlas_path(self, name: str) -> Path:
         return self.folder / "atlases" / f"{name}.nii.gz"
 
-    def _within_budget(
-        self, settings: str, mapped: Sequence[MappedCohort], spec: NetworkSpec, recipe: Recipe, end: float
-    ) -> Recipe:
-        """The recipe with as many epochs as there is time for until ``end``."""
+    def _within_budget(self, settings: str, networks: AtlasNetworks, recipe: Recipe, end: float) -> Recipe:
+        """The recipe with as many epochs as there is time for until ``end``, as it was decided once."""
         path = self.work.root / "budget" / f"{settings}.json"
-        if path.exists():
-            return Recipe.from_json(read_json(path))
-        seconds, steps = self._timed_step(mapped[0], spec, recipe)
-        # Of every network: steps for which there is time, steps of an epoch that need not show every slice so often.
-        left = int((end - time.perf_counter()) / len(mapped) / seconds)
-        each = recipe.iterations or steps
-        if left < each:
-            raise InputError(
-                "the time budget is too short for an epoch of every network",
-                expected=f"{(each - left) * seconds * len(mapped):.0f} s more",
-                remedy="give more time, or fewer atlases; what was registered is kept",
-            )
-        chosen = recipe
-        if left < recipe.epochs * steps:
-            chosen, steps = replace(recipe, passes=0.0, epochs=min(recipe.epochs, left // each)), each
-        minutes = chosen.epochs * steps * seconds * len(mapped) / 60
-        self.say.note(f"{chosen.epochs} of {recipe.epochs} epochs fit into the time: about {minutes:.1f} minutes")
-        write_json(path, chosen.to_json())
-        return chosen
+        if not path.exists():
+            write_json(path, networks.within(recipe, end).to_json())
+        return Recipe.from_json(read_json(path))
 
-    def _timed_step(self, mapped: MappedCohort, spec: NetworkSpec, recipe: Recipe) -> tuple[float, int]:
-        """Seconds of a step of the optimiser, and how many an epoch has."""
-        short = replace(recipe, epochs=2, iterations=TIMED_STEPS, passes=0.0)
-        folder = self.work.root / "budget" / "timing"
-        shutil.rmtree(folder, ignore_errors=True)
-        train_network(
-            mapped.cases,
-            spec,
-            short,
-            len(self.values),
-            folder,
-            replace(self.execution, reporter=SilentReporter()),
-            allow_module=self.options.allow_module,
-        )
-        # The first epoch loads code and data.
-        row = (folder / LOG).read_text(encoding="utf-8").splitlines()[-1].split(",")
-        shutil.rmtree(folder)
-        table = SliceTable.of(mapped.cases, len(self.values))
-        pixels = typical_pixels(mapped.cases, Traits.of(self._built(spec), spec.name))
-        return float(row[3]) / TIMED_STEPS, recipe.steps(len(table), recipe.batch(pixels))
-
-    def _built(self, spec: NetworkSpec) -> torch.nn.Module:
-        return build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
-
-    def _train(self, atlas: Atlas, mapped: MappedCohort, spec: NetworkSpec, recipe: Recipe) -> None:
-        """Train an atlas's network in the work folder and put weights and log into the model."""
-        key = {
-            "cases": mapped.key,
-            "spec": spec.to_json(),
-            "recipe": recipe.to_json(),
-            "seed": self.execution.seed,
-        }
-        folder = self.work.entry("networks", digest(key))
-        weights = train_network(
-            mapped.cases,
-            spec,
-            recipe,
-            len(self.values),
-            folder,
-            self.execution,
-            key=atlas.name,
-            allow_module=self.options.allow_module,
-        )
+    def _keep(self, atlas: Atlas, folder: Path) -> None:
+        """Put the weights and the log of an atlas's network into the model."""
         for file, place in (
-            (weights, self.folder / "networks" / f"{atlas.name}.safetensors"),
+            (folder / WEIGHTS, self.folder / "networks" / f"{atlas.name}.safetensors"),
             (folder / LOG, self.folder / "log" / f"{atlas.name}.csv"),
         ):
             with atomic_path(place) as temporary:
                 shutil.copyfile(file, temporary)
 
-    def _provenance(self, settings: str, recipe: Recipe, hashes: dict[str, Any]) -> dict[str, Any]:
+    def _provenance(
+        self, settings: str, recipe: Recipe, networks: AtlasNetworks, hashes: dict[str, Any]
+    ) -> dict[str, Any]:
         return {
             "settings": settings,
             "recipe": recipe.to_json(),
+            "sharing": asdict(self.sharing) | {"tuned": networks.tuned},
             "seed": self.execution.seed,
             "threads": self.execution.threads,
             "device": self.execution.device,

@@ -1,0 +1,148 @@
+"""The networks of all atlases: which is trained from what, and for as many epochs as there is time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from atlasnet.errors import InputError
+from atlasnet.execution import Execution, SilentReporter, WorkFolder, digest
+from atlasnet.network import NetworkSpec, Traits, build_network
+from atlasnet.training.batches import typical_pixels
+from atlasnet.training.loop import LOG, WEIGHTS, train_network
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.sharing import Sharing, pooled
+from atlasnet.training.store import MappedCase, SliceTable
+from atlasnet.training.transformer import MappedCohort
+
+TIMED_STEPS = 8
+COMMON = "all atlases"  # the name of the network that is trained on all of them
+
+
+@dataclass(frozen=True)
+class AtlasNetworks:
+    """The networks of a model, one per atlas, all of one architecture.
+
+    Args:
+        names: of the atlases.
+        mapped: the subjects in the space of each.
+        spec: the architecture.
+        classes: classes, background included.
+        sharing: what the networks have in common.
+        work: where networks and their checkpoints are kept.
+        execution: device, threads, seed, progress.
+        allow_module: whether ``spec`` may name code to import.
+    """
+
+    names: Sequence[str]
+    mapped: Sequence[MappedCohort]
+    spec: NetworkSpec
+    classes: int
+    sharing: Sharing
+    work: WorkFolder
+    execution: Execution
+    allow_module: bool = False
+
+    @property
+    def tuned(self) -> list[str]:
+        """The atlases whose networks start from another network's weights."""
+        return [*self.names][len(self.names) - self.sharing.tunings(len(self.names)) :]
+
+    def train(self, recipe: Recipe) -> Iterator[Path]:
+        """Train the networks; gives, as each is finished, the folder that holds its `WEIGHTS` and its `LOG`.
+
+        Raises:
+            Cancelled: on request; the same call goes on from the last whole epoch.
+        """
+        start: Path | None = None
+        if len(self.tuned) == len(self.names):
+            cases = [case for mapped in self.mapped for case in mapped.cases]
+            slices, batch = self._extent(cases, recipe)
+            shared = pooled(recipe, slices, batch, len(self.mapped))
+            start = self._train(COMMON, digest([mapped.key for mapped in self.mapped]), cases, shared)
+        for name, mapped in zip(self.names, self.mapped, strict=True):
+            if name in self.tuned:
+                yield self._train(name, mapped.key, mapped.cases, self.sharing.tuned(recipe), start)
+            else:
+                start = self._train(name, mapped.key, mapped.cases, recipe)
+                yield start
+
+    def _train(
+        self, name: str, cases_key: str, cases: Sequence[MappedCase], recipe: Recipe, start: Path | None = None
+    ) -> Path:
+        """Train one network, from the weights in the folder ``start`` if it is given; gives its folder."""
+        key = {
+            "cases": cases_key,
+            "spec": self.spec.to_json(),
+            "recipe": recipe.to_json(),
+            "seed": self.execution.seed,
+        }
+        if start is not None:
+            key["start"] = start.name  # itself a key
+        folder = self.work.entry("networks", digest(key))
+        train_network(
+            cases,
+            self.spec,
+            recipe,
+            self.classes,
+            folder,
+            self.execution,
+            key=name,
+            allow_module=self.allow_module,
+            start=None if start is None else start / WEIGHTS,
+        )
+        return folder
+
+    def within(self, recipe: Recipe, end: float) -> Recipe:
+        """The recipe with as many epochs as all networks have time for until ``end`` of `time.perf_counter`.
+
+        Raises:
+            InputError: there is not time for an epoch of every network.
+        """
+        seconds, steps = self._timed_step(recipe)
+        # Of all networks together: steps for which there is time. An epoch need not show every slice so often then.
+        left = int((end - time.perf_counter()) / seconds)
+        each = recipe.iterations or steps
+        fewest = self._epochs(1) * each
+        if left < fewest:
+            raise InputError(
+                "the time budget is too short for an epoch of every network",
+                expected=f"{(fewest - left) * seconds:.0f} s more",
+                remedy="give more time, or fewer atlases; what was registered is kept",
+            )
+        chosen = recipe
+        if left < self._epochs(recipe.epochs) * steps:
+            epochs = bisect_right(range(1, recipe.epochs + 1), left // each, key=self._epochs)
+            chosen, steps = replace(recipe, passes=0.0, epochs=epochs), each
+        minutes = self._epochs(chosen.epochs) * steps * seconds / 60
+        self.execution.reporter.note(
+            f"{chosen.epochs} of {recipe.epochs} epochs fit into the time: about {minutes:.1f} minutes"
+        )
+        return chosen
+
+    def _epochs(self, epochs: int) -> int:
+        return self.sharing.epochs(epochs, len(self.mapped))
+
+    def _timed_step(self, recipe: Recipe) -> tuple[float, int]:
+        """Seconds of a step of the optimiser, and how many an epoch of an atlas's network has."""
+        cases = self.mapped[0].cases
+        short = replace(recipe, epochs=2, iterations=TIMED_STEPS, passes=0.0)
+        folder = self.work.root / "budget" / "timing"
+        shutil.rmtree(folder, ignore_errors=True)
+        silent = replace(self.execution, reporter=SilentReporter())
+        train_network(cases, self.spec, short, self.classes, folder, silent, allow_module=self.allow_module)
+        # The first epoch loads code and data.
+        row = (folder / LOG).read_text(encoding="utf-8").splitlines()[-1].split(",")
+        shutil.rmtree(folder)
+        return float(row[3]) / TIMED_STEPS, recipe.steps(*self._extent(cases, recipe))
+
+    def _extent(self, cases: Sequence[MappedCase], recipe: Recipe) -> tuple[int, int]:
+        """Slices of the cases, and of a batch of them."""
+        channels = int(cases[0].image.shape[0])
+        module = build_network(self.spec, channels, self.classes, allow_module=self.allow_module)
+        pixels = typical_pixels(cases, Traits.of(module, self.spec.name))
+        return len(SliceTable.of(cases, self.classes)), recipe.batch(pixels)
