@@ -305,14 +305,14 @@ def test_a_time_budget_counts_what_is_shared(
 ) -> None:
     work = Path(shutil.copytree(mapped, tmp_path / "work"))
     recipe, sharing = replace(RECIPE, epochs=1000, iterations=1), Sharing(kind, tuning=0.4)
-    # Steps of a day: the time for 40 of them and half a day for what comes before them.
+    # Steps of a day: the time for 20 of them and half a day for what comes before them.
     day = 86400.0
     monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks._timed_step", lambda *_: (day, 1))
     with counted_steps() as steps:
-        model = train(cohort, tmp_path / "m", work, sharing, preset=recipe, time_budget=40.5 * day)
+        model = train(cohort, tmp_path / "m", work, sharing, preset=recipe, time_budget=20.5 * day)
     epochs = model.provenance["recipe"]["epochs"]
-    assert sharing.epochs(epochs, 3) == len(steps) <= 40 < sharing.epochs(epochs + 1, 3)
-    assert epochs > 40 / 3
+    assert sharing.epochs(epochs, 3) == len(steps) <= 20 < sharing.epochs(epochs + 1, 3)
+    assert epochs > 20 / 3
 
 
 @pytest.mark.parametrize(
@@ -370,21 +370,22 @@ def test_a_study_shares_and_trains_its_long_network_for_as_long(cohort: Cohort, 
     assert own.provenance["recipe"]["epochs"] == 4 + 2
 
 
-def test_the_command_line_and_the_object_share_alike(cohort: Cohort, tmp_path: Path) -> None:
-    words = ["train", str(cohort.root), "-o", str(tmp_path / "command"), "--sharing", "first", "--epochs", "4"]
-    words += ["--atlases", "2", "--preset", "publication", "--network", "unet", "--width", "0.25"]
-    assert main([*words, "--registration", "affine", "--threads", "1", "--quiet"]) == 0
+def test_the_command_line_and_the_object_share_alike(cohort: Cohort, mapped: Path, tmp_path: Path) -> None:
+    work = Path(shutil.copytree(mapped, tmp_path / "work"))
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "command"), "--work", str(work), "--sharing", "first"]
+    words += ["--atlas", "s0", "--atlas", "s1", "--preset", "publication", "--epochs", "2", "--network", "unet"]
+    assert main([*words, "--width", "0.25", "--registration", "affine", "--threads", "1", "--quiet"]) == 0
     net = AtlasNet(
-        atlases=2,
+        atlases=["s0", "s1"],
         network="unet",
         width=0.25,
         preset="publication",
-        epochs=4,
+        epochs=2,
         sharing="first",
         registration="affine",
         execution=ONE,
-    ).fit(cohort, tmp_path / "object", work=tmp_path / "command" / "work")
+    ).fit(cohort, tmp_path / "object", work=work)
     command = Model.load(tmp_path / "command")
     assert net.model is not None
     assert net.model.checksums == command.checksums
-    assert command.provenance["sharing"]["tuned"] == [command.atlases[1].name]
+    assert command.provenance["sharing"]["tuned"] == ["s1"]
