@@ -16,6 +16,8 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, WorkFolder
+from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction.fusion import METHODS
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
@@ -65,9 +67,32 @@ def test_a_new_subject_is_segmented_in_the_cohorts_own_label_values(net: atlasne
     json.dumps(prediction.record, allow_nan=False)
 
 
-def test_a_weighted_vote_finds_the_shapes_too(net: atlasnet.AtlasNet) -> None:
+@pytest.mark.parametrize("fusion", METHODS)
+def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> None:
     image, reference = subject(101)
-    assert dice(net.predict(image, fusion="weighted").labels.array > 0, reference.array > 0) > 0.85
+    prediction = net.predict(image, fusion=fusion)
+    assert dice(prediction.labels.array > 0, reference.array > 0) > 0.85
+    for record in prediction.record["atlases"]:
+        assert ("sensitivity" in record) == (fusion == "staple")
+        assert all(0.8 < value <= 1 for value in record.get("sensitivity", {}).values())
+
+
+@pytest.mark.parametrize("fusion", METHODS)
+def test_a_fusion_does_not_depend_on_the_slabs(model: Model, monkeypatch: pytest.MonkeyPatch, fusion: str) -> None:
+    predictor = Predictor(model)
+    answers = predictor.ask(subject(102)[0], fit=True)
+    whole = predictor.fuse(answers, PredictOptions(fusion=fusion))
+    monkeypatch.setattr("atlasnet.prediction.predictor.SLAB_VOXELS", 1)
+    slices = predictor.fuse(answers, PredictOptions(fusion=fusion))
+    np.testing.assert_array_equal(slices.labels.array, whole.labels.array)
+    assert slices.record["atlases"] == whole.record["atlases"]
+
+
+def test_local_weights_that_nobody_measured_are_missed(model: Model) -> None:
+    predictor = Predictor(model)
+    answers = predictor.ask(subject(101)[0])
+    with pytest.raises(InputError, match="fit=True"):
+        predictor.fuse(answers, PredictOptions(fusion="local"))
 
 
 def test_a_scan_of_another_size_and_spacing_comes_back_on_its_own_grid(net: atlasnet.AtlasNet) -> None:

@@ -12,8 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from atlasnet.cli.options import FUSIONS
 from atlasnet.errors import InputError, ModelError
-from atlasnet.prediction.fusion import METHODS, Agreement, FusedSlab, SlabFusion, fuse_slab
+from atlasnet.prediction.fusion import METHODS, Agreement, FusedSlab, SlabFusion, fuse_slab, own_choice
+from atlasnet.prediction.staple import Patterns, Performance
+
+Atlases = list[tuple[Tensor, Tensor, float | Tensor]]
 
 
 def column(*probabilities: float) -> Tensor:
@@ -24,13 +28,21 @@ def column(*probabilities: float) -> Tensor:
 HERE, ABSENT = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
 
 
+def performance_of(atlases: Atlases) -> Performance:
+    patterns = Patterns(len(atlases))
+    patterns.add([own_choice(probabilities, covered) for probabilities, covered, _ in atlases])
+    return patterns.performance(len(atlases[0][0]))
+
+
+def fuse(atlases: Atlases, method: str) -> FusedSlab:
+    return fuse_slab(iter(atlases), method, performance_of(atlases) if method == "staple" else None)
+
+
 def fuse_voxel(method: str, *atlases: Tensor, weights: tuple[float, ...] | None = None) -> FusedSlab:
-    return fuse_slab(zip(atlases, [HERE] * len(atlases), weights or (1.0,) * len(atlases), strict=True), method)
+    return fuse(list(zip(atlases, [HERE] * len(atlases), weights or (1.0,) * len(atlases), strict=True)), method)
 
 
-def random_atlases(
-    seed: int, atlases: int = 4, classes: int = 3, shape: tuple[int, ...] = (5, 6, 7)
-) -> list[tuple[Tensor, Tensor, float]]:
+def random_atlases(seed: int, atlases: int = 4, classes: int = 3, shape: tuple[int, ...] = (5, 6, 7)) -> Atlases:
     generator = torch.Generator().manual_seed(seed)
     return [
         (
@@ -42,13 +54,28 @@ def random_atlases(
     ]
 
 
-def chosen_by_loop(atlases: list[tuple[Tensor, Tensor, float]], method: str, voxel: tuple[int, ...]) -> int:
+def with_local_weights(atlases: Atlases, seed: int) -> Atlases:
+    generator = torch.Generator().manual_seed(seed)
+    return [(p, c, 10 ** torch.randn(c.shape, generator=generator)) for p, c, _ in atlases]
+
+
+def chosen_by_loop(atlases: Atlases, method: str, performance: Performance, voxel: tuple[int, ...]) -> int:
     there = [(p[:, *voxel].double().numpy(), w) for p, covered, w in atlases if covered[voxel]]
     if not there:
         return 0
     mean = np.mean([p for p, _ in there], axis=0)
     if method == "mean":
         return int(mean.argmax())
+    if method == "local":
+        return int(sum(p * float(w[voxel]) for p, w in there).argmax())
+    if method == "staple":
+        if all(p.argmax() == 0 for p, _ in there):
+            return 0
+        likelihood = performance.prior.copy()
+        for (p, covered, _), confusion in zip(atlases, performance.confusion, strict=True):
+            if covered[voxel]:
+                likelihood *= confusion[int(p[:, *voxel].argmax())]
+        return int(likelihood.argmax())
     votes = np.zeros(len(mean))
     for p, weight in there:
         votes[p.argmax()] += weight if method == "weighted" else 1
@@ -58,9 +85,11 @@ def chosen_by_loop(atlases: list[tuple[Tensor, Tensor, float]], method: str, vox
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_equals_a_loop_over_the_voxels(method: str) -> None:
     atlases = random_atlases(1)
-    fused = fuse_slab(iter(atlases), method)
+    if method == "local":
+        atlases = with_local_weights(atlases, 2)
+    fused, performance = fuse(atlases, method), performance_of(atlases)
     for voxel in np.ndindex(5, 6, 7):
-        assert int(fused.labels[voxel]) == chosen_by_loop(atlases, method, voxel)
+        assert int(fused.labels[voxel]) == chosen_by_loop(atlases, method, performance, voxel)
 
 
 def test_a_vote_can_differ_from_the_mean() -> None:
@@ -111,7 +140,7 @@ def test_an_atlas_has_no_say_where_it_does_not_reach() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_voxel_that_no_atlas_reaches_is_background_and_marked(method: str) -> None:
-    fused = fuse_slab([(column(0.0, 1.0), ABSENT, 1.0)] * 2, method)
+    fused = fuse([(column(0.0, 1.0), ABSENT, 1.0)] * 2, method)
     assert fused.labels.item() == 0
     assert fused.probabilities.flatten().tolist() == [1.0, 0.0]
     assert (fused.share.item(), fused.entropy.item(), fused.reached.item()) == (0.0, 1.0, 0)
@@ -120,7 +149,7 @@ def test_a_voxel_that_no_atlas_reaches_is_background_and_marked(method: str) -> 
 @pytest.mark.parametrize("method", METHODS)
 def test_probabilities_are_the_mean_over_the_atlases_that_reach(method: str) -> None:
     atlases = random_atlases(3)
-    fused = fuse_slab(atlases, method)
+    fused = fuse(atlases, method)
     stacked = np.ma.stack(
         [np.ma.array(p.double().numpy(), mask=np.repeat(~c.numpy()[None], 3, 0)) for p, c, _ in atlases]
     )
@@ -148,9 +177,11 @@ def test_share_is_the_fraction_of_reaching_atlases_that_chose_the_result() -> No
 @pytest.mark.parametrize("method", METHODS)
 def test_slabs_give_what_the_whole_volume_gives(method: str) -> None:
     atlases = random_atlases(6)
-    whole = fuse_slab(atlases, method)
+    performance = performance_of(atlases)
+    whole = fuse_slab(atlases, method, performance)
     for start in range(5):
-        part = fuse_slab([(p[:, start : start + 1], c[start : start + 1], w) for p, c, w in atlases], method)
+        slab = [(p[:, start : start + 1], c[start : start + 1], w) for p, c, w in atlases]
+        part = fuse_slab(slab, method, performance)
         assert torch.equal(part.labels, whole.labels[start : start + 1])
         assert torch.equal(part.probabilities, whole.probabilities[:, start : start + 1])
 
@@ -158,13 +189,46 @@ def test_slabs_give_what_the_whole_volume_gives(method: str) -> None:
 def test_one_atlas_is_its_own_arg_max() -> None:
     probabilities, covered, weight = random_atlases(7)[0]
     for method in METHODS:
-        fused = fuse_slab([(probabilities, covered, weight)], method)
+        fused = fuse([(probabilities, covered, weight)], method)
         assert torch.equal(fused.labels, torch.where(covered, probabilities.argmax(0), 0))
 
 
 def test_probabilities_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ModelError, match="not finite"):
         fuse_voxel("mean", column(float("nan"), 0.5))
+
+
+def test_a_local_weight_moves_the_mean_where_it_lies() -> None:
+    fits, doubts = column(0.4, 0.6), column(0.7, 0.3)
+    both = torch.cat([fits, fits], 1), torch.cat([doubts, doubts], 1)
+    reach = HERE.expand(2, 1, 1)
+    weights = torch.tensor([4.0, 1.0]).reshape(2, 1, 1), torch.tensor([1.0, 1.0]).reshape(2, 1, 1)
+    fused = fuse_slab([(p, reach, w) for p, w in zip(both, weights, strict=True)], "local")
+    assert fused.labels.flatten().tolist() == [1, 0]
+
+
+def test_staple_believes_the_atlas_that_others_confirm() -> None:
+    # two good atlases and three that see a structure everywhere: a vote is lost to them
+    truth = torch.arange(1000).reshape(10, 10, 10) % 4 == 0
+    generator = torch.Generator().manual_seed(0)
+    masks = [truth ^ (torch.rand(truth.shape, generator=generator) < 0.03) for _ in range(2)]
+    masks += [torch.rand(truth.shape, generator=generator) < 0.9 for _ in range(3)]
+    atlases = [(torch.stack([~m, m]).float(), torch.ones_like(m), 1.0) for m in masks]
+    wrong = {method: int((fuse(atlases, method).labels.bool() != truth).sum()) for method in ("vote", "staple")}
+    assert wrong["vote"] > 400
+    assert wrong["staple"] < 60
+
+
+def test_staple_without_a_performance_of_every_atlas_is_refused() -> None:
+    atlases = random_atlases(12)
+    with pytest.raises(InputError, match="needs the performance"):
+        fuse_slab(atlases, "staple")
+    with pytest.raises(InputError, match="has no performance"):
+        fuse_slab(atlases, "staple", performance_of(atlases[:2]))
+
+
+def test_the_command_line_names_every_method() -> None:
+    assert FUSIONS == METHODS
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
@@ -174,7 +238,7 @@ def test_an_impossible_weight_is_refused(weight: float) -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="mean, vote, weighted"):
+    with pytest.raises(InputError, match="mean, vote, weighted, local, staple"):
         SlabFusion(2, (1, 1, 1), "median")
 
 
@@ -188,7 +252,7 @@ def test_another_shape_is_refused() -> None:
         fuse_voxel("mean", column(0.5, 0.5), column(0.2, 0.3, 0.5))
 
 
-def agreement_of(atlases: list[tuple[Tensor, Tensor, float]], slab: int, classes: int = 3) -> Agreement:
+def agreement_of(atlases: Atlases, slab: int, classes: int = 3) -> Agreement:
     agreement = Agreement(len(atlases), classes)
     for start in range(0, atlases[0][1].shape[0], slab):
         part = slice(start, start + slab)

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 # Those of `atlasnet.registration`, named here so that --help need not import it.
 OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
+# Those of `atlasnet.prediction.fusion`.
+FUSIONS = ("mean", "vote", "weighted", "local", "staple")
+
+
+def add_fusion_option(parser: argparse.ArgumentParser) -> None:
+    """``--fusion``: who decides where the atlases differ."""
+    parser.add_argument(
+        "--fusion",
+        default="mean",
+        choices=FUSIONS,
+        help="the mean of the atlases' probabilities; a vote; a vote weighted by the quality of each registration; the "
+        "mean weighted at every voxel by how well the registration fits there; STAPLE (default: mean)",
+    )
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+from atlasnet.cli.options import add_execution_options, add_fusion_option, execution_from, make_folder
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write CASE_agreement.nii.gz (share of atlases that voted for the result) and CASE_entropy.nii.gz",
     )
-    parser.add_argument(
-        "--fusion", default="mean", choices=("mean", "vote", "weighted"), help="how the atlases are fused"
-    )
+    add_fusion_option(parser)
     parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each label")
     parser.add_argument(
         "--minimum-size", type=float, default=0.0, metavar="ML", help="drop components of fewer millilitres"

@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from atlasnet.errors import InputError, ModelError
+from atlasnet.prediction.staple import Performance
 
-METHODS = ("mean", "vote", "weighted")
+METHODS = ("mean", "vote", "weighted", "local", "staple")
 """``mean``: the class of the highest mean probability. ``vote``: the class that most atlases choose. ``weighted``: the
-same, a vote counting as much as the quality of its registration. A tie goes to the higher mean probability, then to the
-lower class."""
+same, a vote counting as much as the quality of its registration. ``local``: as ``mean``, an atlas counting at every
+voxel as much as its registration fits there (see `atlasnet.registration.local_weight`). ``staple``: the most probable
+class in view of what every atlas chooses and how it errs (see `atlasnet.prediction.staple`); background where every
+atlas that reaches chooses it. A tie goes to the higher mean probability, then to the lower class."""
 
-# Means and sums of weights that differ by the rounding of float32 are equal.
+# Means, sums of weights and log-likelihoods that differ by the rounding of float32 are equal.
 _ROUNDING = 1e-6
 
 # float32 counts voxels exactly up to 2^24: at most so many are counted in one product.
@@ -60,34 +63,50 @@ class SlabFusion:
         shape: (z, y, x) voxels of the slab.
         method: one of `METHODS`.
         device: where the sums live; it must be that of what is added.
+        performance: of the atlases in the order in which they are added; for ``staple``.
 
     Raises:
-        InputError: there is no such method.
+        InputError: there is no such method, or no performance for ``staple``.
     """
 
     def __init__(
-        self, classes: int, shape: Sequence[int], method: str = "mean", device: torch.device | str = "cpu"
+        self,
+        classes: int,
+        shape: Sequence[int],
+        method: str = "mean",
+        device: torch.device | str = "cpu",
+        performance: Performance | None = None,
     ) -> None:
         if method not in METHODS:
             raise InputError("no such fusion", expected="one of " + ", ".join(METHODS), found=repr(method))
         self.method = method
         self._sum = torch.zeros((classes, *shape), dtype=torch.float32, device=device)
         self._votes = torch.zeros((classes, *shape), dtype=torch.int16, device=device)
-        self._weighted = torch.zeros_like(self._sum) if method == "weighted" else None
+        # What decides, where it is neither the mean nor the number of votes.
+        self._scores: Tensor | None = None
+        self._evidence: Tensor | None = None  # (atlases, true class, 1 + chosen class), the log-likelihood
+        if method in ("weighted", "local"):
+            self._scores = torch.zeros_like(self._sum)
+        elif method == "staple":
+            if performance is None:
+                raise InputError("the fusion staple needs the performance of the atlases")
+            prior, self._evidence = (table.to(device) for table in _log_likelihoods(performance))
+            self._scores = prior.reshape(-1, 1, 1, 1).expand_as(self._sum).clone()
         self._reached = torch.zeros(tuple(shape), dtype=torch.int16, device=device)
         self._choices: list[Tensor] = []
 
-    def add(self, probabilities: Tensor, covered: Tensor, weight: float = 1.0) -> None:
+    def add(self, probabilities: Tensor, covered: Tensor, weight: float | Tensor = 1.0) -> None:
         """Take in one atlas.
 
         Args:
             probabilities: (classes, z, y, x) on the subject's grid; any finite value where it is not covered.
             covered: (z, y, x) bool, where the atlas's field of view reaches.
-            weight: quality of the registration, 0 or more; it counts in ``weighted`` only.
+            weight: 0 or more, of the atlas or (z, y, x) at every voxel; it counts in ``weighted`` and ``local`` only.
 
         Raises:
             ModelError: a probability is not finite.
-            InputError: the shapes are not the slab's, or the weight is negative or not finite.
+            InputError: the shapes are not the slab's, a weight is negative or not finite, or ``staple`` knows the
+                performance of fewer atlases.
         """
         if probabilities.shape != self._sum.shape or covered.shape != self._reached.shape:
             raise InputError(
@@ -95,20 +114,26 @@ class SlabFusion:
                 expected=f"{tuple(self._sum.shape)} and coverage {tuple(self._reached.shape)}",
                 found=f"{tuple(probabilities.shape)} and coverage {tuple(covered.shape)}",
             )
-        if not (math.isfinite(weight) and weight >= 0):
-            raise InputError("the weight of an atlas cannot be used", expected="0 or more", found=str(weight))
+        weight = torch.as_tensor(weight)
+        impossible = weight[~(weight.isfinite() & (weight >= 0))]
+        if len(impossible):
+            raise InputError("the weight of an atlas cannot be used", expected="0 or more", found=f"{impossible[0]:g}")
+        if self._evidence is not None and len(self._choices) == len(self._evidence):
+            raise InputError("an atlas has no performance", expected=f"{len(self._evidence)} atlases at most")
         # A sum of numbers of the size of a probability is finite if and only if they all are.
         if not math.isfinite(float(probabilities.sum(dtype=torch.float64))):
             raise ModelError(
                 "a network gave probabilities that are not finite", remedy="look at its training log; train it again"
             )
-        choice = _first_highest(probabilities).masked_fill_(~covered, -1)
-        for label, own in enumerate(probabilities):
-            self._sum[label] += torch.where(covered, own, 0.0)
-            vote = choice == label
+        choice = own_choice(probabilities, covered)
+        for label, probability in enumerate(probabilities):
+            own, vote = torch.where(covered, probability, 0.0), choice == label
+            self._sum[label] += own
             self._votes[label] += vote
-            if self._weighted is not None:
-                self._weighted[label].add_(vote, alpha=weight)
+            if self._evidence is not None and self._scores is not None:
+                self._scores[label] += self._evidence[len(self._choices), label, choice.int() + 1]
+            elif self._scores is not None:
+                self._scores[label] += (vote if self.method == "weighted" else own) * weight
         self._reached += covered
         self._choices.append(choice)
 
@@ -132,11 +157,24 @@ class SlabFusion:
         """(z, y, x) class indices; background where no atlas reaches, its mean probability being 1 there."""
         if self.method == "mean":
             return _first_highest(mean, _ROUNDING)
-        votes = self._votes if self._weighted is None else self._weighted
-        best = votes.amax(0)
-        if self._weighted is not None:
-            best = best * (1 - _ROUNDING)
-        return _first_highest(mean.masked_fill(votes < best, -1.0), _ROUNDING)
+        scores = self._votes if self._scores is None else self._scores
+        best = scores.amax(0)
+        labels = _first_highest(mean.masked_fill(scores < best - _ROUNDING * best.abs(), -1.0), _ROUNDING)
+        if self.method == "staple":
+            # Such voxels were no part of the estimate, which says nothing about them.
+            labels.masked_fill_(self._votes[0] == self._reached, 0)
+        return labels
+
+
+def _log_likelihoods(performance: Performance) -> tuple[Tensor, Tensor]:
+    """Of the classes (classes,) and of what atlases choose (atlases, true, 1 + chosen), 0 where one does not reach."""
+    confusion = torch.from_numpy(performance.confusion).log().transpose(1, 2)
+    return torch.from_numpy(performance.prior).log().float(), torch.nn.functional.pad(confusion, (1, 0)).float()
+
+
+def own_choice(probabilities: Tensor, covered: Tensor) -> Tensor:
+    """(z, y, x) int16, the class that an atlas alone would choose, the lower of two equal ones, -1 off its reach."""
+    return _first_highest(probabilities).masked_fill_(~covered, -1)
 
 
 def _first_highest(scores: Tensor, tolerance: float = 0.0) -> Tensor:
@@ -151,17 +189,23 @@ def _first_highest(scores: Tensor, tolerance: float = 0.0) -> Tensor:
     return first
 
 
-def fuse_slab(atlases: Iterable[tuple[Tensor, Tensor, float]], method: str = "mean") -> FusedSlab:
-    """Fuse (probabilities, covered, weight) of each atlas, taken one at a time; see `SlabFusion.add`.
+def fuse_slab(
+    atlases: Iterable[tuple[Tensor, Tensor, float | Tensor]],
+    method: str = "mean",
+    performance: Performance | None = None,
+) -> FusedSlab:
+    """Fuse (probabilities, covered, weight) of each atlas, taken one at a time; see `SlabFusion`.
 
     Raises:
-        InputError: there is no atlas, no such method, or an atlas does not fit the first.
+        InputError: there is no atlas, no such method, no performance for ``staple``, or an atlas that does not
+            fit the first.
         ModelError: a probability is not finite.
     """
     fusion: SlabFusion | None = None
     for probabilities, covered, weight in atlases:
         if fusion is None:
-            fusion = SlabFusion(probabilities.shape[0], probabilities.shape[1:], method, probabilities.device)
+            shape, device = probabilities.shape, probabilities.device
+            fusion = SlabFusion(shape[0], shape[1:], method, device, performance)
         fusion.add(probabilities, covered, weight)
     if fusion is None:
         raise InputError("there is no atlas to fuse", expected="at least one")

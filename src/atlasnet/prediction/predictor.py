@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.network import build_network, load_weights, probabilities
-from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab
+from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
+from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab, own_choice
 from atlasnet.prediction.postprocess import postprocess
-from atlasnet.registration import Operator, make_operator
+from atlasnet.prediction.staple import Patterns, Performance
+from atlasnet.registration import Operator, local_weight, make_operator
 from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
 from atlasnet.training.model import Atlas, Model
 from atlasnet.transform import Transform
-from atlasnet.volume import Grid, Orientation, Volume, canonical
-from atlasnet.volume.sampling import inside, sample, slabs
+from atlasnet.volume import Grid, Volume, canonical
+from atlasnet.volume.sampling import slabs
 
 SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
+# Networks say how sure they are: the fit decides less between them than between carried labels, where it is squared.
+FIT_POWER = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class PredictOptions:
     """What to give and how to fuse.
 
     Args:
-        fusion: ``"mean"``, ``"vote"`` or ``"weighted"`` (see `atlasnet.prediction.fusion`).
+        fusion: ``"mean"``, ``"vote"``, ``"weighted"``, ``"local"`` or ``"staple"`` (see `atlasnet.prediction.fusion`).
         probabilities: whether the fused class probabilities are wanted.
         agreement: whether the agreement and entropy maps are wanted.
         largest_component: keep the largest connected component of each label.
@@ -100,57 +104,10 @@ class _Fused:
 
     labels: NDArray[np.int64]  # (z, y, x) class indices
     agreement: Agreement
+    performance: Performance | None
     probabilities: NDArray[np.float32] | None  # (classes, z, y, x)
     share: NDArray[np.float32] | None  # (1, z, y, x)
     entropy: NDArray[np.float32] | None  # (1, z, y, x)
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """One atlas's opinion, still in its own space.
-
-    Args:
-        probabilities: (classes, z, y, x) float16.
-        grid: of the atlas.
-        to_atlas: takes points of the scan, in canonical orientation, into the atlas.
-        quality: of the registration.
-    """
-
-    probabilities: torch.Tensor
-    grid: Grid
-    to_atlas: Transform
-    quality: float
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What the atlases of one or several models say of one scan, before it is fused.
-
-    Args:
-        image: grid of the scan as it was given.
-        source: its grid in canonical orientation.
-        orientation: takes arrays from there back.
-        atlases: per atlas its opinion, None where it was not asked, and what the record says of it.
-        seconds: by stage.
-    """
-
-    image: Grid
-    source: Grid
-    orientation: Orientation
-    atlases: tuple[tuple[Answer | None, dict[str, Any]], ...]
-    seconds: dict[str, float]
-
-    def first(self, count: int) -> Answers:
-        """Those of the first ``count`` atlases; the seconds stay those of all."""
-        return replace(self, atlases=self.atlases[:count])
-
-    def and_those_of(self, others: Sequence[Answers]) -> Answers:
-        """With the answers of other models with the same labels to the same scan, all to be fused together."""
-        seconds = dict(self.seconds)
-        for other in others:
-            for stage, value in other.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value
-        return replace(self, atlases=(*self.atlases, *(a for o in others for a in o.atlases)), seconds=seconds)
 
 
 class Predictor:
@@ -179,6 +136,7 @@ class Predictor:
         self.execution = execution or Execution()
         self.operator = operator or make_operator(model.operator, **model.operator_settings)
         self.device = self.execution.torch_device()
+        self._seen: dict[str, NDArray[Any]] = {}
         self.atlases = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
         self.networks = []
         for atlas in model.atlases:
@@ -197,14 +155,18 @@ class Predictor:
             RegistrationError: the scan could not be mapped onto any atlas.
         """
         options = options or PredictOptions()
-        return self.fuse(self.ask(image, minimum_quality=options.minimum_quality), options)
+        answers = self.ask(image, minimum_quality=options.minimum_quality, fit=options.fusion == "local")
+        return self.fuse(answers, options)
 
-    def ask(self, image: Volume, *, minimum_quality: float = PredictOptions.minimum_quality) -> Answers:
+    def ask(
+        self, image: Volume, *, minimum_quality: float = PredictOptions.minimum_quality, fit: bool = False
+    ) -> Answers:
         """Register, warp and classify: what each atlas says of a scan.
 
         Args:
             image: as for `predict`.
             minimum_quality: see `PredictOptions`.
+            fit: whether to measure how well every registration fits at every voxel, which the fusion ``local`` needs.
 
         Raises:
             VolumeError: the number of channels is not the model's.
@@ -219,7 +181,7 @@ class Predictor:
         watch = _Stopwatch()
         with self.execution.active():
             source, orientation = canonical(image)
-            atlases = self._ask(source, minimum_quality, watch)
+            atlases = self._ask(source, minimum_quality, fit, watch)
         return Answers(image.grid, source.grid, orientation, tuple(atlases), watch.seconds)
 
     def fuse(self, answers: Answers, options: PredictOptions | None = None) -> Prediction:
@@ -231,6 +193,7 @@ class Predictor:
 
         Raises:
             RegistrationError: no atlas has an opinion.
+            InputError: the fusion is ``local`` and the fit was not asked for.
         """
         options = options or PredictOptions()
         watch = _Stopwatch(dict(answers.seconds))
@@ -255,7 +218,7 @@ class Predictor:
         voxel_ml = float(np.prod(answers.source.spacing)) / 1000
         record = {
             "fusion": options.fusion,
-            "atlases": [record for _, record in answers.atlases],
+            "atlases": self._atlas_records(answers, fused.performance),
             "agreement": fused.agreement.summary(self._names()),
             "uncovered_voxels": fused.agreement.uncovered,
             "volumes_ml": {
@@ -279,7 +242,7 @@ class Predictor:
         return [by_value.get(value, str(value)) for value in self.model.values]
 
     def _ask(
-        self, source: Volume, minimum_quality: float, watch: _Stopwatch
+        self, source: Volume, minimum_quality: float, fit: bool, watch: _Stopwatch
     ) -> list[tuple[Answer | None, dict[str, Any]]]:
         """Each atlas's probabilities in its own space, and what the record says of each."""
         with watch("mapping"):
@@ -309,10 +272,16 @@ class Predictor:
                 mapped = map_image(prepared, registration.transform, grid)
             with watch("network"):
                 axis = self.model.plan.slice_axis
-                answer = probabilities(network, to_slices(mapped.array, axis), device=self.device)
-                halves = np.ascontiguousarray(from_slices(answer, axis), dtype=np.float16)
+                said = probabilities(network, to_slices(mapped.array, axis), device=self.device)
+                halves = np.ascontiguousarray(from_slices(said, axis), dtype=np.float16)
+            weight = None
+            if fit:
+                with watch("mapping"):
+                    own = self._as_networks_see(atlas, image, grid)
+                    weight = torch.from_numpy(local_weight(own, mapped.array, FIT_POWER))
             record["seconds_network"] = round(time.perf_counter() - begin, 3)
-            found.append((Answer(torch.from_numpy(halves), grid, registration.transform.inverse, quality), record))
+            answer = Answer(torch.from_numpy(halves), grid, registration.transform.inverse, quality, weight)
+            found.append((answer, record))
         if all(answer is None for answer, _ in found):
             raise RegistrationError(
                 "the scan could not be mapped onto any atlas of the model: "
@@ -322,26 +291,28 @@ class Predictor:
             )
         return found
 
+    def _as_networks_see(self, atlas: Atlas, image: Volume, grid: Grid) -> NDArray[Any]:
+        """The atlas's own image (c, z, y, x) as a scan that is the atlas is mapped; kept for the next scan."""
+        if atlas.name not in self._seen:
+            self._seen[atlas.name] = map_image(prepare(image, self.model.plan), Transform.identity(), grid).array
+        return self._seen[atlas.name]
+
     def _fuse(self, grid: Grid, answers: list[Answer], wanted: PredictOptions) -> _Fused:
         """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
         classes = len(self.model.values)
+        atlases = [MappedAnswer(answer, grid, local=wanted.fusion == "local", device=self.device) for answer in answers]
+        ranges = slabs(grid.shape, SLAB_VOXELS // classes)
         fused = _Fused(
             labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),
             agreement=Agreement(len(answers), classes),
+            performance=self._performance(atlases, ranges) if wanted.fusion == "staple" else None,
             probabilities=np.empty((classes, *grid.shape), dtype=np.float32) if wanted.probabilities else None,
             share=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
             entropy=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
         )
-        maps = [
-            (answer, answer.probabilities.to(self.device, torch.float32), answer.to_atlas.to(self.device))
-            for answer in answers
-        ]
-        for z0, z1 in slabs(grid.shape, SLAB_VOXELS // classes):
+        for z0, z1 in ranges:
             self.execution.pause()
-            slab = fuse_slab(
-                (self._mapped_back(answer, values, to_atlas, grid, z0, z1) for answer, values, to_atlas in maps),
-                wanted.fusion,
-            )
+            slab = fuse_slab((atlas.slab(z0, z1) for atlas in atlases), wanted.fusion, fused.performance)
             fused.agreement.add(slab)
             fused.labels[z0:z1] = slab.labels.cpu().numpy()
             if fused.probabilities is not None:
@@ -351,13 +322,24 @@ class Predictor:
                 fused.entropy[0, z0:z1] = slab.entropy.cpu().numpy()
         return fused
 
-    @staticmethod
-    def _mapped_back(
-        answer: Answer, values: torch.Tensor, to_atlas: Transform, grid: Grid, z0: int, z1: int
-    ) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """One atlas's probabilities on a slab of the scan, which of its voxels the atlas reaches, and its weight."""
-        index = to_atlas.index_slab(answer.grid, grid, z0, z1, device=values.device)
-        return sample(values, index), inside(index, answer.grid.shape), answer.quality
+    def _performance(self, atlases: list[MappedAnswer], ranges: list[tuple[int, int]]) -> Performance:
+        """How the atlases err, from a first pass over the slabs: holding all choices would take memory, not time."""
+        patterns = Patterns(len(atlases))
+        for z0, z1 in ranges:
+            self.execution.pause()
+            patterns.add([own_choice(*atlas.slab(z0, z1)[:2]) for atlas in atlases])
+        return patterns.performance(len(self.model.values))
+
+    def _atlas_records(self, answers: Answers, performance: Performance | None) -> list[dict[str, Any]]:
+        """What the record says of every atlas, with its estimated sensitivity per label where that decided."""
+        records = [dict(record) for _, record in answers.atlases]
+        if performance is not None:
+            asked = [record for (answer, _), record in zip(answers.atlases, records, strict=True) if answer is not None]
+            for atlas, record in enumerate(asked):
+                record["sensitivity"] = {
+                    name: performance.sensitivity(atlas, label) for label, name in enumerate(self._names()) if label
+                }
+        return records
 
 
 def label_values(values: Sequence[int]) -> NDArray[Any]:

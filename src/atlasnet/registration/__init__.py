@@ -3,6 +3,7 @@
 from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
+from atlasnet.registration.local_fit import local_weight
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.pyramid import LevelSettings
@@ -22,6 +23,7 @@ __all__ = [
     "Operator",
     "Registration",
     "in_hounsfield_units",
+    "local_weight",
     "make_operator",
     "prealign",
     "preset",

@@ -8,19 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.prediction import PredictOptions
-from atlasnet.registration import Operator
+from atlasnet.registration import Operator, local_weight
 from atlasnet.volume import Volume, canonical
-
-# Local similarity is measured in boxes of this many voxels, and its weight falls with this power of its distance from
-# perfect agreement, as in Artaechevarria, Munoz-Barrutia, Ortiz-de-Solorzano, IEEE TMI 28(8), 2009.
-BOX = 5
-POWER = 2.0
-SMALLEST = 1e-2
 
 
 def propagate_labels(
@@ -69,7 +62,7 @@ def propagate_labels(
             reached = Volume(np.ones((1, *atlas.grid.shape), dtype=np.uint8), atlas.grid)
             weight = back.warp(reached, source.grid, interpolation="nearest", fill=0).array[0].astype(np.float16)
             if local:
-                weight *= _local_weight(source.array, back.warp(atlas, source.grid).array)
+                weight *= local_weight(source.array, back.warp(atlas, source.grid).array)
             carried = back.warp(labels, source.grid, interpolation="label", fill=0).array[0]
             index = np.zeros(carried.shape, dtype=kind)
             for number, value in enumerate(values):
@@ -86,16 +79,3 @@ def propagate_labels(
                 sums[number] += weight[z] * (index[z] == number)
         chosen[z] = np.asarray(values)[sums.argmax(0)]
     return Volume(orientation.restore(chosen[None]), image.grid), remembered
-
-
-def _local_weight(image: NDArray[np.generic], carried: NDArray[np.generic]) -> NDArray[np.float16]:
-    """(z, y, x) from the local correlation of two images (c, z, y, x): 1 / (1 - correlation) ** `POWER`, bounded."""
-    correlation = np.zeros(image.shape[1:], dtype=np.float64)
-    for one, other in zip(image.astype(np.float64), carried.astype(np.float64), strict=True):
-        means = [ndimage.uniform_filter(a, BOX) for a in (one, other, one * one, other * other, one * other)]
-        a, b, aa, bb, ab = means
-        # The variance of a flat place is rounding: it correlates with nothing.
-        floor = 1e-6 * max(float(one.var() * other.var()), 1e-30)
-        correlation += (ab - a * b) / np.sqrt(np.maximum((aa - a * a) * (bb - b * b), floor))
-    distance = np.clip(1 - correlation / len(image), SMALLEST, 2)
-    return np.asarray(distance**-POWER, dtype=np.float16)

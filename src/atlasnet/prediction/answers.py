@@ -1,0 +1,97 @@
+"""What the atlases say of one scan, each in its own space, before they are fused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atlasnet.errors import InputError
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Orientation
+from atlasnet.volume.sampling import inside, sample
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One atlas's opinion, still in its own space.
+
+    Args:
+        probabilities: (classes, z, y, x), float16.
+        grid: of the atlas.
+        to_atlas: takes points of the scan, in canonical orientation, into the atlas.
+        quality: of the registration.
+        fit: (z, y, x) float16, how well the scan fits the atlas at every voxel (see
+            `atlasnet.registration.local_weight`); None where nobody asked.
+    """
+
+    probabilities: Tensor
+    grid: Grid
+    to_atlas: Transform
+    quality: float
+    fit: Tensor | None = None
+
+
+class MappedAnswer:
+    """An opinion that is read on the scan's grid.
+
+    Args:
+        answer: the opinion.
+        grid: of the scan, in canonical orientation.
+        local: whether its weight is the fit at every voxel, instead of the registration's quality.
+        device: where to compute.
+
+    Raises:
+        InputError: ``local``, and the fit was not asked for.
+    """
+
+    def __init__(self, answer: Answer, grid: Grid, *, local: bool, device: torch.device) -> None:
+        self._answer, self._grid, self._local = answer, grid, local
+        channels = answer.probabilities
+        if local:
+            if answer.fit is None:
+                raise InputError("the local fit of the registrations is not known", remedy="ask with fit=True")
+            channels = torch.cat([channels, answer.fit[None]])
+        self._channels = channels.to(device, torch.float32)
+        self._to_atlas = answer.to_atlas.to(device)
+
+    def slab(self, z0: int, z1: int) -> tuple[Tensor, Tensor, float | Tensor]:
+        """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its weight."""
+        inner = self._answer.grid
+        index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=self._channels.device)
+        values, covered = sample(self._channels, index), inside(index, inner.shape)
+        return (values[:-1], covered, values[-1]) if self._local else (values, covered, self._answer.quality)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the atlases of one or several models say of one scan.
+
+    Args:
+        image: grid of the scan as it was given.
+        source: its grid in canonical orientation.
+        orientation: takes arrays from there back.
+        atlases: per atlas its opinion, None where it was not asked, and what the record says of it.
+        seconds: by stage.
+    """
+
+    image: Grid
+    source: Grid
+    orientation: Orientation
+    atlases: tuple[tuple[Answer | None, dict[str, Any]], ...]
+    seconds: dict[str, float]
+
+    def first(self, count: int) -> Answers:
+        """Those of the first ``count`` atlases; the seconds stay those of all."""
+        return replace(self, atlases=self.atlases[:count])
+
+    def and_those_of(self, others: Sequence[Answers]) -> Answers:
+        """With the answers of other models with the same labels to the same scan, all to be fused together."""
+        seconds = dict(self.seconds)
+        for other in others:
+            for stage, value in other.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + value
+        return replace(self, atlases=(*self.atlases, *(a for o in others for a in o.atlases)), seconds=seconds)
