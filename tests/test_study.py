@@ -241,6 +241,23 @@ class Tags(HTMLParser):
         self.sources += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href")]
 
 
+@pytest.mark.parametrize("fusion", ["staple", "local"])
+def test_another_fusion_is_asked_of_the_same_networks(
+    study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path, fusion: str
+) -> None:
+    shutil.copytree(study.folder, tmp_path / "s", ignore=shutil.ignore_patterns("runs", "settings.json"))
+    options = StudyOptions(**SETTINGS, methods=("ensemble", "atlasnet"), fusion=fusion)
+    found = run_study(cohort, tests, tmp_path / "s", options, execution=ONE)
+    maps = {}
+    for method in ("ensemble", "atlasnet-2"):
+        path = Path("runs") / method / "100" / "seed0" / "t0.nii.gz"
+        maps[method] = [read_labels(folder / path).array for folder in (study.folder, found.folder)]
+        assert dice(maps[method][0] > 0, maps[method][1] > 0) > 0.9
+    assert (maps["atlasnet-2"][0] != maps["atlasnet-2"][1]).any()
+    with pytest.raises(InputError, match="another options"):
+        run_study(cohort, tests, study.folder, options, execution=ONE)
+
+
 def test_the_page_holds_everything_and_loads_nothing(study: Study, found: dict) -> None:
     parser = Tags()
     parser.feed((study.folder / "study.html").read_text())

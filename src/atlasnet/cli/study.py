@@ -6,7 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from atlasnet.cli.options import add_execution_options, add_network_options, execution_from, make_folder
+from atlasnet.cli.options import (
+    add_execution_options,
+    add_fusion_option,
+    add_network_options,
+    execution_from,
+    make_folder,
+)
 
 HELP = "compare the method with plain networks, ensembles and label propagation on your own data"
 
@@ -44,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
     )
+    add_fusion_option(parser)
     add_network_options(parser)
     add_execution_options(parser)
 
@@ -72,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         allow_module=args.allow_module,
         width=args.width,
         operator=args.registration,
+        fusion=args.fusion,
         observers=tuple(args.observer),
     )
     make_folder(args.output)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import InputError
+from atlasnet.prediction import PredictOptions
 from atlasnet.study.methods import Method, chosen_methods
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
@@ -30,6 +31,8 @@ class StudyOptions:
         width: see `FitOptions`.
         operator: name of the registration operator.
         operator_settings: passed to it, over what the plan says.
+        fusion: how the networks of an ensemble, and those of the atlases, are fused; see
+            `atlasnet.prediction.fusion`.
         observers: folders of other people's segmentations of the test subjects, CASE.nii.gz each.
 
     Raises:
@@ -48,11 +51,13 @@ class StudyOptions:
     width: float | None = None
     operator: str = "mrf"
     operator_settings: dict[str, Any] = field(default_factory=dict)
+    fusion: str = "mean"
     observers: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
         Sharing.of(self.sharing)
+        PredictOptions(fusion=self.fusion)
         if isinstance(self.atlases, int) and self.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.atlases))
         if self.seeds < 1:

@@ -40,7 +40,6 @@ CANVAS = "canvas"
 SETTINGS, JOBS = "settings.json", "jobs.json"
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
 MEMBER_SEED = 1000
-WITH_AGREEMENT = PredictOptions(agreement=True)
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
 Fuse = Callable[[int | None], Prediction]
 Segment = Callable[[Volume], Fuse]
@@ -85,6 +84,7 @@ class _Study:
         self.options, self.execution, self.say = options, execution, execution.reporter
         self.work = WorkFolder(folder / "work")
         self.methods = chosen_methods(options.methods)
+        self.wanted = PredictOptions(fusion=options.fusion, agreement=True)
         self.labels = {name: value for name, value in cohort.labels.items() if value != 0}
         self.values = class_values(cohort.labels, cohort.ignore_label)
         recipe = Recipe.preset(options.preset) if isinstance(options.preset, str) else options.preset
@@ -224,7 +224,8 @@ class _Study:
             "tests": {subject.name: self.files[subject] for subject in self.tests},
         }
         path = self.folder / SETTINGS
-        before = read_json(path) if path.exists() else settings
+        before: dict[str, Any] = read_json(path) if path.exists() else settings
+        before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
         changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
         if changed:
             raise InputError(
@@ -361,11 +362,12 @@ class _Study:
         def segment(image: Volume) -> Fuse:
             # Networks on the canvas see a blank atlas, with which no registration agrees.
             quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
-            first, *others = [predictor.ask(image, minimum_quality=quality) for predictor in predictors]
+            fit = self.wanted.fusion == "local"
+            first, *others = [predictor.ask(image, minimum_quality=quality, fit=fit) for predictor in predictors]
             answers = first.and_those_of(others)
 
             def fuse(atlases: int | None) -> Prediction:
-                return predictors[0].fuse(answers if atlases is None else answers.first(atlases), WITH_AGREEMENT)
+                return predictors[0].fuse(answers if atlases is None else answers.first(atlases), self.wanted)
 
             return fuse
 
