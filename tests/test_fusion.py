@@ -250,6 +250,8 @@ def test_no_atlas_is_refused() -> None:
 def test_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match="do not fit"):
         fuse_voxel("mean", column(0.5, 0.5), column(0.2, 0.3, 0.5))
+    with pytest.raises(InputError, match="do not fit"):
+        fuse_slab([(column(0.5, 0.5), HERE, torch.ones(2, 1, 1))], "local")
 
 
 def agreement_of(atlases: Atlases, slab: int, classes: int = 3) -> Agreement:

@@ -108,13 +108,14 @@ class SlabFusion:
             InputError: the shapes are not the slab's, a weight is negative or not finite, or ``staple`` knows the
                 performance of fewer atlases.
         """
-        if probabilities.shape != self._sum.shape or covered.shape != self._reached.shape:
+        weight = torch.as_tensor(weight)
+        shape = self._reached.shape
+        if probabilities.shape != self._sum.shape or covered.shape != shape or weight.shape not in ((), shape):
             raise InputError(
                 "an atlas's probabilities do not fit the slab",
-                expected=f"{tuple(self._sum.shape)} and coverage {tuple(self._reached.shape)}",
-                found=f"{tuple(probabilities.shape)} and coverage {tuple(covered.shape)}",
+                expected=f"{tuple(self._sum.shape)}, coverage {tuple(shape)}, one weight or {tuple(shape)}",
+                found=f"{tuple(probabilities.shape)}, coverage {tuple(covered.shape)}, weight {tuple(weight.shape)}",
             )
-        weight = torch.as_tensor(weight)
         impossible = weight[~(weight.isfinite() & (weight >= 0))]
         if len(impossible):
             raise InputError("the weight of an atlas cannot be used", expected="0 or more", found=f"{impossible[0]:g}")

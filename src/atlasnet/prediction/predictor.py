@@ -27,7 +27,8 @@ from atlasnet.volume import Grid, Volume, canonical
 from atlasnet.volume.sampling import slabs
 
 SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
-# Networks say how sure they are: the fit decides less between them than between carried labels, where it is squared.
+# Networks say how sure they are, so that the fit decides less between them than between carried labels, where the power
+# is 2. Of 0.5, 1 and 2 the best on 24 hippocampi on which no network was trained.
 FIT_POWER = 0.5
 
 
