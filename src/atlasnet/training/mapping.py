@@ -48,12 +48,32 @@ def map_labels(labels: Volume, values: tuple[int, ...], transform: Transform, gr
         grid: the atlas's working grid.
 
     Returns:
-        Class indices; `IGNORED` also where ``grid`` reaches outside the labels' field of view.
+        Class indices; `IGNORED` where the nearest voxel of the labels is, and where ``grid`` reaches outside their
+        field of view.
     """
     indices = np.full(labels.array.shape, IGNORED, dtype=np.uint8)
     for index, value in enumerate(values):
         indices[labels.array == value] = index
-    return transform.warp(labels.replace(indices), grid, interpolation="label", fill=IGNORED)
+    annotated = indices != IGNORED
+    if annotated.all():
+        return transform.warp(labels.replace(indices), grid, interpolation="label", fill=IGNORED)
+    mapped = transform.warp(labels.replace(_continued(indices)), grid, interpolation="label", fill=IGNORED)
+    counted = transform.warp(labels.replace(annotated.astype(np.uint8)), grid, interpolation="nearest", fill=0)
+    return mapped.replace(np.where(counted.array == 1, mapped.array, np.uint8(IGNORED)))
+
+
+def _continued(indices: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class indices (1, z, y, x), those of annotated voxels continued by one voxel into what is `IGNORED`.
+
+    In a vote of neighbours, a single annotated slice would lose the voxels around boundaries: there its classes share
+    the weight that what is ignored has whole.
+    """
+    result = indices.copy()
+    for axis in (1, 2, 3):
+        before, after = np.moveaxis(result.copy(), axis, 0), np.moveaxis(result, axis, 0)
+        np.copyto(after[1:], before[:-1], where=after[1:] == IGNORED)
+        np.copyto(after[:-1], before[1:], where=after[:-1] == IGNORED)
+    return result
 
 
 def to_slices(array: NDArray[Any], slice_axis: str) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from atlasnet.training.store import MappedCase
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
 
-REVISION = 1  # counts up when the same input would give other mapped cases
+REVISION = 2  # counts up when the same input would give other mapped cases
 
 
 @dataclass(frozen=True)
