@@ -119,9 +119,10 @@ class Predictor:
         execution: device, threads and seed.
         allow_module: whether the code that the model's network names may be imported.
         operator: registers instead of the model's own operator, for example the same one with a memory.
+        epoch: take the weights after this epoch of the training, which was told to keep them, not those at its end.
 
     Raises:
-        ModelError: the weights do not fit the network.
+        ModelError: the weights are not there, or do not fit the network.
         InputError: the network is code and ``allow_module`` is not set.
     """
 
@@ -132,6 +133,7 @@ class Predictor:
         execution: Execution | None = None,
         allow_module: bool = False,
         operator: Operator | None = None,
+        epoch: int | None = None,
     ) -> None:
         self.model = model
         self.execution = execution or Execution()
@@ -142,7 +144,7 @@ class Predictor:
         self.networks = []
         for atlas in model.atlases:
             network = build_network(model.network, len(model.channels), len(model.values), allow_module=allow_module)
-            self.networks.append(load_weights(model.weights_path(atlas), network).to(self.device))
+            self.networks.append(load_weights(model.weights_path(atlas, epoch), network).to(self.device))
 
     def predict(self, image: Volume, options: PredictOptions | None = None) -> Prediction:
         """Segment one scan.

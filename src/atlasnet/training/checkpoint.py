@@ -95,7 +95,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 def remove_remains(folder: Path) -> None:
     """Remove the temporary folders of writes that a kill interrupted, and tensors without their JSON."""
-    for pattern in (".checkpoint-*", ".network.safetensors.*", ".log.csv.*"):
+    for pattern in (".checkpoint-*", ".epoch-*", ".network.safetensors.*", ".log.csv.*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("checkpoint-*.safetensors"):

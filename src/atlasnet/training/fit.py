@@ -25,10 +25,10 @@ from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, atomic_path, digest, file_digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
 from atlasnet.registration import WITHOUT_SPACING, Operator, make_operator
-from atlasnet.training.loop import LOG, WEIGHTS
-from atlasnet.training.model import Atlas, Model, class_values
+from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
+from atlasnet.training.model import Atlas, Model, class_values, weights_path
 from atlasnet.training.networks import AtlasNetworks
-from atlasnet.training.recipe import Recipe
+from atlasnet.training.recipe import Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import Keyed, keyed_atlas, keyed_subject, path_digest
 from atlasnet.training.store import IGNORED
@@ -58,6 +58,8 @@ class FitOptions:
         time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
             number is decided once, by timing some steps, and kept: the same call goes on with it after a stop, and the
             model says how many it was.
+        keep_epochs: epochs after which the networks' weights are kept beside the model, see `Model.weights_path`; asked
+            for after the training, they cost another one.
     """
 
     atlases: int | tuple[str, ...] | None = None
@@ -71,6 +73,7 @@ class FitOptions:
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
     minimum_quality: float = 0.05
     time_budget: float | None = None
+    keep_epochs: tuple[int, ...] = ()
 
 
 def fit(
@@ -146,6 +149,11 @@ class _Fit:
             raise InputError("the time budget must be positive", found=f"{self.options.time_budget:g} s")
         if isinstance(self.options.atlases, int) and self.options.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.options.atlases))
+        if self.options.keep_epochs and self.options.time_budget is not None:
+            raise InputError("no epochs can be kept where a time budget decides how many there are")
+        if self.options.keep_epochs and self.sharing.kind != "independent":
+            raise InputError("epochs can be kept of independent networks only", found=f"sharing {self.sharing.kind}")
+        check_epochs(self.options.keep_epochs, self.recipe)
         self.execution.torch_device()
 
     def model(self) -> Model:
@@ -153,10 +161,12 @@ class _Fit:
         begin = time.perf_counter()
         hashes = self._hashes()
         plan = self._plan()
+        options = asdict(self.options) | {"atlases": self._atlases_wanted(), "sharing": asdict(self.sharing)}
+        del options["keep_epochs"]  # the model is the same
         settings = digest(
             {
                 "plan": plan.to_json(),
-                "options": asdict(self.options) | {"atlases": self._atlases_wanted(), "sharing": asdict(self.sharing)},
+                "options": options,
                 "data": hashes,
                 "seed": self.execution.seed,
                 "labels": self.cohort.labels,
@@ -186,6 +196,7 @@ class _Fit:
             work=self.work,
             execution=self.execution,
             allow_module=self.options.allow_module,
+            keep=self.options.keep_epochs,
         )
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
@@ -261,6 +272,8 @@ class _Fit:
                 path=self.folder,
                 remedy="give another folder with -o, or delete its model.json to train anew from what is cached",
             )
+        if not all(model.weights_path(a, epoch).is_file() for a in model.atlases for epoch in self.options.keep_epochs):
+            return None
         self.say.note("the model is finished already; nothing was left to do")
         return model
 
@@ -316,8 +329,9 @@ class _Fit:
     def _keep(self, atlas: Atlas, folder: Path) -> None:
         """Put the weights and the log of an atlas's network into the model."""
         for file, place in (
-            (folder / WEIGHTS, self.folder / "networks" / f"{atlas.name}.safetensors"),
+            (folder / WEIGHTS, weights_path(self.folder, atlas)),
             (folder / LOG, self.folder / "log" / f"{atlas.name}.csv"),
+            *((epoch_weights(folder, e), weights_path(self.folder, atlas, e)) for e in self.options.keep_epochs),
         ):
             with atomic_path(place) as temporary:
                 shutil.copyfile(file, temporary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ def train_network(
     key: str = "",
     allow_module: bool = False,
     start: Path | None = None,
+    keep: Collection[int] = (),
     after_epoch: Callable[[int, nn.Module], None] | None = None,
 ) -> Path:
     """Train a network and write its weights.
@@ -70,6 +71,8 @@ def train_network(
         key: what the caller knows the training by (atlas, hash of the cases); with another key nothing is resumed.
         allow_module: whether ``spec`` may name code to import.
         start: weights of another training of this architecture to start from; fresh ones by default.
+        keep: epochs after which the weights are kept too, see `epoch_weights`; asked for when they are past, they cost
+            another training.
         after_epoch: called with the epochs done and the network; it must leave the network's weights alone.
 
     Returns:
@@ -99,9 +102,12 @@ def train_network(
         depends_on["start"] = file_digest(start)
     identity = digest(depends_on)
     path = folder / WEIGHTS
-    if _finished(path, identity):
+    absent = [epoch for epoch in keep if not _finished(epoch_weights(folder, epoch), identity)]
+    finished = _finished(path, identity)
+    if finished and not absent:
         remove_checkpoints(folder)
         return path
+    record = {"key": identity, "network": spec.to_json(), "channels": channels, "classes": classes}
     folder.mkdir(parents=True, exist_ok=True)
     remove_remains(folder)
     with execution.active() as device, _reproducible(device), kept_memory():
@@ -109,7 +115,9 @@ def train_network(
         progress, damaged = load_checkpoint(folder, identity, training.module, training.optimiser)
         for sentence in damaged:
             execution.reporter.warn(f"{folder}: {sentence}")
-        if progress is None:
+        if progress is None or any(epoch <= progress.epoch for epoch in absent):
+            # Those of the training that is given up would count as the newer ones.
+            remove_checkpoints(folder)
             training.start()
             progress = Progress(0, [], {})
         if progress.scaler:
@@ -119,16 +127,23 @@ def train_network(
         work = "training" if start is None else "tuning"
         for epoch in execution.reporter.track(remaining, f"{work} {key or spec.name}", len(remaining)):
             log = [*log, training.epoch(epoch)]
+            if epoch + 1 in absent:
+                write_tensors(epoch_weights(folder, epoch + 1), training.module.state_dict(), record)
             progress = Progress(epoch + 1, log, training.scaler.state_dict())
             save_checkpoint(folder, identity, training.module, training.optimiser, progress)
             _write_log(folder / LOG, log)
             if after_epoch is not None:
                 after_epoch(epoch + 1, training.module)
         _write_log(folder / LOG, log)
-        record = {"key": identity, "network": spec.to_json(), "channels": channels, "classes": classes}
-        write_tensors(path, training.module.state_dict(), record)
+        if not finished:  # on a GPU, the weights that are in use already may have another last bit
+            write_tensors(path, training.module.state_dict(), record)
     remove_checkpoints(folder)
     return path
+
+
+def epoch_weights(folder: Path, epoch: int) -> Path:
+    """Where `train_network` keeps the weights after an epoch."""
+    return folder / f"epoch-{epoch:06d}.safetensors"
 
 
 class _Training:

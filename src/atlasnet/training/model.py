@@ -4,6 +4,7 @@ model.json               format, labels, channels, plan, registration, network, 
 atlases/NAME.nii.gz      the reference anatomies, canonical orientation
 networks/NAME.safetensors
 log/NAME.csv             one row an epoch
+epochs/E/NAME.safetensors  weights after epoch E, where they were asked for; never shipped
 plan.json                the plan as it can be edited before training; model.json holds the one that was used
 work/                    registrations, mapped cases, checkpoints: may be deleted, never shipped
 """
@@ -85,9 +86,9 @@ class Model:
         """Where the atlas image lies."""
         return self.folder / "atlases" / f"{atlas.name}.nii.gz"
 
-    def weights_path(self, atlas: Atlas) -> Path:
-        """Where the weights of the atlas's network lie."""
-        return self.folder / "networks" / f"{atlas.name}.safetensors"
+    def weights_path(self, atlas: Atlas, epoch: int | None = None) -> Path:
+        """Where the weights of the atlas's network lie, those after an epoch where it is given."""
+        return weights_path(self.folder, atlas, epoch)
 
     def atlas_image(self, atlas: Atlas) -> Volume:
         """The atlas, (c, z, y, x), canonical orientation."""
@@ -259,6 +260,12 @@ def import_model(archive: str | Path, folder: str | Path) -> Model:
         whole.chmod(plain.stat().st_mode & 0o777)
         whole.rename(folder)
     return Model.load(folder)
+
+
+def weights_path(folder: Path, atlas: Atlas, epoch: int | None = None) -> Path:
+    """Where a model in ``folder`` keeps the weights of the atlas's network; after an epoch, where it is given."""
+    place = folder / "networks" if epoch is None else folder / "epochs" / str(epoch)
+    return place / f"{atlas.name}.safetensors"
 
 
 def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[int, ...]:

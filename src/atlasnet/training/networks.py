@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class AtlasNetworks:
         work: where networks and their checkpoints are kept.
         execution: device, threads, seed, progress.
         allow_module: whether ``spec`` may name code to import.
+        keep: epochs after which the weights of each are kept too, see `train_network`; of independent networks.
     """
 
     names: Sequence[str]
@@ -46,6 +47,7 @@ class AtlasNetworks:
     work: WorkFolder
     execution: Execution
     allow_module: bool = False
+    keep: Collection[int] = ()
 
     @property
     def tuned(self) -> list[str]:
@@ -94,6 +96,7 @@ class AtlasNetworks:
             key=name,
             allow_module=self.allow_module,
             start=None if start is None else start / WEIGHTS,
+            keep=self.keep,
         )
         return folder
 

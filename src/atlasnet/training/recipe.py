@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -151,6 +151,19 @@ class Recipe:
         left = (1 - progress) / (1 - self.warmup)
         factor = left**0.9 if self.schedule == "poly" else 0.5 * (1 - math.cos(math.pi * left))
         return self.learning_rate * factor
+
+
+def check_epochs(epochs: Collection[int], recipe: Recipe) -> None:
+    """Whether a training has all of these epochs.
+
+    Raises:
+        InputError: it has not.
+    """
+    absent = sorted(epoch for epoch in epochs if not 1 <= epoch <= recipe.epochs)
+    if absent:
+        raise InputError(
+            "the training has no such epochs", expected=f"1 to {recipe.epochs}", found=", ".join(map(str, absent))
+        )
 
 
 _PRESETS = {
