@@ -44,7 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=[1.0],
         metavar="F",
-        help="shares of the training subjects, as in 0.3 0.5 0.7 1.0 (default: 1.0)",
+        help="shares of the training data, as in 0.3 0.5 0.7 1.0 (default: 1.0)",
+    )
+    parser.add_argument(
+        "--fraction-of",
+        default="subjects",
+        choices=("subjects", "slices"),
+        help="what is shared: whole subjects, or the slices of every subject's annotation (default: subjects)",
+    )
+    parser.add_argument(
+        "--curve-epochs",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="E",
+        help="test the networks after these epochs too, for Dice over the epochs (default: at the end only)",
     )
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="these methods only (default: all of the table)")
     parser.add_argument(
@@ -72,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         methods=None if args.only is None else tuple(args.only),
         seeds=args.seeds,
         fractions=tuple(args.fractions),
+        fraction_of=args.fraction_of,
+        curve_epochs=tuple(args.curve_epochs),
         preset=args.preset,
         epochs=args.epochs,
         sharing=args.sharing,

@@ -107,7 +107,8 @@ def scatter_figure(
 def _look(name: str, order: Sequence[str]) -> tuple[str, str]:
     """Colour and mark of a curve."""
     place = list(order).index(name)
-    return PALETTE[(5 + place) % len(PALETTE)], MARKERS[place % len(MARKERS)]
+    # After a round of the colours the marks are shifted, so that no two of many curves look the same.
+    return PALETTE[(5 + place) % len(PALETTE)], MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
 
 def svg(figure: Figure) -> str:

@@ -13,10 +13,10 @@ from atlasnet.execution import atomic_path, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
-from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases
+from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases, write_curves
 from atlasnet.volume import read_labels
 
-PAGE, SUMMARY, TABLE, CASES = "study.html", "study.json", "table.csv", "cases.csv"
+PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
 _HEADINGS = {
     "sensitivity": "sensitivity",
@@ -29,7 +29,7 @@ _HEADINGS = {
 
 
 def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -> dict[str, Any]:
-    """Write ``study.html``, ``study.json``, ``table.csv``, ``cases.csv`` and ``figures`` into the study's folder.
+    """Write the page, ``study.json``, ``table.csv``, ``cases.csv``, ``curves.csv`` and ``figures`` into the folder.
 
     Args:
         study: what was measured.
@@ -42,6 +42,7 @@ def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -
     found = summarise(study)
     write_json(study.folder / SUMMARY, found)
     write_cases(study, study.folder / CASES)
+    write_curves(found, study.folder / CURVES)
     _write_table(found, study.folder / TABLE)
     _page(study, found, tests, modality).write(study.folder / PAGE)
     return found
@@ -136,6 +137,16 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         page.heading(f"Label: {label}")
         page.table(["method", *_HEADINGS.values()], _label_rows(found, label))
     titles = {method.name: method.title for method in METHODS}
+    _curves(page, study, found, titles, figures)
+    _confidence(page, found, titles, figures)
+    _overlays(page, study, found, tests, modality, figures)
+    return page
+
+
+def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
+    """Dice over the atlases, the training data and the epochs."""
+    titles = dict(titles) | {f"{method.name}-1": f"{method.title}, one atlas" for method in METHODS}
+    order = [titles[name] for name in (*DRAWN, *(name for name in titles if name not in DRAWN))]
     if found["over_atlases"]:
         curves = {titles[name]: _points(curve) for name, curve in found["over_atlases"].items()}
         timed = found["over_atlases"].get(MAIN, [])
@@ -146,26 +157,37 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
             title="Dice over the number of atlases",
             second=[Point(p["x"], p["seconds"]) for p in timed if p["seconds"] is not None],
             second_y="AtlasNet: seconds per scan",
-            order=[titles[name] for name in DRAWN],
+            order=order,
         )
         page.heading("How many atlases?")
         page.svg(svg(figure), "Mean Dice of the test subjects, and how long a scan takes, over the number of atlases.")
         save_svg(figure, figures / "atlases.svg")
-    if found["over_fractions"]:
-        curves = {titles[name]: _points(curve, 100) for name, curve in found["over_fractions"].items()}
-        figure = curve_figure(
-            curves,
-            x="training subjects, %",
-            y="mean Dice",
-            title="Dice over the training subjects",
-            order=[titles[name] for name in DRAWN],
-        )
-        page.heading("How many training subjects?")
-        page.svg(svg(figure), "Mean Dice of the test subjects over the share of the training subjects.")
-        save_svg(figure, figures / "fractions.svg")
-    _confidence(page, found, titles, figures)
-    _overlays(page, study, found, tests, modality, figures)
-    return page
+    for name, of, heading in (
+        ("fractions", "training subjects", "How many training subjects?"),
+        ("slices", "annotated slices of every training subject", "How many annotated slices?"),
+    ):
+        if found[f"over_{name}"]:
+            curves = {titles[method]: _points(curve, 100) for method, curve in found[f"over_{name}"].items()}
+            figure = curve_figure(curves, x=f"{of}, %", y="mean Dice", title=f"Dice over the {of}", order=order)
+            page.heading(heading)
+            page.svg(svg(figure), f"Mean Dice of the test subjects over the share of the {of}.")
+            save_svg(figure, figures / f"{name}.svg")
+    if found["over_epochs"]:
+        curves = {titles[method]: _points(curve) for method, curve in found["over_epochs"].items()}
+        figure = curve_figure(curves, x="epochs", y="mean Dice", title="Dice over the epochs", order=order)
+        page.heading("How many epochs?")
+        longer = next(method for method in METHODS if method.longer)
+        note = f"A curve is one training of {study.recipe.epochs} epochs, tested on its way; the last point is its end."
+        if study.recipe.schedule != "step":
+            note += (
+                " The learning rate falls over the whole of it, so that an earlier point is not what a training of so "
+                "many epochs would give, which would end with the rate low."
+            )
+        if longer.name in found["over_epochs"]:
+            note += f" {longer.title}: {len(study.atlases)} times as many epochs as are shown."
+        page.text(note)
+        page.svg(svg(figure), "Mean Dice of the test subjects over the epochs of the training.")
+        save_svg(figure, figures / "epochs.svg")
 
 
 def _points(curve: Sequence[Mapping[str, Any]], factor: float = 1) -> list[Point]:

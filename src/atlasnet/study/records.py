@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from atlasnet.errors import InputError
 from atlasnet.prediction import PredictOptions
@@ -21,8 +21,11 @@ class StudyOptions:
         atlases: how many to choose among the training subjects (None: 6, or all of fewer), or the names of subjects.
         methods: names of `atlasnet.study.methods.METHODS`; None: all.
         seeds: repetitions of everything that is trained, with the seeds 0, 1 and so on after that of the execution.
-        fractions: shares of the training subjects, in (0, 1], beside the whole; below 1, only the methods
+        fractions: shares of the training data, in (0, 1], beside the whole; below 1, only the methods
             `OVER_FRACTIONS`.
+        fraction_of: whether a share is one of the subjects, or one of the slices of every subject's annotation.
+        curve_epochs: epochs after which the networks are tested too, beside those at the end of their training; those
+            that are trained longer than AtlasNet's, at the same share of their training.
         preset: training recipe, a name or one of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: of AtlasNet's networks, see `FitOptions`.
@@ -43,6 +46,8 @@ class StudyOptions:
     methods: tuple[str, ...] | None = None
     seeds: int = 3
     fractions: tuple[float, ...] = (1.0,)
+    fraction_of: Literal["subjects", "slices"] = "subjects"
+    curve_epochs: tuple[int, ...] = ()
     preset: str | Recipe = "default"
     epochs: int | None = None
     sharing: str | Sharing = "independent"
@@ -56,7 +61,9 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
-        Sharing.of(self.sharing)
+        sharing = Sharing.of(self.sharing).kind
+        if self.curve_epochs and sharing != "independent":
+            raise InputError("Dice over epochs is drawn for independent networks only", found=f"sharing {sharing}")
         PredictOptions(fusion=self.fusion)
         if isinstance(self.atlases, int) and self.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.atlases))
@@ -64,15 +71,12 @@ class StudyOptions:
             raise InputError("a study needs at least one seed", found=str(self.seeds))
         if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
             raise InputError(
-                "the shares of the training subjects cannot be used",
+                "the shares of the training data cannot be used",
                 expected="numbers above 0, at most 1",
                 found=", ".join(map(str, self.fractions)) or "none",
             )
-
-
-def share_name(fraction: float) -> str:
-    """A share of the subjects as part of a path, in percent."""
-    return f"{100 * fraction:.10g}"
+        if self.fraction_of not in ("subjects", "slices"):
+            raise InputError("a share must be one of subjects or slices", found=str(self.fraction_of))
 
 
 @dataclass(frozen=True)
@@ -81,21 +85,40 @@ class Run:
 
     Args:
         method: what is done.
-        fraction: share of the training subjects.
+        fraction: share of the training data.
         seed: of the training.
         atlases: how many have a say; None where the method has none.
+        fraction_of: what it is a share of; ``"subjects"`` where it is the whole.
+        epoch: of a training as long as AtlasNet's, after which the networks are tested; None: at its end.
     """
 
     method: Method
     fraction: float
     seed: int
     atlases: int | None = None
+    fraction_of: Literal["subjects", "slices"] = "subjects"
+    epoch: int | None = None
+
+    @property
+    def share(self) -> str:
+        """The share of the training data as part of a path, in percent."""
+        percent = f"{100 * self.fraction:.10g}"
+        return percent if self.fraction_of == "subjects" else f"{percent}-{self.fraction_of}"
 
     @property
     def folder(self) -> str:
         """Where its results lie, relative to the study."""
         name = self.method.name if self.atlases is None else f"{self.method.name}-{self.atlases}"
-        return f"runs/{name}/{share_name(self.fraction)}/seed{self.seed}"
+        epoch = "" if self.epoch is None else f"-epoch{self.epoch}"
+        return f"runs/{name}/{self.share}/seed{self.seed}{epoch}"
+
+    def with_atlases(self, most: int) -> list[Run]:
+        """One run for each number of atlases that can be asked, of ``most``; during a training, for one and all."""
+        count = self.method.atlases(most)
+        if count is None:
+            return [self]
+        counts = range(1, count + 1) if self.epoch is None else sorted({1, count})
+        return [replace(self, atlases=number) for number in counts]
 
 
 @dataclass(frozen=True)
@@ -124,6 +147,7 @@ class Study:
         labels: name to value of what was scored.
         cases: the test subjects.
         atlases: names, in the order in which they are asked.
+        recipe: of AtlasNet's networks.
         results: of all runs; a scan that a run could not segment has no scores there.
         observers: per observer, its scores of every scan that it holds.
     """
@@ -132,5 +156,6 @@ class Study:
     labels: dict[str, int]
     cases: tuple[str, ...]
     atlases: tuple[str, ...]
+    recipe: Recipe
     results: tuple[CaseResult, ...]
     observers: tuple[tuple[dict[str, Any], ...], ...]

@@ -16,25 +16,23 @@ import numpy as np
 
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
-from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError, RegistrationError
 from atlasnet.evaluation import evaluate_subject
-from atlasnet.evaluation.table import shortened
-from atlasnet.execution import Execution, WorkFolder, digest, file_digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
 from atlasnet.study.propagation import propagate_labels
-from atlasnet.study.records import CaseResult, Run, Study, StudyOptions, share_name
+from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
+from atlasnet.study.shares import share_of_slices, share_of_subjects
+from atlasnet.study.subjects import check_test_subjects, subject_digests
 from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, fit, planned_operator
 from atlasnet.training.model import Model, class_values
-from atlasnet.training.recipe import Augmentation, Recipe
+from atlasnet.training.recipe import Augmentation, Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
-from atlasnet.training.sources import path_digest
 from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
-from atlasnet.volume.io import read_grid
 
 CANVAS = "canvas"
 SETTINGS, JOBS = "settings.json", "jobs.json"
@@ -58,8 +56,8 @@ def run_study(
     Args:
         cohort: training subjects with references.
         tests: other subjects with references.
-        folder: gets ``models``, ``runs`` (a label map and a JSON of every scan), ``work`` and ``plan.json``, which is
-            derived from all training subjects and serves every method.
+        folder: gets ``models``, ``runs`` (a label map and a JSON of every scan), ``references`` (those with a share of
+            the slices), ``work`` and ``plan.json``, derived from all training subjects, for every method.
         options: what is compared.
         execution: device, threads, the first seed, progress.
 
@@ -105,33 +103,9 @@ class _Study:
                     "the atlases of a study must be training subjects, because label propagation needs their labels",
                     found=", ".join(outside),
                 )
-        for test in self.tests:
-            if test.channels != len(self.cohort.channels):
-                raise CohortError(
-                    f"test subject {test.name} has not the channels of the training subjects",
-                    path=test.images[0],
-                    expected=str(len(self.cohort.channels)),
-                    found=str(test.channels),
-                )
-            if test.labels is not None:
-                check_same_grid(read_grid(test.labels), test.read_grid(), test.labels, test.images[0])
-        self.files = {s: self._digests(s) for s in (*self.cohort, *self.tests)}
-        seen = {self.files[subject][0]: subject.name for subject in self.cohort}
-        leaked = [f"{test.name} is {seen[key]}" for test in self.tests if (key := self.files[test][0]) in seen]
-        if leaked:
-            raise InputError(
-                "test subjects are training subjects",
-                path=self.cohort.root,
-                found=shortened(leaked),
-                remedy="name others with --test, or divide the subjects with --subjects and --test-subjects",
-            )
-
-    @staticmethod
-    def _digests(subject: Subject) -> tuple[str, str]:
-        """Of the images and of the reference."""
-        return digest([path_digest(path) for path in subject.images]), "" if subject.labels is None else file_digest(
-            subject.labels
-        )
+        check_epochs(self.options.curve_epochs, self.recipe)
+        self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
+        check_test_subjects(self.cohort, self.tests, self.files)
 
     def result(self) -> Study:
         self._remember_settings()
@@ -141,17 +115,17 @@ class _Study:
         sources = self._atlases()
         for job in self._jobs():
             self.execution.pause()
-            if self._missing(*job, len(sources)):
-                method, fraction, seed = job
-                share = "" if fraction == 1 else f", {fraction:.0%} of the subjects"
-                self.say.note(f"{method.title}, seed {seed}{share}")
-                self._run(*job, plan, sources)
-            self._remember_job(*job)
+            if self._missing(job, len(sources)):
+                share = "" if job.fraction == 1 else f", {job.fraction:.0%} of the {job.fraction_of}"
+                epoch = "" if job.epoch is None else f", epoch {job.epoch}"
+                self.say.note(f"{job.method.title}, seed {job.seed}{share}{epoch}")
+                self._run(job, plan, sources)
+            self._remember_job(job)
         results = [
             self._read(run, test.name)
             for job in self._jobs_done()
-            if not self._missing(*job, len(sources))
-            for run in self._runs(*job, len(sources))
+            if not self._missing(job, len(sources))
+            for run in job.with_atlases(len(sources))
             for test in self.tests
         ]
         return Study(
@@ -159,37 +133,36 @@ class _Study:
             labels=self.labels,
             cases=tuple(test.name for test in self.tests),
             atlases=tuple(source.name for source in sources),
+            recipe=self.recipe,
             results=tuple(results),
             observers=observers,
         )
 
-    def _jobs(self) -> Iterator[tuple[Method, float, int]]:
-        """What is trained and tested, the whole cohort first."""
+    def _jobs(self) -> Iterator[Run]:
+        """What is trained and tested, for all numbers of atlases; the whole cohort first."""
+        epochs = sorted({epoch for epoch in self.options.curve_epochs if epoch < self.recipe.epochs})
         for fraction in sorted({1.0, *self.options.fractions}, reverse=True):
             for repetition in range(self.options.seeds):
                 for method in self.methods:
                     # Carrying labels over draws no random number.
                     once = method.space == "labels" and repetition > 0
                     if not once and (fraction == 1 or method.name in OVER_FRACTIONS):
-                        yield method, fraction, self.execution.seed + repetition
+                        job = Run(method, fraction, self.execution.seed + repetition)
+                        yield job if fraction == 1 else replace(job, fraction_of=self.options.fraction_of)
+                        if fraction == 1 and method.space != "labels":
+                            yield from (replace(job, epoch=epoch) for epoch in epochs)
 
-    def _remember_job(self, method: Method, fraction: float, seed: int) -> None:
+    def _remember_job(self, job: Run) -> None:
         """Later calls show what earlier ones did."""
-        path, job = self.folder / JOBS, [method.name, fraction, seed]
-        done = read_json(path) if path.exists() else []
+        done = self._jobs_done()
         if job not in done:
-            write_json(path, [*done, job])
+            every = [[j.method.name, j.fraction, j.seed, j.fraction_of, j.epoch] for j in (*done, job)]
+            write_json(self.folder / JOBS, every)
 
-    def _jobs_done(self) -> list[tuple[Method, float, int]]:
+    def _jobs_done(self) -> list[Run]:
         by_name = {method.name: method for method in METHODS}
-        return [(by_name[name], float(fraction), int(seed)) for name, fraction, seed in read_json(self.folder / JOBS)]
-
-    @staticmethod
-    def _runs(method: Method, fraction: float, seed: int, atlases: int) -> list[Run]:
-        """A network per atlas can be asked with any number of atlases."""
-        most = method.atlases(atlases)
-        counts = [None] if most is None else range(1, most + 1)
-        return [Run(method, fraction, seed, count) for count in counts]
+        done = read_json(self.folder / JOBS) if (self.folder / JOBS).exists() else []
+        return [Run(by_name[name], float(share), int(seed), None, *rest) for name, share, seed, *rest in done]
 
     # What all methods share
 
@@ -211,9 +184,10 @@ class _Study:
         return resolve_atlases(self.cohort, read_json(path))
 
     def _remember_settings(self) -> None:
-        """Figures of one table come from one setting; methods, seeds and shares may be added."""
+        """Figures of one table come from one setting; what is named here may be added."""
         options = asdict(self.options)
-        for name in ("methods", "seeds", "fractions", "observers", "preset", "epochs"):
+        added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers")
+        for name in (*added, "preset", "epochs"):
             options.pop(name)
         settings = {
             "options": options,
@@ -251,20 +225,20 @@ class _Study:
             write_volume(path, Volume(blank, Grid.from_parts((z, y, x), tuple(spacing))))
         return path
 
-    def _subset(self, fraction: float, seed: int) -> Cohort:
-        """A share of the training subjects, at least two; a smaller share is part of a larger one."""
-        names = sorted(subject.name for subject in self.cohort)
-        if fraction == 1:
-            return self.cohort
-        order = np.random.default_rng(seed).permutation(names).tolist()
-        return self.cohort.select(sorted(order[: max(2, round(fraction * len(names)))]))
-
     # Training
 
-    def _model(self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
+    def _share(self, job: Run, plan: Plan) -> Cohort:
+        """The training data of a job."""
+        if job.fraction_of == "subjects":
+            return share_of_subjects(self.cohort, job.fraction, job.seed)
+        folder = self.folder / "references" / job.share / f"seed{job.seed}"
+        return share_of_slices(self.cohort, job.fraction, job.seed, plan.slice_axis, folder)
+
+    def _model(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
         """Train it, or take it as an earlier call left it."""
-        cohort = self._subset(fraction, seed)
+        method, cohort = job.method, self._share(job, plan)
         recipe = self.recipe if method.augmented else replace(self.recipe, augmentation=Augmentation())
+        longer = len(sources) if method.longer else 1
         if method.longer:
             recipe = replace(recipe, epochs=Sharing.of(self.options.sharing).epochs(recipe.epochs, len(sources)))
         known = {subject.name for subject in cohort}
@@ -274,7 +248,7 @@ class _Study:
         if method.space == "own":
             atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
         name = method.space + ("" if method.augmented else "-unaugmented") + ("-long" if method.longer else "")
-        folder = self.folder / "models" / name / share_name(fraction) / f"seed{seed}"
+        folder = self.folder / "models" / name / job.share / f"seed{job.seed}"
         folder.mkdir(parents=True, exist_ok=True)
         plan.write(folder / "plan.json")
         return fit(
@@ -290,16 +264,17 @@ class _Study:
                 operator=operator,
                 operator_settings=settings,
                 minimum_quality=0.0 if method.space == "own" else FitOptions.minimum_quality,
+                keep_epochs=tuple(e * longer for e in self.options.curve_epochs) if job.fraction == 1 else (),
             ),
             work=self.work.root,
-            execution=replace(self.execution, seed=seed),
+            execution=replace(self.execution, seed=job.seed),
         )
 
     # Testing
 
-    def _missing(self, method: Method, fraction: float, seed: int, atlases: int) -> list[Subject]:
+    def _missing(self, job: Run, atlases: int) -> list[Subject]:
         """The test subjects of which a run of the job has no result."""
-        runs = self._runs(method, fraction, seed, atlases)
+        runs = job.with_atlases(atlases)
         return [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
 
     def _path(self, run: Run, case: str) -> Path:
@@ -309,22 +284,21 @@ class _Study:
         content = read_json(self._path(run, case))
         return CaseResult(run, case, tuple(content["scores"]), content["details"])
 
-    def _run(self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]) -> None:
+    def _run(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> None:
         """Train what the method needs and segment the scans that it has not segmented yet."""
-        runs = self._runs(method, fraction, seed, len(sources))
-        missing = self._missing(method, fraction, seed, len(sources))
+        runs, missing = job.with_atlases(len(sources)), self._missing(job, len(sources))
         try:
-            if method.space == "labels":
-                segment = self._propagation(method, plan, sources)
+            if job.method.space == "labels":
+                segment = self._propagation(job.method, plan, sources)
             else:
-                segment = self._networks(method, fraction, seed, plan, sources)
+                segment = self._networks(job, plan, sources)
         except RegistrationError as error:
             # With few subjects an atlas may be left without any: the method failed, the study goes on.
             for test in missing:
                 for run in runs:
                     self._fail(run, test, error)
             return
-        for test in self.say.track(missing, f"segmenting: {method.name}", len(missing)):
+        for test in self.say.track(missing, f"segmenting: {job.method.name}", len(missing)):
             self.execution.pause()
             try:
                 fuse = segment(test.read_image())
@@ -343,20 +317,24 @@ class _Study:
         self.say.warn(f"{run.folder}: {test.name}: {error}")
         write_json(self._path(run, test.name), {"scores": [], "details": {}, "error": str(error)})
 
-    def _networks(
-        self, method: Method, fraction: float, seed: int, plan: Plan, sources: Sequence[AtlasSource]
-    ) -> Segment:
-        seeds = [seed]
-        if method.members:
-            seeds += [seed + MEMBER_SEED * member for member in range(1, len(sources))]
+    def _networks(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
+        method = job.method
+        members = len(sources) if method.members else 1
+        epoch = None if job.epoch is None else job.epoch * (len(sources) if method.longer else 1)
         predictors = []
-        for member in seeds:
-            model = self._model(method, fraction, member, plan, sources)
+        for member in range(members):
+            model = self._model(replace(job, seed=job.seed + MEMBER_SEED * member), plan, sources)
             operator: Operator = make_operator(model.operator, **model.operator_settings)
             if method.space == "atlases":
                 operator = RememberingOperator(operator, self.work)
             predictors.append(
-                Predictor(model, execution=self.execution, allow_module=self.options.allow_module, operator=operator)
+                Predictor(
+                    model,
+                    execution=self.execution,
+                    allow_module=self.options.allow_module,
+                    operator=operator,
+                    epoch=epoch,
+                )
             )
 
         def segment(image: Volume) -> Fuse:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.declaration import read_declaration
-from atlasnet.errors import CohortError
+from atlasnet.cohort.subject import check_same_grid
+from atlasnet.errors import CohortError, InputError
 from atlasnet.evaluation.table import shortened
+from atlasnet.execution import digest, file_digest
 from atlasnet.prediction import find_cases
 from atlasnet.prediction.inputs import image_stem
+from atlasnet.training.sources import path_digest
+from atlasnet.volume.io import read_grid
 
 
 def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:
@@ -58,6 +62,46 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
             "these are not test subjects", path=root, expected=shortened([*found]), found=shortened(unknown)
         )
     return tuple(found[name] for name in names)
+
+
+def subject_digests(subject: Subject) -> tuple[str, str]:
+    """Of a subject's images and of its reference, empty where there is none."""
+    images = digest([path_digest(path) for path in subject.images])
+    return images, "" if subject.labels is None else file_digest(subject.labels)
+
+
+def check_test_subjects(cohort: Cohort, tests: Sequence[Subject], digests: Mapping[Subject, tuple[str, str]]) -> None:
+    """Whether one can learn from the training subjects and test on ``tests``.
+
+    Args:
+        cohort: the training subjects.
+        tests: others.
+        digests: `subject_digests` of all of them.
+
+    Raises:
+        CohortError: a test subject has other channels.
+        VolumeError: its reference does not lie on the grid of its image.
+        InputError: it is a training subject.
+    """
+    for test in tests:
+        if test.channels != len(cohort.channels):
+            raise CohortError(
+                f"test subject {test.name} has not the channels of the training subjects",
+                path=test.images[0],
+                expected=str(len(cohort.channels)),
+                found=str(test.channels),
+            )
+        if test.labels is not None:
+            check_same_grid(read_grid(test.labels), test.read_grid(), test.labels, test.images[0])
+    seen = {digests[subject][0]: subject.name for subject in cohort}
+    leaked = [f"{test.name} is {seen[key]}" for test in tests if (key := digests[test][0]) in seen]
+    if leaked:
+        raise InputError(
+            "test subjects are training subjects",
+            path=cohort.root,
+            found=shortened(leaked),
+            remedy="name others with --test, or divide the subjects with --subjects and --test-subjects",
+        )
 
 
 def _check_alike(path: Path, labels: Mapping[str, int], ignore_label: int | None, cohort: Cohort) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contou
 # With fewer subjects the worst tenth is one subject or two, and resampling them says nothing of others.
 FEWEST_FOR_TAIL = 20
 
+ANY_SEED = -1  # of a run that stands for those of all seeds
+
 
 def summarise(study: Study) -> dict[str, Any]:
     """Everything a study says, JSON-able.
@@ -32,17 +34,18 @@ def summarise(study: Study) -> dict[str, Any]:
         ``undefined`` (how many subjects have no value of that score, because the label was not found), ``mean_dice``
         (over labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``, ``dice_of_seeds``,
         ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
-        ``over_atlases`` and ``over_fractions``: the mean Dice, per method, over the number of atlases and the share of
-        the subjects. ``confidence``: per method the rank correlation of what it says of itself with its Dice.
-        ``observers``: per observer and score the mean; ``subjects``: per method and test subject the mean Dice.
+        ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
+        number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
+        with one atlas, as ``atlasnet-1``. ``confidence``: per method the rank correlation of what it says of itself
+        with its Dice. ``observers``: per observer and score the mean; ``subjects``: per method and test subject the
+        mean Dice.
     """
-    by_run: dict[tuple[str, int | None, float], list[CaseResult]] = {}
+    by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
-        key = (result.run.method.name, result.run.atlases, result.run.fraction)
-        by_run.setdefault(key, []).append(result)
+        by_run.setdefault(replace(result.run, seed=ANY_SEED), []).append(result)
     most = len(study.atlases)
-    main = {m.name: found for m in METHODS if (found := by_run.get((m.name, m.atlases(most), 1.0)))}
-    shares = sorted({result.run.fraction for result in study.results})
+    full = {m.name: Run(m, 1.0, ANY_SEED, m.atlases(most)) for m in METHODS}
+    main = {name: found for name, run in full.items() if (found := by_run.get(run))}
     subjects = {name: _dice_of_subjects(found) for name, found in main.items()}
     rows = {name: _row(found, study) for name, found in main.items()}
     if MAIN in subjects:
@@ -58,19 +61,52 @@ def summarise(study: Study) -> dict[str, Any]:
         "methods": rows,
         "observers": [_means(rows_of, study.labels)[0] for rows_of in study.observers],
         "over_atlases": {
-            method.name: _curve(by_run, [(k, (method.name, k, 1.0)) for k in range(1, most + 1)])
-            for method in METHODS
-            if (method.name, 1, 1.0) in by_run
+            name: _curve(by_run, [(k, replace(run, atlases=k)) for k in range(1, most + 1)])
+            for name, run in full.items()
+            if replace(run, atlases=1) in by_run
         },
-        "over_fractions": {
-            m.name: curve
-            for m in METHODS
-            if m.name in OVER_FRACTIONS
-            and len(curve := _curve(by_run, [(share, (m.name, m.atlases(most), share)) for share in shares])) > 1
-        },
+        "over_fractions": _over_shares(by_run, full, "subjects"),
+        "over_slices": _over_shares(by_run, full, "slices"),
+        "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
         "confidence": {name: _confidence(found) for name, found in main.items()},
         "subjects": subjects,
     }
+
+
+def _over_shares(
+    by_run: Mapping[Run, Sequence[CaseResult]], full: Mapping[str, Run], of: Literal["subjects", "slices"]
+) -> dict[str, list[dict[str, Any]]]:
+    """Per method the curve over the shares of the training data; none of a single point."""
+    shares = sorted({run.fraction for run in by_run if run.fraction < 1 and run.fraction_of == of})
+    curves = {}
+    for name in OVER_FRACTIONS:
+        points: list[tuple[float, Run]] = [(s, replace(full[name], fraction=s, fraction_of=of)) for s in shares]
+        curves[name] = _curve(by_run, [*points, (1.0, full[name])])
+    return {name: curve for name, curve in curves.items() if len(curve) > 1}
+
+
+def _over_epochs(
+    by_run: Mapping[Run, Sequence[CaseResult]], full: Mapping[str, Run], last: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Per method the curve over the epochs, with one atlas also; none of a single point."""
+    epochs = sorted({run.epoch for run in by_run if run.epoch is not None})
+    runs = dict(full) | {f"{name}-1": replace(run, atlases=1) for name, run in full.items() if (run.atlases or 1) > 1}
+    curves = {}
+    for name, run in runs.items():
+        curves[name] = _curve(by_run, [*((e, replace(run, epoch=e)) for e in epochs), (last, run)])
+    return {name: curve for name, curve in curves.items() if len(curve) > 1}
+
+
+def write_curves(found: Mapping[str, Any], path: Path) -> None:
+    """Every point of every curve as a CSV."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["over", "method", "x", "dice", "low", "high", "seconds"])
+        for over in ("atlases", "fractions", "slices", "epochs"):
+            for name, curve in found[f"over_{over}"].items():
+                for point in curve:
+                    ends = point["interval"] or (None, None)
+                    writer.writerow([over, name, point["x"], point["dice"], *ends, point["seconds"]])
 
 
 def write_cases(study: Study, path: Path) -> None:
@@ -92,7 +128,9 @@ def _flat(result: CaseResult) -> Iterable[dict[str, Any]]:
             "method": run.method.name,
             "atlases": run.atlases,
             "fraction": run.fraction,
+            "fraction_of": run.fraction_of,
             "seed": run.seed,
+            "epoch": run.epoch,
             **row,
             "seconds": result.details.get("seconds"),
         }
@@ -163,8 +201,8 @@ def _means(
 
 
 def _curve(
-    by_run: Mapping[tuple[str, int | None, float], Sequence[CaseResult]],
-    points: Sequence[tuple[float, tuple[str, int | None, float]]],
+    by_run: Mapping[Run, Sequence[CaseResult]],
+    points: Sequence[tuple[float, Run]],
 ) -> list[dict[str, Any]]:
     """Mean Dice with its interval, and seconds of a scan, at each point that was run."""
     curve = []

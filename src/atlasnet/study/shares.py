@@ -1,0 +1,85 @@
+"""A share of the training data, in whole subjects or in slices of every subject's annotation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.training.mapping import to_slices
+from atlasnet.volume import Volume, canonical, write_volume
+
+FEWEST_SUBJECTS = 2
+# Multiples of the golden ratio, without their whole parts, fill the unit interval more evenly than those of any other
+# number (Knuth, The Art of Computer Programming 3, 6.4).
+GOLDEN = (np.sqrt(5) - 1) / 2
+
+
+def share_of_subjects(cohort: Cohort, fraction: float, seed: int) -> Cohort:
+    """A share of the subjects, at least two, drawn at random; a smaller share is part of a larger one."""
+    if fraction == 1:
+        return cohort
+    names = sorted(subject.name for subject in cohort)
+    order = np.random.default_rng(seed).permutation(names).tolist()
+    return cohort.select(sorted(order[: max(FEWEST_SUBJECTS, round(fraction * len(names)))]))
+
+
+def share_of_slices(cohort: Cohort, fraction: float, seed: int, axis: Literal["z", "y", "x"], folder: Path) -> Cohort:
+    """Every subject with a share of the slices of its annotation; the other slices become unannotated.
+
+    The references are what a person would have left who annotated no more than these slices, with an ignore label, and
+    are trained on like any other such references. See `spread` for which slices they are.
+
+    Args:
+        cohort: subjects with references; slices in which nothing is annotated are not counted.
+        fraction: share of the slices, at least one of each subject.
+        seed: decides which.
+        axis: across which slices are counted, of the canonical axes.
+        folder: gets the references, NAME.nii.gz each; those that are there already are taken.
+    """
+    ignore = max(cohort.labels.values()) + 1 if cohort.ignore_label is None else cohort.ignore_label
+    subjects = []
+    for number, subject in enumerate(sorted(cohort, key=lambda subject: subject.name)):
+        path = folder / f"{subject.name}.nii.gz"
+        if not path.exists():
+            write_volume(path, _thinned(subject, fraction, np.random.default_rng([seed, number]), axis, ignore))
+        subjects.append(replace(subject, labels=path))
+    return replace(cohort, subjects=tuple(subjects), ignore_label=ignore)
+
+
+def _thinned(
+    subject: Subject, fraction: float, random: np.random.Generator, axis: Literal["z", "y", "x"], ignore: int
+) -> Volume:
+    """The reference with the value ``ignore`` in all but a share of its annotated slices."""
+    reference = subject.read_labels()
+    turned, orientation = canonical(reference)
+    array = turned.array.astype(np.promote_types(turned.array.dtype, np.min_scalar_type(ignore)))
+    slices = to_slices(array, axis)  # a view
+    annotated = np.flatnonzero((slices != ignore).any(axis=(0, 2, 3)))
+    kept = annotated[spread(len(annotated), fraction, random)]
+    slices[:, np.setdiff1d(annotated, kept)] = ignore
+    return Volume(orientation.restore(array), reference.grid)
+
+
+def spread(count: int, fraction: float, random: np.random.Generator) -> NDArray[np.intp]:
+    """Which of ``count`` slices a share of them has, at least one: spread evenly, and all of any smaller share's.
+
+    Neighbouring slices show almost the same: drawn at random they would clump and leave gaps, and say less than the
+    effort of annotating so many; whoever chooses slices spaces them. Strictly regular shares would not lie in one
+    another, and may beat with a coarser working grid. So slice i has the place i * (golden ratio) + a random number,
+    without its whole part, and the slices of the lowest places are taken: gaps of three lengths at most.
+
+    Args:
+        count: how many there are.
+        fraction: share, in (0, 1].
+        random: draws where the places begin; the same for every share.
+
+    Returns:
+        Ascending indices.
+    """
+    place = (np.arange(count) * GOLDEN + random.random()) % 1
+    return np.sort(np.argsort(place)[: max(1, round(fraction * count))])
