@@ -16,6 +16,7 @@ from atlasnet.report.display import PALETTE
 from atlasnet.report.panel import TEXT, TITLE, new_figure
 
 MOST_TICKS = 12  # as many points have a tick each
+LONGEST_OF_TWO = 44  # letters of a name, with which the legend has room for two columns
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def curve_figure(
         second_y: what that shows.
         order: names whose place decides colour and mark, so that these are the same in several figures.
     """
-    figure = new_figure(8.2, 4.8)
+    columns = 2 if max(map(len, curves), default=0) <= LONGEST_OF_TWO else 1
+    rows = -(-len(curves) // columns)
+    figure = new_figure(8.2, 4.8 + 0.24 * max(0, rows - 3))
     axes = figure.subplots()
     for name, points in curves.items():
         colour, marker = _look(name, order or list(curves))
@@ -76,7 +79,7 @@ def curve_figure(
         other.set_ylim(bottom=0)
         other.set_ylabel(second_y, fontsize=TEXT)
     figure.suptitle(title, fontsize=TITLE)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=TEXT, frameon=False)
     return figure
 
 
