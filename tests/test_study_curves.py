@@ -13,17 +13,19 @@ import pytest
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import Cancelled, InputError
+from atlasnet.evaluation import PatchCounts, PatchProtocol, classify_patches
 from atlasnet.execution import Execution
 from atlasnet.network import NetworkSpec
 from atlasnet.network.weights import read_tensors
 from atlasnet.study import Study, StudyOptions, read_test_subjects, run_study, write_study
+from atlasnet.study.patches import accuracies
 from atlasnet.study.shares import share_of_slices, share_of_subjects, spread
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.loop import WEIGHTS, epoch_weights, train_network
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import MappedCase
-from atlasnet.volume import write_volume
-from synthetic import subject, write_cohort
+from atlasnet.volume import read_labels, write_volume
+from synthetic import LABELS, subject, write_cohort
 
 ONE = Execution(threads=1)
 RECIPE = replace(Recipe.preset("default"), epochs=4, iterations=2, passes=0.0, learning_rate=6e-3)
@@ -34,6 +36,7 @@ CURVES = StudyOptions(
     curve_epochs=(1, 2, 4),
     fractions=(1.0, 0.4),
     fraction_of="slices",
+    patches=PatchProtocol("core", ("shell",), size=4),
 )
 TESTS = ("t0", "t1")
 SPEC = NetworkSpec("unet", 0.25)
@@ -198,7 +201,57 @@ def test_the_same_call_does_nothing_and_gives_the_same(
         raise AssertionError("something finished was done again")
 
     monkeypatch.setattr("atlasnet.study.study.fit", nothing)
-    assert run_study(cohort, tests, study.folder, CURVES, execution=ONE).results == study.results
+    monkeypatch.setattr("atlasnet.study.patches.classify_patches", nothing)
+    again = run_study(cohort, tests, study.folder, CURVES, execution=ONE)
+    assert again.results == study.results
+    assert again.patches == study.patches
+
+
+def test_patches_are_pooled_over_the_subjects(study: Study, found: dict, cohort: Cohort) -> None:
+    assert sorted(found["patches"]["methods"]) == ["atlasnet", "augmented-long", "plain", "propagation"]
+    for name, folder in (("atlasnet", "atlasnet-2"), ("propagation", "propagation")):
+        total = PatchCounts()
+        for case in TESTS:
+            truth = read_labels(cohort.root / "labelsTs" / f"{case}.nii.gz")
+            labels = read_labels(study.folder / "runs" / folder / "100" / "seed0" / f"{case}.nii.gz")
+            total += classify_patches(labels, truth, LABELS["core"], truth.array[0] > 0, size=4)
+        row = found["patches"]["methods"][name]
+        assert (row["diseased"], row["healthy"]) == (total.diseased, total.healthy)
+        assert min(total.diseased, total.healthy) > 0
+        assert row["mean_accuracy"] == pytest.approx(total.mean_accuracy)
+    assert "Patches: core or not?" in (study.folder / "study.html").read_text(encoding="utf-8")
+
+
+def test_accuracies_are_means_over_the_seeds_of_all_patches_together() -> None:
+    one = {"a": PatchCounts(10, 8, 30, 30), "b": PatchCounts(2, 0, 10, 9), "gone": PatchCounts(99, 0, 99, 0)}
+    two = {"a": PatchCounts(10, 6, 30, 24), "b": PatchCounts(2, 2, 10, 10)}
+    row = accuracies([one, two])
+    of_seeds = [(one["a"] + one["b"]).mean_accuracy, (two["a"] + two["b"]).mean_accuracy]
+    assert row["mean_accuracy"] == pytest.approx(np.mean(of_seeds))
+    assert (row["subjects"], row["diseased"], row["healthy"]) == (2, 12, 40)
+    assert row["diseased_accuracy"] == pytest.approx((8 / 12 + 8 / 12) / 2)
+    many = [{str(i): PatchCounts(4, i % 4, 5, 5) for i in range(12)}]
+    low, high = accuracies(many)["interval"]
+    assert low < accuracies(many)["mean_accuracy"] < high
+    only = accuracies([{"a": PatchCounts(0, 0, 4, 3)}])
+    assert (only["mean_accuracy"], only["healthy_accuracy"], only["interval"]) == (None, 0.75, None)
+    rare = [{str(i): PatchCounts(int(i == 0), 0, 5, i) for i in range(4)}]
+    assert accuracies(rare)["interval"] is None
+
+
+def test_observers_are_asked_for_patches_too(study: Study, cohort: Cohort, tests: Sequence[Subject]) -> None:
+    options = replace(CURVES, methods=("plain",), observers=(cohort.root / "labelsTs",))
+    (observer,) = write_study(run_study(cohort, tests, study.folder, options, execution=ONE), tests)["patches"][
+        "observers"
+    ]
+    assert observer["mean_accuracy"] == 1
+
+
+def test_patches_of_a_label_that_is_not_there_are_refused(
+    cohort: Cohort, tests: Sequence[Subject], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no such label"):
+        run_study(cohort, tests, tmp_path, StudyOptions(**SETTINGS, patches=PatchProtocol("lesion")), execution=ONE)
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 300])

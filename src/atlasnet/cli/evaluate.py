@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from atlasnet.cli.options import add_output_options
+from atlasnet.cli.options import add_output_options, add_patch_options, patches_from
 
 HELP = "score label maps against references: Dice, sensitivity, precision, distances in mm, volumes"
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-slice", action="store_true", help="score each annotated slice too, in mm and pixels: TABLE.slices.csv"
     )
+    add_patch_options(parser)
     parser.add_argument(
         "--allow-missing", action="store_true", help="leave out references without a prediction instead of refusing"
     )
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         ignore_label=args.ignore_label,
         tolerance_mm=args.tolerance,
         per_slice=args.per_slice,
+        patches=patches_from(args),
         allow_missing=args.allow_missing,
         execution=Execution(reporter=reporter),
     )

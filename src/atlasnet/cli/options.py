@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from atlasnet.errors import InputError
 
 if TYPE_CHECKING:
+    from atlasnet.evaluation import PatchProtocol
     from atlasnet.execution import Execution
 
 
@@ -51,6 +52,30 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         choices=OPERATORS,
         help="registration operator; the last three need their packages",
     )
+
+
+def add_patch_options(parser: argparse.ArgumentParser) -> None:
+    """The patch protocol."""
+    parser.add_argument(
+        "--patches",
+        metavar="LABEL[:REGION]",
+        help="tell diseased from healthy patches too: of a label, in the labels of a region that commas divide "
+        "(default: in all that was annotated)",
+    )
+    parser.add_argument(
+        "--patch-size",
+        type=int,
+        default=32,
+        metavar="PIXELS",
+        help="side of a patch (default: 32, for 512 x 512)",
+    )
+
+
+def patches_from(args: argparse.Namespace) -> PatchProtocol | None:
+    """The protocol that the options describe."""
+    from atlasnet.evaluation import PatchProtocol
+
+    return None if args.patches is None else PatchProtocol.parse(args.patches, args.patch_size)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,10 @@ from atlasnet.cli.options import (
     add_execution_options,
     add_fusion_option,
     add_network_options,
+    add_patch_options,
     execution_from,
     make_folder,
+    patches_from,
 )
 
 HELP = "compare the method with plain networks, ensembles and label propagation on your own data"
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
     )
     add_fusion_option(parser)
+    add_patch_options(parser)
     add_network_options(parser)
     add_execution_options(parser)
 
@@ -97,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         operator=args.registration,
         fusion=args.fusion,
         observers=tuple(args.observer),
+        patches=patches_from(args),
     )
     make_folder(args.output)
     study = run_study(cohort, tests, args.output, options, execution=execution)

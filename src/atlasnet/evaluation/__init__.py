@@ -1,18 +1,23 @@
-"""Evaluation: overlap, contour distances and volumes per subject, label and slice; tables over subjects."""
+"""Evaluation: overlap, contour distances and volumes per subject, label and slice; patches; tables over subjects."""
 
 from atlasnet.evaluation.contour import ContourDistances, contour
 from atlasnet.evaluation.folder import evaluate_folder
+from atlasnet.evaluation.patches import PatchCounts, PatchProtocol, classify_patches, region_mask
 from atlasnet.evaluation.scores import LabelScores, SliceScores, SubjectScores, evaluate_subject
 from atlasnet.evaluation.table import Table, table_path
 
 __all__ = [
     "ContourDistances",
     "LabelScores",
+    "PatchCounts",
+    "PatchProtocol",
     "SliceScores",
     "SubjectScores",
     "Table",
+    "classify_patches",
     "contour",
     "evaluate_folder",
     "evaluate_subject",
+    "region_mask",
     "table_path",
 ]

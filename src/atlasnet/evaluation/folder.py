@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.errors import InputError, VolumeError
+from atlasnet.evaluation.patches import PatchCounts, PatchProtocol, classify_patches, region_mask
 from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
 from atlasnet.evaluation.table import Table, shortened
 from atlasnet.execution import Execution
@@ -30,6 +31,7 @@ def evaluate_folder(
     ignore_label: int | None = None,
     tolerance_mm: float = 1.0,
     per_slice: bool = False,
+    patches: PatchProtocol | None = None,
     allow_missing: bool = False,
     execution: Execution | None = None,
 ) -> Table:
@@ -45,6 +47,7 @@ def evaluate_folder(
         ignore_label: the value of voxels that nobody annotated, by default the one named "ignore" in ``dataset.json``.
         tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
         per_slice: score annotated slices too.
+        patches: classify patches of the annotated slices too; see `classify_patches`.
         allow_missing: leave out, and name in the table, references without a prediction; otherwise they are an error,
             because a mean without the failures flatters. Predictions without a reference are named in the table.
         execution: its reporter and its cancellation are used.
@@ -77,7 +80,10 @@ def evaluate_folder(
     for path in execution.reporter.track(pairs.values(), "reading references", total=len(pairs)):
         execution.pause()
         values |= label_values(read_labels(path).array)
-    scored = _chosen(_named(declared.labels or {}, values - {0, ignore_label}, ignore_label), labels, references)
+    named = _named(declared.labels or {}, values - {0, ignore_label}, ignore_label)
+    scored = _chosen(named, labels, references)
+    disease, region = (0, ()) if patches is None else patches.values(named)
+    counts: dict[str, PatchCounts] = {}
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
     for case, path in execution.reporter.track(pairs.items(), "evaluating", total=len(pairs)):
@@ -102,10 +108,23 @@ def evaluate_folder(
         )
         rows += scores.rows
         slices += scores.slices
+        if patches is not None:
+            counts[case] = classify_patches(
+                prediction,
+                reference,
+                disease,
+                region_mask(reference, region, ignore_label),
+                size=patches.size,
+                share=patches.share,
+                ignore_label=ignore_label,
+                case=case,
+            )
     return Table(
         labels=scored,
         rows=tuple(rows),
         slices=tuple(slices),
+        protocol=patches,
+        patches=counts,
         tolerance_mm=tolerance_mm,
         ignore_label=ignore_label,
         missing=tuple(missing),

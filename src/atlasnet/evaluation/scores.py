@@ -105,7 +105,7 @@ def evaluate_subject(
     Raises:
         VolumeError: the maps lie on different grids or have several channels.
     """
-    _check(prediction, reference, case)
+    check_pair(prediction, reference, case)
     found, truth = prediction.array[0], reference.array[0]
     ignored = None if ignore_label is None else np.asarray(truth == ignore_label)
     if ignored is not None and not ignored.any():
@@ -113,7 +113,7 @@ def evaluate_subject(
     spacing = reference.grid.spacing[::-1]
     voxel_ml = float(np.prod(spacing)) / 1000
     axis = slice_axis(reference.grid)
-    annotated = _annotated_slices(truth, ignored, axis) if per_slice else []
+    annotated = annotated_slices(truth, ignored, axis) if per_slice else []
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
     for name, value in labels.items():
@@ -159,7 +159,12 @@ def slice_axis(grid: Grid) -> int:
     return int(thick[np.argmax(along_patient[thick])])
 
 
-def _check(prediction: Volume, reference: Volume, case: str) -> None:
+def check_pair(prediction: Volume, reference: Volume, case: str) -> None:
+    """Whether both are label maps on one grid.
+
+    Raises:
+        VolumeError: they are not.
+    """
     subject = case or "the subject"
     for volume, role in ((prediction, "prediction"), (reference, "reference")):
         if volume.channels != 1:
@@ -185,7 +190,8 @@ def _overlap(ours: Mask, theirs: Mask) -> tuple[float, float, float]:
     return 2 * both / (positive + true), both / true, both / positive
 
 
-def _annotated_slices(truth: NDArray[Any], ignored: Mask | None, axis: int) -> list[int]:
+def annotated_slices(truth: NDArray[Any], ignored: Mask | None, axis: int) -> list[int]:
+    """The slices of a reference (z, y, x) with a label, or with a voxel that is not ignored where some are."""
     annotated = truth != 0 if ignored is None else ~ignored
     return np.flatnonzero(annotated.any(axis=tuple(a for a in range(3) if a != axis))).tolist()
 

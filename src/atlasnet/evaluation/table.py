@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import InputError
+from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, columns
 from atlasnet.execution import atomic_path, write_json
 
@@ -38,6 +39,8 @@ class Table:
         labels: name to value of the labels scored.
         rows: one per subject and label.
         slices: one per subject, label and annotated slice, if asked for.
+        protocol: which patches were classified, if any.
+        patches: per subject.
         tolerance_mm: of the surface Dice.
         ignore_label: the reference value that counts nowhere.
         missing: subjects with a reference but no prediction; they are in no row and no mean.
@@ -47,6 +50,8 @@ class Table:
     labels: Mapping[str, int]
     rows: tuple[LabelScores, ...]
     slices: tuple[SliceScores, ...] = ()
+    protocol: PatchProtocol | None = None
+    patches: Mapping[str, PatchCounts] = field(default_factory=dict)
     tolerance_mm: float = 1.0
     ignore_label: int | None = None
     missing: tuple[str, ...] = ()
@@ -97,10 +102,21 @@ class Table:
         if self.slices:
             content["slice_summary"] = self.slice_summary()
             content["slices"] = [asdict(row) for row in self.slices]
+        if self.protocol is not None:
+            content["patches"] = {
+                "protocol": asdict(self.protocol),
+                "all": self.all_patches.as_json(),
+                "subjects": {case: counts.as_json() for case, counts in self.patches.items()},
+            }
         return content
 
+    @property
+    def all_patches(self) -> PatchCounts:
+        """Those of all subjects together."""
+        return sum(self.patches.values(), PatchCounts())
+
     def write(self, path: str | Path) -> list[Path]:
-        """Write TABLE.json, TABLE.csv beside it and, if slices were scored, TABLE.slices.csv.
+        """Write TABLE.json, TABLE.csv beside it and, if they were scored, TABLE.slices.csv and TABLE.patches.csv.
 
         Returns:
             The paths written.
@@ -114,7 +130,11 @@ class Table:
         _write_csv(written[1], columns(LabelScores), [asdict(row) for row in self.rows])
         if self.slices:
             written.append(target.with_suffix(".slices.csv"))
-            _write_csv(written[2], columns(SliceScores), [asdict(row) for row in self.slices])
+            _write_csv(written[-1], columns(SliceScores), [asdict(row) for row in self.slices])
+        if self.protocol is not None:
+            rows = [{"case": case} | counts.as_json() for case, counts in self.patches.items()]
+            written.append(target.with_suffix(".patches.csv"))
+            _write_csv(written[-1], ["case", *PatchCounts().as_json()], rows)
         return written
 
     def text(self) -> str:
@@ -124,6 +144,8 @@ class Table:
         if slices is not None:
             heading = f"each subject's mean over its annotated slices ({len(self.slices)} in all)"
             parts.append(f"{heading}\n\n{_text(slices, len(self.cases), self.tolerance_mm)}")
+        if self.protocol is not None:
+            parts.append(f"patches of {self.protocol.size} x {self.protocol.size} pixels: {self.all_patches.text()}")
         for names, what in ((self.missing, "no prediction for"), (self.unreferenced, "no reference for")):
             if names:
                 parts.append(f"{what}: {shortened(names)}")

@@ -137,10 +137,44 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         page.heading(f"Label: {label}")
         page.table(["method", *_HEADINGS.values()], _label_rows(found, label))
     titles = {method.name: method.title for method in METHODS}
+    _patches(page, found["patches"], titles)
     _curves(page, study, found, titles, figures)
     _confidence(page, found, titles, figures)
     _overlays(page, study, found, tests, modality, figures)
     return page
+
+
+def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, str]) -> None:
+    """Diseased and healthy patches."""
+    if found is None:
+        return
+    protocol = found["protocol"]
+    side, region = protocol["size"], ", ".join(protocol["region"]) or "all that was annotated"
+    page.heading(f"Patches: {protocol['label']} or not?")
+    page.text(
+        f"Patches of {side} x {side} pixels without overlap in the annotated slices (region: {region}). One counts as "
+        f"diseased where at least {protocol['share']:.0%} of it is {protocol['label']}, healthy where at least as much "
+        "is region without it; it is taken for diseased where at least half of it was found to be. Accuracies are over "
+        "the patches of all subjects together, means over the seeds; the mean accuracy is the mean of both kinds'."
+    )
+    rows = [(titles[name], scores) for name, scores in found["methods"].items()]
+    rows += [(f"observer {number}", scores) for number, scores in enumerate(found["observers"], start=1)]
+    accuracies = ("diseased_accuracy", "healthy_accuracy", "mean_accuracy")
+    names = list(found["methods"])
+    page.table(
+        ["method", "diseased", "healthy", "right of diseased", "right of healthy", "mean accuracy", "95 % interval"],
+        [
+            [
+                title,
+                str(scores["diseased"]),
+                str(scores["healthy"]),
+                *(_number(scores[name], ".3f") for name in accuracies),
+                _interval(scores["interval"], ".3f"),
+            ]
+            for title, scores in rows
+        ],
+        main=names.index(MAIN) if MAIN in names else None,
+    )
 
 
 def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:

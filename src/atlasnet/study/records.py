@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from atlasnet.errors import InputError
+from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions
 from atlasnet.study.methods import Method, chosen_methods
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
+
+OfSubjects = Mapping[str, PatchCounts]
+"""Test subject to its patches."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class StudyOptions:
         fusion: how the networks of an ensemble, and those of the atlases, are fused; see
             `atlasnet.prediction.fusion`.
         observers: folders of other people's segmentations of the test subjects, CASE.nii.gz each.
+        patches: classify patches too, of every row of the main table and of the observers.
 
     Raises:
         InputError: a value that makes no sense.
@@ -58,6 +64,7 @@ class StudyOptions:
     operator_settings: dict[str, Any] = field(default_factory=dict)
     fusion: str = "mean"
     observers: tuple[Path, ...] = ()
+    patches: PatchProtocol | None = None
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
@@ -112,6 +119,10 @@ class Run:
         epoch = "" if self.epoch is None else f"-epoch{self.epoch}"
         return f"runs/{name}/{self.share}/seed{self.seed}{epoch}"
 
+    def is_main(self, most: int) -> bool:
+        """Whether it makes a row of the main table: all data, to the end of its training, with ``most`` atlases."""
+        return self.fraction == 1 and self.epoch is None and self.atlases == self.method.atlases(most)
+
     def with_atlases(self, most: int) -> list[Run]:
         """One run for each number of atlases that can be asked, of ``most``; during a training, for one and all."""
         count = self.method.atlases(most)
@@ -150,6 +161,9 @@ class Study:
         recipe: of AtlasNet's networks.
         results: of all runs; a scan that a run could not segment has no scores there.
         observers: per observer, its scores of every scan that it holds.
+        protocol: which patches were classified, if any.
+        patches: those of every method of the main table, for each seed.
+        observer_patches: those of every observer.
     """
 
     folder: Path
@@ -159,3 +173,6 @@ class Study:
     recipe: Recipe
     results: tuple[CaseResult, ...]
     observers: tuple[tuple[dict[str, Any], ...], ...]
+    protocol: PatchProtocol | None = None
+    patches: Mapping[str, Sequence[OfSubjects]] = field(default_factory=dict)
+    observer_patches: tuple[OfSubjects, ...] = ()

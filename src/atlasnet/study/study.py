@@ -24,6 +24,7 @@ from atlasnet.registration import Operator, make_operator
 from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
+from atlasnet.study.patches import with_patches
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
 from atlasnet.study.shares import share_of_slices, share_of_subjects
@@ -104,6 +105,8 @@ class _Study:
                     found=", ".join(outside),
                 )
         check_epochs(self.options.curve_epochs, self.recipe)
+        if self.options.patches is not None:
+            self.options.patches.values(self.labels)
         self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
         check_test_subjects(self.cohort, self.tests, self.files)
 
@@ -128,7 +131,7 @@ class _Study:
             for run in job.with_atlases(len(sources))
             for test in self.tests
         ]
-        return Study(
+        study = Study(
             folder=self.folder,
             labels=self.labels,
             cases=tuple(test.name for test in self.tests),
@@ -136,6 +139,16 @@ class _Study:
             recipe=self.recipe,
             results=tuple(results),
             observers=observers,
+        )
+        if self.options.patches is None:
+            return study
+        return with_patches(
+            study,
+            self.tests,
+            self.options.patches,
+            observers=self.options.observers,
+            ignore_label=self.cohort.ignore_label,
+            execution=self.execution,
         )
 
     def _jobs(self) -> Iterator[Run]:
@@ -186,7 +199,7 @@ class _Study:
     def _remember_settings(self) -> None:
         """Figures of one table come from one setting; what is named here may be added."""
         options = asdict(self.options)
-        added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers")
+        added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
         for name in (*added, "preset", "epochs"):
             options.pop(name)
         settings = {

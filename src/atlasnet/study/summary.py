@@ -13,6 +13,7 @@ import numpy as np
 from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
+from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study
 from atlasnet.study.statistics import compare, interval, rank_correlation, worst_tenth
 
@@ -38,7 +39,7 @@ def summarise(study: Study) -> dict[str, Any]:
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
         with one atlas, as ``atlasnet-1``. ``confidence``: per method the rank correlation of what it says of itself
         with its Dice. ``observers``: per observer and score the mean; ``subjects``: per method and test subject the
-        mean Dice.
+        mean Dice. ``patches``: see `summarise_patches`.
     """
     by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
@@ -70,6 +71,7 @@ def summarise(study: Study) -> dict[str, Any]:
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
         "confidence": {name: _confidence(found) for name, found in main.items()},
         "subjects": subjects,
+        "patches": summarise_patches(study),
     }
 
 
