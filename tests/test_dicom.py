@@ -1,4 +1,4 @@
-"""DICOM folders, written slice by slice with SimpleITK."""
+"""DICOM folders, written slice by slice with SimpleITK: geometry, and stacks that are none."""
 
 from __future__ import annotations
 
@@ -78,24 +78,9 @@ def test_an_oblique_series_agrees_with_simpleitk(tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.grid.spacing, image.GetSpacing(), atol=1e-4)
 
 
-def test_two_series_in_one_folder_are_listed_and_refused(tmp_path: Path) -> None:
-    write_series(tmp_path / "ct", "1.2.3.1", prefix="A")
-    write_series(tmp_path / "ct", "1.2.3.2", prefix="B")
-    with pytest.raises(VolumeError, match=r"2 DICOM series.*1\.2\.3\.1 \(6 files, 'series A'\).*1\.2\.3\.2 \(6 files"):
-        read_volume(tmp_path / "ct")
-
-
-def test_a_named_series_is_read_out_of_two(tmp_path: Path) -> None:
-    write_series(tmp_path / "ct", "1.2.3.1", prefix="A")
-    write_series(tmp_path / "ct", "1.2.3.2", prefix="B", places=np.arange(3) * 2.5)
-    assert read_volume(tmp_path / "ct", series="1.2.3.2").grid.shape == (3, 7, 8)
-    with pytest.raises(VolumeError, match="does not hold"):
-        read_volume(tmp_path / "ct", series="1.2.3.3")
-
-
 def test_a_missing_slice_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", places=np.array([0, 1, 2, 4, 5, 6]) * 2.5)
-    with pytest.raises(VolumeError, match=r"missing.*expected 2.5 mm.*found 5 mm"):
+    with pytest.raises(VolumeError, match=r"1 slices are missing.*expected 2.5 mm.*found 5 mm"):
         read_volume(tmp_path / "ct")
 
 
@@ -113,7 +98,7 @@ def test_two_slices_at_one_place_are_refused(tmp_path: Path) -> None:
 
 def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", step=np.array([0.0, np.tan(0.2), 1.0]))
-    with pytest.raises(VolumeError, match="sheared"):
+    with pytest.raises(VolumeError, match=r"tilted gantry.*a tilt of 11\.5 degrees"):
         read_volume(tmp_path / "ct")
 
 
@@ -133,6 +118,6 @@ def test_a_truncated_slice_is_refused_also_at_the_ends(
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "notes.txt").write_text("nothing", encoding="utf-8")
     with pytest.raises(VolumeError, match="no DICOM"):
         read_volume(tmp_path)

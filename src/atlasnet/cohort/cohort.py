@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Cohort:
         labels: label name to value in the reference files, background 0 included, the ignore label not.
         ignore_label: the value of voxels that nobody annotated, or None.
         format: ``"nnU-Net"``, ``"Decathlon"`` or ``"plain"``.
+        segments: codes and colours by label name, as ``dataset.json`` has them; see `atlasnet.cohort.segments`.
     """
 
     root: Path
@@ -38,6 +40,7 @@ class Cohort:
     labels: dict[str, int]
     ignore_label: int | None
     format: str
+    segments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path, *, labelled: bool = True) -> Cohort:
@@ -124,7 +127,8 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
     if labels is None:
         labels = _found_labels(listing.subjects)
     subjects = tuple(listing.subjects)
-    return Cohort(root, subjects, channels, labels, declaration.ignore_label, listing.format), listing.problems
+    cohort = Cohort(root, subjects, channels, labels, declaration.ignore_label, listing.format, declaration.segments)
+    return cohort, listing.problems
 
 
 def _found_labels(subjects: Sequence[Subject]) -> dict[str, int]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atlasnet.errors import CohortError
+from atlasnet.cohort.segments import label_segments
+from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import read_json
 
 BACKGROUND = "background"
@@ -24,6 +25,7 @@ class Declaration:
         ignore_label: the value of voxels that nobody annotated, or None.
         training: the Decathlon's list of cases, empty elsewhere.
         file_ending: nnU-Net's, or None.
+        segments: codes and colours by label name; see `atlasnet.cohort.segments`.
     """
 
     channels: tuple[str, ...] | None = None
@@ -31,6 +33,7 @@ class Declaration:
     ignore_label: int | None = None
     training: tuple[Mapping[str, Any], ...] = field(default=())
     file_ending: str | None = None
+    segments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_declaration(path: Path) -> Declaration:
@@ -53,7 +56,12 @@ def read_declaration(path: Path) -> Declaration:
     ending = content.get("file_ending")
     if ending is not None and not isinstance(ending, str):
         raise CohortError("'file_ending' in dataset.json is not a text", path=path, found=repr(ending))
-    return Declaration(_channels(path, content), labels, ignore, cases, ending)
+    segments = content.get("segments", {})
+    try:
+        label_segments(labels or {}, segments)
+    except InputError as error:
+        raise CohortError(f"dataset.json: {error}", path=path) from error
+    return Declaration(_channels(path, content), labels, ignore, cases, ending, segments)
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:

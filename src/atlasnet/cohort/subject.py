@@ -22,15 +22,17 @@ class Subject:
 
     Args:
         name: unique in its cohort; names outputs.
-        images: one file (or DICOM folder) per channel, or a single file that holds every channel.
+        images: one file (or DICOM folder or zip) per channel, or a single file that holds every channel.
         labels: the reference, or None.
         channels: how many channels ``images`` hold in all.
+        series: the number or UID of the DICOM series, where an image holds several.
     """
 
     name: str
     images: tuple[Path, ...]
     labels: Path | None = None
     channels: int = 1
+    series: str | None = None
 
     def read_image(self) -> Volume:
         """The image, (c, z, y, x) as stored: neither turned nor normalised.
@@ -39,7 +41,8 @@ class Subject:
             VolumeError: a file cannot be used, the channels are not as many as declared, or do not lie on one grid.
         """
         single = len(self.images) == 1
-        parts = [read_volume(path, channels=single and self.channels > 1) for path in self.images]
+        several = single and self.channels > 1
+        parts = [read_volume(path, channels=several, series=self.series) for path in self.images]
         found = sum(part.channels for part in parts)
         if found != self.channels:
             raise VolumeError(
@@ -61,7 +64,7 @@ class Subject:
         Raises:
             VolumeError: the header cannot be used.
         """
-        return read_grid(self.images[0])
+        return read_grid(self.images[0], series=self.series)
 
     def read_labels(self, grid: Grid | None = None) -> Volume:
         """The reference, whole numbers (1, z, y, x), on exactly the image's grid.

@@ -1,5 +1,6 @@
 """Where work runs: device, threads, progress, cancellation, and files that survive a power cut."""
 
+from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, write_json
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter
@@ -15,5 +16,6 @@ __all__ = [
     "digest",
     "file_digest",
     "read_json",
+    "unpack",
     "write_json",
 ]

@@ -1,4 +1,4 @@
-"""What to predict: files, folders of cases and DICOM folders turned into a checked list of cases."""
+"""What to predict: files, folders of cases and DICOM exports turned into a checked list of cases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
-from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix
+from atlasnet.volume.io import DICOM_SUFFIXES, READABLE_SUFFIXES, image_suffix, is_dicom
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -19,22 +19,24 @@ def image_stem(path: Path) -> str | None:
     return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
 
 
-def find_cases(inputs: Sequence[str | Path], channels: int) -> list[Subject]:
+def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None = None) -> list[Subject]:
     """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
 
     A file is a case, except that with several channels the files ``CASE_0000`` … of one case belong together (naming
-    one of them is enough). A folder is a folder of cases when it holds image files, else a DICOM folder.
+    one of them is enough). A folder is a folder of cases when it holds image files, else a DICOM folder, which is one
+    case, as a DICOM file and a zip are.
 
     Args:
         inputs: files and folders.
         channels: how many channels the model expects.
+        series: the number or UID of the series to take out of each DICOM folder or zip.
 
     Raises:
         InputError: something is absent, is no image, lacks a channel, or two cases have one name.
     """
     cases: dict[str, Subject] = {}
     for path in map(Path, inputs):
-        for case in _cases_of(path, channels):
+        for case in _cases_of(path, channels, series):
             other = cases.get(case.name)
             if other == case:
                 continue
@@ -49,25 +51,23 @@ def find_cases(inputs: Sequence[str | Path], channels: int) -> list[Subject]:
     return list(cases.values())
 
 
-def _cases_of(path: Path, channels: int) -> Iterable[Subject]:
+def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject]:
     if not path.exists():
         raise InputError("there is no such file or folder", path=path)
     if path.is_file():
         stem = image_stem(path)
+        if stem is None and is_dicom(path):
+            return [_dicom(path, path.stem if path.suffix.lower() in DICOM_SUFFIXES else path.name, channels, series)]
         if stem is None:
             raise InputError(
-                "the file is not an image that can be read", path=path, expected=" ".join(READABLE_SUFFIXES)
+                "the file is not an image that can be read",
+                path=path,
+                expected=" ".join((*READABLE_SUFFIXES, *DICOM_SUFFIXES)),
             )
         return [_case(path, stem, channels)]
     files = sorted(file for file in path.iterdir() if image_stem(file) and not file.name.startswith("."))
     if not files:
-        if channels > 1:
-            raise InputError(
-                f"a DICOM folder has one channel and the model expects {channels}",
-                path=path,
-                remedy="convert each channel to CASE_0000.nii.gz, CASE_0001.nii.gz, …",
-            )
-        return [Subject(path.resolve().name, (path,))]
+        return [_dicom(path, path.resolve().name, channels, series)]
     found: dict[str, Subject] = {}
     for file in files:
         case = _case(file, str(image_stem(file)), channels)
@@ -75,6 +75,16 @@ def _cases_of(path: Path, channels: int) -> Iterable[Subject]:
         if other != case:
             raise InputError(f"two files would both be case {case.name!r}", path=file, found=str(other.images[0]))
     return found.values()
+
+
+def _dicom(path: Path, name: str, channels: int, series: str | None) -> Subject:
+    if channels > 1:
+        raise InputError(
+            f"a DICOM series has one channel and the model expects {channels}",
+            path=path,
+            remedy="convert each channel to CASE_0000.nii.gz, CASE_0001.nii.gz, …",
+        )
+    return Subject(name, (path,), series=series)
 
 
 def _case(path: Path, stem: str, channels: int) -> Subject:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from atlasnet.cohort.segments import PALETTE
 from atlasnet.errors import InputError
-from atlasnet.report.display import PALETTE
 from atlasnet.report.panel import TEXT, TITLE, new_figure, save
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

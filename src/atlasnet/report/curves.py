@@ -10,9 +10,9 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from atlasnet.cohort.segments import PALETTE
 from atlasnet.execution import atomic_path
 from atlasnet.report.comparison import MARKERS
-from atlasnet.report.display import PALETTE
 from atlasnet.report.panel import TEXT, TITLE, new_figure
 
 MOST_TICKS = 12  # as many points have a tick each

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.segments import PALETTE
 from atlasnet.errors import InputError
 from atlasnet.volume import Volume, canonical
 
@@ -21,9 +22,6 @@ Plane = Literal["axial", "coronal", "sagittal"]
 
 # Of canonical arrays (z, y, x): the axis across the plane, and whether the first axis that remains points up.
 _PLANES: dict[str, tuple[int, bool]] = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
-
-# Okabe and Ito's colours, which people with any colour vision tell apart (jfly.uni-koeln.de/color).
-PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
 
 # Windows of CT, HU.
 LUNG_WINDOW = (-1150.0, 150.0)

@@ -213,6 +213,7 @@ class _Fit:
             network=spec,
             atlases=tuple(atlases),
             provenance=self._provenance(settings, recipe, networks, hashes),
+            segment_table=self.cohort.segments,
         )
         model.save()
         return Model.load(self.folder)
@@ -274,6 +275,10 @@ class _Fit:
             )
         if not all(model.weights_path(a, epoch).is_file() for a in model.atlases for epoch in self.options.keep_epochs):
             return None
+        if model.segment_table != self.cohort.segments:
+            replace(model, segment_table=self.cohort.segments).save()
+            self.say.note("the model is finished already; the codes and colours of its labels were brought up to date")
+            return Model.load(self.folder)
         self.say.note("the model is finished already; nothing was left to do")
         return model
 

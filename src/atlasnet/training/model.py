@@ -15,15 +15,16 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from atlasnet import __version__
 from atlasnet.cohort import Plan
+from atlasnet.cohort.segments import Segment, label_segments
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import atomic_path, digest, file_digest, read_json, write_json
+from atlasnet.execution import atomic_path, digest, file_digest, read_json, unpack, write_json
 from atlasnet.network import NetworkSpec
 from atlasnet.volume import Volume, read_volume
 
@@ -62,6 +63,7 @@ class Model:
         atlases: in the order of training.
         provenance: versions, seed, hashes of the training data.
         checksums: SHA-256 by relative path, verified on load.
+        segment_table: codes and colours by label name, where the cohort had them.
     """
 
     folder: Path
@@ -75,12 +77,18 @@ class Model:
     atlases: tuple[Atlas, ...]
     provenance: Mapping[str, Any]
     checksums: Mapping[str, str] = field(default_factory=dict)
+    segment_table: Mapping[str, Any] = field(default_factory=dict)
     _unpacked: Any = field(default=None, repr=False, compare=False)
 
     @property
     def values(self) -> tuple[int, ...]:
         """The label value of each class index: background first, then ascending."""
         return class_values(self.labels, self.ignore_label)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Every label but the background as other software is told of it, in the order of their values."""
+        return label_segments({n: v for n, v in self.labels.items() if v != self.ignore_label}, self.segment_table)
 
     def atlas_path(self, atlas: Atlas) -> Path:
         """Where the atlas image lies."""
@@ -105,6 +113,7 @@ class Model:
                 "channels": list(self.channels),
                 "labels": dict(self.labels),
                 "ignore_label": self.ignore_label,
+                "segments": dict(self.segment_table),
                 "plan": self.plan.to_json(),
                 "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
                 "network": self.network.to_json(),
@@ -168,8 +177,10 @@ class Model:
                 atlases=tuple(Atlas(str(a["name"]), a["subject"], dict(a["quality"])) for a in content["atlases"]),
                 provenance=dict(content["provenance"]),
                 checksums={str(name): str(value) for name, value in content["checksums"].items()},
+                segment_table=content.get("segments", {}),
                 _unpacked=unpacked,
             )
+            _ = model.segments  # what it says of the labels is understood
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
                 "model.json is not complete", path=path, found=f"{type(error).__name__}: {error}"
@@ -282,20 +293,4 @@ class _Unpacked:
     def __init__(self, path: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="atlasnet-model-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                _check_entries(path, archive.infolist())
-                archive.extractall(self.folder)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise ModelError(
-                "the file is not a model archive", path=path, expected="a zip of a model folder", found=str(error)
-            ) from error
-
-
-def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse names that lead out of the archive, and sizes that no model has."""
-    for entry in entries:
-        if entry.filename.startswith("/") or "\\" in entry.filename or ".." in PurePosixPath(entry.filename).parts:
-            raise ModelError("the archive names a file outside itself", path=path, found=repr(entry.filename))
-    if sum(entry.file_size for entry in entries) > LARGEST_ARCHIVE:
-        raise ModelError("the archive claims to be larger than any model", path=path)
+        unpack(path, self.folder, largest=LARGEST_ARCHIVE, error=ModelError, what="a model archive")

@@ -48,9 +48,9 @@ def keyed_atlas(name: str, key: str, path: Path, channels: int) -> Keyed:
 
 
 def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a DICOM folder."""
+    """SHA-256 of a file, or of the files of a DICOM folder and the folders in it."""
     if path.is_dir():
-        return digest([file_digest(file) for file in sorted(path.iterdir()) if file.is_file()])
+        return digest([file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()])
     return file_digest(path)
 
 

@@ -1,198 +1,403 @@
-"""A folder of DICOM slices, read as one volume whose geometry comes from the slices' own positions."""
+"""A DICOM series read as one volume whose geometry comes from the slices' own positions (DICOM PS3.3 C.7.6.2.1.1).
+
+The slices may be files of their own or the frames of enhanced multi-frame files. pydicom reads the headers and GDCM,
+through SimpleITK, decodes the pixels; how they are scaled and where they lie is decided here.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames, parse_fragments
+from pydicom.uid import (
+    UID,
+    ImplicitVRLittleEndian,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from atlasnet.errors import VolumeError
+from atlasnet.volume.dicom_series import Instance, Series, open_series
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
 
-POSITION, ORIENTATION, PIXEL_SPACING, FRAMES, DESCRIPTION = (
-    "0020|0032",
-    "0020|0037",
-    "0028|0030",
-    "0028|0008",
-    "0008|103e",
-)
+Float = NDArray[np.float64]
 
 SLICE_TOLERANCE = 0.05
 """How far a gap between slices may differ from the others, as a share: some scanners round positions to 0.01 mm."""
 
+LARGEST_EXPANSION = 1000
+"""How many times its size a compressed image may decode to, beyond 16 MiB: even an empty one stays below."""
 
-def read_dicom_folder(folder: Path, series: str | None = None) -> Volume:
-    """Read the one DICOM image series directly in ``folder`` as (1, z, y, x), slices ordered along their common normal.
+_PIXELS = [
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PixelData",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice.
+
+    Args:
+        instance: the file that holds it.
+        number: of the frame in the file, from 0.
+        position: (3,) of the centre of the first pixel, LPS mm.
+        orientation: (6,) unit vectors along a row and along a column.
+        spacing: (2,) between columns and between rows, mm.
+        slope: what a stored value is multiplied by,
+        intercept: and what is added to it then.
+    """
+
+    instance: Instance
+    number: int
+    position: Float
+    orientation: Float
+    spacing: Float
+    slope: float
+    intercept: float
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        name = self.instance.file.name
+        return f"frame {self.number + 1} of {name}" if self.instance.frames > 1 else name
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        header = self.instance.header
+        return int(header.get("Columns") or 0), int(header.get("Rows") or 0)
+
+
+@dataclass(frozen=True, eq=False)
+class DicomSource:
+    """What another DICOM object says of the series that it was made from.
+
+    Args:
+        grid: of the volume.
+        headers: of each slice of the volume along z, without pixels; slices of one multi-frame file share theirs.
+        frames: the number of each slice's frame in its file, from 1; None for files of one frame.
+        positions: (n, 3) of the centre of each slice's first pixel, LPS mm, as the series states them.
+    """
+
+    grid: Grid
+    headers: tuple[Dataset, ...]
+    frames: tuple[int | None, ...]
+    positions: Float
+
+
+def read_dicom(path: Path, series: str | None = None) -> Volume:
+    """Read one DICOM image series as (1, z, y, x), slices ordered along their common normal.
+
+    Values are rescaled to the modality's unit (HU in CT): whole numbers stay integers, others become float32.
+
+    Args:
+        path: a folder, a zip or a file; see `atlasnet.volume.dicom_series.open_series`.
+        series: the SeriesNumber or SeriesInstanceUID where there are several.
 
     Raises:
-        VolumeError: no series, several of them and ``series`` names none, a slice that cannot be read, or slices that
-            do not make an even stack: unequal sizes or orientations, gaps, repeated positions, a tilted gantry.
+        VolumeError: there is no such series, a slice cannot be read, or the slices do not make an even stack: unequal
+            sizes or orientations, gaps, repeated positions, a tilted gantry.
     """
-    found = {uid: list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)) for uid in _series(folder)}
-    _check_unread(folder, {Path(file).name for files in found.values() for file in files})
-    headers = {uid: [_header(Path(file)) for file in files] for uid, files in found.items()}
-    images = {uid: [h for h in slices if h.HasMetaDataKey(POSITION)] for uid, slices in headers.items()}
-    images = {uid: slices for uid, slices in images.items() if slices}
-    if not images:
-        raise VolumeError(
-            "no DICOM image series in this folder", path=folder, expected="the slices of one series, directly in it"
+    with open_series(path, series) as found:
+        frames, grid = _stacked(found)
+        slices = _pixels(found, frames)
+        return Volume(np.stack(slices).astype(np.result_type(*slices), copy=False), grid)
+
+
+def read_dicom_grid(path: Path, series: str | None = None) -> Grid:
+    """The grid of `read_dicom`'s volume, from the headers alone; raises as that does."""
+    with open_series(path, series) as found:
+        return _stacked(found)[1]
+
+
+def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:
+    """The whole headers of the series in the order of the volume's slices; raises as `read_dicom` does."""
+    with open_series(path, series) as found:
+        frames, grid = _stacked(found)
+        headers = {i.file: dcmread(i.file, stop_before_pixels=True, force=True) for i in found.instances}
+        return DicomSource(
+            grid,
+            tuple(headers[frame.instance.file] for frame in frames),
+            tuple(frame.number + 1 if frame.instance.frames > 1 else None for frame in frames),
+            np.array([frame.position for frame in frames]),
         )
-    if series is not None and series not in images:
-        raise VolumeError(
-            "the folder does not hold this DICOM series", path=folder, expected=series, found=_listing(images)
-        )
-    if series is None and len(images) > 1:
-        raise VolumeError(
-            f"the folder holds {len(images)} DICOM series",
-            path=folder,
-            expected="one",
-            found=_listing(images),
-            remedy="move the wanted series into a folder of its own, or name it (read_volume(..., series=UID))",
-        )
-    return _stack(folder, images[series if series is not None else next(iter(images))])
 
 
-def _series(folder: Path) -> tuple[str, ...]:
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
-
-
-def _check_unread(folder: Path, known: set[str]) -> None:
-    """A damaged slice is passed over when series are collected: at the end of a stack nobody would miss it."""
-    for file in sorted(folder.iterdir()):
-        if file.name in known or file.name.upper() == "DICOMDIR" or not file.is_file():
-            continue
-        with file.open("rb") as stream:
-            preamble = stream.read(132)
-        if preamble[128:] == b"DICM" or (file.suffix.lower() in (".dcm", ".ima") and file.stat().st_size == 0):
-            try:
-                _header(file)
-            except VolumeError:
-                raise VolumeError(
-                    "a DICOM file in this folder cannot be read", path=file, remedy="export the series again"
-                ) from None
-
-
-def _header(file: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise VolumeError("the DICOM file cannot be read", path=file, found=str(error).splitlines()[-1]) from error
-    return reader
-
-
-def _listing(images: dict[str, list[sitk.ImageFileReader]]) -> str:
-    def described(slices: list[sitk.ImageFileReader]) -> str:
-        text = slices[0].GetMetaData(DESCRIPTION).strip() if slices[0].HasMetaDataKey(DESCRIPTION) else ""
-        return f"{len(slices)} files" + (f", {text!r}" if text else "")
-
-    return "; ".join(f"{uid} ({described(slices)})" for uid, slices in sorted(images.items()))
-
-
-def _values(header: sitk.ImageFileReader, tag: str, count: int) -> NDArray[np.float64]:
-    text = header.GetMetaData(tag) if header.HasMetaDataKey(tag) else ""
-    try:
-        values = np.array([float(word) for word in text.split("\\")])
-    except ValueError:
-        values = np.empty(0)
-    if values.size != count:
-        raise VolumeError(
-            f"the DICOM tag ({tag.replace('|', ',')}) is missing or damaged",
-            path=header.GetFileName(),
-            found=repr(text),
-        )
-    return values
-
-
-def _stack(folder: Path, headers: list[sitk.ImageFileReader]) -> Volume:
-    first = headers[0]
-    if any(h.HasMetaDataKey(FRAMES) and int(h.GetMetaData(FRAMES)) > 1 for h in headers):
-        raise VolumeError("multi-frame DICOM is not supported", path=folder, remedy="convert it to NIfTI first")
-    row, column = np.split(_values(first, ORIENTATION, 6), 2)
+def _stacked(series: Series) -> tuple[list[Frame], Grid]:
+    """The slices in the order of the volume, and its grid."""
+    frames = [frame for instance in series.instances for frame in _frames(instance)]
+    first = frames[0]
+    row, column = np.split(first.orientation, 2)
     normal = np.cross(row, column)
-    spacing = _values(first, PIXEL_SPACING, 2)[::-1]
-    for header in headers[1:]:
-        other = np.concatenate([_values(header, ORIENTATION, 6), _values(header, PIXEL_SPACING, 2)[::-1]])
-        if header.GetSize()[:2] != first.GetSize()[:2] or np.abs(other - [*row, *column, *spacing]).max() > 1e-4:
+    if abs(np.linalg.norm(normal) - 1) > 0.01 or first.spacing.min() <= 0:
+        raise VolumeError(
+            "the orientation or spacing of the slices is impossible",
+            path=first.instance.file,
+            expected="two unit vectors at right angles, and millimetres above 0",
+            found=f"{first.orientation.tolist()}, {first.spacing.tolist()} mm",
+        )
+    for frame in frames:
+        apart = np.abs(frame.orientation - first.orientation).max()
+        if frame.size != first.size or apart > 1e-4 or np.abs(frame.spacing - first.spacing).max() > 1e-4:
             raise VolumeError(
                 "the slices of the series differ in size, spacing or orientation",
-                path=header.GetFileName(),
-                expected=f"{first.GetSize()[:2]} pixels of {spacing} mm, orientation {[*row, *column]}",
-                found=f"{header.GetSize()[:2]} pixels of {other[6:]} mm, orientation {other[:6].tolist()}",
+                path=frame.instance.file,
+                expected=_described(first),
+                found=_described(frame),
                 remedy="leave scouts and other views out of the folder",
             )
-    positions = np.array([_values(h, POSITION, 3) for h in headers])
-    order = np.argsort(positions @ normal, kind="stable")
-    positions, headers = positions[order], [headers[i] for i in order]
-    gap = _check_even(folder, positions, normal, headers)
-    slices = [_pixels(header) for header in headers]
-    array = np.stack(slices).astype(np.result_type(*slices), copy=False)
+    heights = np.array([frame.position for frame in frames]) @ normal
+    frames = [frames[i] for i in np.argsort(heights, kind="stable")]
+    gap = _checked_gap(series, frames, normal)
+    x, y = first.size
     direction = np.stack([row, column, normal], axis=1)
-    z, y, x = array.shape
-    return Volume(array, Grid.from_parts((z, y, x), [*spacing, gap], positions[0], direction))
+    return frames, Grid.from_parts((len(frames), y, x), [*first.spacing, gap], frames[0].position, direction)
 
 
-def _check_even(
-    folder: Path, positions: NDArray[np.float64], normal: NDArray[np.float64], headers: list[sitk.ImageFileReader]
-) -> float:
-    """The slice spacing in mm, for slices that lie one above the other at equal distances."""
-    if len(positions) == 1:
-        thickness = headers[0].GetMetaData("0018|0050") if headers[0].HasMetaDataKey("0018|0050") else "1"
-        try:
-            return float(thickness) or 1.0
-        except ValueError:
-            return 1.0
+def _described(frame: Frame) -> str:
+    x, y = frame.size
+    spacing = " x ".join(f"{value:g}" for value in frame.spacing)
+    return f"{x} x {y} pixels of {spacing} mm, orientation {frame.orientation.tolist()}"
+
+
+def _frames(instance: Instance) -> list[Frame]:
+    """The slices of one file; where each lies may stand in its own functional groups or in those of all."""
+    header, file = instance.header, instance.file
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        if instance.frames > 1:
+            raise VolumeError(
+                "the frames of this multi-frame file have one position in common",
+                path=file,
+                expected="functional groups with the position of each frame, as enhanced CT and MR have",
+                remedy="export single slices",
+            )
+        groups = [[header]]
+    else:
+        shared = _items(header, "SharedFunctionalGroupsSequence")[:1]
+        groups = [[own, *shared] for own in _items(header, "PerFrameFunctionalGroupsSequence")]
+        if len(groups) != instance.frames:
+            raise VolumeError(
+                "the multi-frame file is damaged",
+                path=file,
+                expected=f"functional groups of {instance.frames} frames",
+                found=str(len(groups)),
+            )
+    return [_frame(instance, number, where) for number, where in enumerate(groups)]
+
+
+def _frame(instance: Instance, number: int, groups: Sequence[Dataset]) -> Frame:
+    def values(group: str, keyword: str, count: int, default: float | None = None) -> Float:
+        for item in groups:
+            places = [item] if item is instance.header else _items(item, group)[:1]
+            for place in places:
+                if keyword in place:
+                    return _numbers(instance.file, keyword, place.get(keyword), count)
+        if default is None:
+            return _numbers(instance.file, keyword, None, count)
+        return np.full(count, default)
+
+    slope = float(values("PixelValueTransformationSequence", "RescaleSlope", 1, 1.0)[0])
+    if slope == 0:
+        raise VolumeError("the rescale slope is zero", path=instance.file, remedy="export the series again")
+    return Frame(
+        instance,
+        number,
+        position=values("PlanePositionSequence", "ImagePositionPatient", 3),
+        orientation=values("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        spacing=values("PixelMeasuresSequence", "PixelSpacing", 2)[::-1],
+        slope=slope,
+        intercept=float(values("PixelValueTransformationSequence", "RescaleIntercept", 1, 0.0)[0]),
+    )
+
+
+def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    value = dataset.get(keyword)
+    return [] if value is None else list(value)
+
+
+def _numbers(file: Path, keyword: str, value: Any, count: int) -> Float:
+    try:
+        numbers = np.atleast_1d(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise VolumeError(
+            f"the DICOM tag {keyword} is missing or damaged", path=file, expected=f"{count} numbers", found=repr(value)
+        )
+    return numbers
+
+
+def _checked_gap(series: Series, frames: Sequence[Frame], normal: Float) -> float:
+    """The slice spacing in mm, of slices that lie one above the other at equal distances."""
+    positions = np.array([frame.position for frame in frames])
     heights = positions @ normal
     gaps = np.diff(heights)
+    if len(gaps) == 0:
+        return _thickness(frames[0].instance.header)
     spacing = float(np.median(gaps))
     if gaps.min() <= 1e-3:
         at = int(gaps.argmin())
         raise VolumeError(
             "two slices lie at the same place",
-            path=folder,
-            found=f"{_name(headers[at])} and {_name(headers[at + 1])}",
-            remedy="keep one time point or reconstruction in the folder",
+            path=series.path,
+            found=f"{frames[at].name} and {frames[at + 1].name}",
+            remedy="keep one time point or reconstruction of the series",
         )
     if np.abs(gaps - spacing).max() > SLICE_TOLERANCE * spacing:
         at = int(np.abs(gaps - spacing).argmax())
+        missing = round(gaps[at] / spacing) - 1
+        even = abs(gaps[at] / spacing - missing - 1) <= SLICE_TOLERANCE
         raise VolumeError(
-            "the slices are unevenly spaced, or some are missing",
-            path=folder,
+            f"{missing} slices are missing in one place" if missing > 0 and even else "the slices are unevenly spaced",
+            path=series.path,
             expected=f"{spacing:.4g} mm between neighbours",
-            found=f"{gaps[at]:.4g} mm between {_name(headers[at])} and {_name(headers[at + 1])}",
+            found=f"{gaps[at]:.4g} mm between {frames[at].name} and {frames[at + 1].name}",
             remedy="export the whole series",
         )
-    spacing = float((heights[-1] - heights[0]) / (len(heights) - 1))
+    spacing = float((heights[-1] - heights[0]) / len(gaps))
     run = (positions[-1] - positions[0]) / (heights[-1] - heights[0])
-    if np.abs(run - normal / np.linalg.norm(normal)).max() > 1e-2:
+    if np.abs(run - normal).max() > 1e-2:
+        tilt = np.degrees(np.arctan(np.linalg.norm(run - normal)))
         raise VolumeError(
             "the slices are sheared against each other (tilted gantry)",
-            path=folder,
+            path=series.path,
             expected="a stack at right angles to its slices",
-            found=f"an offset of {np.round(run - normal, 4).tolist()} mm per mm",
+            found=f"a tilt of {tilt:.1f} degrees",
             remedy="correct the tilt by resampling (for instance with dcm2niix) and give the result",
         )
     return spacing
 
 
-def _name(header: sitk.ImageFileReader) -> str:
-    return Path(header.GetFileName()).name
+def _thickness(header: Dataset) -> float:
+    """Of a single slice, mm; 1 where the header does not say."""
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        try:
+            value = float(header.get(keyword) or 0)
+        except (TypeError, ValueError):
+            continue
+        if np.isfinite(value) and value > 0:
+            return value
+    return 1.0
 
 
-def _pixels(header: sitk.ImageFileReader) -> NDArray[np.generic]:
-    """(y, x) pixels of one slice, rescaled with its own slope and intercept."""
+def _pixels(series: Series, frames: Sequence[Frame]) -> list[NDArray[np.generic]]:
+    """(y, x) values of each slice, in the order of ``frames``."""
+    places: dict[Path, list[int]] = {}
+    for place, frame in enumerate(frames):
+        places.setdefault(frame.instance.file, []).append(place)
+    slices: list[NDArray[np.generic] | None] = [None] * len(frames)
+    with tempfile.TemporaryDirectory(prefix="atlasnet-dicom-") as folder:
+        for instance in series.instances:
+            stored = _decoded(instance, Path(folder) / "pixels.dcm")
+            for place in places[instance.file]:
+                frame = frames[place]
+                slices[place] = _rescaled(stored[frame.number], frame.slope, frame.intercept)
+    return [pixels for pixels in slices if pixels is not None]
+
+
+def _decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
+    """(frames, y, x) values as stored.
+
+    GDCM is given the pixels under a header made here: it would rescale each kind of image by rules of its own, and read
+    hostile headers less carefully than pydicom.
+    """
+    file = instance.file
     try:
-        image = header.Execute()
-    except RuntimeError as error:
+        dataset = dcmread(file, force=True, specific_tags=list(_PIXELS))
+        syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)
+        size = (instance.frames, int(dataset.Rows), int(dataset.Columns))
+        bits, stored = int(dataset.BitsAllocated), dataset["PixelData"]
+        needed = int(np.prod(size, dtype=object)) * bits // 8
+        allowed = len(stored.value) if not syntax.is_encapsulated else _expansion(len(stored.value))
+        if needed > allowed or needed == 0:
+            raise VolumeError(
+                "the pixels are cut off, or the header does not fit them",
+                path=file,
+                expected=f"{needed} bytes of {size[2]} x {size[1]} pixels in {size[0]} frames",
+                found=f"{len(stored.value)} bytes",
+                remedy="export the series again",
+            )
+        if syntax.is_encapsulated:
+            stored.value = _resealed(stored.value, size[0])
+        _write_bare(dataset, syntax, temporary)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(temporary))
+        array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
+        return array.reshape(size)
+    except VolumeError:
+        raise
+    except Exception as error:  # neither pydicom nor GDCM says in a single way that pixels are damaged
         raise VolumeError(
-            "the DICOM file cannot be read", path=header.GetFileName(), found=str(error).splitlines()[-1]
+            "the pixels cannot be read",
+            path=file,
+            found=f"damaged or unknown compression ({type(error).__name__})",
+            remedy="export the series again, uncompressed if need be",
         ) from error
-    array: NDArray[np.generic] = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise VolumeError("colour DICOM is not supported", path=header.GetFileName())
-    return array.reshape(array.shape[-2:])
+
+
+def _resealed(value: bytes, count: int) -> bytes:
+    """The compressed frames in fragments whose lengths are true: GDCM reserves whatever memory a length asks for."""
+    for offset in parse_fragments(value)[1]:
+        if offset + 8 + int.from_bytes(value[offset + 4 : offset + 8], "little") > len(value):
+            raise ValueError("a fragment is longer than the pixels")
+    frames = list(generate_frames(value, number_of_frames=count))
+    if len(frames) != count:
+        raise ValueError("not as many frames as stated")
+    return encapsulate(frames)
+
+
+def _expansion(size: int) -> int:
+    return max(2**24, LARGEST_EXPANSION * size)
+
+
+def _write_bare(dataset: Dataset, syntax: UID, path: Path) -> None:
+    """The pixels of ``dataset`` in a file that says nothing else."""
+    bare = Dataset()
+    for element in dataset:
+        bare.add(element)
+    many = int(dataset.get("NumberOfFrames") or 1) > 1
+    if not many:
+        bare.SOPClassUID = SecondaryCaptureImageStorage
+    elif int(dataset.BitsAllocated) == 8:
+        bare.SOPClassUID = MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+    else:
+        bare.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    bare.SOPInstanceUID = generate_uid(entropy_srcs=["pixels"])
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = syntax
+    dcmwrite(path, bare, enforce_file_format=True)
+
+
+def _rescaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.generic]:
+    if slope == 1 and intercept == 0:
+        return stored
+    if not (slope.is_integer() and intercept.is_integer()):
+        return np.asarray(stored * slope + intercept, dtype=np.float32)
+    values = stored.astype(np.int64) * int(slope) + int(intercept)
+    low, high = int(values.min()), int(values.max())
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return values.astype(kind)
+    return values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Reading and writing volumes: NIfTI, NRRD and MetaImage files, and folders of DICOM slices (read only).
+"""Reading and writing volumes: NIfTI, NRRD and MetaImage files, and DICOM (read only).
 
 SimpleITK does the reading and writing. What it lets pass, this module refuses: a geometry or a voxel that cannot be
 trusted never enters.
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import atomic_path
-from atlasnet.volume.dicom import read_dicom_folder
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.headers import NiftiGeometry, check_metaimage, check_nifti, check_nrrd
 from atlasnet.volume.volume import Volume
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 DIRECTION_TOLERANCE = 1e-3
@@ -38,6 +38,17 @@ def image_suffix(path: str | Path) -> str | None:
     return next((suffix for suffix in READABLE_SUFFIXES if name.endswith(suffix)), None)
 
 
+def is_dicom(path: str | Path) -> bool:
+    """Whether this is read as DICOM: a folder, a zip, or a file that is DICOM by its name or its first bytes."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    if image_suffix(path) is not None or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
 def read_volume(path: str | Path, *, channels: bool = False, series: str | None = None) -> Volume:
     """Read an image, (c, z, y, x) with its grid in LPS mm.
 
@@ -45,22 +56,21 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
     scaled. A direction matrix off by rounding (elements up to 1e-3 from the nearest orthonormal one) is mended.
 
     Args:
-        path: a NIfTI, NRRD or MetaImage file, or a folder with the slices of one DICOM series.
+        path: a NIfTI, NRRD or MetaImage file, or DICOM: a folder, a zip or a file.
         channels: take a fourth axis, or a vector per voxel, as channels.
-        series: the SeriesInstanceUID to read where a DICOM folder holds several.
+        series: the SeriesNumber or SeriesInstanceUID to read where a DICOM folder or zip holds several.
 
     Raises:
         VolumeError: the file is absent, unreadable, truncated, empty, 4-D without ``channels``; its spacing is not
-            positive, its direction is singular or sheared, or a voxel is not finite.
+            positive, its direction is singular or sheared, or a voxel is not finite; for DICOM see `read_dicom`.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.exists() and is_dicom(path):
+        from atlasnet.volume.dicom import read_dicom  # pydicom takes a while to load
+
         with _quiet_itk():
-            volume = read_dicom_folder(path, series)
-        return Volume(
-            volume.array,
-            _trusted_grid(path, volume.grid.shape, volume.grid.spacing, volume.grid.origin, volume.grid.direction),
-        )
+            volume = read_dicom(path, series)
+        return Volume(volume.array, _mended(path, volume.grid))
     nifti = _check_file(path)
     with _quiet_itk():
         try:
@@ -74,15 +84,17 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
     return Volume(array, grid)
 
 
-def read_grid(path: str | Path) -> Grid:
-    """The grid of an image file, without its voxels; of a DICOM folder, which has no single header, with them.
+def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
+    """The grid of an image, from the header or, in DICOM, the headers alone.
 
     Raises:
         VolumeError: as `read_volume`, for the header.
     """
     path = Path(path)
-    if path.is_dir():
-        return read_volume(path).grid
+    if path.exists() and is_dicom(path):
+        from atlasnet.volume.dicom import read_dicom_grid
+
+        return _mended(path, read_dicom_grid(path, series))
     nifti = _check_file(path, voxels=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -202,8 +214,7 @@ def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
         raise VolumeError(
             "the format is not supported",
             path=path,
-            expected="a name ending in " + ", ".join(READABLE_SUFFIXES) + ", or a folder of DICOM slices",
-            remedy="for DICOM give the folder that holds the slices",
+            expected="a name ending in " + ", ".join(READABLE_SUFFIXES) + ", or a DICOM file, folder or zip",
         )
     try:
         if suffix.startswith(".nii"):
@@ -313,6 +324,10 @@ def _trusted_grid(
     if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-12:
         direction = nearest_orthonormal(direction)
     return Grid.from_parts(shape, spacing, origin, direction + 0.0)
+
+
+def _mended(path: Path, grid: Grid) -> Grid:
+    return _trusted_grid(path, grid.shape, grid.spacing, grid.origin, grid.direction)
 
 
 def _check_finite(path: Path, array: NDArray[Any]) -> None:

@@ -1,0 +1,75 @@
+"""Zip archives from elsewhere, unpacked without trusting them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from atlasnet.errors import InputError
+
+MOST_ENTRIES = 100_000
+LARGEST_RATIO = 100
+"""How many times its own size an archive may unpack to, beyond a gibibyte; images shrink to a twentieth at best."""
+
+
+def unpack(path: Path, folder: Path, *, largest: int, error: type[InputError], what: str) -> None:
+    """Unpack the zip ``path`` into the existing ``folder``.
+
+    Nothing is written before every name and size is checked, nothing outside ``folder``, and of each entry no more
+    than the size that it states.
+
+    Args:
+        path: the archive.
+        folder: receives the files.
+        largest: bytes that it may unpack to.
+        error: the kind of error to raise.
+        what: the file should be, with its article, for the message.
+
+    Raises:
+        InputError: (as ``error``) not a zip, damaged, encrypted, compressed in a way but deflate, naming a file outside
+            itself, too large, or larger than the space that is left.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check(path, folder, archive.infolist(), largest, error)
+            archive.extractall(folder)
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error, zlib.error) as problem:
+        raise error(
+            f"the file is not {what}, or it is damaged",
+            path=path,
+            found=str(problem),
+            remedy="copy or export it again",
+        ) from problem
+
+
+def _check(path: Path, folder: Path, entries: Sequence[zipfile.ZipInfo], largest: int, error: type[InputError]) -> None:
+    for entry in entries:
+        name = entry.filename
+        if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name) or ".." in PurePosixPath(name).parts:
+            raise error("the zip names a file outside itself", path=path, found=repr(name))
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise error("the zip is compressed in a way that is not read", path=path, expected="deflate")
+    size = sum(entry.file_size for entry in entries)
+    allowed = min(largest, max(2**30, LARGEST_RATIO * path.stat().st_size))
+    if size > allowed or len(entries) > MOST_ENTRIES:
+        raise error(
+            "the zip claims to hold more than it may",
+            path=path,
+            expected=f"at most {allowed} bytes in {MOST_ENTRIES} files",
+            found=f"{size} bytes in {len(entries)} files",
+            remedy="unpack it yourself, if you trust it, and give the folder",
+        )
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise error(
+            "there is no space to unpack the zip",
+            path=path,
+            expected=f"{size} bytes free in {folder}",
+            found=f"{free} bytes",
+            remedy="free some, or name another place with TMPDIR",
+        )

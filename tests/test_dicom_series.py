@@ -1,0 +1,269 @@
+"""Which series a file, a folder or a zip gives, and what its pixels mean."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+
+import dicoms
+from atlasnet.errors import VolumeError
+from atlasnet.volume import read_grid, read_volume
+
+VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 16, 12)).astype(np.int16)
+SPACING, ORIGIN = (0.75, 0.5, 2.5), (-20.0, 30.0, -400.0)
+
+
+def series(name: str = "1", count: int = 5, **tags: object) -> list[Dataset]:
+    return dicoms.slices(VOXELS[:count], spacing=SPACING, origin=ORIGIN, series=name, **tags)
+
+
+def zipped(folder: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return target
+
+
+def test_series_in_folders_below_are_listed_without_the_patient_and_chosen_by_number(tmp_path: Path) -> None:
+    dicoms.save(tmp_path / "study" / "a", series("3"))
+    dicoms.save(tmp_path / "study" / "b", series("12", 4))
+    with pytest.raises(VolumeError) as refusal:
+        read_volume(tmp_path)
+    assert refusal.value.found == "3: 'thorax 3', CT, 5 slices; 12: 'thorax 12', CT, 4 slices"
+    assert "--series" in str(refusal.value)
+    for secret in (dicoms.NAME, dicoms.PATIENT_ID, "19700101"):
+        assert secret not in str(refusal.value)
+    assert read_volume(tmp_path, series="12").grid.shape == (4, 16, 12)
+    assert read_grid(tmp_path, series=f"{dicoms.ROOT}.3").shape == (5, 16, 12)
+    with pytest.raises(VolumeError, match="none of the DICOM series is 4"):
+        read_volume(tmp_path, series="4")
+
+
+def test_series_of_one_number_are_told_apart_by_uid(tmp_path: Path) -> None:
+    dicoms.save(tmp_path, series("1"), "A")
+    dicoms.save(tmp_path, series("2", 3, SeriesNumber="1"), "B")
+    with pytest.raises(VolumeError, match=rf"{dicoms.ROOT}\.1: .*5 slices; {dicoms.ROOT}\.2: .*3 slices"):
+        read_volume(tmp_path, series="1")
+    assert read_volume(tmp_path, series=f"{dicoms.ROOT}.2").grid.shape[0] == 3
+
+
+def test_captures_localizers_colours_and_reports_are_left_out(tmp_path: Path) -> None:
+    folder = dicoms.save(tmp_path / "ct", series())
+    dicoms.save(folder, series("2", 1, SOPClassUID=SecondaryCaptureImageStorage), "capture")
+    dicoms.save(folder, series("3", 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "scout")
+    dicoms.save(folder, series("4", 1, ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), "screen")
+    (radiograph,) = series("5", 1, SOPClassUID=ComputedRadiographyImageStorage)
+    del radiograph.ImagePositionPatient
+    (colour,) = series("6", 1, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    report = dicoms.header("1.2.840.10008.5.1.4.1.1.88.33", "1", "7")
+    dicoms.save(folder, [radiograph], "radiograph")
+    dicoms.save(folder, [colour], "colour")
+    dicoms.save(folder, [report], "report")
+    (folder / "README").write_text("exported", encoding="utf-8")
+    np.testing.assert_array_equal(read_volume(folder).array[0], VOXELS)
+    for file in folder.glob("IM*"):
+        file.unlink()
+    with pytest.raises(VolumeError, match="1 x colour image, 1 x image without a place in the patient, 1 x localizer"):
+        read_volume(folder)
+
+
+def test_a_capture_within_the_series_is_left_out(tmp_path: Path) -> None:
+    made = series()
+    made[2].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    with pytest.raises(VolumeError, match="1 slices are missing"):
+        read_volume(dicoms.save(tmp_path / "gap", made))
+    made[2].ImageType, made[4].ImageType = ["ORIGINAL", "PRIMARY"], ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    assert read_volume(dicoms.save(tmp_path / "end", made)).grid.shape[0] == 4
+
+
+def test_a_slice_that_lost_its_position_is_refused(tmp_path: Path) -> None:
+    made = series()
+    del made[-1].ImagePositionPatient
+    with pytest.raises(VolumeError, match="does not fit the others"):
+        read_volume(dicoms.save(tmp_path, made))
+
+
+def test_a_file_named_like_the_slices_that_is_not_dicom_is_refused(tmp_path: Path) -> None:
+    dicoms.save(tmp_path, series())
+    (tmp_path / "IM099").write_bytes(b"\0" * 300)
+    with pytest.raises(VolumeError, match=r"IM099.*named like the slices"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("own_orientation", [False, True])
+def test_frames_of_an_enhanced_file_are_put_in_order_and_scaled_each(tmp_path: Path, own_orientation: bool) -> None:
+    made = series()
+    made[1].RescaleSlope, made[1].RescaleIntercept = "3", "-7"
+    multi = dicoms.enhanced(made, [3, 0, 4, 1, 2], own_orientation=own_orientation)
+    folder = dicoms.save(tmp_path / "ct", [multi])
+    expected = VOXELS.astype(int)
+    expected[1] = (expected[1] + 1024) * 3 - 7
+    for path in (folder, next(folder.iterdir())):
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.array[0], expected)
+        np.testing.assert_allclose(volume.grid.spacing, SPACING)
+        np.testing.assert_allclose(volume.grid.origin, ORIGIN)
+
+
+def test_a_multi_frame_file_without_positions_is_refused(tmp_path: Path) -> None:
+    multi = dicoms.enhanced(series(), range(5))
+    del multi.PerFrameFunctionalGroupsSequence
+    multi.ImagePositionPatient = list(ORIGIN)
+    with pytest.raises(VolumeError, match=r"one position in common.*enhanced CT and MR"):
+        read_volume(dicoms.save(tmp_path, [multi]))
+
+
+def compressed(syntax: str) -> Callable[[Dataset], None]:
+    return lambda dataset: dataset.compress(syntax, generate_instance_uid=False)
+
+
+def implicit(dataset: Dataset) -> None:
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
+
+def big_endian(dataset: Dataset) -> None:
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes()
+
+
+def twelve_bits_beneath_an_overlay(dataset: Dataset) -> None:
+    pixels = np.frombuffer(dataset.PixelData, "<u2") | np.uint16(0xF000)
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, 0
+    dataset.PixelData = pixels.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [compressed(RLELossless), compressed(JPEGLSLossless), implicit, big_endian, twelve_bits_beneath_an_overlay],
+)
+def test_however_the_pixels_are_stored_they_are_the_same(tmp_path: Path, stored: Callable[[Dataset], None]) -> None:
+    made = series()
+    for dataset in made:
+        stored(dataset)
+    np.testing.assert_array_equal(read_volume(dicoms.save(tmp_path, made)).array[0], VOXELS)
+
+
+def test_each_slice_is_rescaled_by_its_own_slope_whatever_made_it(tmp_path: Path) -> None:
+    made = series(SOPClassUID=MRImageStorage, Modality="MR")
+    for index, dataset in enumerate(made):
+        dataset.RescaleSlope, dataset.RescaleIntercept = str(0.25 * (index + 1)), "1.5"
+    expected = (VOXELS + 1024.0) * 0.25 * np.arange(1, 6)[:, None, None] + 1.5
+    np.testing.assert_allclose(read_volume(dicoms.save(tmp_path, made)).array[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("signs", product((1, -1), repeat=2))
+def test_head_first_and_feet_first_give_one_patient(tmp_path: Path, signs: tuple[int, int]) -> None:
+    """Feet first turns x and z of the table, a stack may run either way: the patient stays where it is."""
+    turn, run = signs
+    axes = np.diag([turn, 1.0, turn * run])
+    made = dicoms.slices(VOXELS, spacing=SPACING, origin=ORIGIN, direction=axes)
+    volume = read_volume(dicoms.save(tmp_path, made))
+    index = np.array([[2, 3, 4], [11, 0, 1]])
+    for point in index:
+        place = np.array(ORIGIN) + axes @ (np.array(SPACING) * point)
+        x, y, z = np.rint(volume.grid.to_index(place)).astype(int)
+        assert volume.array[0, z, y, x] == VOXELS[point[2], point[1], point[0]]
+
+
+def test_one_slice_of_many_is_not_taken_for_a_volume(tmp_path: Path) -> None:
+    folder = dicoms.save(tmp_path / "ct", series())
+    file = next(folder.iterdir())
+    with pytest.raises(VolumeError, match="one of the 5 slices"):
+        read_volume(file)
+    alone = tmp_path / "alone.dcm"
+    alone.write_bytes(file.read_bytes())
+    volume = read_volume(alone)
+    assert volume.grid.shape == (1, 16, 12)
+    np.testing.assert_allclose(volume.grid.spacing, SPACING)
+
+
+def test_a_zip_gives_what_its_folder_gives_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    folder = dicoms.save(tmp_path / "study" / "one" / "ct", series())
+    archive = zipped(tmp_path / "study", tmp_path / "export.zip")
+    volume, same = read_volume(archive), read_volume(folder)
+    np.testing.assert_array_equal(volume.array, same.array)
+    np.testing.assert_array_equal(read_grid(archive).affine, same.grid.affine)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_an_error_in_a_zip_names_the_zip(tmp_path: Path) -> None:
+    folder = dicoms.save(tmp_path / "study" / "ct", series())
+    file = sorted(folder.iterdir())[2]
+    file.write_bytes(file.read_bytes()[:700])
+    archive = zipped(tmp_path / "study", tmp_path / "export.zip")
+    with pytest.raises(VolumeError) as refusal:
+        read_volume(archive)
+    assert refusal.value.path == archive / "ct" / file.name
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside", "..\\outside", "C:outside"])
+def test_a_zip_that_names_a_file_outside_itself_is_refused(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(VolumeError, match="outside itself"):
+        read_volume(tmp_path / "evil.zip")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zip_that_claims_more_than_it_may_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("IM1.dcm", b"\0" * 1000)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the unpacked size in the central directory
+    content[at : at + 4] = (3 * 2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match=r"more than it may.*at most 1073741824 bytes.*found 3221225472 bytes"):
+        read_volume(path)
+
+
+def test_a_bomb_that_lies_about_its_size_unpacks_to_no_more_than_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("IM1.dcm", b"\0" * 2**24)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24
+    content[at : at + 4] = (100).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(VolumeError, match="not a zip of DICOM files, or it is damaged"):
+        read_volume(path)
+
+
+def test_an_image_that_would_unpack_a_thousandfold_is_refused(tmp_path: Path) -> None:
+    made = series()
+    made[0].compress(RLELossless, generate_instance_uid=False)
+    made[0].Rows = made[0].Columns = 30000
+    for dataset in made[1:]:
+        dataset.Rows = dataset.Columns = 30000
+    with pytest.raises(VolumeError, match=r"header does not fit.*1800000000 bytes of 30000 x 30000"):
+        read_volume(dicoms.save(tmp_path, made))
+
+
+def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
+    archive = zipped(dicoms.save(tmp_path / "ct", series()), tmp_path / "export.zip")
+    content = bytearray(archive.read_bytes())
+    content[60:120] = b"\xff" * 60
+    archive.write_bytes(content)
+    with pytest.raises(VolumeError, match="damaged"):
+        read_volume(archive)
+    archive.write_bytes(content[:300])
+    with pytest.raises(VolumeError, match="not a zip of DICOM files"):
+        read_volume(archive)
