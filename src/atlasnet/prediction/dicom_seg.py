@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedConcept
-from pydicom.valuerep import DA, TM, format_number_as_ds
+from pydicom.valuerep import DA, DT, TM, format_number_as_ds
 
 from atlasnet import __version__
 from atlasnet.cohort.segments import Code, Segment
@@ -63,6 +63,8 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
             series_time=origin.created.time(),
         )
         seg.InstanceCreationDate, seg.InstanceCreationTime = DA(origin.created.date()), TM(origin.created.time())
+        for item in seg.ContributingEquipmentSequence:
+            item.ContributionDateTime = DT(origin.created)
         dimensions = origin.uid(labels, "dimensions")
         for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
             item.DimensionOrganizationUID = dimensions

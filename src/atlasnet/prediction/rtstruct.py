@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from atlasnet import __version__
 from atlasnet.cohort.segments import Segment
@@ -59,9 +60,9 @@ def write_rtstruct(path: str | Path, labels: Volume, origin: Origin) -> None:
 def slice_polygons(mask: NDArray[np.bool_]) -> list[Points]:
     """The outlines of a mask, (n, 2) points (x, y) in pixels, not closed: a polygon for each connected part.
 
-    Outlines run half-way between the centres of pixels inside and outside, so that exactly the centres of the mask lie
-    inside. A hole is joined to its surroundings by a channel of no width (the keyhole of DICOM PS3.3 C.8.8.6.3), which
-    readers understand whether they unite the contours of a plane or combine them by exclusive or.
+    Outlines run along the edges of pixels, so that they hold exactly the mask's area. A hole is joined to its
+    surroundings by a channel of no width (the keyhole of DICOM PS3.3 C.8.8.6.3), which readers understand whether they
+    unite the contours of a plane or combine them by exclusive or.
 
     Args:
         mask: (y, x).
@@ -70,12 +71,22 @@ def slice_polygons(mask: NDArray[np.bool_]) -> list[Points]:
     filled = contour_generator(z=padded, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
     polygons = []
     for points, offsets in zip(*filled, strict=True):
-        rings = [_corners(points[a : b - 1] - 1.0) for a, b in pairwise(offsets)]
-        outer, *holes = rings
+        outer, *holes = (_along_edges(points[a : b - 1] - 1.0) for a, b in pairwise(offsets))
         for hole in holes:
             outer = _joined(outer, hole)
-        polygons.append(outer)
+        polygons.append(_corners(outer))
     return polygons
+
+
+def _along_edges(ring: Points) -> Points:
+    """The ring round the corners of pixels, which at half the height it cuts from the middle of one edge to the next.
+
+    The middle of an edge has one coordinate half-way between two pixels: from both middles these make the corner.
+    """
+    after = np.roll(ring, -1, axis=0)
+    turning = ((ring % 1 == 0.5) != (after % 1 == 0.5)).all(axis=1)
+    corners = np.where(ring % 1 == 0.5, ring, after)
+    return np.insert(ring, np.flatnonzero(turning) + 1, corners[turning], axis=0)
 
 
 def _corners(ring: Points) -> Points:
@@ -86,10 +97,17 @@ def _corners(ring: Points) -> Points:
 
 
 def _joined(outer: Points, hole: Points) -> Points:
-    """One ring that goes round ``outer``, to the nearest point of ``hole``, round it, and back the same way."""
-    squares = ((outer[:, None] - hole[None]) ** 2).sum(-1)
-    i, j = np.unravel_index(int(squares.argmin()), squares.shape)
-    return np.concatenate([outer[: i + 1], hole[j:], hole[: j + 1], outer[i:]])
+    """One ring that goes round ``outer``, across to ``hole`` where they are nearest, round it, and back the same way.
+
+    The channel leaves the rings a little behind their points: from point to point it would run through the centres of
+    pixels, of which readers could not say whether they lie inside.
+    """
+    distances, nearest = (np.asarray(found) for found in KDTree(outer).query(hole))
+    j = int(distances.argmin())
+    i = int(nearest[j])
+    start = outer[i] + 0.29 * (outer[(i + 1) % len(outer)] - outer[i])
+    end = hole[j] + 0.37 * (hole[(j + 1) % len(hole)] - hole[j])
+    return np.concatenate([outer[: i + 1], [start, end], hole[j + 1 :], hole[: j + 1], [end, start], outer[i + 1 :]])
 
 
 def _structure_set(labels: Volume, origin: Origin) -> Dataset:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -289,18 +288,12 @@ def _no_slice(header: Dataset) -> str | None:
         return "secondary capture"
     if keyword and "ImageStorage" not in keyword:
         return "object that is not an image"
-    kinds = {str(kind).upper() for kind in _several(header.get("ImageType"))}
+    kinds = str(header.get("ImageType")).upper()
     if "LOCALIZER" in kinds:
         return "localizer"
     if "SCREEN SAVE" in kinds:
         return "screen capture"
     return None
-
-
-def _several(value: Any) -> Sequence[Any]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _unreadable(file: Path, found: str) -> VolumeError:

@@ -1,0 +1,124 @@
+"""``atlasnet predict`` from a DICOM export to DICOM objects, by the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+
+import dicoms
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError
+from atlasnet.execution import read_json, write_json
+from atlasnet.prediction import find_cases
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.volume import read_volume, write_volume
+from synthetic import subject, write_cohort
+
+Capture = pytest.CaptureFixture[str]
+OPTIONS = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine")
+SHELL = {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["39607008", "SCT", "Lung"]}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_cohort(tmp_path_factory.mktemp("cohort"), range(2))
+    write_json(folder / "dataset.json", {**read_json(folder / "dataset.json"), "segments": {"shell": SHELL}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return fit(Cohort.read(cohort), tmp_path_factory.mktemp("model") / "m", OPTIONS)
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    """A study of two series below one folder."""
+    image, _ = subject(100)
+    array = np.rint(image.array[0]).astype(np.int16)
+    grid = image.grid
+    for series, voxels in (("3", array), ("4", array[::2])):
+        made = dicoms.slices(voxels, spacing=grid.spacing.tolist(), origin=grid.origin.tolist(), series=series)
+        dicoms.save(tmp_path / "export" / series, made)
+    return tmp_path / "export"
+
+
+def test_a_dicom_scan_gives_dicom_objects_with_the_labels_of_the_nifti(
+    model: Model, export: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    arguments = ["predict", str(export), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--series", "3"]
+    assert main([*arguments, "--dicom-seg", "--rtstruct", "--threads", "1"]) == 0
+    labels = read_volume(tmp_path / "out" / "export.nii.gz")
+    assert labels.array.any()
+    seg = hd.seg.segread(str(tmp_path / "out" / "export_seg.dcm"))
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == ["shell", "core"]
+    assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Lung"
+    found = np.zeros_like(labels.array[0])
+    for group, frame in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        slice_ = int(np.rint(labels.grid.to_index(place)[2]))
+        number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[slice_][frame > 0] = {1: 2, 2: 4}[number]
+    np.testing.assert_array_equal(found, labels.array[0])
+    regions = pydicom.dcmread(tmp_path / "out" / "export_rtstruct.dcm").StructureSetROISequence
+    assert [region.ROIName for region in regions] == ["shell", "core"]
+    told = capsys.readouterr()
+    record = (tmp_path / "out" / "export.json").read_text(encoding="utf-8")
+    for secret in (dicoms.NAME, dicoms.PATIENT_ID):
+        assert secret not in told.out + told.err + record
+    assert len(json.loads(record)["provenance"]["input_sha256"]) == len(list(export.rglob("IM*")))
+
+
+def test_several_series_are_refused_with_their_list_before_the_networks_run(
+    model: Model, export: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["predict", str(export), "-m", str(model.folder), "-o", str(tmp_path / "out.nii.gz")]) == 2
+    told = capsys.readouterr().err
+    assert "3: 'thorax 3', CT, 14 slices; 4: 'thorax 4', CT, 7 slices" in told
+    assert "--series" in told
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_dicom_objects_of_a_scan_that_is_not_dicom_are_refused(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    write_volume(tmp_path / "a.nii.gz", subject(100)[0])
+    arguments = ["predict", str(tmp_path / "a.nii.gz"), "-m", str(model.folder), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--dicom-seg"]) == 2
+    assert "made of a DICOM scan only" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    model: Model, export: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    arguments = ["predict", str(export), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--series", "3"]
+    assert main([*arguments, "--rtstruct"]) == 2
+    assert "pip install 'atlasnet[dicom]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_new_codes_reach_a_finished_model_without_training(cohort: Path, model: Model) -> None:
+    before = (model.folder / "networks" / "s0.safetensors").stat().st_mtime_ns
+    declared = read_json(cohort / "dataset.json")
+    write_json(cohort / "dataset.json", {**declared, "segments": {"shell": {**SHELL, "colour": "#010203"}}})
+    again = fit(Cohort.read(cohort), model.folder, OPTIONS)
+    assert again.segments[0].rgb == (1, 2, 3)
+    assert (model.folder / "networks" / "s0.safetensors").stat().st_mtime_ns == before
+    write_json(cohort / "dataset.json", declared)
+
+
+def test_dicom_files_and_zips_are_cases_named_without_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "study.zip").touch()
+    (tmp_path / "slice.dcm").touch()
+    (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    cases = find_cases([tmp_path / name for name in ("study.zip", "slice.dcm", "IM0001")], 1, "7")
+    assert [(case.name, case.series) for case in cases] == [("study", "7"), ("slice", "7"), ("IM0001", "7")]
+    with pytest.raises(InputError, match="one channel and the model expects 2"):
+        find_cases([tmp_path / "study.zip"], 2)
