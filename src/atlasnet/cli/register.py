@@ -29,9 +29,13 @@ PRESETS = ("fast", "default", "fine", "publication")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="the image that is warped (file or DICOM folder)")
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="the image that is warped (file, DICOM folder or zip)"
+    )
     parser.add_argument("target", type=Path, metavar="TARGET", help="the image onto which it is warped")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--source-series", metavar="S", help="number or UID of the source's DICOM series, of several")
+    parser.add_argument("--target-series", metavar="S", help="number or UID of the target's DICOM series, of several")
     parser.add_argument("--source-labels", type=Path, metavar="F", help=f"label map of the source to carry: {LABELS}")
     parser.add_argument(
         "--target-labels",
@@ -99,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
 
     operator = _operator(args)
     execution = execution_from(args)
-    source, target = read_volume(args.source), read_volume(args.target)
+    source = read_volume(args.source, series=args.source_series)
+    target = read_volume(args.target, series=args.target_series)
     labels = _labels_on(source, args.source_labels, "source")
     target_labels = _labels_on(target, args.target_labels, "target")
     given = args.initial or args.transform

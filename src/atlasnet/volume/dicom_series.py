@@ -217,7 +217,8 @@ def _ambiguous(path: Path, found: Sequence[Series], chosen: Sequence[Series], wa
     else:
         problem = f"{len(chosen) or 'none'} of the DICOM series is {wanted}"
         expected = "the number or the SeriesInstanceUID of one"
-    return VolumeError(problem, path=path, expected=expected, found=listing, remedy="name one with --series")
+    remedy = "name one with --series (register: --source-series, --target-series), or give it a folder of its own"
+    return VolumeError(problem, path=path, expected=expected, found=listing, remedy=remedy)
 
 
 def _check_alone(path: Path, series: Series) -> None:
@@ -248,12 +249,11 @@ def _header(file: Path) -> Dataset | None:
     try:
         with file.open("rb") as stream:
             start = stream.read(132)
-            bare = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"  # older than the preamble
+            begun = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
+            bare = begun and start[128:] != b"DICM"  # files older than the preamble begin with the first group
             if start[128:] != b"DICM" and not bare:
                 if file.suffix.lower() in _SUFFIXES:
-                    raise _unreadable(
-                        file, f"{len(start)} bytes that are not DICOM" if len(start) < 132 else "no DICOM"
-                    )
+                    raise _unreadable(file, "a file that is not DICOM, or is empty")
                 return None
             stream.seek(0)
             if not bare and read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
