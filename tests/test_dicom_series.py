@@ -166,6 +166,15 @@ def test_each_slice_is_rescaled_by_its_own_slope_whatever_made_it(tmp_path: Path
     np.testing.assert_allclose(read_volume(dicoms.save(tmp_path, made)).array[0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("slope", "problem"), [("1e300", "not finite"), ("0", "slope is zero"), (["1", "2"], "RescaleSlope")]
+)
+def test_a_rescale_slope_that_cannot_be_used_is_refused(tmp_path: Path, slope: str | list[str], problem: str) -> None:
+    made = series(RescaleSlope=slope)
+    with pytest.raises(VolumeError, match=problem):
+        read_volume(dicoms.save(tmp_path, made))
+
+
 @pytest.mark.parametrize("signs", product((1, -1), repeat=2))
 def test_head_first_and_feet_first_give_one_patient(tmp_path: Path, signs: tuple[int, int]) -> None:
     """Feet first turns x and z of the table, a stack may run either way: the patient stays where it is."""

@@ -1,7 +1,6 @@
 """A DICOM series read as one volume whose geometry comes from the slices' own positions (DICOM PS3.3 C.7.6.2.1.1).
 
-The slices may be files of their own or the frames of enhanced multi-frame files. pydicom reads the headers and GDCM,
-through SimpleITK, decodes the pixels; how they are scaled and where they lie is decided here.
+The slices may be files of their own or the frames of enhanced multi-frame files.
 """
 
 from __future__ import annotations
@@ -13,21 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from pydicom import dcmread, dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames, parse_fragments
-from pydicom.uid import (
-    UID,
-    ImplicitVRLittleEndian,
-    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    SecondaryCaptureImageStorage,
-    generate_uid,
-)
+from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
+from atlasnet.volume.dicom_pixels import decoded, rescaled
 from atlasnet.volume.dicom_series import Instance, Series, open_series
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
@@ -36,22 +26,6 @@ Float = NDArray[np.float64]
 
 SLICE_TOLERANCE = 0.05
 """How far a gap between slices may differ from the others, as a share: some scanners round positions to 0.01 mm."""
-
-LARGEST_EXPANSION = 1000
-"""How many times its size a compressed image may decode to, beyond 16 MiB: even an empty one stays below."""
-
-_PIXELS = [
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PixelData",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,95 +283,8 @@ def _pixels(series: Series, frames: Sequence[Frame]) -> list[NDArray[np.generic]
     slices: list[NDArray[np.generic] | None] = [None] * len(frames)
     with tempfile.TemporaryDirectory(prefix="atlasnet-dicom-") as folder:
         for instance in series.instances:
-            stored = _decoded(instance, Path(folder) / "pixels.dcm")
+            stored = decoded(instance, Path(folder) / "pixels.dcm")
             for place in places[instance.file]:
                 frame = frames[place]
-                slices[place] = _rescaled(stored[frame.number], frame.slope, frame.intercept)
+                slices[place] = rescaled(stored[frame.number], frame.slope, frame.intercept)
     return [pixels for pixels in slices if pixels is not None]
-
-
-def _decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
-    """(frames, y, x) values as stored.
-
-    GDCM is given the pixels under a header made here: it would rescale each kind of image by rules of its own, and read
-    hostile headers less carefully than pydicom.
-    """
-    file = instance.file
-    try:
-        dataset = dcmread(file, force=True, specific_tags=list(_PIXELS))
-        syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)
-        size = (instance.frames, int(dataset.Rows), int(dataset.Columns))
-        bits, stored = int(dataset.BitsAllocated), dataset["PixelData"]
-        needed = int(np.prod(size, dtype=object)) * bits // 8
-        allowed = len(stored.value) if not syntax.is_encapsulated else _expansion(len(stored.value))
-        if needed > allowed or needed == 0:
-            raise VolumeError(
-                "the pixels are cut off, or the header does not fit them",
-                path=file,
-                expected=f"{needed} bytes of {size[2]} x {size[1]} pixels in {size[0]} frames",
-                found=f"{len(stored.value)} bytes",
-                remedy="export the series again",
-            )
-        if syntax.is_encapsulated:
-            stored.value = _resealed(stored.value, size[0])
-        _write_bare(dataset, syntax, temporary)
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(temporary))
-        array: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
-        return array.reshape(size)
-    except VolumeError:
-        raise
-    except Exception as error:  # neither pydicom nor GDCM says in a single way that pixels are damaged
-        raise VolumeError(
-            "the pixels cannot be read",
-            path=file,
-            found=f"damaged or unknown compression ({type(error).__name__})",
-            remedy="export the series again, uncompressed if need be",
-        ) from error
-
-
-def _resealed(value: bytes, count: int) -> bytes:
-    """The compressed frames in fragments whose lengths are true: GDCM reserves whatever memory a length asks for."""
-    for offset in parse_fragments(value)[1]:
-        if offset + 8 + int.from_bytes(value[offset + 4 : offset + 8], "little") > len(value):
-            raise ValueError("a fragment is longer than the pixels")
-    frames = list(generate_frames(value, number_of_frames=count))
-    if len(frames) != count:
-        raise ValueError("not as many frames as stated")
-    return encapsulate(frames)
-
-
-def _expansion(size: int) -> int:
-    return max(2**24, LARGEST_EXPANSION * size)
-
-
-def _write_bare(dataset: Dataset, syntax: UID, path: Path) -> None:
-    """The pixels of ``dataset`` in a file that says nothing else."""
-    bare = Dataset()
-    for element in dataset:
-        bare.add(element)
-    many = int(dataset.get("NumberOfFrames") or 1) > 1
-    if not many:
-        bare.SOPClassUID = SecondaryCaptureImageStorage
-    elif int(dataset.BitsAllocated) == 8:
-        bare.SOPClassUID = MultiFrameGrayscaleByteSecondaryCaptureImageStorage
-    else:
-        bare.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-    bare.SOPInstanceUID = generate_uid(entropy_srcs=["pixels"])
-    bare.file_meta = FileMetaDataset()
-    bare.file_meta.TransferSyntaxUID = syntax
-    dcmwrite(path, bare, enforce_file_format=True)
-
-
-def _rescaled(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.generic]:
-    if slope == 1 and intercept == 0:
-        return stored
-    if not (slope.is_integer() and intercept.is_integer()):
-        return np.asarray(stored * slope + intercept, dtype=np.float32)
-    values = stored.astype(np.int64) * int(slope) + int(intercept)
-    low, high = int(values.min()), int(values.max())
-    for kind in (np.int16, np.int32):
-        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
-            return values.astype(kind)
-    return values.astype(np.float64)

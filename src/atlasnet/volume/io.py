@@ -70,6 +70,7 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
 
         with _quiet_itk():
             volume = read_dicom(path, series)
+        _check_finite(path, volume.array)
         return Volume(volume.array, _mended(path, volume.grid))
     nifti = _check_file(path)
     with _quiet_itk():
