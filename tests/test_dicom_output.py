@@ -285,6 +285,15 @@ def test_a_series_of_several_multi_frame_files_is_read_but_not_referred_to(tmp_p
         check_source(read_dicom_source(folder), folder)
 
 
+@pytest.mark.parametrize("multi_frame", [False, True])
+def test_a_single_slice_has_its_segmentation_too(tmp_path: Path, multi_frame: bool) -> None:
+    made = series()
+    labels, _ = written(tmp_path, [dicoms.enhanced(made, [3])] if multi_frame else made[3:4])
+    assert labels.grid.shape[0] == 1
+    seg = hd.seg.segread(str(tmp_path / "seg.dcm"))
+    np.testing.assert_array_equal(seg.pixel_array, [labels.array[0, 0] == value for value in (2, 5)])
+
+
 def test_labels_on_another_grid_or_without_a_segment_are_refused(tmp_path: Path) -> None:
     labels, origin = written(tmp_path, series())
     for write in (write_dicom_seg, write_rtstruct):

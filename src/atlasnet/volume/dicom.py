@@ -70,7 +70,7 @@ class DicomSource:
     Args:
         grid: of the volume.
         headers: of each slice of the volume along z, without pixels; slices of one multi-frame file share theirs.
-        frames: the number of each slice's frame in its file, from 1; None for files of one frame.
+        frames: the number of each slice's frame in its multi-frame file, from 1; None for plain files.
         positions: (n, 3) of the centre of each slice's first pixel, LPS mm, as the series states them.
     """
 
@@ -113,7 +113,7 @@ def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:
         return DicomSource(
             grid,
             tuple(headers[frame.instance.file] for frame in frames),
-            tuple(frame.number + 1 if frame.instance.frames > 1 else None for frame in frames),
+            tuple(frame.number + 1 if frame.instance.is_multi_frame else None for frame in frames),
             np.array([frame.position for frame in frames]),
         )
 

@@ -73,6 +73,11 @@ class Instance:
         return int(self.header.get("NumberOfFrames") or 1)
 
     @property
+    def is_multi_frame(self) -> bool:
+        """Whether slices are referred to by their number in the file; an enhanced file of one frame is such a file."""
+        return self.frames > 1 or "PerFrameFunctionalGroupsSequence" in self.header
+
+    @property
     def flaw(self) -> str | None:
         """What keeps an image from being slices of a volume."""
         if int(self.header.get("SamplesPerPixel") or 1) > 1:
