@@ -192,6 +192,17 @@ def test_patient_study_and_frame_of_reference_are_the_sources(tmp_path: Path) ->
     assert {item.ReferencedSOPInstanceUID for item in referred.ContourImageSequence} == {d.SOPInstanceUID for d in made}
 
 
+def test_dates_and_times_that_there_are_not_do_not_stop_the_writing(tmp_path: Path) -> None:
+    made = series()
+    for dataset in made:
+        dataset["StudyDate"]._value, dataset["StudyTime"]._value = "20201399", "256199"
+        dataset["PatientBirthDate"]._value, dataset["PatientSex"]._value = "unknown", "X"
+    written(tmp_path, made)
+    for name in ("seg.dcm", "rt.dcm"):
+        dataset = pydicom.dcmread(tmp_path / name)
+        assert [dataset.get(k) for k in ("StudyDate", "StudyTime", "PatientBirthDate", "PatientSex")] == [""] * 4
+
+
 def codes(items: Any) -> tuple[str, str, str]:
     return items[0].CodeValue, items[0].CodingSchemeDesignator, items[0].CodeMeaning
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +44,6 @@ _PATIENT_AND_STUDY = (  # what every object of a study has, known or empty (DICO
     "ReferringPhysicianName",
 )
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
-_FORMATS = {"PatientBirthDate": r"\d{8}", "StudyDate": r"\d{8}", "StudyTime": r"\d{2,6}(\.\d+)?", "PatientSex": "[MFO]"}
 
 
 def require_writers() -> None:
@@ -110,8 +108,7 @@ class Origin:
         header, kept = self.source.headers[0], Dataset()
         kept.SpecificCharacterSet = UTF_8
         for keyword in _PATIENT_AND_STUDY:
-            text = str(header.get(keyword) or "")
-            setattr(kept, keyword, text if re.fullmatch(_FORMATS.get(keyword, ".*"), text) else "")
+            setattr(kept, keyword, _valid(keyword, header.get(keyword)))
         kept.FrameOfReferenceUID = header.FrameOfReferenceUID
         kept.PositionReferenceIndicator = str(header.get("PositionReferenceIndicator") or "")
         return kept
@@ -174,6 +171,22 @@ def check_labels(labels: Volume, origin: Origin) -> None:
     unknown = set(np.unique(labels.array).tolist()) - {0, *(segment.value for segment in origin.segments)}
     if unknown:
         raise VolumeError("there are labels that no segment describes", found=", ".join(map(str, sorted(unknown))))
+
+
+def _valid(keyword: str, value: Any) -> str:
+    """The value as text; empty where it is a date, a time or a sex that there is not."""
+    from pydicom.multival import MultiValue
+    from pydicom.valuerep import DA, TM
+
+    if value is None or value == "":
+        return ""
+    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+    kind = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}.get(keyword)
+    try:
+        known = kind is None or kind(text) is not None
+    except ValueError:
+        known = False
+    return text if known and (keyword != "PatientSex" or text in ("M", "F", "O")) else ""
 
 
 def short(text: str, longest: int = 64) -> str:

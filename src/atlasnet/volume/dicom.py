@@ -20,6 +20,7 @@ from atlasnet.errors import VolumeError
 from atlasnet.volume.dicom_pixels import decoded, rescaled
 from atlasnet.volume.dicom_series import Instance, Series, open_series
 from atlasnet.volume.grid import Grid
+from atlasnet.volume.io import trusted_grid
 from atlasnet.volume.volume import Volume
 
 Float = NDArray[np.float64]
@@ -146,7 +147,8 @@ def _stacked(series: Series) -> tuple[list[Frame], Grid]:
     gap = _checked_gap(series, frames, normal)
     x, y = first.size
     direction = np.stack([row, column, normal], axis=1)
-    return frames, Grid.from_parts((len(frames), y, x), [*first.spacing, gap], frames[0].position, direction)
+    spacing = np.array([*first.spacing, gap])
+    return frames, trusted_grid(series.path, (len(frames), y, x), spacing, frames[0].position, direction)
 
 
 def _described(frame: Frame) -> str:

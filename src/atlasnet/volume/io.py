@@ -71,7 +71,7 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
         with _quiet_itk():
             volume = read_dicom(path, series)
         _check_finite(path, volume.array)
-        return Volume(volume.array, _mended(path, volume.grid))
+        return volume
     nifti = _check_file(path)
     with _quiet_itk():
         try:
@@ -95,7 +95,7 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
     if path.exists() and is_dicom(path):
         from atlasnet.volume.dicom import read_dicom_grid
 
-        return _mended(path, read_dicom_grid(path, series))
+        return read_dicom_grid(path, series)
     nifti = _check_file(path, voxels=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -186,7 +186,7 @@ def _itk_grid(path: Path, image: Any, nifti: NiftiGeometry | None, shape: tuple[
     spacing[:axes], origin[:axes] = image.GetSpacing()[:axes], image.GetOrigin()[:axes]
     if nifti is not None:
         _check_nifti_direction(path, nifti, direction)
-    return _trusted_grid(path, shape, spacing, origin, direction)
+    return trusted_grid(path, shape, spacing, origin, direction)
 
 
 @contextmanager
@@ -307,13 +307,18 @@ def _singular(path: Path, direction: NDArray[np.float64]) -> VolumeError:
     )
 
 
-def _trusted_grid(
+def trusted_grid(
     path: Path,
     shape: tuple[int, int, int],
     spacing: NDArray[np.float64],
     origin: NDArray[np.float64],
     direction: NDArray[np.float64],
 ) -> Grid:
+    """The grid of these parts, its direction exactly orthonormal.
+
+    Raises:
+        VolumeError: a number is not finite or positive, or the direction is sheared or singular beyond rounding.
+    """
     if not (np.isfinite(spacing).all() and (spacing > 0).all() and np.isfinite(origin).all()):
         raise VolumeError(
             "spacing or origin is impossible",
@@ -325,10 +330,6 @@ def _trusted_grid(
     if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-12:
         direction = nearest_orthonormal(direction)
     return Grid.from_parts(shape, spacing, origin, direction + 0.0)
-
-
-def _mended(path: Path, grid: Grid) -> Grid:
-    return _trusted_grid(path, grid.shape, grid.spacing, grid.origin, grid.direction)
 
 
 def _check_finite(path: Path, array: NDArray[Any]) -> None:
