@@ -85,7 +85,7 @@ def test_captures_localizers_colours_and_reports_are_left_out(tmp_path: Path) ->
 def test_a_capture_within_the_series_is_left_out(tmp_path: Path) -> None:
     made = series()
     made[2].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    with pytest.raises(VolumeError, match="1 slices are missing"):
+    with pytest.raises(VolumeError, match=r"slices are missing \(1\)"):
         read_volume(dicoms.save(tmp_path / "gap", made))
     made[2].ImageType, made[4].ImageType = ["ORIGINAL", "PRIMARY"], ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     assert read_volume(dicoms.save(tmp_path / "end", made)).grid.shape[0] == 4

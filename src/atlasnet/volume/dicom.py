@@ -110,13 +110,20 @@ def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:
     """The whole headers of the series in the order of the volume's slices; raises as `read_dicom` does."""
     with open_series(path, series) as found:
         frames, grid = _stacked(found)
-        headers = {i.file: dcmread(i.file, stop_before_pixels=True, force=True) for i in found.instances}
+        headers = {instance.file: _whole_header(instance.file) for instance in found.instances}
         return DicomSource(
             grid,
             tuple(headers[frame.instance.file] for frame in frames),
             tuple(frame.number + 1 if frame.instance.is_multi_frame else None for frame in frames),
             np.array([frame.position for frame in frames]),
         )
+
+
+def _whole_header(file: Path) -> Dataset:
+    try:
+        return dcmread(file, stop_before_pixels=True, force=True)
+    except Exception as error:  # pydicom says in no single way that a file is damaged
+        raise VolumeError("the header is damaged", path=file, found=type(error).__name__) from error
 
 
 def _stacked(series: Series) -> tuple[list[Frame], Grid]:
@@ -245,7 +252,7 @@ def _checked_gap(series: Series, frames: Sequence[Frame], normal: Float) -> floa
         missing = round(gaps[at] / spacing) - 1
         even = abs(gaps[at] / spacing - missing - 1) <= SLICE_TOLERANCE
         raise VolumeError(
-            f"{missing} slices are missing in one place" if missing > 0 and even else "the slices are unevenly spaced",
+            f"slices are missing ({missing})" if missing > 0 and even else "the slices are unevenly spaced",
             path=series.path,
             expected=f"{spacing:.4g} mm between neighbours",
             found=f"{gaps[at]:.4g} mm between {frames[at].name} and {frames[at + 1].name}",
