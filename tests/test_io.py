@@ -177,6 +177,14 @@ def test_a_compressed_file_without_the_gz_suffix_is_read(tmp_path: Path) -> None
     np.testing.assert_array_equal(read_volume(tmp_path / "w.nii.gz").array, volume().array)
 
 
+def test_a_compressed_file_beside_a_plain_one_of_its_name_keeps_its_own_voxels(tmp_path: Path) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    other = volume().array + 1000
+    write_volume(tmp_path / "v.nii.gz", Volume(other, volume().grid))
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.nii.gz").array, other)
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.nii").array, volume().array)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_voxels_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
     array = np.zeros((3, 3, 3), np.float32)

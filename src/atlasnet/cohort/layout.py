@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeGuard
 
 from atlasnet.cohort.declaration import Declaration
 from atlasnet.cohort.problem import Problem
@@ -14,6 +15,8 @@ from atlasnet.errors import CohortError
 from atlasnet.volume.io import image_suffix
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000
 
 
 @dataclass
@@ -54,6 +57,17 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
     )
 
 
+def _is_name(value: object) -> TypeGuard[str]:
+    """Whether this can be the path of a file on every system."""
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and len(value) <= _LONGEST_PATH
+        and all(len(part.encode()) <= _LONGEST_NAME for part in PurePosixPath(value).parts)
+        and bool(PurePosixPath(value).name)
+    )
+
+
 def _has_channel_names(folder: Path) -> bool:
     return folder.is_dir() and any(
         _CHANNEL.fullmatch(_stem(entry)) for entry in folder.iterdir() if image_suffix(entry)
@@ -65,9 +79,10 @@ def _decathlon(root: Path, declaration: Declaration, channels: int, labelled: bo
     seen: set[str] = set()
     for case in declaration.training:
         image, labels = case.get("image"), case.get("label")
-        if not isinstance(image, str) or not isinstance(labels, str | None):
+        if not _is_name(image) or not (labels is None or _is_name(labels)):
             listing.add(
-                f"an entry of 'training' in dataset.json is not understood: {case!r}", path=root / "dataset.json"
+                f"an entry of 'training' in dataset.json is not understood: {repr(case)[:200]}",
+                path=root / "dataset.json",
             )
             continue
         name = _stem(Path(PurePosixPath(image).name))

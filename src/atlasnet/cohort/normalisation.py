@@ -14,6 +14,8 @@ from atlasnet.errors import CohortError
 LOW, HIGH = 0.5, 99.5
 """The percentiles between which intensities count as signal (nnU-Net's choice; Isensee et al., Nature Methods 2021)."""
 
+_LARGEST = 1e30  # what float32 holds, and its squares' sums double precision
+
 _PADDING_SHARE = 0.25
 """Where this share of an image equals its minimum, that is padding or a mask, and statistics are taken beside it."""
 
@@ -57,7 +59,7 @@ class Normalisation:
             )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise CohortError(f"the window of channel {self.channel!r} is empty", found=repr(self.window))
-        if self.std is not None and self.std <= 0:
+        if self.std is not None and self.std < 1 / _LARGEST:
             raise CohortError(f"the std of channel {self.channel!r} is not positive", found=repr(self.std))
 
     def apply(self, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -102,8 +104,8 @@ class Normalisation:
 
 def number(value: object, name: str) -> float:
     """A finite number out of JSON."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise CohortError(f"{name} must be a number", found=repr(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise CohortError(f"{name} must be a number", found=repr(value)[:80])
     return float(value)
 
 

@@ -50,8 +50,14 @@ def unpack(path: Path, folder: Path, *, largest: int, error: type[InputError], w
 def _check(path: Path, folder: Path, entries: Sequence[zipfile.ZipInfo], largest: int, error: type[InputError]) -> None:
     for entry in entries:
         name = entry.filename
-        if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name) or ".." in PurePosixPath(name).parts:
-            raise error("the zip names a file outside itself", path=path, found=repr(name))
+        if (
+            not name
+            or name.startswith("/")
+            or "\\" in name
+            or re.match("[A-Za-z]:", name)
+            or ".." in PurePosixPath(name).parts
+        ):
+            raise error("the zip names a file outside itself", path=path, found=repr(name[:80]))
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise error("the zip is compressed in a way that is not read", path=path, expected="deflate")
     size = sum(entry.file_size for entry in entries)

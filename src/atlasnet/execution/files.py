@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LARGEST_JSON = 32 * 2**20  # bytes; as Python's objects a file may need twenty times its size
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -52,8 +56,25 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; raises ``OSError`` or ``ValueError`` for the caller to explain."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file; raises ``OSError`` or ``ValueError`` for the caller to explain.
+
+    NaN and infinity, halves of characters, nesting beyond Python's depth and files beyond `LARGEST_JSON` are refused.
+    """
+    path = Path(path)
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"the file is larger than {LARGEST_JSON} bytes")
+    text = path.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("the values are nested too deeply") from error
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # fails on a half that has no other half
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def digest(value: Any) -> str:

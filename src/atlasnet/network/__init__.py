@@ -5,7 +5,7 @@ from atlasnet.network.registry import build_network, network_names, register_net
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.unet import UNet
-from atlasnet.network.weights import load_weights
+from atlasnet.network.weights import load_network, load_weights
 
 __all__ = [
     "NetworkSpec",
@@ -13,6 +13,7 @@ __all__ = [
     "Traits",
     "UNet",
     "build_network",
+    "load_network",
     "load_weights",
     "network_names",
     "probabilities",

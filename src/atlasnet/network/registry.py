@@ -17,7 +17,8 @@ from atlasnet.network.unet import UNet
 
 Builder = Callable[..., nn.Module]
 
-_BUILDERS: dict[str, Builder] = {"unet": UNet, "segnet": SegNet}
+UNET, SEGNET = "unet", "segnet"
+_BUILDERS: dict[str, Builder] = {UNET: UNet, SEGNET: SegNet}
 _PROBE_SIDE = 32
 
 
@@ -70,11 +71,11 @@ def build_network(spec: NetworkSpec, channels: int, classes: int, *, allow_modul
         raise InputError(f"network {spec.name!r} has no width", expected="width 1", found=f"width {spec.width:g}")
     try:
         module = builder(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         raise InputError(
             f"network {spec.name!r} cannot be built",
-            expected="a callable with the arguments " + ", ".join(sorted(arguments)),
-            found=f"{type(error).__name__}: {error}",
+            expected="a callable with the arguments " + ", ".join(sorted(arguments))[:200] + ", and memory for it",
+            found=f"{type(error).__name__}: {error}"[:300],
         ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"network {spec.name!r} is not a torch.nn.Module", found=type(module).__name__)

@@ -12,8 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from atlasnet.errors import ModelError
+from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_path
+from atlasnet.network.registry import SEGNET, UNET, build_network
+from atlasnet.network.spec import NetworkSpec
 
 _RECORD = "atlasnet"  # one entry only: safetensors does not fix the order of several, and equal runs give equal bytes
 
@@ -40,7 +42,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             # Clones: the file is mapped into memory, and arithmetic may round differently on other alignments.
             tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118 - not a dict
             record = json.loads((stream.metadata() or {})[_RECORD])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ModelError(
             "the network weights cannot be read",
             path=path,
@@ -58,6 +60,36 @@ def load_weights(path: str | Path, module: nn.Module) -> nn.Module:
         ModelError: the file cannot be read, or holds the weights of another architecture.
     """
     tensors, _ = read_tensors(path)
+    _check_fit(path, module, tensors)
+    module.load_state_dict(tensors)
+    module.eval()
+    return channels_last(module)
+
+
+def load_network(
+    spec: NetworkSpec, channels: int, classes: int, path: str | Path, *, allow_module: bool = False
+) -> nn.Module:
+    """Build a network and fill it with the weights in ``path``, ready for inference.
+
+    The sizes that ``spec`` asks for are compared with those of the weights before memory is set aside for them.
+
+    Raises:
+        ModelError: as `load_weights`, or the network cannot be built, see `build_network`.
+    """
+    try:
+        if spec.name in (UNET, SEGNET):
+            with torch.device("meta"):
+                planned = build_network(spec, channels, classes)
+            _check_fit(path, planned, read_tensors(path)[0])
+        module = build_network(spec, channels, classes, allow_module=allow_module)
+    except ModelError:
+        raise
+    except InputError as error:
+        raise ModelError(f"the network of these weights cannot be built: {error}", path=path) from error
+    return load_weights(path, module)
+
+
+def _check_fit(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = module.state_dict()
     differing = sorted(own.keys() ^ tensors.keys()) + sorted(
         name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
@@ -69,9 +101,6 @@ def load_weights(path: str | Path, module: nn.Module) -> nn.Module:
             found=f"{len(differing)} tensors differ in name or shape, the first is {differing[0]!r}",
             remedy="use the network options that the model was trained with",
         )
-    module.load_state_dict(tensors)
-    module.eval()
-    return channels_last(module)
 
 
 def channels_last(module: nn.Module) -> nn.Module:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atlasnet.errors import InputError, RegistrationError, VolumeError
+from atlasnet.errors import InputError, ModelError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
-from atlasnet.network import build_network, load_weights, probabilities
+from atlasnet.network import load_network, probabilities
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
 from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab, own_choice
 from atlasnet.prediction.postprocess import postprocess
@@ -111,6 +111,18 @@ class _Fused:
     entropy: NDArray[np.float32] | None  # (1, z, y, x)
 
 
+def _operator(model: Model) -> Operator:
+    """The operator that registered the training subjects.
+
+    Raises:
+        ModelError: there is none of this name and with these settings, or its package is not installed.
+    """
+    try:
+        return make_operator(model.operator, **model.operator_settings)
+    except InputError as error:
+        raise ModelError(f"the model's registration cannot be used: {error}", path=model.folder) from error
+
+
 class Predictor:
     """A model ready to segment one scan after the other.
 
@@ -137,14 +149,16 @@ class Predictor:
     ) -> None:
         self.model = model
         self.execution = execution or Execution()
-        self.operator = operator or make_operator(model.operator, **model.operator_settings)
+        self.operator = operator or _operator(model)
         self.device = self.execution.torch_device()
         self._seen: dict[str, NDArray[Any]] = {}
         self.atlases = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
         self.networks = []
         for atlas in model.atlases:
-            network = build_network(model.network, len(model.channels), len(model.values), allow_module=allow_module)
-            self.networks.append(load_weights(model.weights_path(atlas, epoch), network).to(self.device))
+            weights = model.weights_path(atlas, epoch)
+            channels, classes = len(model.channels), len(model.values)
+            network = load_network(model.network, channels, classes, weights, allow_module=allow_module)
+            self.networks.append(network.to(self.device))
 
     def predict(self, image: Volume, options: PredictOptions | None = None) -> Prediction:
         """Segment one scan.

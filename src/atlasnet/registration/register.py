@@ -8,6 +8,7 @@ from atlasnet.errors import InputError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
 from atlasnet.registration.external import EXTERNAL, ExternalSettings
+from atlasnet.registration.field_types import with_field_types
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
@@ -36,15 +37,15 @@ def make_operator(name: str = "mrf", **settings: Any) -> Operator:
     """
     try:
         if name == "mrf":
-            return MRFOperator(MRFSettings(**settings))
+            return MRFOperator(with_field_types(MRFSettings(**settings)))
         if name == "affine":
-            return AffineOperator(AffineSettings(**settings))
+            return AffineOperator(with_field_types(AffineSettings(**settings)))
         if name in WITHOUT_SETTINGS and not settings:
             return WITHOUT_SETTINGS[name]()
         if name in EXTERNAL:
-            return EXTERNAL[name](ExternalSettings(**settings))
-    except TypeError as error:
-        raise InputError(f"operator {name!r} does not take these settings", found=str(error)) from error
+            return EXTERNAL[name](with_field_types(ExternalSettings(**settings)))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"operator {name!r} does not take these settings", found=str(error)[:200]) from error
     if name in WITHOUT_SETTINGS:
         raise InputError(f"operator {name!r} has no settings", found=", ".join(settings))
     raise InputError("no such registration operator", expected=" or ".join(OPERATORS), found=repr(name))

@@ -29,6 +29,7 @@ from atlasnet.network import NetworkSpec
 from atlasnet.volume import Volume, read_volume
 
 FORMAT = 1
+_LONGEST_NAME = 200  # bytes; a suffix and the mark of an unfinished file come behind it
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
 
 
@@ -181,15 +182,21 @@ class Model:
                 _unpacked=unpacked,
             )
             _ = model.segments  # what it says of the labels is understood
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(
                 "model.json is not complete", path=path, found=f"{type(error).__name__}: {error}"
             ) from error
         except InputError as error:
             raise ModelError(f"model.json cannot be used: {error}", path=path) from error
         for atlas in model.atlases:
-            if PurePosixPath(atlas.name).name != atlas.name or atlas.name in ("", ".", ".."):
-                raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(atlas.name))
+            name = atlas.name
+            if (
+                PurePosixPath(name).name != name
+                or name in ("", ".", "..")
+                or len(name.encode()) > _LONGEST_NAME
+                or not name.isprintable()
+            ):
+                raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(name[:80]))
         own = {
             p.relative_to(folder).as_posix()
             for a in model.atlases

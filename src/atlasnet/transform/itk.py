@@ -9,11 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from atlasnet.errors import TransformError
+from atlasnet.errors import TransformError, VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.transform.field import displacement_on
 from atlasnet.transform.maps import DisplacementMap, PointMap
 from atlasnet.volume.grid import Grid
+from atlasnet.volume.io import read_sitk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +75,9 @@ def read_itk_field(path: str | Path) -> DisplacementMap:
     if not Path(path).is_file():
         raise TransformError("there is no such file", path=path)
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise TransformError("this displacement field cannot be read", path=path, found=str(error).strip()) from error
+        image, grid = read_sitk(Path(path))
+    except VolumeError as error:
+        raise TransformError("this displacement field cannot be read", path=path, found=str(error)) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise TransformError(
             "this is no displacement field",
@@ -84,7 +85,6 @@ def read_itk_field(path: str | Path) -> DisplacementMap:
             expected="a 3-D image of vectors with 3 components in LPS mm",
             found=f"{image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} components",
         )
-    grid = Grid.from_parts(image.GetSize()[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     vectors = np.moveaxis(sitk.GetArrayFromImage(image).astype(np.float32), -1, 0)
     try:
         return DisplacementMap(torch.from_numpy(np.ascontiguousarray(vectors)), grid)

@@ -67,7 +67,7 @@ def load_maps(path: str | Path) -> tuple[dict[str, PointMap], dict[str, dict[str
         if set(maps) != {"forward", "backward"}:
             raise KeyError("forward and backward")
         return maps, content["residual"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TransformError(
             "this is not a readable transform",
             path=path,

@@ -7,6 +7,8 @@ trusted never enters.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 from atlasnet.errors import VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.headers import NiftiGeometry, check_metaimage, check_nifti, check_nrrd
+from atlasnet.volume.headers import NiftiGeometry, check_nifti, check_spacing
+from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -28,6 +31,8 @@ WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 DIRECTION_TOLERANCE = 1e-3
 """How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
+
+_FARTHEST = 1e7  # mm; an origin beyond is a damaged number
 
 _STORED_TYPES = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 
@@ -72,17 +77,26 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
             volume = read_dicom(path, series)
         _check_finite(path, volume.array)
         return volume
-    nifti = _check_file(path)
-    with _quiet_itk():
-        try:
-            image = sitk.ReadImage(str(path))
-        except RuntimeError as error:
-            raise _explained(path, error) from error
+    image, grid = read_sitk(path)
     array = _channels_first(path, image, channels)
-    z, y, x = array.shape[1:]
-    grid = _itk_grid(path, image, nifti, (z, y, x))
     _check_finite(path, array)
     return Volume(array, grid)
+
+
+def read_sitk(path: Path) -> tuple[sitk.Image, Grid]:
+    """A NIfTI, NRRD or MetaImage file as ITK reads it, and the grid of its first three axes, both checked.
+
+    Raises:
+        VolumeError: as `read_volume`, but for what concerns axes and values of the voxels.
+    """
+    nifti = _check_file(path)
+    with _quiet_itk(), _alone(path) as name:
+        try:
+            image = sitk.ReadImage(str(name))
+        except RuntimeError as error:
+            raise _explained(path, error) from error
+    x, y, z = [*image.GetSize(), 1, 1][:3]
+    return image, _itk_grid(path, image, nifti, (z, y, x))
 
 
 def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
@@ -104,7 +118,7 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
             reader.ReadImageInformation()
         except RuntimeError as error:
             raise _explained(path, error) from error
-    x, y, z = [*reader.GetSize(), 1][:3]
+    x, y, z = [*reader.GetSize(), 1, 1][:3]
     return _itk_grid(path, reader, nifti, (z, y, x))
 
 
@@ -187,6 +201,22 @@ def _itk_grid(path: Path, image: Any, nifti: NiftiGeometry | None, shape: tuple[
     if nifti is not None:
         _check_nifti_direction(path, nifti, direction)
     return trusted_grid(path, shape, spacing, origin, direction)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """The file under a name at which ITK finds no other one: beside CASE.nii it takes the voxels of CASE.nii.gz there."""
+    plain = path.with_suffix("")
+    if image_suffix(path) != ".nii.gz" or not plain.exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
+        link = Path(folder) / path.name
+        try:
+            link.symlink_to(path.absolute())
+        except OSError:  # a file system, or a user, without links
+            shutil.copyfile(path, link)
+        yield link
 
 
 @contextmanager
@@ -319,12 +349,9 @@ def trusted_grid(
     Raises:
         VolumeError: a number is not finite or positive, or the direction is sheared or singular beyond rounding.
     """
-    if not (np.isfinite(spacing).all() and (spacing > 0).all() and np.isfinite(origin).all()):
-        raise VolumeError(
-            "spacing or origin is impossible",
-            path=path,
-            found=f"spacing {_listed(spacing)}, origin {_listed(origin)} mm",
-        )
+    check_spacing(path, spacing.tolist())
+    if not (np.abs(origin) < _FARTHEST).all():
+        raise VolumeError("the origin is impossible", path=path, found=f"{_listed(origin)} mm")
     _check_orthonormal(path, direction)
     # An exact matrix is left as it is: the decomposition would change its last bits.
     if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-12:

@@ -1,0 +1,274 @@
+"""What a MetaImage or NRRD file says of itself, checked before ITK reads it.
+
+ITK's parsers of these headers write past the ends of their buffers on some that are damaged, and set aside memory for
+whatever size a header claims. So a header reaches them only if every field in it is one of the format's, once, and
+of the form that it must have, and if all the voxels that it promises are there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume.headers import check_deflated, check_size, check_spacing, damaged, truncated
+
+_LONGEST_LINE = 1 << 16
+_LONGEST_VALUE = 1000
+_LONGEST_HEADER = 1 << 20
+_NUMBER = r"[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?"
+_WHOLE = r"-?\d{1,18}"
+_META_WIDTH = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+_NRRD_WIDTH = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
+    **dict.fromkeys(("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"), 8),
+    **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
+    "float": 4,
+}
+_NRRD_SPACES = (
+    "right-anterior-superior|RAS|left-anterior-superior|LAS|left-posterior-superior|LPS|right-anterior-superior-time|"
+    "RAST|left-anterior-superior-time|LAST|left-posterior-superior-time|LPST|scanner-xyz|scanner-xyz-time|"
+    "3D-right-handed|3D-left-handed|3D-right-handed-time|3D-left-handed-time"
+)
+
+
+def _listed(entry: str, count: int) -> str:
+    """A pattern of ``count`` entries between blanks."""
+    return rf"{entry}(?:\s+{entry}){{{count - 1}}}" if count > 0 else "(?!)"
+
+
+# The form of each field of a MetaImage, given the number of axes. Fields that it does not name are a user's own.
+_META_FIELDS: Mapping[str, Callable[[int], str]] = {
+    "ObjectType": lambda n: "Image",
+    "ObjectSubType": lambda n: r"[\w ]{1,40}",
+    "NDims": lambda n: r"\d",
+    "BinaryData": lambda n: "True|False|true|false|1|0",
+    "BinaryDataByteOrderMSB": lambda n: "True|False|true|false|1|0",
+    "ElementByteOrderMSB": lambda n: "True|False|true|false|1|0",
+    "CompressedData": lambda n: "True|False|true|false|1|0",
+    "CompressedDataSize": lambda n: r"\d{1,18}",
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), lambda n: _listed(_NUMBER, n * n)),
+    **dict.fromkeys(("Offset", "Position", "Origin", "CenterOfRotation"), lambda n: _listed(_NUMBER, n)),
+    "AnatomicalOrientation": lambda n: r"[A-Za-z?]{1,8}",
+    **dict.fromkeys(("ElementSpacing", "ElementSize"), lambda n: _listed(_NUMBER, n)),
+    "DimSize": lambda n: _listed(r"\d{1,9}", n),
+    "HeaderSize": lambda n: _WHOLE,
+    "Modality": lambda n: r"\w{1,40}",
+    "SequenceID": lambda n: _listed(_NUMBER, n),
+    **dict.fromkeys(("ElementMin", "ElementMax"), lambda n: _NUMBER),
+    "ElementNumberOfChannels": lambda n: r"[1-9]\d{0,5}",
+    "ElementType": lambda n: r"MET_\w{1,30}",
+    "ElementNBits": lambda n: r"\d{1,3}",
+    **dict.fromkeys(("ID", "ParentID"), lambda n: _WHOLE),
+    "Color": lambda n: _listed(_NUMBER, 4),
+    "CompressionLevel": lambda n: _WHOLE,
+}
+_META_BEFORE = ("ObjectType", "ObjectSubType", "ID", "ParentID", "BinaryData", "CompressedData", "CompressedDataSize")
+_VECTOR = rf"\(\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{0,3}}\s*\)"
+_QUOTED = r'"[^"\\]*"'
+_NUMBER_OR_NAN = rf"(?:{_NUMBER}|[Nn][Aa][Nn])"
+# The form of each field of an NRRD, given the number of axes. There are no others.
+_NRRD_FIELDS: Mapping[str, Callable[[int], str]] = {
+    "content": lambda n: ".*",
+    "number": lambda n: r"\d{1,18}",
+    "type": lambda n: "|".join(_NRRD_WIDTH),
+    "dimension": lambda n: "[1-5]",
+    "space": lambda n: _NRRD_SPACES,
+    "space dimension": lambda n: "[1-4]",
+    "sizes": lambda n: _listed(r"\d{1,9}", n),
+    **dict.fromkeys(("spacings", "thicknesses", "axis mins", "axis maxs"), lambda n: _listed(_NUMBER_OR_NAN, n)),
+    "centerings": lambda n: _listed(r"(?:cell|node|none|\?\?\?)", n),
+    "kinds": lambda n: _listed(r"[\w?-]{1,40}", n),
+    **dict.fromkeys(("labels", "units"), lambda n: _listed(_QUOTED, n)),
+    "space units": lambda n: rf"{_QUOTED}(?:\s+{_QUOTED}){{0,3}}",
+    "space origin": lambda n: _VECTOR,
+    "space directions": lambda n: _listed(rf"(?:{_VECTOR}|none)", n),
+    "measurement frame": lambda n: rf"{_VECTOR}(?:\s+{_VECTOR}){{0,3}}",
+    **dict.fromkeys(("min", "max", "old min", "old max"), lambda n: _NUMBER_OR_NAN),
+    "encoding": lambda n: "raw|txt|text|ascii|hex|gz|gzip|bz2|bzip2",
+    "endian": lambda n: "little|big",
+    "line skip": lambda n: r"\d{1,9}",
+    "byte skip": lambda n: r"-1|\d{1,15}",
+    "sample units": lambda n: ".*",
+    "data file": lambda n: ".+",
+}
+_NRRD_SYNONYMS = {
+    "axismins": "axis mins",
+    "axismaxs": "axis maxs",
+    "centers": "centerings",
+    "oldmin": "old min",
+    "oldmax": "old max",
+    "lineskip": "line skip",
+    "byteskip": "byte skip",
+    "sampleunits": "sample units",
+    "datafile": "data file",
+}
+
+
+def check_metaimage(path: Path, voxels: bool = True) -> None:
+    """Check a MetaImage's header and, with ``voxels``, that all of them are there.
+
+    Raises:
+        VolumeError: not MetaImage, truncated, damaged, empty, made of several files, or a spacing is not positive.
+    """
+    fields: dict[str, str] = {}
+    with path.open("rb") as stream:
+        while "ElementDataFile" not in fields:
+            line = stream.readline(4096)
+            name, separator, value = line.partition(b"=")
+            key = name.decode("latin-1").strip()
+            if not separator or b"\0" in line or stream.tell() > _LONGEST_HEADER:
+                raise VolumeError("this is not a MetaImage header, or it is cut off", path=path, found=repr(line[:40]))
+            if key in fields:
+                _refuse(path, key, "one such field", "two")
+            fields[key] = value.decode("utf-8", "replace").strip()
+        start = stream.tell()
+    axes = int(fields["NDims"]) if re.fullmatch("[1-5]", fields.get("NDims", "")) else 0
+    if not axes:
+        _refuse(path, "NDims", "1 to 5", fields.get("NDims", "none"))
+    _check_forms(path, fields, _META_FIELDS, axes)
+    after = [name for name in fields if name in _META_FIELDS and name not in _META_BEFORE]
+    if after[0] != "NDims":
+        _refuse(path, "NDims", "it before the fields that depend on it", f"it after {after[0]}")
+    if "DimSize" not in fields:
+        _refuse(path, "DimSize", f"{axes} sizes", "none")
+    sizes = [int(word) for word in fields["DimSize"].split()]
+    check_size(path, sizes)
+    for field in ("ElementSpacing", "ElementSize"):
+        if field in fields:
+            check_spacing(path, [float(word) for word in fields[field].split()][:3])
+    data = fields["ElementDataFile"]
+    if data.split()[0:1] == ["LIST"] or "%" in data:
+        raise VolumeError(
+            "a MetaImage spread over several files is not supported", path=path, remedy="save it as one file"
+        )
+    kind = fields.get("ElementType", "").upper().removeprefix("MET_")
+    width = _META_WIDTH.get(kind) or _META_WIDTH.get(kind.removeprefix("U"))
+    if width is None:
+        raise VolumeError("the type of the voxels is not supported", path=path, found=fields.get("ElementType", "none"))
+    if not voxels:
+        return
+    values = math.prod(sizes) * int(fields.get("ElementNumberOfChannels", "1"))
+    local = data.upper() == "LOCAL"
+    file, offset = (path, start) if local else (_beside(path, data), max(0, int(fields.get("HeaderSize", "0"))))
+    if _is_true(fields.get("CompressedData", "False")):
+        taken = check_deflated(path, file, offset, values * width)
+        # Without it ITK finds no voxels, says so on the console only, and returns whatever is in its memory.
+        stated = int(fields.get("CompressedDataSize", 0))
+        if not taken <= stated <= file.stat().st_size - offset:
+            _refuse(path, "CompressedDataSize", f"{taken} bytes", str(stated))
+    elif int(fields.get("CompressedDataSize", 0)):
+        _refuse(path, "CompressedDataSize", "none, as the voxels are not compressed", fields["CompressedDataSize"])
+    elif not _is_true(fields.get("BinaryData", "True")):
+        _check_digits(path, file, offset, values)
+    else:
+        _check_length(path, file, offset, values * width)
+
+
+def check_nrrd(path: Path, voxels: bool = True) -> None:
+    """Check an NRRD's header and, with ``voxels``, that all of them are there.
+
+    Raises:
+        VolumeError: not NRRD, truncated, damaged, empty, made of several files, or a spacing is not positive.
+    """
+    fields: dict[str, str] = {}
+    with path.open("rb") as stream:
+        if not re.fullmatch(rb"NRRD000[1-5]\r?\n", stream.readline(64)):
+            raise VolumeError("this is not an NRRD file", path=path, expected="a first line NRRD0001 to NRRD0005")
+        while line := stream.readline(_LONGEST_LINE).rstrip(b"\r\n"):
+            if b"\0" in line or len(line) > _LONGEST_LINE - 2 or stream.tell() > _LONGEST_HEADER:
+                raise VolumeError("this is not an NRRD header, or it is cut off", path=path, found=repr(line[:40]))
+            name, separator, value = line.decode("utf-8", "replace").partition(":")
+            if name.startswith("#") or value.startswith("="):
+                continue
+            key = _NRRD_SYNONYMS.get(name.lower(), name.lower())
+            if not separator or key not in _NRRD_FIELDS or not value.startswith(" "):
+                raise VolumeError("the NRRD header has a line that is no field", path=path, found=repr(line[:80]))
+            if key in fields:
+                _refuse(path, key, "one such field", "two")
+            fields[key] = value.strip()
+        start = stream.tell()
+    for key in ("dimension", "type", "sizes", "encoding"):
+        if key not in fields:
+            _refuse(path, key, "a field of this name", "none")
+    axes = int(fields["dimension"]) if re.fullmatch("[1-5]", fields["dimension"]) else 0
+    if not axes:
+        _refuse(path, "dimension", "1 to 5", fields["dimension"])
+    _check_forms(path, fields, _NRRD_FIELDS, axes)
+    sizes = [int(word) for word in fields["sizes"].split()]
+    check_size(path, sizes)
+    if "spacings" in fields:
+        check_spacing(path, [value for value in map(float, fields["spacings"].split()) if not math.isnan(value)])
+    if "data file" in fields and (fields["data file"].startswith("LIST") or "%" in fields["data file"]):
+        raise VolumeError("an NRRD spread over several files is not supported", path=path, remedy="save it as one file")
+    if voxels:
+        _check_nrrd_voxels(path, fields, start, math.prod(sizes))
+
+
+def _check_nrrd_voxels(path: Path, fields: Mapping[str, str], start: int, values: int) -> None:
+    file, offset = (_beside(path, fields["data file"]), 0) if "data file" in fields else (path, start)
+    width, encoding = _NRRD_WIDTH[fields["type"]], fields["encoding"]
+    if encoding in ("gz", "gzip"):
+        check_deflated(path, file, offset, values * width)
+    elif encoding == "raw":
+        _check_length(path, file, offset + max(0, int(fields.get("byte skip", "0"))), values * width)
+    elif encoding == "hex":
+        _check_length(path, file, offset, 2 * values * width)
+    elif encoding in ("txt", "text", "ascii"):
+        _check_digits(path, file, offset, values)
+    else:
+        raise VolumeError(
+            "the voxels are compressed in a way that is not read", path=path, expected="gzip", found=encoding
+        )
+
+
+def _check_forms(path: Path, fields: Mapping[str, str], forms: Mapping[str, Callable[[int], str]], axes: int) -> None:
+    """Whether every field has the form that the format gives it, and a length that ITK bears."""
+    for name, value in fields.items():
+        if len(name) > _LONGEST_VALUE or len(value) > _LONGEST_VALUE:
+            _refuse(path, name[:40], f"at most {_LONGEST_VALUE} characters", str(max(len(name), len(value))))
+        if name in forms and not re.fullmatch(forms[name](axes), value, re.ASCII):
+            _refuse(path, name, f"what the format has there, with {axes} axes", repr(value[:80]))
+
+
+def _check_length(path: Path, file: Path, offset: int, expected: int) -> None:
+    found = max(0, file.stat().st_size - offset)
+    if found < expected:
+        raise truncated(path, expected, found)
+
+
+def _check_digits(path: Path, file: Path, offset: int, expected: int) -> None:
+    """Whether there are ``expected`` numbers from ``offset`` on, and nothing else."""
+    found, inside = 0, False
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        while chunk := stream.read(1 << 20):
+            if other := re.search(rb"[^0-9eE+.,\s-]", chunk):
+                raise damaged(path, f"{other[0]!r} among the numbers")
+            found += len(re.findall(rb"[^\s,]+", chunk)) - (inside and not chunk[:1].isspace())
+            inside = not chunk[-1:].isspace()
+    if found < expected:
+        raise VolumeError("the file is truncated", path=path, expected=f"{expected} numbers", found=f"{found} numbers")
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The file with the voxels that a header names, relative to itself."""
+    file = path.parent / name
+    if not file.is_file():
+        raise VolumeError("the file with the voxels is missing", path=path, expected=str(file))
+    return file
+
+
+def _is_true(text: str) -> bool:
+    return text[:1] in ("T", "t", "1")
+
+
+def _refuse(path: Path, name: str, expected: str, found: str) -> NoReturn:
+    raise VolumeError(f"the header's {name} cannot be read", path=path, expected=expected, found=found)
