@@ -73,7 +73,7 @@ def damaged(name: str, content: bytes, number: int) -> bytes:
 
 
 def damaged_bytes(content: bytes, random: Random) -> bytes:
-    """Bits flipped, a number made absurd, bytes swapped, cut out, doubled, or the end cut off; half of it near the start."""
+    """Bits flipped, numbers made absurd, bytes swapped, cut out or doubled, the end cut off; half of it early on."""
     data = bytearray(content)
     if not data:
         return b"\0"

@@ -1,7 +1,7 @@
 """Damaged files of every kind that is read: the package's own error or a sound result, and no harm besides.
 
-Each case follows from the name of its specimen and a number, which a failure shows. ``ATLASNET_FUZZ_CASES`` says how many
-cases the long test makes in all:
+Each case follows from the name of its specimen and a number, which a failure shows. ``ATLASNET_FUZZ_CASES`` says how
+many cases the long test makes in all:
 
     ATLASNET_FUZZ_CASES=1000000 python -m pytest -m slow tests/test_fuzzing.py
 """

@@ -2,7 +2,7 @@
 
 from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
-from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, write_json
+from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, reading_back, write_json
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter
 from atlasnet.execution.work import WorkFolder
 
@@ -16,6 +16,7 @@ __all__ = [
     "digest",
     "file_digest",
     "read_json",
+    "reading_back",
     "unpack",
     "write_json",
 ]

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from atlasnet.errors import InputError
+
 LARGEST_JSON = 32 * 2**20  # bytes; as Python's objects a file may need twenty times its size
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -71,6 +73,24 @@ def read_json(path: str | Path) -> Any:
     if _SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # fails on a half that has no other half
     return value
+
+
+@contextmanager
+def reading_back(path: str | Path) -> Iterator[None]:
+    """What goes wrong inside while ``path``, which an earlier call wrote, is read and understood becomes one error.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold what was written.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "what an earlier call wrote cannot be used: the file is damaged",
+            path=path,
+            found=f"{type(error).__name__}: {error}",
+            remedy="delete the file; the same command makes it again",
+        ) from error
 
 
 def _refuse_constant(name: str) -> float:

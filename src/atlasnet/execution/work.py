@@ -1,17 +1,19 @@
-"""The work folder: finished pieces of work, each under a key made of all that it depends on."""
+"""The work folder: finished pieces of work with their checksums, each under a key made of all that it depends on."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from atlasnet.errors import InputError
+from atlasnet.execution.files import file_digest, read_json, write_json
 
 LEFTOVER = ".partial-"
+CHECKSUMS = "checksums.json"
 
 
 class WorkFolder:
@@ -36,7 +38,27 @@ class WorkFolder:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        write_json(partial / CHECKSUMS, {path.relative_to(partial).as_posix(): file_digest(path) for path in files})
         partial.rename(final)
+
+    def finished(self, kind: str, key: str, warn: Callable[[str], None]) -> bool:
+        """Whether the piece is there, every file as it was written.
+
+        One that is damaged is removed, of which ``warn`` is told, and so will be made again.
+        """
+        folder = self.entry(kind, key)
+        if not folder.is_dir():
+            return False
+        try:
+            sums = read_json(folder / CHECKSUMS)
+            damaged = [name for name, checksum in sums.items() if file_digest(folder / name) != checksum]
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            damaged = [f"{CHECKSUMS} ({error})"]
+        if damaged:
+            warn(f"{folder}: {', '.join(damaged)} is not what was written; the work is done again")
+            shutil.rmtree(folder)
+        return not damaged
 
     @contextmanager
     def locked(self) -> Iterator[None]:

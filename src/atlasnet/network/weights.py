@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +19,13 @@ from atlasnet.network.registry import SEGNET, UNET, build_network
 from atlasnet.network.spec import NetworkSpec
 
 _RECORD = "atlasnet"  # one entry only: safetensors does not fix the order of several, and equal runs give equal bytes
+_CHECKSUM = "sha256"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON-able record atomically; the same values give the same bytes."""
+    """Write tensors, their checksum and a JSON-able record atomically; the same values give the same bytes."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    text = json.dumps({**record, _CHECKSUM: _checksum(whole)}, sort_keys=True, allow_nan=False)
     with atomic_path(path) as temporary:
         save_file(whole, temporary, metadata={_RECORD: text})
 
@@ -41,8 +43,10 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as stream:
             # Clones: the file is mapped into memory, and arithmetic may round differently on other alignments.
             tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118 - not a dict
-            record = json.loads((stream.metadata() or {})[_RECORD])
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+            record = dict(json.loads((stream.metadata() or {})[_RECORD]))
+        if _CHECKSUM in record and record.pop(_CHECKSUM) != _checksum(tensors):
+            raise ValueError("the checksum differs")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(
             "the network weights cannot be read",
             path=path,
@@ -51,6 +55,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             remedy="copy the model again",
         ) from error
     return tensors, record
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
+        state.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def load_weights(path: str | Path, module: nn.Module) -> nn.Module:

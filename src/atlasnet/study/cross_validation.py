@@ -12,7 +12,7 @@ import numpy as np
 from atlasnet.cohort import Cohort
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
-from atlasnet.execution import Execution, digest, read_json, write_json
+from atlasnet.execution import Execution, digest, read_json, reading_back, write_json
 from atlasnet.prediction import Predictor, write_prediction
 from atlasnet.study.statistics import interval
 from atlasnet.training.fit import FitOptions, fit
@@ -153,7 +153,9 @@ class _CrossValidation:
 
     def _remember_folds(self) -> None:
         path, groups = self.folder / "folds.json", [list(fold) for fold in self.folds]
-        if path.exists() and read_json(path) != groups:
+        with reading_back(path):
+            before = read_json(path) if path.exists() else groups
+        if before != groups:
             raise InputError(
                 "the folder holds a cross-validation with other folds",
                 path=path,
@@ -205,7 +207,10 @@ class _CrossValidation:
         path = self._prediction(name)
         record = path.with_name(f"{name}.json")
         # The labels are written last: where they are, the record is whole.
-        return path.exists() and record.exists() and read_json(record)["provenance"]["model"] == model
+        if not (path.exists() and record.exists()):
+            return False
+        with reading_back(record):
+            return bool(read_json(record)["provenance"]["model"] == model)
 
     def _evaluate(self) -> CrossValidation:
         if not any(self._prediction(subject.name).exists() for subject in self.cohort):

@@ -11,7 +11,7 @@ import numpy as np
 
 from atlasnet.cohort import Subject
 from atlasnet.evaluation import PatchCounts, PatchProtocol, classify_patches, region_mask
-from atlasnet.execution import Execution, read_json, write_json
+from atlasnet.execution import Execution, read_json, reading_back, write_json
 from atlasnet.study.records import OfSubjects, Study
 from atlasnet.study.statistics import Float, interval
 from atlasnet.volume import read_labels
@@ -57,12 +57,14 @@ def with_patches(
 
     def remembered(path: Path, case: str) -> PatchCounts:
         kept = path.with_name(f"{case}.patches.json")
-        content = read_json(kept) if kept.exists() else {}
         asked = asdict(protocol) | {"region": list(protocol.region)}
-        if content.get("protocol") != asked:
-            content = {"protocol": asked, "counts": asdict(count(path, case))}
-            write_json(kept, content)
-        return PatchCounts(**content["counts"])
+        with reading_back(kept):
+            content = read_json(kept) if kept.exists() else {}
+            if content.get("protocol") == asked:
+                return PatchCounts(**content["counts"])
+        counts = count(path, case)
+        write_json(kept, {"protocol": asked, "counts": asdict(counts)})
+        return counts
 
     main = [r for r in study.results if r.scores and r.run.is_main(len(study.atlases))]
     of_methods: dict[str, dict[int, dict[str, PatchCounts]]] = {}

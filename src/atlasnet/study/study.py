@@ -18,7 +18,7 @@ from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.errors import CohortError, InputError, RegistrationError
 from atlasnet.evaluation import evaluate_subject
-from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.certainty import describe
@@ -174,8 +174,9 @@ class _Study:
 
     def _jobs_done(self) -> list[Run]:
         by_name = {method.name: method for method in METHODS}
-        done = read_json(self.folder / JOBS) if (self.folder / JOBS).exists() else []
-        return [Run(by_name[name], float(share), int(seed), None, *rest) for name, share, seed, *rest in done]
+        with reading_back(self.folder / JOBS):
+            done = read_json(self.folder / JOBS) if (self.folder / JOBS).exists() else []
+            return [Run(by_name[name], float(share), int(seed), None, *rest) for name, share, seed, *rest in done]
 
     # What all methods share
 
@@ -194,7 +195,9 @@ class _Study:
         if not path.exists():
             images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in self.cohort}
             write_json(path, choose_atlases(images, count, execution=self.execution))
-        return resolve_atlases(self.cohort, read_json(path))
+        with reading_back(path):
+            names = [str(name) for name in read_json(path)]
+        return resolve_atlases(self.cohort, names)
 
     def _remember_settings(self) -> None:
         """Figures of one table come from one setting; what is named here may be added."""
@@ -211,9 +214,10 @@ class _Study:
             "tests": {subject.name: self.files[subject] for subject in self.tests},
         }
         path = self.folder / SETTINGS
-        before: dict[str, Any] = read_json(path) if path.exists() else settings
-        before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
-        changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
+        with reading_back(path):
+            before: dict[str, Any] = read_json(path) if path.exists() else settings
+            before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
+            changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
         if changed:
             raise InputError(
                 "the folder holds a study with other settings",
@@ -294,8 +298,9 @@ class _Study:
         return self.folder / run.folder / f"{case}.json"
 
     def _read(self, run: Run, case: str) -> CaseResult:
-        content = read_json(self._path(run, case))
-        return CaseResult(run, case, tuple(content["scores"]), content["details"])
+        with reading_back(self._path(run, case)):
+            content = read_json(self._path(run, case))
+            return CaseResult(run, case, tuple(content["scores"]), content["details"])
 
     def _run(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> None:
         """Train what the method needs and segment the scans that it has not segmented yet."""

@@ -302,12 +302,13 @@ class _Fit:
         if wanted is not None and wanted > count:
             self.say.warn(f"{wanted} atlases were asked for and there are {count} subjects: all of them are atlases")
         key = digest({"count": count, "images": {subject.name: subject.key for subject in subjects}})
-        path = self.work.root / "choice" / f"{key}.json"
-        if not path.exists():
+        if not self.work.finished("choice", key, self.say.warn):
             self.say.note(f"choosing {count} atlases among {len(subjects)} subjects")
             images = {subject.name: subject.read for subject in subjects}
-            write_json(path, choose_atlases(images, count, execution=self.execution))
-        return resolve_atlases(self.cohort, read_json(path))
+            chosen = choose_atlases(images, count, execution=self.execution)
+            with self.work.making("choice", key) as folder:
+                write_json(folder / "atlases.json", chosen)
+        return resolve_atlases(self.cohort, read_json(self.work.entry("choice", key) / "atlases.json"))
 
     def _targets(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> list[Keyed]:
         """The atlases, written into the model folder, where prediction will read them too."""
@@ -326,10 +327,11 @@ class _Fit:
 
     def _within_budget(self, settings: str, networks: AtlasNetworks, recipe: Recipe, end: float) -> Recipe:
         """The recipe with as many epochs as there is time for until ``end``, as it was decided once."""
-        path = self.work.root / "budget" / f"{settings}.json"
-        if not path.exists():
-            write_json(path, networks.within(recipe, end).to_json())
-        return Recipe.from_json(read_json(path))
+        if not self.work.finished("budget", settings, self.say.warn):
+            chosen = networks.within(recipe, end)
+            with self.work.making("budget", settings) as folder:
+                write_json(folder / "recipe.json", chosen.to_json())
+        return Recipe.from_json(read_json(self.work.entry("budget", settings) / "recipe.json"))
 
     def _keep(self, atlas: Atlas, folder: Path) -> None:
         """Put the weights and the log of an atlas's network into the model."""

@@ -51,14 +51,15 @@ class PairRegistrar:
     def _one(self, source: Keyed, target: Keyed) -> Registration | None:
         if target.key == source.key:
             return Registration(Transform.identity(), {"operator": "identity", "quality": 1.0})
-        if not self.entry(source, target).is_dir():
+        key, reporter = self.key(source, target), self.execution.reporter
+        if not self.work.finished("registrations", key, reporter.warn):
             self.execution.pause()
             try:
                 (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution)
             except RegistrationError as error:
-                self.execution.reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
+                reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
                 return None
-            with self.work.making("registrations", self.key(source, target)) as folder:
+            with self.work.making("registrations", key) as folder:
                 made.transform.save(folder / "transform.safetensors")
                 write_json(folder / "record.json", made.record)
         return self._load(source, target)

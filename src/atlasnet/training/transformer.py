@@ -88,7 +88,7 @@ class Transformer:
                     )
                     continue
                 key = self._key(source, atlas)
-                if not self.work.entry("mapped", key).is_dir():
+                if not self.work.finished("mapped", key, self.execution.reporter.warn):
                     case = self._case(source.name, *prepared(), registration.transform, grid)
                     with self.work.making("mapped", key) as folder:
                         case.save(folder)

@@ -205,7 +205,7 @@ def _itk_grid(path: Path, image: Any, nifti: NiftiGeometry | None, shape: tuple[
 
 @contextmanager
 def _alone(path: Path) -> Iterator[Path]:
-    """The file under a name at which ITK finds no other one: beside CASE.nii it takes the voxels of CASE.nii.gz there."""
+    """The file where ITK finds no other: it would read CASE.nii.gz with the voxels of a CASE.nii beside it."""
     plain = path.with_suffix("")
     if image_suffix(path) != ".nii.gz" or not plain.exists():
         yield path

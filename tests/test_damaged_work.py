@@ -1,0 +1,111 @@
+"""Work folders that something has damaged, or that two processes want: the model is what it would have been."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError
+from atlasnet.execution import Execution, SilentReporter, WorkFolder
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
+from synthetic import write_cohort
+
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, batch_slices=4)
+OPTIONS = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="affine")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS, execution=Execution(threads=1))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "choice/*/atlases.json",
+        "registrations/*/transform.safetensors",
+        "registrations/*/record.json",
+        "registrations/*/checksums.json",
+        "mapped/*/*.image.npy",
+        "mapped/*/*.labels.npy",
+        "networks/*/network.safetensors",
+    ],
+)
+@pytest.mark.parametrize("damage", ["a bit", "truncated", "absent"])
+def test_a_damaged_piece_of_work_is_made_again(
+    cohort: Cohort, model: Model, tmp_path: Path, pattern: str, damage: str
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model.folder, folder)
+    (folder / "model.json").unlink()
+    file = sorted((folder / "work").glob(pattern))[0]
+    content = bytearray(file.read_bytes())
+    file.unlink()
+    if damage != "absent":
+        content[-len(content) // 3] ^= 1
+        file.write_bytes(content if damage == "a bit" else content[: len(content) // 2])
+    reporter = SilentReporter()
+    again = fit(cohort, folder, OPTIONS, execution=Execution(threads=1, reporter=reporter))
+    assert again.checksums == model.checksums
+    if not pattern.startswith("networks"):
+        assert any(file.parent.name in text and "done again" in text for text in reporter.warnings)
+
+
+def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model.folder, folder)
+    (folder / "model.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
+    fit(cohort, folder, OPTIONS, execution=Execution(threads=1))
+    after = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
+    assert {path for path in before if after[path] != before[path]} <= {folder / "work" / "lock"}
+
+
+_HOLDER = """
+import sys
+from atlasnet.execution import WorkFolder
+with WorkFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(work: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works in the folder until it ends."""
+    words = [sys.executable, "-c", _HOLDER, str(work)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_process_is_turned_away_until_the_first_is_killed(cohort: Cohort, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    with held(work) as process:
+        with pytest.raises(InputError, match="another process"):
+            fit(cohort, tmp_path / "m", OPTIONS, work=work)
+        assert not (tmp_path / "m" / "model.json").exists()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with WorkFolder(work).locked():
+            pass
