@@ -44,7 +44,7 @@ _PATTERNS = tuple(
 )  # fmt: skip
 _WORDS = (
     "nan", "inf", "-inf", "-1", "0", "1e308", "1e-300", "0.5", "65536", "2147483648", "99999999999999999999", "", "x",
-    "1 2", "\u00b2", "9" * 5000, "../../outside", "True", "%d", "LIST", "\x00",
+    "1 2", "\u00b2", "9" * 5000, "y" * 900, "../../outside", "True", "%d", "LIST", "\x00",
 )  # fmt: skip
 _VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 0.5, -0.0, 1e308, 2**31, 2**63, 10**400, float("nan"), float("inf"), "", "0", "nan",

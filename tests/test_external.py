@@ -10,7 +10,7 @@ from scipy import ndimage
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration import make_operator, register_images
-from atlasnet.registration.external import EXTERNAL
+from atlasnet.registration.external import EXTERNAL, ExternalSettings
 from atlasnet.transform import DisplacementMap, Transform
 from atlasnet.volume import Grid, Volume
 
@@ -72,3 +72,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name, monk
     monkeypatch.setattr("atlasnet.registration.external.util.find_spec", lambda module: None)
     with pytest.raises(InputError, match=rf"pip install 'atlasnet\[{name}\]'"):
         make_operator(name)
+
+
+@pytest.mark.parametrize("arguments", [{"-o": "/x"}, {"-m": "NCC 2x2x2 -oinv /x"}, {"outprefix": "/x"}])
+def test_arguments_that_name_files_to_write_are_refused(arguments: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="may not name files"):
+        ExternalSettings(arguments=arguments)

@@ -68,6 +68,10 @@ class ExternalSettings:
             object.__setattr__(self, "clamp", tuple((float(low), float(high)) for low, high in self.clamp))
         if not 0 < self.smallest_jacobian < 1:
             raise InputError("smallest_jacobian cannot be used", expected="(0, 1)", found=str(self.smallest_jacobian))
+        words = [word for name, value in self.arguments.items() for word in (str(name), *str(value).split())]
+        if any(word.startswith(("-o", "-dump")) or word == "outprefix" for word in words):
+            # Settings travel inside models, and a model from elsewhere does not say where this machine writes.
+            raise InputError("the arguments of a registration may not name files to write", found=" ".join(words)[:200])
         if self.voxels <= 0 or (self.spacing is not None and self.spacing <= 0):
             raise InputError("spacing or voxels cannot be used", expected="numbers above 0")
 

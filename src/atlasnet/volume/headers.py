@@ -23,7 +23,7 @@ from atlasnet.errors import VolumeError
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _COPY_AGAIN = "copy or export the file again"
-_NIFTI_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64}
+_NIFTI_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}  # by its code of the type
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a spacing outside this range is a damaged number, and arithmetic fails on it
 
 
@@ -76,20 +76,21 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
     qfac, *spacing = struct.unpack_from(f"{order}8f", header, 76)
     spacing = spacing[: min(3, dimensions)]
     check_spacing(path, spacing)
-    (kind, bits), (offset,) = struct.unpack_from(f"{order}2h", header, 70), struct.unpack_from(f"{order}f", header, 108)
-    if _NIFTI_BITS.get(kind) != bits:
+    (kind,), (offset,) = struct.unpack_from(f"{order}h", header, 70), struct.unpack_from(f"{order}f", header, 108)
+    if kind not in _NIFTI_BYTES:
         raise VolumeError(
             "the type of the voxels is not supported",
             path=path,
             expected="whole or real numbers of 8 to 64 bits",
-            found=f"NIfTI type {kind} of {bits} bits",
+            found=f"NIfTI type {kind}",
         )
     if not 0 <= offset < 2**31:
         raise VolumeError("the NIfTI header places the voxels nowhere", path=path, found=f"byte {offset}")
-    expected = int(offset) + math.prod(sizes) * bits // 8
+    expected = int(offset) + math.prod(sizes) * _NIFTI_BYTES[kind]
     found = len(header)
     while voxels and (chunk := stream.read(_CHUNK)):
         found += len(chunk)
+        _check_surplus(path, expected, found)
     if voxels and found < expected:
         raise truncated(path, expected, found)
     qcode, scode = struct.unpack_from(f"{order}2h", header, 252)
@@ -169,6 +170,7 @@ def check_deflated(path: Path, file: Path, offset: int, expected: int) -> int:
                 taken += len(chunk)
                 while chunk and not inflate.eof:
                     found += len(inflate.decompress(chunk, _CHUNK))
+                    _check_surplus(path, expected, found)
                     chunk = inflate.unconsumed_tail
         except zlib.error as error:
             raise damaged(path, str(error)) from error
@@ -177,6 +179,12 @@ def check_deflated(path: Path, file: Path, offset: int, expected: int) -> int:
     if found < expected:
         raise truncated(path, expected, found)
     return taken - len(inflate.unused_data)
+
+
+def _check_surplus(path: Path, expected: int, found: int) -> None:
+    """Stop unpacking what holds far more than the header says."""
+    if found > 2 * expected + 2**24:
+        raise damaged(path, f"over {found} bytes where the header promises {expected}")
 
 
 def truncated(path: Path, expected: int, found: int) -> VolumeError:

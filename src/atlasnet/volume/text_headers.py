@@ -70,7 +70,7 @@ _META_FIELDS: Mapping[str, Callable[[int], str]] = {
     "Color": lambda n: _listed(_NUMBER, 4),
     "CompressionLevel": lambda n: _WHOLE,
 }
-_META_BEFORE = ("ObjectType", "ObjectSubType", "ID", "ParentID", "BinaryData", "CompressedData", "CompressedDataSize")
+_META_DEPENDENT = [name for name, form in _META_FIELDS.items() if form(2) != form(3)]
 _VECTOR = rf"\(\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{0,3}}\s*\)"
 _QUOTED = r'"[^"\\]*"'
 _NUMBER_OR_NAN = rf"(?:{_NUMBER}|[Nn][Aa][Nn])"
@@ -134,9 +134,9 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
     if not axes:
         _refuse(path, "NDims", "1 to 5", fields.get("NDims", "none"))
     _check_forms(path, fields, _META_FIELDS, axes)
-    after = [name for name in fields if name in _META_FIELDS and name not in _META_BEFORE]
-    if after[0] != "NDims":
-        _refuse(path, "NDims", "it before the fields that depend on it", f"it after {after[0]}")
+    first = next(name for name in fields if name == "NDims" or name in _META_DEPENDENT)
+    if first != "NDims":
+        _refuse(path, "NDims", "it before the fields that depend on it", f"it after {first}")
     if "DimSize" not in fields:
         _refuse(path, "DimSize", f"{axes} sizes", "none")
     sizes = [int(word) for word in fields["DimSize"].split()]
@@ -185,11 +185,11 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
         while line := stream.readline(_LONGEST_LINE).rstrip(b"\r\n"):
             if b"\0" in line or len(line) > _LONGEST_LINE - 2 or stream.tell() > _LONGEST_HEADER:
                 raise VolumeError("this is not an NRRD header, or it is cut off", path=path, found=repr(line[:40]))
-            name, separator, value = line.decode("utf-8", "replace").partition(":")
-            if name.startswith("#") or value.startswith("="):
+            name, separator, value = line.decode("utf-8", "replace").partition(": ")
+            if name.startswith("#") or ":=" in name:  # a comment, or a key and value of the user's own
                 continue
             key = _NRRD_SYNONYMS.get(name.lower(), name.lower())
-            if not separator or key not in _NRRD_FIELDS or not value.startswith(" "):
+            if not separator or key not in _NRRD_FIELDS:
                 raise VolumeError("the NRRD header has a line that is no field", path=path, found=repr(line[:80]))
             if key in fields:
                 _refuse(path, key, "one such field", "two")
@@ -214,7 +214,7 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
 
 def _check_nrrd_voxels(path: Path, fields: Mapping[str, str], start: int, values: int) -> None:
     file, offset = (_beside(path, fields["data file"]), 0) if "data file" in fields else (path, start)
-    width, encoding = _NRRD_WIDTH[fields["type"]], fields["encoding"]
+    width, encoding = _NRRD_WIDTH[fields["type"].lower()], fields["encoding"].lower()
     if encoding in ("gz", "gzip"):
         check_deflated(path, file, offset, values * width)
     elif encoding == "raw":
@@ -234,7 +234,7 @@ def _check_forms(path: Path, fields: Mapping[str, str], forms: Mapping[str, Call
     for name, value in fields.items():
         if len(name) > _LONGEST_VALUE or len(value) > _LONGEST_VALUE:
             _refuse(path, name[:40], f"at most {_LONGEST_VALUE} characters", str(max(len(name), len(value))))
-        if name in forms and not re.fullmatch(forms[name](axes), value, re.ASCII):
+        if name in forms and not re.fullmatch(forms[name](axes), value, re.ASCII | re.IGNORECASE):
             _refuse(path, name, f"what the format has there, with {axes} axes", repr(value[:80]))
 
 
