@@ -7,6 +7,7 @@ trusted never enters.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -405,7 +406,9 @@ def _explained(path: Path, error: RuntimeError) -> VolumeError:
 
 def _reason(error: RuntimeError) -> str:
     """What ITK says, without its source paths and object addresses."""
-    lines = [line.split("ERROR:")[-1].strip() for line in str(error).splitlines()[1:]]
+    lines = [
+        re.sub(r"\w+\(0x[0-9a-f]+\): ", "", line.split("ERROR:")[-1]).strip() for line in str(error).splitlines()[1:]
+    ]
     return " ".join(line for line in lines if line) or str(error)
 
 

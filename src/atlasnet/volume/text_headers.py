@@ -17,7 +17,7 @@ from atlasnet.errors import VolumeError
 from atlasnet.volume.headers import check_deflated, check_size, check_spacing, damaged, truncated
 
 _LONGEST_LINE = 1 << 16
-_LONGEST_VALUE = 1000
+_LONGEST_NAME, _LONGEST_VALUE = 200, 1000
 _LONGEST_HEADER = 1 << 20
 _NUMBER = r"[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?"
 _WHOLE = r"-?\d{1,18}"
@@ -232,8 +232,13 @@ def _check_nrrd_voxels(path: Path, fields: Mapping[str, str], start: int, values
 def _check_forms(path: Path, fields: Mapping[str, str], forms: Mapping[str, Callable[[int], str]], axes: int) -> None:
     """Whether every field has the form that the format gives it, and a length that ITK bears."""
     for name, value in fields.items():
-        if len(name) > _LONGEST_VALUE or len(value) > _LONGEST_VALUE:
-            _refuse(path, name[:40], f"at most {_LONGEST_VALUE} characters", str(max(len(name), len(value))))
+        if len(name) > _LONGEST_NAME or len(value) > _LONGEST_VALUE:
+            _refuse(
+                path,
+                name[:40],
+                f"a name of up to {_LONGEST_NAME} and a value of up to {_LONGEST_VALUE} characters",
+                f"{len(name + value)}",
+            )
         if name in forms and not re.fullmatch(forms[name](axes), value, re.ASCII | re.IGNORECASE):
             _refuse(path, name, f"what the format has there, with {axes} axes", repr(value[:80]))
 
