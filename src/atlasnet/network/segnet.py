@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+WIDEST = 512  # channels at width 1
 
 
 def _layer(channels: int, features: int) -> nn.Sequential:

@@ -34,6 +34,11 @@ class _Layers(nn.Module):
 _NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
+def widest(depth: int) -> int:
+    """Channels of the widest layer of a U-Net of this depth, at width 1."""
+    return min(_BASE * 2**depth, _WIDEST)
+
+
 class UNet(nn.Module):
     """Ronneberger et al., MICCAI 2015, in the form of Isensee et al. (nnU-Net, 2021), on slices with their neighbours.
 
@@ -79,7 +84,7 @@ class UNet(nn.Module):
             )
         self.context = int(context)
         self.divisibility = 2**depth
-        features = [max(1, round(width * min(_BASE * 2**level, _WIDEST))) for level in range(depth + 1)]
+        features = [max(1, round(width * widest(level))) for level in range(depth + 1)]
         kind = _NORMS[norm]
         inputs = [channels * (2 * context + 1), *features]
         self.down = nn.ModuleList(

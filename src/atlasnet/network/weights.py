@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_path
 from atlasnet.network.registry import SEGNET, UNET, build_network
+from atlasnet.network.segnet import WIDEST as SEGNET_WIDEST
 from atlasnet.network.spec import NetworkSpec
+from atlasnet.network.unet import widest as unet_widest
 
 _RECORD = "atlasnet"  # one entry only: safetensors does not fix the order of several, and equal runs give equal bytes
 _CHECKSUM = "sha256"
@@ -83,22 +85,40 @@ def load_network(
 ) -> nn.Module:
     """Build a network and fill it with the weights in ``path``, ready for inference.
 
-    The sizes that ``spec`` asks for are compared with those of the weights before memory is set aside for them.
+    No network that is much larger than its weights is built: memory is set aside for what is there, not for what a
+    file says.
 
     Raises:
         ModelError: as `load_weights`, or the network cannot be built, see `build_network`.
     """
     try:
-        if spec.name in (UNET, SEGNET):
-            with torch.device("meta"):
-                planned = build_network(spec, channels, classes)
-            _check_fit(path, planned, read_tensors(path)[0])
+        fewest, found = _fewest_weights(spec), sum(tensor.numel() for tensor in read_tensors(path)[0].values())
+        if found < fewest:
+            raise ModelError(
+                "the weights are those of another network",
+                path=path,
+                expected=f"at least {fewest:.6g} numbers",
+                found=f"{found}",
+                remedy="use the network options that the model was trained with",
+            )
         module = build_network(spec, channels, classes, allow_module=allow_module)
     except ModelError:
         raise
     except InputError as error:
         raise ModelError(f"the network of these weights cannot be built: {error}", path=path) from error
     return load_weights(path, module)
+
+
+def _fewest_weights(spec: NetworkSpec) -> float:
+    """The weights of the largest convolution of a built-in network, a tenth or more of all; 0 where that is unknown."""
+    depth = spec.options.get("depth", 3)
+    if spec.name == SEGNET:
+        channels = spec.width * SEGNET_WIDEST
+    elif spec.name == UNET and isinstance(depth, int) and 0 < depth <= 8:
+        channels = spec.width * unet_widest(depth)
+    else:
+        return 0.0  # what `build_network` refuses, or only the user may ask for
+    return 9 * (channels - 1) * (channels - 1) if channels > 1 else 0.0
 
 
 def _check_fit(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
