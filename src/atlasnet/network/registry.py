@@ -74,7 +74,7 @@ def build_network(spec: NetworkSpec, channels: int, classes: int, *, allow_modul
     except (TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         raise InputError(
             f"network {spec.name!r} cannot be built",
-            expected="a callable with the arguments " + ", ".join(sorted(arguments))[:200] + ", and memory for it",
+            expected="a callable with the arguments " + ", ".join(sorted(arguments))[:200],
             found=f"{type(error).__name__}: {error}"[:300],
         ) from error
     if not isinstance(module, nn.Module):

@@ -36,7 +36,7 @@ _NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn
 
 def widest(depth: int) -> int:
     """Channels of the widest layer of a U-Net of this depth, at width 1."""
-    return min(_BASE * 2**depth, _WIDEST)
+    return min(_BASE << depth, _WIDEST)
 
 
 class UNet(nn.Module):

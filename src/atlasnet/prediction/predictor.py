@@ -149,16 +149,18 @@ class Predictor:
     ) -> None:
         self.model = model
         self.execution = execution or Execution()
-        self.operator = operator or _operator(model)
+        with model.named():
+            self.operator = operator or _operator(model)
         self.device = self.execution.torch_device()
         self._seen: dict[str, NDArray[Any]] = {}
-        self.atlases = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
         self.networks = []
-        for atlas in model.atlases:
-            weights = model.weights_path(atlas, epoch)
-            channels, classes = len(model.channels), len(model.values)
-            network = load_network(model.network, channels, classes, weights, allow_module=allow_module)
-            self.networks.append(network.to(self.device))
+        with model.named():
+            self.atlases = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
+            for atlas in model.atlases:
+                weights = model.weights_path(atlas, epoch)
+                channels, classes = len(model.channels), len(model.values)
+                network = load_network(model.network, channels, classes, weights, allow_module=allow_module)
+                self.networks.append(network.to(self.device))
 
     def predict(self, image: Volume, options: PredictOptions | None = None) -> Prediction:
         """Segment one scan.

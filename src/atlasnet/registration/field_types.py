@@ -24,7 +24,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and abs(value) < 2**53
+    return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < 2**53
 
 
 _TYPES: Mapping[str, tuple[Callable[[object], bool], str]] = {

@@ -15,7 +15,8 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -217,8 +218,9 @@ class Model:
         Raises:
             ModelError: a file is absent or not what was written.
         """
-        for atlas in self.atlases:
-            for file in (self.atlas_path(atlas), self.weights_path(atlas)):
+        files = [file for atlas in self.atlases for file in (self.atlas_path(atlas), self.weights_path(atlas))]
+        with self.named():
+            for file in files:
                 name = file.relative_to(self.folder).as_posix()
                 if not file.is_file():
                     raise ModelError("a file of the model is absent", path=file, remedy="copy the model again")
@@ -228,6 +230,23 @@ class Model:
                         path=file,
                         remedy="copy the model again",
                     )
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors inside name a file of an archive as the user knows it, not by the place that it was unpacked to."""
+        try:
+            yield
+        except InputError as error:
+            place = Path(error.path or ".")
+            if self._unpacked is None or not place.is_relative_to(self.folder):
+                raise
+            raise type(error)(
+                error.problem,
+                path=self._unpacked.archive / place.relative_to(self.folder),
+                expected=error.expected,
+                found=error.found,
+                remedy=error.remedy,
+            ) from error
 
     def summary(self) -> dict[str, Any]:
         """What a user asks of a model, JSON-able: nothing of it names a patient but the subjects that are atlases."""
@@ -298,6 +317,6 @@ class _Unpacked:
     """A temporary folder with the content of a zip; it goes when this object does."""
 
     def __init__(self, path: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="atlasnet-model-"))
+        self.archive, self.folder = path, Path(tempfile.mkdtemp(prefix="atlasnet-model-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         unpack(path, self.folder, largest=LARGEST_ARCHIVE, error=ModelError, what="a model archive")
