@@ -6,6 +6,7 @@ import hashlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,10 +14,12 @@ from atlasnet.errors import Cancelled, InputError, VolumeError
 from atlasnet.execution import (
     Execution,
     SilentReporter,
+    Stages,
     TextReporter,
     atomic_path,
     digest,
     file_digest,
+    peak_memory,
     read_json,
     write_json,
 )
@@ -116,6 +119,18 @@ def test_an_error_names_file_expectation_finding_and_remedy() -> None:
 
 
 if sys.platform == "linux":
+
+    def test_the_peak_of_the_memory_is_the_kernels() -> None:
+        np.ones(10 * 2**20).sum()  # 80 MiB that are given back
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        (kernel,) = [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")]
+        peak = peak_memory()
+        assert peak is not None
+        assert abs(peak - kernel) < 2**20
+        stages = Stages()
+        with stages("sum"):
+            pass
+        assert stages.to_json()["peak_memory_mib"]["sum"] == pytest.approx(kernel / 2**20, abs=1)
 
     def test_the_default_threads_are_those_of_the_process() -> None:
         import os

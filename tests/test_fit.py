@@ -332,12 +332,12 @@ def test_training_fits_into_its_time_and_goes_on_with_the_same_number_of_epochs(
     recipe = replace(Recipe.preset("default"), epochs=100_000, iterations=2)
     options = replace(QUICK, epochs=None, preset=recipe, time_budget=1e6)
     # steps of 1e5 seconds, of which 9 fit after what came before, and an epoch has two
-    monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks._timed_step", lambda *_: (1e5, 3))
+    monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks.timed_step", lambda *_: (1e5, 3))
     model = fit(cohort, tmp_path / "m", options)
     assert model.provenance["recipe"]["epochs"] == 4
     assert len((tmp_path / "m" / "log" / "s0.csv").read_text().splitlines()) == 1 + 4
     (tmp_path / "m" / "model.json").unlink()
-    monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks._timed_step", lambda *_: (1.0, 3))
+    monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks.timed_step", lambda *_: (1.0, 3))
     again = fit(cohort, tmp_path / "m", options)
     assert again.checksums == model.checksums
 

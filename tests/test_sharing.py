@@ -307,7 +307,7 @@ def test_a_time_budget_counts_what_is_shared(
     recipe, sharing = replace(RECIPE, epochs=1000, iterations=1), Sharing(kind, tuning=0.4)
     # Steps of a day: the time for 20 of them and half a day for what comes before them.
     day = 86400.0
-    monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks._timed_step", lambda *_: (day, 1))
+    monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks.timed_step", lambda *_: (day, 1))
     with counted_steps() as steps:
         model = train(cohort, tmp_path / "m", work, sharing, preset=recipe, time_budget=20.5 * day)
     epochs = model.provenance["recipe"]["epochs"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlasnet.cli.options import add_output_options
+from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,24 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check; 0 when the cohort can be used, else 1."""
     from atlasnet.cohort.check import check_cohort
-    from atlasnet.execution import SilentReporter, TextReporter
 
-    reporter = SilentReporter() if args.quiet or args.json else TextReporter()
-    report = check_cohort(args.data, labelled=not args.unlabelled, reporter=reporter)
+    report = check_cohort(args.data, labelled=not args.unlabelled, reporter=args.reporter)
     if args.plan is not None and report.plan is not None:
         report.plan.write(args.plan)
-    if args.json:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
-        for line in _lines(report, args.quiet):
-            print(line)
+    tell(args, "\n".join(_lines(report)), report.to_json())
+    if args.quiet and not args.json:
+        for problem in report.errors:
+            print(f"error: {problem}")
     return 0 if report.ok else 1
 
 
-def _lines(report: CheckReport, quiet: bool) -> list[str]:
+def _lines(report: CheckReport) -> list[str]:
     lines = [f"error: {problem}" for problem in report.errors]
-    if quiet:
-        return lines
     lines += [f"warning: {problem}" for problem in report.warnings]
     if report.cohort is not None:
         labels = ", ".join(f"{name} = {value}" for name, value in report.cohort.labels.items())
@@ -61,7 +56,7 @@ def _lines(report: CheckReport, quiet: bool) -> list[str]:
     if report.fingerprint is not None:
         lines += ["", *_fingerprint_lines(report.fingerprint)]
     if report.plan is not None:
-        lines += ["", *_plan_lines(report.plan)]
+        lines += ["", *plan_lines(report.plan)]
     errors, warnings = len(report.errors), len(report.warnings)
     subjects = 0 if report.fingerprint is None else len(report.fingerprint.subjects)
     return [*lines, "", f"{_count(subjects, 'subject')} read, {_count(errors, 'error')}, {_count(warnings, 'warning')}"]
@@ -94,7 +89,9 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan for a person."""
+
     def mm(values: tuple[float, ...]) -> str:
         return " x ".join(f"{value:g}" for value in values) + " mm"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
@@ -148,20 +148,23 @@ def _dice(table: Table) -> dict[str, dict[str, float]]:
 def _report(args: argparse.Namespace, tables: dict[str, Table], pictures: list[Path], seconds: float) -> None:
     """The summary, for a person or a machine."""
     summaries: dict[str, Any] = {name: table.summary() for name, table in tables.items()}
-    if args.json:
-        print(json.dumps({"summary": summaries, "pictures": [str(p) for p in pictures], "seconds": round(seconds, 1)}))
-        return
-    if args.quiet:
-        return
-    print(f"\nmean over {TESTING} test subjects (worst)")
-    print(f"{'':10}{'':14}{'Dice':>16}{'sensitivity':>13}{'precision':>11}{'HD95, mm':>10}")
+    result = {"summary": summaries, "pictures": [str(p) for p in pictures], "seconds": round(seconds, 1)}
+    lines = [
+        "",
+        f"mean over {TESTING} test subjects (worst)",
+        f"{'':10}{'':14}{'Dice':>16}{'sensitivity':>13}{'precision':>11}{'HD95, mm':>10}",
+    ]
     for label in summaries[METHODS[0]]["labels"]:
         for name, summary in summaries.items():
             scores = summary["labels"][label]
             dice, others = scores["dice"], [scores[key]["mean"] for key in ("sensitivity", "precision", "hd95_mm")]
             shown = ["-" if value is None else f"{value:.3f}" for value in others]
             cells = f"{dice['mean']:.3f} ({dice['worst']:.3f})"
-            print(f"{label:10}{name:14}{cells:>16}{shown[0]:>13}{shown[1]:>11}{shown[2]:>10}")
-    print(f"\nevery score: {args.output / 'predictions'}/*.csv")
-    print(f"pictures: {args.output / 'pictures'}: {', '.join(path.name for path in pictures)}")
-    print(f"{seconds:.0f} seconds")
+            lines.append(f"{label:10}{name:14}{cells:>16}{shown[0]:>13}{shown[1]:>11}{shown[2]:>10}")
+    lines += [
+        "",
+        f"every score: {args.output / 'predictions'}/*.csv",
+        f"pictures: {args.output / 'pictures'}: {', '.join(path.name for path in pictures)}",
+        f"{seconds:.0f} seconds",
+    ]
+    tell(args, "\n".join(lines), result)

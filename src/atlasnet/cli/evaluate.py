@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from pathlib import Path
 
 from atlasnet.cli.options import add_output_options, add_patch_options, patches_from
+from atlasnet.cli.reporting import tell
 
 HELP = "score label maps against references: Dice, sensitivity, precision, distances in mm, volumes"
 
@@ -14,15 +15,21 @@ HELP = "score label maps against references: Dice, sensitivity, precision, dista
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``atlasnet evaluate``."""
     parser.add_argument(
-        "predictions", metavar="PREDICTIONS", help="folder of CASE.nii.gz (or .nrrd, .mha), or one file"
+        "predictions", type=Path, metavar="PREDICTIONS", help="folder of CASE.nii.gz (or .nrrd, .mha), or one file"
     )
     parser.add_argument(
         "references",
+        type=Path,
         metavar="REFERENCES",
         help="the same for the references; dataset.json there or one folder up names the labels",
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="TABLE.json", help="the table to write; TABLE.csv appears beside it"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="TABLE.json",
+        help="the table to write; TABLE.csv appears beside it",
     )
     parser.add_argument(
         "--labels", nargs="+", metavar="LABEL", help="names or values of the labels to score (default: all)"
@@ -53,10 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the table, print its summary."""
     from atlasnet.evaluation import evaluate_folder, table_path
-    from atlasnet.execution import Execution, SilentReporter, TextReporter
+    from atlasnet.execution import Execution
 
     path = table_path(args.output)
-    reporter = SilentReporter() if args.quiet else TextReporter()
     table = evaluate_folder(
         args.predictions,
         args.references,
@@ -66,12 +72,10 @@ def run(args: argparse.Namespace) -> int:
         per_slice=args.per_slice,
         patches=patches_from(args),
         allow_missing=args.allow_missing,
-        execution=Execution(reporter=reporter),
+        execution=Execution(reporter=args.reporter),
     )
     written = table.write(path)
-    if args.json:
-        print(json.dumps(table.as_json(), allow_nan=False))
-    elif not args.quiet:
-        print(table.text())
+    tell(args, table.text(), table.as_json())
+    if not args.json and not args.quiet:
         print("\nwritten: " + ", ".join(str(file) for file in written), file=sys.stderr)
     return 0

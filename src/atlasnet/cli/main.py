@@ -1,8 +1,4 @@
-"""The command ``atlasnet``: finds the verb, and turns errors into one line and an exit code.
-
-Exit codes: 0 done; 1 done, but something is not as it should be (problems in a cohort, a case that failed); 2 the
-input or the command line cannot be used; 130 stopped by the user.
-"""
+"""The command ``atlasnet``: finds the verb, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -11,8 +7,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from atlasnet import __version__
+from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import AtlasNetError
 
 # Idle OpenMP threads spin for a tenth of a millisecond, which bridges the gaps between the operations of a network,
@@ -21,15 +19,40 @@ from atlasnet.errors import AtlasNetError
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
+EXIT_CODES = """exit codes:
+  0    done
+  1    done, but something is not as it should be: a case failed, a cohort has errors; or the work itself failed
+  2    an input or the command line cannot be used
+  130  stopped by the user (Ctrl-C); train, predict, study and demo go on when the same command is given again"""
+RESUMED = ("demo", "train", "predict", "study")
 VERBS = ("demo", "check", "register", "train", "predict", "evaluate", "study", "model")
+
+
+class _Completion(argparse.Action):
+    """Print the code for the shell and leave."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _namespace: Any, shell: Any, _option: Any = None) -> None:
+        import argcomplete
+
+        print(argcomplete.shellcode(["atlasnet"], shell=shell))
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; a verb's heavy imports wait until it runs."""
     top = argparse.ArgumentParser(
-        prog="atlasnet", description="Segment medical volumes from a handful of annotated scans."
+        prog="atlasnet",
+        description="Segment medical volumes from a handful of annotated scans.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"atlasnet {__version__}")
+    top.add_argument(
+        "--completion",
+        action=_Completion,
+        choices=("bash", "zsh", "fish"),
+        help="print what makes the shell complete this command, to be evaluated by it; see docs/command-line.md",
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
         module = importlib.import_module(f"atlasnet.cli.{name}")
@@ -43,18 +66,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (by default those of the process) and return its exit code."""
-    args = parser().parse_args(arguments)
+    command = parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(command)
     try:
-        return int(args.run(args))
+        return _run(command.parse_args(arguments))
+    except BrokenPipeError:  # the reader of our output, `head` for one, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return run_verb(args)
     except AtlasNetError as error:
         print(f"atlasnet {args.verb}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"atlasnet {args.verb}: stopped; the same command goes on from here", file=sys.stderr)
+        goes_on = "the same command goes on from here" if args.verb in RESUMED else "no file was left half written"
+        print(f"\natlasnet {args.verb}: stopped; {goes_on}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, `head` for one, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atlasnet.cli.options import add_output_options
-
-if TYPE_CHECKING:
-    from atlasnet.training.model import Model
+from atlasnet.cli.reporting import tell
 
 HELP = "look at a model, verify its files, export it as one zip, import it"
 
@@ -54,15 +51,8 @@ def run(args: argparse.Namespace) -> int:
                 raise InputError("a model is exported as a zip", path=args.output, expected="a name that ends in .zip")
             model.export(args.output)
             text = f"written: {args.output}, {args.output.stat().st_size / 2**20:.1f} MiB"
-    _say(args, model, text)
+    tell(args, text, model.summary())
     return 0
-
-
-def _say(args: argparse.Namespace, model: Model, text: str) -> None:
-    if args.json:
-        print(json.dumps(model.summary(), allow_nan=False))
-    elif not args.quiet:
-        print(text)
 
 
 def _described(summary: dict[str, Any]) -> str:

@@ -79,9 +79,15 @@ def patches_from(args: argparse.Namespace) -> PatchProtocol | None:
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """``--quiet`` and ``--json``: who is told, and how."""
+    """``--quiet``, ``--json`` and ``--log``: who is told, and how."""
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="add to this file, with the time, what is said, without names of cases and paths",
+    )
 
 
 def add_execution_options(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +101,10 @@ def add_execution_options(parser: argparse.ArgumentParser) -> None:
 
 def execution_from(args: argparse.Namespace) -> Execution:
     """The `Execution` that the options describe, its device checked."""
-    from atlasnet.execution import Execution, SilentReporter, TextReporter
+    from atlasnet.execution import Execution
 
-    reporter = SilentReporter() if args.quiet else TextReporter()
     options = {} if args.threads is None else {"threads": args.threads}
-    execution = Execution(device=args.device, seed=args.seed, reporter=reporter, **options)
+    execution = Execution(device=args.device, seed=args.seed, reporter=args.reporter, **options)
     execution.torch_device()
     return execution
 

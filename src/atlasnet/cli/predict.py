@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from atlasnet.cli.dry_run import add_dry_run_option, as_text, batch_lines
 from atlasnet.cli.options import add_execution_options, add_fusion_option, execution_from, make_folder
+from atlasnet.cli.reporting import tell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from atlasnet.cohort import Subject
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
@@ -43,18 +51,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minimum-size", type=float, default=0.0, metavar="ML", help="drop components of fewer millilitres"
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="segment every case anew (default: keep those that are there, of the same model, input and options)",
+    )
     parser.add_argument("--allow-module", action="store_true", help="import the module that the model's network names")
+    add_dry_run_option(parser)
     add_execution_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict case after case; a case that fails is reported at the end and makes the exit code 1."""
-    from atlasnet.errors import AtlasNetError, Cancelled, InputError
-    from atlasnet.prediction import PredictOptions, Predictor, find_cases, write_prediction
-    from atlasnet.prediction.dicom import find_origin, require_dicom, require_writers
-    from atlasnet.prediction.inputs import image_stem
+    from atlasnet.prediction import PredictOptions, Predictor, find_cases, predict_cases
+    from atlasnet.prediction.batch import wanted_outputs
+    from atlasnet.prediction.dicom import require_dicom, require_writers
+    from atlasnet.prediction.forecast import forecast_cases
     from atlasnet.training.model import Model
-    from atlasnet.volume.io import WRITABLE_SUFFIXES, image_suffix
 
     execution = execution_from(args)
     wants_dicom = args.dicom_seg or args.rtstruct
@@ -64,14 +77,7 @@ def run(args: argparse.Namespace) -> int:
     cases = find_cases(args.inputs, len(model.channels), args.series)
     if wants_dicom:
         require_dicom(cases)
-    single = image_stem(args.output) is not None
-    if single and len(cases) != 1:
-        raise InputError(
-            f"{len(cases)} cases cannot be written to one file", path=args.output, remedy="give a folder after -o"
-        )
-    if single and image_suffix(args.output) not in WRITABLE_SUFFIXES:
-        raise InputError("no such image can be written", path=args.output, expected=" ".join(WRITABLE_SUFFIXES))
-    make_folder(args.output.parent if single else args.output)
+    paths = _places(args.output, cases)
     options = PredictOptions(
         fusion=args.fusion,
         probabilities=args.probabilities,
@@ -79,30 +85,59 @@ def run(args: argparse.Namespace) -> int:
         largest_component=args.largest_component,
         minimum_size_ml=args.minimum_size,
     )
-    predictor = Predictor(model, execution=execution, allow_module=args.allow_module)
-    failures: dict[str, str] = {}
-    written: dict[str, str] = {}
-    for case in execution.reporter.track(cases, "segmenting", len(cases)):
-        path = args.output if single else args.output / f"{case.name}.nii.gz"
-        try:
-            origin = find_origin(case, model) if wants_dicom else None
-            prediction = predictor.predict(case.read_image(), options)
-        except Cancelled:
-            raise
-        except AtlasNetError as error:
-            if len(cases) == 1:
-                raise
-            failures[case.name] = str(error)
-            execution.reporter.warn(f"{case.name}: {error}")
-            continue
-        write_prediction(
-            prediction, path, case=case, model=model, origin=origin, dicom_seg=args.dicom_seg, rtstruct=args.rtstruct
+    if args.dry_run:
+        found = forecast_cases(
+            model,
+            cases,
+            paths,
+            options,
+            outputs=wanted_outputs(options, dicom_seg=args.dicom_seg, rtstruct=args.rtstruct),
+            overwrite=args.overwrite,
+            allow_module=args.allow_module,
+            execution=execution,
         )
-        written[case.name] = str(path)
-        if not args.quiet and not args.json:
-            execution.reporter.note(f"{case.name}: {prediction.summary()}")
-    if args.json:
-        print(json.dumps({"written": written, "failed": failures}))
-    elif failures and not args.quiet:
-        print(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failures)}")
-    return 1 if failures else 0
+        tell(args, as_text(batch_lines(found, args.output)), found.to_json())
+        return 0
+    make_folder(next(iter(paths.values())).parent if paths else args.output)
+    predictor = Predictor(model, execution=execution, allow_module=args.allow_module)
+    batch = predict_cases(
+        predictor,
+        cases,
+        paths,
+        options,
+        dicom_seg=args.dicom_seg,
+        rtstruct=args.rtstruct,
+        overwrite=args.overwrite,
+    )
+    if len(cases) == 1 and batch.failed:
+        raise next(iter(batch.failed.values()))
+    result = {
+        "written": {name: str(path) for name, path in batch.written.items()},
+        "kept": {name: str(path) for name, path in batch.kept.items()},
+        "failed": {name: str(error) for name, error in batch.failed.items()},
+    }
+    tell(args, f"{batch.summary()}; in {args.output}", result)
+    for name, error in batch.failed.items():
+        print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
+    return 1 if batch.failed else 0
+
+
+def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:
+    """Where the labels of each case go.
+
+    Raises:
+        InputError: several cases would go into one file, or no such image can be written.
+    """
+    from atlasnet.errors import InputError
+    from atlasnet.prediction.inputs import image_stem
+    from atlasnet.volume.io import WRITABLE_SUFFIXES, image_suffix
+
+    if image_stem(output) is None:
+        return {case.name: output / f"{case.name}.nii.gz" for case in cases}
+    if len(cases) != 1:
+        raise InputError(
+            f"{len(cases)} cases cannot be written to one file", path=output, remedy="give a folder after -o"
+        )
+    if image_suffix(output) not in WRITABLE_SUFFIXES:
+        raise InputError("no such image can be written", path=output, expected=" ".join(WRITABLE_SUFFIXES))
+    return {cases[0].name: output}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder
+from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
     from atlasnet.registration import Operator
@@ -139,10 +139,7 @@ def run(args: argparse.Namespace) -> int:
             execution=execution,
         )
     _write(args, source, target, labels, result.transform, record)
-    if args.json:
-        print(json.dumps(record, allow_nan=False))
-    elif not args.quiet:
-        print(_summary(args, record))
+    tell(args, _summary(args, record), record)
     return 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from atlasnet.cli.dry_run import add_dry_run_option, as_text, study_lines
 from atlasnet.cli.options import (
     add_execution_options,
     add_fusion_option,
@@ -15,6 +15,7 @@ from atlasnet.cli.options import (
     make_folder,
     patches_from,
 )
+from atlasnet.cli.reporting import tell
 
 HELP = "compare the method with plain networks, ensembles and label propagation on your own data"
 
@@ -69,13 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fusion_option(parser)
     add_patch_options(parser)
     add_network_options(parser)
+    add_dry_run_option(parser)
     add_execution_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, test, compare; what an earlier call finished is used again."""
     from atlasnet.cohort import Cohort
-    from atlasnet.study import PAGE, StudyOptions, main_table, read_test_subjects, run_study, write_study
+    from atlasnet.study import (
+        PAGE,
+        StudyOptions,
+        forecast_study,
+        main_table,
+        read_test_subjects,
+        run_study,
+        write_study,
+    )
     from atlasnet.training.subjects import read_names
 
     execution = execution_from(args)
@@ -102,11 +112,12 @@ def run(args: argparse.Namespace) -> int:
         observers=tuple(args.observer),
         patches=patches_from(args),
     )
+    if args.dry_run:
+        plan = forecast_study(cohort, tests, args.output, options, execution=execution)
+        tell(args, as_text(study_lines(plan, args.output)), plan.to_json())
+        return 0
     make_folder(args.output)
     study = run_study(cohort, tests, args.output, options, execution=execution)
     found = write_study(study, tests, modality=cohort.channels[0])
-    if args.json:
-        print(json.dumps(found, allow_nan=False))
-    elif not args.quiet:
-        print(f"{main_table(found)}\n\npage: {args.output / PAGE}")
+    tell(args, f"{main_table(found)}\n\npage: {args.output / PAGE}", found)
     return 1 if any(row["failed"] for row in found["methods"].values()) else 0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from atlasnet.cli.dry_run import add_dry_run_option, as_text, fold_lines, training_lines
 from atlasnet.cli.options import add_execution_options, add_network_options, execution_from
+from atlasnet.cli.reporting import tell
+
+if TYPE_CHECKING:
+    from atlasnet.cohort import Cohort
+    from atlasnet.execution import Execution
+    from atlasnet.training.fit import FitOptions
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -42,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "is left out in turn)",
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
+    add_dry_run_option(parser)
     add_execution_options(parser)
 
 
@@ -83,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if args.folds is not None:
         # What is wrong with the folds is said before hours of training.
         plan_folds(cohort, options, args.folds or None, execution.seed)
+    if args.dry_run:
+        return _dry_run(args, cohort, options, work, execution)
     model = fit(cohort, args.output, options, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
     text = f"model with {len(model.atlases)} atlases: {args.output}"
@@ -93,8 +102,22 @@ def run(args: argparse.Namespace) -> int:
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
         failed = bool(found.table.missing)
-    if args.json:
-        print(json.dumps(result, allow_nan=False))
-    elif not args.quiet:
-        print(text)
+    tell(args, text, result)
     return 1 if failed else 0
+
+
+def _dry_run(args: argparse.Namespace, cohort: Cohort, options: FitOptions, work: Path, execution: Execution) -> int:
+    from atlasnet.study import fold_pairs, plan_folds
+    from atlasnet.training.forecast import forecast_fit
+
+    found = forecast_fit(cohort, args.output, options, work=work, execution=execution)
+    lines, result = training_lines(found, args.output), found.to_json()
+    if args.folds is not None:
+        folds = plan_folds(cohort, options, args.folds or None, execution.seed)
+        models = [args.output / "cross_validation" / f"fold_{n}" / "model.json" for n, _ in enumerate(folds, start=1)]
+        missing = [fold for fold, model in zip(folds, models, strict=True) if not model.is_file()]
+        finished, pairs = len(folds) - len(missing), fold_pairs(missing, len(cohort), found.atlases)
+        lines += fold_lines(len(folds), finished, pairs, found)
+        result["folds"] = {"all": len(folds), "kept": finished, "registrations": pairs}
+    tell(args, as_text(lines), result)
+    return 0

@@ -3,18 +3,26 @@
 from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, reading_back, write_json
-from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter
+from atlasnet.execution.log import Hidden, LogReporter, open_log
+from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
+from atlasnet.execution.stages import Stages, peak_memory
 from atlasnet.execution.work import WorkFolder
 
 __all__ = [
     "Execution",
+    "Hidden",
+    "LogReporter",
     "Reporter",
     "SilentReporter",
+    "Stages",
     "TextReporter",
+    "WitnessReporter",
     "WorkFolder",
     "atomic_path",
     "digest",
     "file_digest",
+    "open_log",
+    "peak_memory",
     "read_json",
     "reading_back",
     "unpack",

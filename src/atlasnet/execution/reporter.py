@@ -42,6 +42,27 @@ class SilentReporter:
         yield from items
 
 
+class WitnessReporter(SilentReporter):
+    """Passes everything on to another reporter and keeps the warnings, for the record of one piece of work."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def note(self, text: str) -> None:
+        """Pass the line on."""
+        self._reporter.note(text)
+
+    def warn(self, text: str) -> None:
+        """Keep the warning and pass it on."""
+        super().warn(text)
+        self._reporter.warn(text)
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Pass the task on."""
+        yield from self._reporter.track(items, description, total)
+
+
 class TextReporter(SilentReporter):
     """Writes to standard error: a bar on a terminal, one line per task and one per warning elsewhere."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from atlasnet.errors import InputError
+from atlasnet.execution import Stages
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Orientation
 from atlasnet.volume.sampling import inside, sample
@@ -75,23 +76,31 @@ class Answers:
         source: its grid in canonical orientation.
         orientation: takes arrays from there back.
         atlases: per atlas its opinion, None where it was not asked, and what the record says of it.
-        seconds: by stage.
+        stages: what it took.
+        warnings: what was said meanwhile.
     """
 
     image: Grid
     source: Grid
     orientation: Orientation
     atlases: tuple[tuple[Answer | None, dict[str, Any]], ...]
-    seconds: dict[str, float]
+    stages: Stages
+    warnings: tuple[str, ...] = ()
 
     def first(self, count: int) -> Answers:
-        """Those of the first ``count`` atlases; the seconds stay those of all."""
+        """Those of the first ``count`` atlases; time and warnings stay those of all."""
         return replace(self, atlases=self.atlases[:count])
 
     def and_those_of(self, others: Sequence[Answers]) -> Answers:
         """With the answers of other models with the same labels to the same scan, all to be fused together."""
-        seconds = dict(self.seconds)
+        stages = self.stages.copy()
         for other in others:
-            for stage, value in other.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value
-        return replace(self, atlases=(*self.atlases, *(a for o in others for a in o.atlases)), seconds=seconds)
+            for stage, value in other.stages.seconds.items():
+                stages.seconds[stage] = stages.seconds.get(stage, 0.0) + value
+            stages.peak_mib.update(other.stages.peak_mib)
+        return replace(
+            self,
+            atlases=(*self.atlases, *(a for o in others for a in o.atlases)),
+            stages=stages,
+            warnings=(*self.warnings, *(w for o in others for w in o.warnings)),
+        )

@@ -1,8 +1,10 @@
-"""A prediction's files: labels, maps, and the run record beside them."""
+"""A prediction's files: labels, maps, and the run record beside them, which tells whether they are what is wanted."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +14,101 @@ import torch
 
 from atlasnet import __version__
 from atlasnet.cohort import Subject
-from atlasnet.execution import digest, file_digest, write_json
+from atlasnet.errors import VolumeError
+from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
 from atlasnet.prediction.inputs import image_stem
-from atlasnet.prediction.predictor import Prediction
+from atlasnet.prediction.predictor import Prediction, PredictOptions
 from atlasnet.training.model import Model
 from atlasnet.volume import write_volume
 
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
 
+LABELS, RECORD, DICOM_SEG, RTSTRUCT = "labels", "record", "dicom_seg", "rtstruct"
+MAPS = ("probabilities", "agreement", "entropy")
+_OWN_SUFFIX = {RECORD: ".json", DICOM_SEG: "_seg.dcm", RTSTRUCT: "_rtstruct.dcm"}
+
+
+def output_path(path: Path, output: str) -> Path:
+    """Where an output lies whose labels lie at ``path``: beside them, under the same stem."""
+    if output == LABELS:
+        return path
+    stem = image_stem(path) or path.name
+    return path.with_name(stem + _OWN_SUFFIX.get(output, f"_{output}{path.name[len(stem) :]}"))
+
+
+def provenance(case: Subject, model: Model, options: PredictOptions, execution: Execution) -> dict[str, Any]:
+    """What a prediction is made of, and by: hashes and versions, and nothing of who the patient is.
+
+    ``request`` is a hash of all that decides the labels: two predictions with the same one are the same, but for the
+    rounding that device, threads and versions of libraries bring. They stand beside it.
+
+    Raises:
+        VolumeError: the input cannot be read.
+    """
+    try:
+        inputs = [
+            file_digest(p)
+            for p in sorted(p for path in case.images for p in (path.rglob("*") if path.is_dir() else [path]))
+            if p.is_file()
+        ]
+    except OSError as error:
+        raise VolumeError("the file cannot be read", path=case.images[0], found=str(error)) from error
+    chosen = {name: value for name, value in asdict(options).items() if name not in MAPS}
+    request = {
+        "atlasnet": __version__,
+        "input": inputs,
+        "series": case.series,
+        "model": dict(model.checksums),
+        "channels": model.channels,
+        "labels": dict(model.labels),
+        "ignore_label": model.ignore_label,
+        "segments": dict(model.segment_table),
+        "plan": model.plan.to_json(),
+        "registration": [model.operator, dict(model.operator_settings)],
+        "network": model.network.to_json(),
+        "options": chosen,
+        "seed": execution.seed,
+    }
+    return {
+        "request": digest(request),
+        "input_sha256": inputs,
+        "model": digest(dict(model.checksums)),
+        "options": chosen,
+        "seed": execution.seed,
+        "device": execution.device,
+        "threads": execution.threads,
+        "atlasnet": __version__,
+        "torch": torch.__version__,
+        "simpleitk": sitk.Version.VersionString(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str]) -> bool:
+    """Whether the labels at ``path`` and these outputs are there, whole, and of the same request.
+
+    Args:
+        path: of the labels.
+        origin: from `provenance`.
+        outputs: what is wanted beside the labels and the record, by the names of `output_path`.
+    """
+    try:
+        record = read_json(output_path(path, RECORD))
+        return bool(record["provenance"]["request"] == origin["request"]) and all(
+            file_digest(output_path(path, output)) == record["outputs"][output] for output in (LABELS, *outputs)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # absent, or not a record of ours
+
 
 def write_prediction(
     prediction: Prediction,
     path: str | Path,
     *,
-    case: Subject,
-    model: Model,
+    provenance: Mapping[str, Any],
+    stages: Stages | None = None,
     origin: Origin | None = None,
     dicom_seg: bool = False,
     rtstruct: bool = False,
@@ -35,13 +116,14 @@ def write_prediction(
     """Write the labels to ``path`` and, beside it under the same stem, the record and the maps that are there.
 
     ``STEM.json`` holds the record; ``STEM_probabilities``, ``STEM_agreement`` and ``STEM_entropy`` have the suffix of
-    ``path``. Each file is whole or absent, and the labels come last: where they are, everything is.
+    ``path``. Each file is whole or absent. The record goes first and comes last, with the SHA-256 of the others: where
+    it is, everything is.
 
     Args:
         prediction: what is written.
         path: of the labels.
-        case: what was segmented.
-        model: what segmented it.
+        provenance: see the function `provenance`.
+        stages: what was done before the prediction, for the record.
         origin: the DICOM series that was segmented, for the next two.
         dicom_seg: whether to write ``STEM_seg.dcm``, a DICOM segmentation.
         rtstruct: whether to write ``STEM_rtstruct.dcm``, a DICOM structure set.
@@ -49,40 +131,27 @@ def write_prediction(
     Returns:
         What was written.
     """
-    path = Path(path)
-    stem = image_stem(path) or path.name
-    suffix = path.name[len(stem) :]
-    written = []
-    for name in ("probabilities", "agreement", "entropy"):
-        volume = getattr(prediction, name)
-        if volume is not None:
-            written.append(path.with_name(f"{stem}_{name}{suffix}"))
-            write_volume(written[-1], volume)
-    if origin is not None and dicom_seg:
-        from atlasnet.prediction.dicom_seg import write_dicom_seg
+    path, watch = Path(path), Stages() if stages is None else stages.copy()
+    record, written = output_path(path, RECORD), {}
+    record.unlink(missing_ok=True)
+    with watch("writing"):
+        for name in (*MAPS, LABELS):
+            volume = getattr(prediction, name)
+            if volume is not None:
+                written[name] = output_path(path, name)
+                write_volume(written[name], volume)
+        if origin is not None and dicom_seg:
+            from atlasnet.prediction.dicom_seg import write_dicom_seg
 
-        written.append(path.with_name(f"{stem}_seg.dcm"))
-        write_dicom_seg(written[-1], prediction.labels, origin)
-    if origin is not None and rtstruct:
-        from atlasnet.prediction.rtstruct import write_rtstruct
+            written[DICOM_SEG] = output_path(path, DICOM_SEG)
+            write_dicom_seg(written[DICOM_SEG], prediction.labels, origin)
+        if origin is not None and rtstruct:
+            from atlasnet.prediction.rtstruct import write_rtstruct
 
-        written.append(path.with_name(f"{stem}_rtstruct.dcm"))
-        write_rtstruct(written[-1], prediction.labels, origin)
-    record = path.with_name(f"{stem}.json")
-    write_json(record, {"case": case.name, **prediction.record, "provenance": _provenance(case, model)})
-    write_volume(path, prediction.labels)
-    return [*written, record, path]
-
-
-def _provenance(case: Subject, model: Model) -> dict[str, Any]:
-    """Hashes and versions: enough to tell whether two outputs should be the same, and nothing of who the patient is."""
-    inputs = sorted(p for path in case.images for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-    return {
-        "input_sha256": [file_digest(p) for p in inputs],
-        "model": digest(dict(model.checksums)),
-        "atlasnet": __version__,
-        "torch": torch.__version__,
-        "simpleitk": sitk.Version.VersionString(),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+            written[RTSTRUCT] = output_path(path, RTSTRUCT)
+            write_rtstruct(written[RTSTRUCT], prediction.labels, origin)
+        hashes = {name: file_digest(file) for name, file in written.items()}
+    around = watch.to_json()
+    taken = {kind: {**prediction.record.get(kind, {}), **figures} for kind, figures in around.items()}
+    write_json(record, {**prediction.record, **taken, "outputs": hashes, "provenance": dict(provenance)})
+    return [*written.values(), record]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from atlasnet.errors import InputError, ModelError, RegistrationError, VolumeError
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, Stages, WitnessReporter
 from atlasnet.network import load_network, probabilities
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
 from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab, own_choice
@@ -65,7 +64,8 @@ class Prediction:
 
     Args:
         labels: (1, z, y, x) in the cohort's label values.
-        record: seconds per stage, registration quality per atlas, agreement, volumes in ml; JSON-able.
+        record: registration quality per atlas, agreement, volumes in ml, seconds and peak memory by stage, warnings;
+            JSON-able.
         probabilities: (classes, z, y, x) float32, or None when not wanted.
         agreement: (1, z, y, x) float32, the share of atlases that voted for the result, 0 where no atlas reached.
         entropy: (1, z, y, x) float32, of the mean probabilities, 0 to 1.
@@ -82,21 +82,6 @@ class Prediction:
         volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())
         agreement = self.record["agreement"]["foreground"]
         return f"{volumes}; " + ("nothing found" if agreement is None else f"agreement {agreement:.3f}")
-
-
-@dataclass
-class _Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 @dataclass
@@ -197,11 +182,12 @@ class Predictor:
                 expected=f"{len(self.model.channels)}: {', '.join(self.model.channels)}",
                 found=str(image.channels),
             )
-        watch = _Stopwatch()
+        watch, witness = Stages(), WitnessReporter(self.execution.reporter)
         with self.execution.active():
             source, orientation = canonical(image)
-            atlases = self._ask(source, minimum_quality, fit, watch)
-        return Answers(image.grid, source.grid, orientation, tuple(atlases), watch.seconds)
+            execution = replace(self.execution, reporter=witness)
+            atlases = self._ask(source, minimum_quality, fit, watch, execution)
+        return Answers(image.grid, source.grid, orientation, tuple(atlases), watch, tuple(witness.warnings))
 
     def fuse(self, answers: Answers, options: PredictOptions | None = None) -> Prediction:
         """Map back what the atlases said, fuse it, and describe the result.
@@ -215,7 +201,7 @@ class Predictor:
             InputError: the fusion is ``local`` and the fit was not asked for.
         """
         options = options or PredictOptions()
-        watch = _Stopwatch(dict(answers.seconds))
+        watch = answers.stages.copy()
         given = [answer for answer, _ in answers.atlases if answer is not None]
         if not given:
             raise RegistrationError("none of these atlases was asked: the scan could not be mapped onto them")
@@ -245,7 +231,8 @@ class Predictor:
                 for index, name in enumerate(self._names())
                 if index
             },
-            "seconds": {stage: round(seconds, 3) for stage, seconds in watch.seconds.items()},
+            "warnings": list(answers.warnings),
+            **watch.to_json(),
         }
         return Prediction(
             labels=Volume(answers.orientation.restore(labels), answers.image),
@@ -261,27 +248,27 @@ class Predictor:
         return [by_value.get(value, str(value)) for value in self.model.values]
 
     def _ask(
-        self, source: Volume, minimum_quality: float, fit: bool, watch: _Stopwatch
+        self, source: Volume, minimum_quality: float, fit: bool, watch: Stages, execution: Execution
     ) -> list[tuple[Answer | None, dict[str, Any]]]:
         """Each atlas's probabilities in its own space, and what the record says of each."""
         with watch("mapping"):
             prepared = prepare(source, self.model.plan)
         found: list[tuple[Answer | None, dict[str, Any]]] = []
         for atlas, image, network in zip(self.model.atlases, self.atlases, self.networks, strict=True):
-            self.execution.pause()
+            execution.pause()
             try:
                 with watch("registration"):
-                    (registration,) = self.operator.register(source, [image], execution=self.execution)
+                    (registration,) = self.operator.register(source, [image], execution=execution)
             except RegistrationError as error:
                 found.append((None, {"name": atlas.name, "quality": 0.0, "used": False, "error": str(error)}))
-                self.execution.reporter.warn(f"atlas {atlas.name} is not asked: {error}")
+                execution.reporter.warn(f"atlas {atlas.name} is not asked: {error}")
                 continue
             quality = float(registration.record["quality"])
             used = quality >= minimum_quality
             record = {**_brief(atlas, registration.record), "used": used}
             if not used:
                 found.append((None, record))
-                self.execution.reporter.warn(
+                execution.reporter.warn(
                     f"atlas {atlas.name} is not asked: registration quality {quality:.3f} is below {minimum_quality:g}"
                 )
                 continue

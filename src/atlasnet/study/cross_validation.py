@@ -13,7 +13,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, digest, read_json, reading_back, write_json
-from atlasnet.prediction import Predictor, write_prediction
+from atlasnet.prediction import PredictOptions, Predictor, provenance, write_prediction
 from atlasnet.study.statistics import interval
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
@@ -201,12 +201,13 @@ class _CrossValidation:
             except AtlasNetError as error:
                 self.execution.reporter.warn(f"{name}: {error}")
                 continue
-            write_prediction(prediction, path, case=subject, model=model)
+            made_of = provenance(subject, model, PredictOptions(), self.execution)
+            write_prediction(prediction, path, provenance=made_of)
 
     def _is_of(self, name: str, model: str) -> bool:
         path = self._prediction(name)
         record = path.with_name(f"{name}.json")
-        # The labels are written last: where they are, the record is whole.
+        # The record is written last: where it is, the labels are whole.
         if not (path.exists() and record.exists()):
             return False
         with reading_back(record):

@@ -32,6 +32,11 @@ class Method:
     longer: bool = False
     local: bool = False
 
+    @property
+    def models(self) -> str:
+        """What its models are called; several methods may use the same."""
+        return self.space + ("" if self.augmented else "-unaugmented") + ("-long" if self.longer else "")
+
     def atlases(self, most: int) -> int | None:
         """How many of a study's atlases have a say at most; None where the method has no number of them."""
         return most if self.space == "atlases" else None

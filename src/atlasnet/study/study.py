@@ -68,13 +68,13 @@ def run_study(
         RegistrationError: no training subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = _Study(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
+    run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
     with WorkFolder(folder).locked():
         return run.result()
 
 
-class _Study:
-    """One call of `run_study`."""
+class StudyRun:
+    """One call of `run_study`; what it is made of tells `atlasnet.study.forecast` what the call would do."""
 
     def __init__(
         self, cohort: Cohort, tests: tuple[Subject, ...], folder: Path, options: StudyOptions, execution: Execution
@@ -111,14 +111,15 @@ class _Study:
         check_test_subjects(self.cohort, self.tests, self.files)
 
     def result(self) -> Study:
-        self._remember_settings()
+        """Everything in order."""
+        write_json(self.folder / SETTINGS, self.checked_settings())
         observers = tuple(self._observer(path) for path in self.options.observers)
         plan = self._plan()
         planned_operator(self.options.operator, self.options.operator_settings, plan)
         sources = self._atlases()
-        for job in self._jobs():
+        for job in self.jobs():
             self.execution.pause()
-            if self._missing(job, len(sources)):
+            if self.missing(job, len(sources)):
                 share = "" if job.fraction == 1 else f", {job.fraction:.0%} of the {job.fraction_of}"
                 epoch = "" if job.epoch is None else f", epoch {job.epoch}"
                 self.say.note(f"{job.method.title}, seed {job.seed}{share}{epoch}")
@@ -127,7 +128,7 @@ class _Study:
         results = [
             self._read(run, test.name)
             for job in self._jobs_done()
-            if not self._missing(job, len(sources))
+            if not self.missing(job, len(sources))
             for run in job.with_atlases(len(sources))
             for test in self.tests
         ]
@@ -151,7 +152,7 @@ class _Study:
             execution=self.execution,
         )
 
-    def _jobs(self) -> Iterator[Run]:
+    def jobs(self) -> Iterator[Run]:
         """What is trained and tested, for all numbers of atlases; the whole cohort first."""
         epochs = sorted({epoch for epoch in self.options.curve_epochs if epoch < self.recipe.epochs})
         for fraction in sorted({1.0, *self.options.fractions}, reverse=True):
@@ -199,7 +200,7 @@ class _Study:
             names = [str(name) for name in read_json(path)]
         return resolve_atlases(self.cohort, names)
 
-    def _remember_settings(self) -> None:
+    def checked_settings(self) -> dict[str, Any]:
         """Figures of one table come from one setting; what is named here may be added."""
         options = asdict(self.options)
         added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
@@ -225,7 +226,7 @@ class _Study:
                 found="another " + ", another ".join(changed),
                 remedy="give another folder with -o",
             )
-        write_json(path, settings)
+        return settings
 
     def _canvas(self, plan: Plan) -> Path:
         """A blank image as large as the largest scan: the common frame of networks without registration."""
@@ -251,6 +252,14 @@ class _Study:
         folder = self.folder / "references" / job.share / f"seed{job.seed}"
         return share_of_slices(self.cohort, job.fraction, job.seed, plan.slice_axis, folder)
 
+    def model_folder(self, job: Run) -> Path:
+        """Where the model of a job lies; several methods may use one."""
+        return self.folder / "models" / job.method.models / job.share / f"seed{job.seed}"
+
+    def members(self, job: Run, atlases: int) -> list[Run]:
+        """The trainings of a job: one, or one for each member of an ensemble."""
+        return [replace(job, seed=job.seed + MEMBER_SEED * m) for m in range(atlases if job.method.members else 1)]
+
     def _model(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
         """Train it, or take it as an earlier call left it."""
         method, cohort = job.method, self._share(job, plan)
@@ -264,8 +273,7 @@ class _Study:
         operator, settings = self.options.operator, self.options.operator_settings
         if method.space == "own":
             atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
-        name = method.space + ("" if method.augmented else "-unaugmented") + ("-long" if method.longer else "")
-        folder = self.folder / "models" / name / job.share / f"seed{job.seed}"
+        folder = self.model_folder(job)
         folder.mkdir(parents=True, exist_ok=True)
         plan.write(folder / "plan.json")
         return fit(
@@ -289,7 +297,7 @@ class _Study:
 
     # Testing
 
-    def _missing(self, job: Run, atlases: int) -> list[Subject]:
+    def missing(self, job: Run, atlases: int) -> list[Subject]:
         """The test subjects of which a run of the job has no result."""
         runs = job.with_atlases(atlases)
         return [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
@@ -304,7 +312,7 @@ class _Study:
 
     def _run(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> None:
         """Train what the method needs and segment the scans that it has not segmented yet."""
-        runs, missing = job.with_atlases(len(sources)), self._missing(job, len(sources))
+        runs, missing = job.with_atlases(len(sources)), self.missing(job, len(sources))
         try:
             if job.method.space == "labels":
                 segment = self._propagation(job.method, plan, sources)
@@ -337,11 +345,10 @@ class _Study:
 
     def _networks(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
         method = job.method
-        members = len(sources) if method.members else 1
         epoch = None if job.epoch is None else job.epoch * (len(sources) if method.longer else 1)
         predictors = []
-        for member in range(members):
-            model = self._model(replace(job, seed=job.seed + MEMBER_SEED * member), plan, sources)
+        for member in self.members(job, len(sources)):
+            model = self._model(member, plan, sources)
             operator: Operator = make_operator(model.operator, **model.operator_settings)
             if method.space == "atlases":
                 operator = RememberingOperator(operator, self.work)

@@ -102,7 +102,7 @@ def fit(
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = _Fit(cohort, Path(folder), options or FitOptions(), Path(work or Path(folder) / "work"), execution)
+    run = Fitting(cohort, Path(folder), options or FitOptions(), Path(work or Path(folder) / "work"), execution)
     with run.work.locked():
         return run.model()
 
@@ -117,8 +117,14 @@ def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Oper
     return make_operator(name, **chosen)
 
 
-class _Fit:
-    """One call of `fit`."""
+def atlas_key(source: AtlasSource, subjects: Sequence[Keyed]) -> str:
+    """The key of an atlas's image: that of the subject that it is."""
+    keys = {subject.name: subject.key for subject in subjects}
+    return keys[source.subject] if source.subject else digest([path_digest(p) for p in source.paths])
+
+
+class Fitting:
+    """One call of `fit`; what it is made of tells `atlasnet.training.forecast` what the call would do."""
 
     def __init__(
         self, cohort: Cohort, folder: Path, options: FitOptions, work: Path, execution: Execution | None
@@ -159,45 +165,25 @@ class _Fit:
     def model(self) -> Model:
         """Every stage in order."""
         begin = time.perf_counter()
-        hashes = self._hashes()
-        plan = self._plan()
-        options = asdict(self.options) | {"atlases": self._atlases_wanted(), "sharing": asdict(self.sharing)}
-        del options["keep_epochs"]  # the model is the same
-        settings = digest(
-            {
-                "plan": plan.to_json(),
-                "options": options,
-                "data": hashes,
-                "seed": self.execution.seed,
-                "labels": self.cohort.labels,
-            }
-        )
+        hashes = self.hashes()
+        plan = self.plan()
+        if not self.plan_path.exists():
+            plan.write(self.plan_path)
+        settings = self.settings(plan, hashes)
         finished = self._finished(settings)
         if finished is not None:
             return finished
-        spec = self._spec(plan)
-        recipe = replace(self.recipe, batch_slices=min(self.recipe.batch_slices, plan.batch_size))
-        operator = planned_operator(self.options.operator, self.options.operator_settings, plan)
+        spec = self.spec(plan)
+        recipe = self.planned_recipe(plan)
+        transformer = self.transformer(plan)
+        operator = transformer.registrar.operator
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self._atlases(subjects)
-            transformer = Transformer(
-                plan, operator, self.values, self.options.minimum_quality, self.work, self.execution
-            )
             mapped = transformer.map(subjects, self._targets(sources, subjects))
-        spec = self._planned(plan, spec, mapped[0])
+        spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
         atlases = [Atlas(s.name, s.subject, m.quality) for s, m in zip(sources, mapped, strict=True)]
-        networks = AtlasNetworks(
-            names=[atlas.name for atlas in atlases],
-            mapped=mapped,
-            spec=spec,
-            classes=len(self.values),
-            sharing=self.sharing,
-            work=self.work,
-            execution=self.execution,
-            allow_module=self.options.allow_module,
-            keep=self.options.keep_epochs,
-        )
+        networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
         for atlas, folder in zip(atlases, networks.train(recipe), strict=True):
@@ -218,6 +204,48 @@ class _Fit:
         model.save()
         return Model.load(self.folder)
 
+    @property
+    def plan_path(self) -> Path:
+        """Where the plan lies, or will lie."""
+        return self.folder / "plan.json"
+
+    def settings(self, plan: Plan, hashes: Mapping[str, Any]) -> str:
+        """What a finished model depends on."""
+        options = asdict(self.options) | {"atlases": self._atlases_wanted(), "sharing": asdict(self.sharing)}
+        del options["keep_epochs"]  # the model is the same
+        return digest(
+            {
+                "plan": plan.to_json(),
+                "options": options,
+                "data": hashes,
+                "seed": self.execution.seed,
+                "labels": self.cohort.labels,
+            }
+        )
+
+    def planned_recipe(self, plan: Plan) -> Recipe:
+        """The recipe, its batches within the plan's."""
+        return replace(self.recipe, batch_slices=min(self.recipe.batch_slices, plan.batch_size))
+
+    def transformer(self, plan: Plan) -> Transformer:
+        """What maps the subjects onto the atlases."""
+        operator = planned_operator(self.options.operator, self.options.operator_settings, plan)
+        return Transformer(plan, operator, self.values, self.options.minimum_quality, self.work, self.execution)
+
+    def networks(self, names: Sequence[str], mapped: Sequence[MappedCohort], spec: NetworkSpec) -> AtlasNetworks:
+        """The networks of these atlases."""
+        return AtlasNetworks(
+            names=names,
+            mapped=mapped,
+            spec=spec,
+            classes=len(self.values),
+            sharing=self.sharing,
+            work=self.work,
+            execution=self.execution,
+            allow_module=self.options.allow_module,
+            keep=self.options.keep_epochs,
+        )
+
     def _atlases_wanted(self) -> Any:
         """The atlases that the user asked for; an image is what it holds, wherever it lies."""
         wanted = self.options.atlases
@@ -229,7 +257,7 @@ class _Fit:
             for atlas in wanted
         ]
 
-    def _hashes(self) -> dict[str, dict[str, list[str]]]:
+    def hashes(self) -> dict[str, dict[str, list[str]]]:
         """SHA-256 of every file, per subject."""
         hashes: dict[str, dict[str, list[str]]] = {}
         for subject in self.say.track(self.cohort, "checking the files", len(self.cohort)):
@@ -244,26 +272,27 @@ class _Fit:
                 ) from error
         return hashes
 
-    def _plan(self) -> Plan:
-        """The plan beside the model, derived and written when there is none."""
-        path = self.folder / "plan.json"
-        if path.exists():
-            plan = Plan.read(path)
+    def plan(self) -> Plan:
+        """The plan beside the model, or the one that follows from the cohort."""
+        if self.plan_path.exists():
+            plan = Plan.read(self.plan_path)
             if plan.channels != self.cohort.channels:
                 raise CohortError(
                     "the plan is for other channels",
-                    path=path,
+                    path=self.plan_path,
                     expected=", ".join(self.cohort.channels),
                     found=", ".join(plan.channels),
                     remedy="delete the file to have it derived again",
                 )
             return plan
-        plan = Plan.derive(take_fingerprint(self.cohort, self.say))
-        plan.write(path)
-        return plan
+        return Plan.derive(take_fingerprint(self.cohort, self.say))
 
-    def _finished(self, settings: str) -> Model | None:
-        """The model that lies in the folder already, if it is the one that was asked for."""
+    def same_model(self, settings: str) -> Model | None:
+        """The finished model that lies in the folder already.
+
+        Raises:
+            ModelError: it is another one than was asked for.
+        """
         if not (self.folder / "model.json").exists():
             return None
         model = Model.load(self.folder)
@@ -275,6 +304,13 @@ class _Fit:
             )
         if not all(model.weights_path(a, epoch).is_file() for a in model.atlases for epoch in self.options.keep_epochs):
             return None
+        return model
+
+    def _finished(self, settings: str) -> Model | None:
+        """The same, its codes and colours brought up to date."""
+        model = self.same_model(settings)
+        if model is None:
+            return None
         if model.segment_table != self.cohort.segments:
             replace(model, segment_table=self.cohort.segments).save()
             self.say.note("the model is finished already; the codes and colours of its labels were brought up to date")
@@ -282,44 +318,53 @@ class _Fit:
         self.say.note("the model is finished already; nothing was left to do")
         return model
 
-    def _spec(self, plan: Plan) -> NetworkSpec:
+    def spec(self, plan: Plan) -> NetworkSpec:
         """The network by name and width, built once so that a wrong one is found now."""
         spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
         build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
         return spec
 
     @staticmethod
-    def _planned(plan: Plan, spec: NetworkSpec, mapped: MappedCohort) -> NetworkSpec:
-        """The spec with the options that depend on the size of the slices."""
-        return NetworkSpec.planned(spec.name, mapped.cases[0].labels.shape[1:], width=spec.width, context=plan.context)
+    def planned_spec(plan: Plan, spec: NetworkSpec, shape: Sequence[int]) -> NetworkSpec:
+        """The spec with the options that depend on the size of the slices of a case (z, y, x)."""
+        return NetworkSpec.planned(spec.name, shape[1:], width=spec.width, context=plan.context)
 
     def _atlases(self, subjects: Sequence[Keyed]) -> list[AtlasSource]:
         """The atlases that the user named, or those chosen among the subjects."""
         wanted = self.options.atlases
         if isinstance(wanted, tuple):
             return resolve_atlases(self.cohort, wanted)
-        count = min(wanted or DEFAULT_ATLASES, len(subjects))
+        count, path = self.count, self.choice_path(subjects)
         if wanted is not None and wanted > count:
             self.say.warn(f"{wanted} atlases were asked for and there are {count} subjects: all of them are atlases")
-        key = digest({"count": count, "images": {subject.name: subject.key for subject in subjects}})
+        key = path.parent.name
         if not self.work.finished("choice", key, self.say.warn):
             self.say.note(f"choosing {count} atlases among {len(subjects)} subjects")
             images = {subject.name: subject.read for subject in subjects}
             chosen = choose_atlases(images, count, execution=self.execution)
             with self.work.making("choice", key) as folder:
                 write_json(folder / "atlases.json", chosen)
-        return resolve_atlases(self.cohort, read_json(self.work.entry("choice", key) / "atlases.json"))
+        return resolve_atlases(self.cohort, read_json(path))
+
+    @property
+    def count(self) -> int:
+        """How many atlases there are."""
+        wanted = self.options.atlases
+        return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, len(self.cohort))
+
+    def choice_path(self, subjects: Sequence[Keyed]) -> Path:
+        """Where the names of the chosen atlases are kept."""
+        key = digest({"count": self.count, "images": {subject.name: subject.key for subject in subjects}})
+        return self.work.entry("choice", key) / "atlases.json"
 
     def _targets(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> list[Keyed]:
         """The atlases, written into the model folder, where prediction will read them too."""
-        keys = {subject.name: subject.key for subject in subjects}
         targets = []
         for source in sources:
             path = self._atlas_path(source.name)
             # Written anew by every call: what an earlier one left may come from a file that has changed since.
             write_volume(path, canonical(source.read())[0])
-            key = keys[source.subject] if source.subject else digest([path_digest(p) for p in source.paths])
-            targets.append(keyed_atlas(source.name, key, path, len(self.cohort.channels)))
+            targets.append(keyed_atlas(source.name, atlas_key(source, subjects), path, len(self.cohort.channels)))
         return targets
 
     def _atlas_path(self, name: str) -> Path:
@@ -331,7 +376,11 @@ class _Fit:
             chosen = networks.within(recipe, end)
             with self.work.making("budget", settings) as folder:
                 write_json(folder / "recipe.json", chosen.to_json())
-        return Recipe.from_json(read_json(self.work.entry("budget", settings) / "recipe.json"))
+        return Recipe.from_json(read_json(self.budget_path(settings)))
+
+    def budget_path(self, settings: str) -> Path:
+        """Where the recipe is kept that a time budget allows."""
+        return self.work.entry("budget", settings) / "recipe.json"
 
     def _keep(self, atlas: Atlas, folder: Path) -> None:
         """Put the weights and the log of an atlas's network into the model."""

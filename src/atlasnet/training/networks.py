@@ -24,6 +24,39 @@ COMMON = "all atlases"  # the name of the network that is trained on all of them
 
 
 @dataclass(frozen=True)
+class _Training:
+    """One network's training: on which cases, for how long, where, and from whose weights."""
+
+    name: str
+    cases: Sequence[MappedCase]
+    recipe: Recipe
+    folder: Path
+    start: Path | None
+
+    def run(self, networks: AtlasNetworks) -> None:
+        """Train it, or find it trained."""
+        train_network(
+            self.cases,
+            networks.spec,
+            self.recipe,
+            networks.classes,
+            self.folder,
+            networks.execution,
+            key=self.name,
+            allow_module=networks.allow_module,
+            start=None if self.start is None else self.start / WEIGHTS,
+            keep=networks.keep,
+        )
+
+    def done(self) -> int:
+        """Epochs that need not be done again."""
+        if (self.folder / WEIGHTS).is_file():
+            return self.recipe.epochs
+        numbers = [int(path.stem.rpartition("-")[2]) for path in self.folder.glob("checkpoint-*.json")]
+        return max(numbers, default=0)
+
+
+@dataclass(frozen=True)
 class AtlasNetworks:
     """The networks of a model, one per atlas, all of one architecture.
 
@@ -60,23 +93,37 @@ class AtlasNetworks:
         Raises:
             Cancelled: on request; the same call goes on from the last whole epoch.
         """
+        for training in self._trainings(recipe):
+            training.run(self)
+            if training.name != COMMON:
+                yield training.folder
+
+    def epochs_done(self, recipe: Recipe) -> list[tuple[str, int, int]]:
+        """Per network, in the order of training: its name, and how many epochs are done of how many."""
+        return [(training.name, training.done(), training.recipe.epochs) for training in self._trainings(recipe)]
+
+    def _trainings(self, recipe: Recipe) -> Iterator[_Training]:
+        """The trainings in their order, the common one first."""
         start: Path | None = None
         if len(self.tuned) == len(self.names):
             cases = [case for mapped in self.mapped for case in mapped.cases]
             slices, batch = self._extent(cases, recipe)
             shared = pooled(recipe, slices, batch, len(self.mapped))
-            start = self._train(COMMON, digest([mapped.key for mapped in self.mapped]), cases, shared)
+            first = self._training(COMMON, digest([mapped.key for mapped in self.mapped]), cases, shared)
+            start = first.folder
+            yield first
         for name, mapped in zip(self.names, self.mapped, strict=True):
             if name in self.tuned:
-                yield self._train(name, mapped.key, mapped.cases, self.sharing.tuned(recipe), start)
+                yield self._training(name, mapped.key, mapped.cases, self.sharing.tuned(recipe), start)
             else:
-                start = self._train(name, mapped.key, mapped.cases, recipe)
-                yield start
+                first = self._training(name, mapped.key, mapped.cases, recipe)
+                start = first.folder
+                yield first
 
-    def _train(
+    def _training(
         self, name: str, cases_key: str, cases: Sequence[MappedCase], recipe: Recipe, start: Path | None = None
-    ) -> Path:
-        """Train one network, from the weights in the folder ``start`` if it is given; gives its folder."""
+    ) -> _Training:
+        """One network's training, from the weights in the folder ``start`` if it is given."""
         key = {
             "cases": cases_key,
             "spec": self.spec.to_json(),
@@ -85,20 +132,7 @@ class AtlasNetworks:
         }
         if start is not None:
             key["start"] = start.name  # itself a key
-        folder = self.work.entry("networks", digest(key))
-        train_network(
-            cases,
-            self.spec,
-            recipe,
-            self.classes,
-            folder,
-            self.execution,
-            key=name,
-            allow_module=self.allow_module,
-            start=None if start is None else start / WEIGHTS,
-            keep=self.keep,
-        )
-        return folder
+        return _Training(name, cases, recipe, self.work.entry("networks", digest(key)), start)
 
     def within(self, recipe: Recipe, end: float) -> Recipe:
         """The recipe with as many epochs as all networks have time for until ``end`` of `time.perf_counter`.
@@ -106,7 +140,7 @@ class AtlasNetworks:
         Raises:
             InputError: there is not time for an epoch of every network.
         """
-        seconds, steps = self._timed_step(recipe)
+        seconds, steps = self.timed_step(recipe, self.work.root / "budget" / "timing")
         # Of all networks together: steps for which there is time. An epoch need not show every slice so often then.
         left = int((end - time.perf_counter()) / seconds)
         each = recipe.iterations or steps
@@ -130,11 +164,15 @@ class AtlasNetworks:
     def _epochs(self, epochs: int) -> int:
         return self.sharing.epochs(epochs, len(self.mapped))
 
-    def _timed_step(self, recipe: Recipe) -> tuple[float, int]:
-        """Seconds of a step of the optimiser, and how many an epoch of an atlas's network has."""
+    def timed_step(self, recipe: Recipe, folder: Path) -> tuple[float, int]:
+        """Seconds of a step of the optimiser, and how many an epoch of an atlas's network has.
+
+        Args:
+            recipe: of the training.
+            folder: for the files of the timing; it is emptied before and removed after.
+        """
         cases = self.mapped[0].cases
         short = replace(recipe, epochs=2, iterations=TIMED_STEPS, passes=0.0)
-        folder = self.work.root / "budget" / "timing"
         shutil.rmtree(folder, ignore_errors=True)
         silent = replace(self.execution, reporter=SilentReporter())
         train_network(cases, self.spec, short, self.classes, folder, silent, allow_module=self.allow_module)

@@ -10,7 +10,7 @@ import numpy as np
 
 from atlasnet.cohort import Plan
 from atlasnet.errors import CohortError, RegistrationError
-from atlasnet.execution import Execution, WorkFolder, digest
+from atlasnet.execution import Execution, WorkFolder, digest, read_json
 from atlasnet.registration import Operator
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.pairs import PairRegistrar
@@ -96,10 +96,38 @@ class Transformer:
         for atlas, cases in zip(atlases, kept, strict=True):
             if not cases:
                 raise RegistrationError(f"no subject could be mapped onto atlas {atlas.name}; choose another one")
-        return [
-            MappedCohort(digest([key for key, _ in cases]), tuple(case for _, case in cases), _spread(values))
-            for cases, values in zip(kept, qualities, strict=True)
-        ]
+        return [_cohort(cases, values) for cases, values in zip(kept, qualities, strict=True)]
+
+    def kept(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> tuple[int, list[MappedCohort] | None]:
+        """What the work folder holds of `map`, without doing any of it.
+
+        Returns:
+            How many pairs are registered, and what `map` would give, None where some of it is missing.
+        """
+        registered, cohorts, whole = 0, [], True
+        for atlas in atlases:
+            cases, qualities = [], []
+            for subject in subjects:
+                key = self._key(subject, atlas)
+                if subject.key == atlas.key:
+                    quality = 1.0
+                elif self.registrar.entry(subject, atlas).is_dir():
+                    registered += 1
+                    quality = float(read_json(self.registrar.entry(subject, atlas) / "record.json")["quality"])
+                else:
+                    whole = False
+                    continue
+                qualities.append(quality)
+                if quality < self.minimum_quality:
+                    continue
+                if not self.work.entry("mapped", key).is_dir():
+                    whole = False
+                    continue
+                cases.append((key, MappedCase.open(self.work.entry("mapped", key), subject.name)))
+            cohorts.append((cases, qualities))
+        if not whole or not all(cases for cases, _ in cohorts):
+            return registered, None
+        return registered, [_cohort(cases, qualities) for cases, qualities in cohorts]
 
     def _key(self, source: Keyed, atlas: Keyed) -> str:
         """What a mapped case depends on."""
@@ -125,6 +153,10 @@ class Transformer:
         mapped = map_image(image, transform, grid)
         reference = map_labels(labels, self.values, transform, grid)
         return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
+
+
+def _cohort(cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]) -> MappedCohort:
+    return MappedCohort(digest([key for key, _ in cases]), tuple(case for _, case in cases), _spread(qualities))
 
 
 def _spread(qualities: Sequence[float]) -> dict[str, float]:

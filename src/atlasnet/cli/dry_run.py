@@ -1,0 +1,147 @@
+"""``--dry-run``: the plan of a verb as text, with what its figures rest on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from atlasnet.cli.check import plan_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from atlasnet.prediction.forecast import BatchForecast
+    from atlasnet.study.forecast import StudyForecast
+    from atlasnet.training.forecast import Cost, Forecast
+
+_SHOWN = 10  # names of a list
+
+
+def add_dry_run_option(parser: argparse.ArgumentParser) -> None:
+    """``--dry-run``."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, what is kept of earlier calls, and the time and memory that the rest takes as "
+        "measured in a short trial; write nothing",
+    )
+
+
+def training_lines(found: Forecast, folder: Path) -> list[str]:
+    """What ``train`` would do."""
+    lines = [*plan_lines(found.plan), "", f"model        {folder}, {found.subjects} subjects", _atlases(found)]
+    if found.finished:
+        return [*lines, "             finished already: nothing would be done"]
+    lines.append(_kept("registrations", *found.pairs))
+    if found.epochs is None:
+        lines.append("networks     as many epochs as fit into the time budget: decided when the subjects are mapped")
+    else:
+        lines.append(_kept("networks", *found.epochs, " epochs, of all networks together"))
+    return [*lines, *_cost_lines(found.cost, found.seconds, found.peak_mib, found.chosen is None)]
+
+
+def fold_lines(folds: int, finished: int, pairs: int, found: Forecast) -> list[str]:
+    """What the cross-validation after it would do."""
+    lines = [_kept("folds", folds, finished, " models")]
+    if found.cost is not None and finished < folds:
+        seconds = pairs * found.cost.pair
+        text = f"at most {duration(seconds)} of registrations, those that models share counted for each"
+        if found.epochs is not None:
+            networks = (folds - finished) * found.epochs[0] * found.cost.steps * found.cost.step
+            text += f", and {duration(networks)} of networks"
+        lines.append(f"             {text}; segmenting the subjects left out is not estimated")
+    return lines
+
+
+def study_lines(found: StudyForecast, folder: Path) -> list[str]:
+    """What ``study`` would do."""
+    lines = [
+        *plan_lines(found.plan),
+        "",
+        f"study        {folder}, {found.subjects} subjects to train on, {found.tests} to test on",
+        _atlases(found),
+    ]
+    for job, missing in found.jobs:
+        share = "" if job.fraction == 1 else f", {job.fraction:.0%} of the {job.fraction_of}"
+        epoch = "" if job.epoch is None else f", epoch {job.epoch}"
+        state = f"{missing} of {found.tests} tests to segment" if missing else "kept"
+        lines.append(f"  {job.method.name}, seed {job.seed}{share}{epoch}: {state}")
+    if found.finished:
+        return [*lines, "             finished already: only the page would be written again"]
+    lines += [
+        _kept("models", *found.models),
+        _kept("registrations", *found.pairs),
+        f"networks     {found.epochs} epochs to train, of all networks together; of unfinished models, all are counted",
+        *_cost_lines(found.cost, found.seconds, found.peak_mib, found.chosen is None),
+        "             segmenting the tests, but for their registrations, and scoring them is not in it",
+    ]
+    return lines
+
+
+def batch_lines(found: BatchForecast, folder: Path) -> list[str]:
+    """What ``predict`` would do."""
+    total = len(found.missing) + len(found.kept) + len(found.unreadable)
+    lines = [f"output       {folder}", f"cases        {total}"]
+    if found.kept:
+        lines.append(f"kept         {_listed(found.kept)}: of the same model, input and options")
+    if found.missing:
+        lines.append(f"to segment   {_listed(found.missing)}")
+    lines += [f"would fail   {name}: {problem}" for name, problem in found.unreadable.items()]
+    if found.case_seconds is not None and found.seconds is not None:
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found.case_seconds.items())
+        lines += [
+            f"time         about {duration(found.seconds)}: {len(found.missing)} x ({stages})",
+            *_memory_line(found.peak_mib),
+            f"             measured on {found.missing[0]} with one atlas, counted for all; other cases are taken to be "
+            "as large, and writing is not in it",
+        ]
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person, to two digits or so."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _atlases(found: Forecast | StudyForecast) -> str:
+    if found.chosen is None:
+        return f"atlases      {found.atlases}, still to be chosen among the subjects"
+    return f"atlases      {_listed(found.chosen)}"
+
+
+def _kept(what: str, total: int, kept: int, unit: str = "") -> str:
+    return f"{what:13}{total}{unit}; {kept} of them kept from earlier calls"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _cost_lines(cost: Cost | None, seconds: Mapping[str, float], peak: float | None, choosing: bool) -> list[str]:
+    if cost is None:
+        return []
+    parts = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
+    lines = [
+        f"time         about {duration(sum(seconds.values()))}: {parts}",
+        *_memory_line(peak),
+        f"             measured on the largest subject: {cost.pair:.1f} s a registration, {cost.step:.2f} s a step, "
+        f"{cost.steps} steps an epoch",
+    ]
+    if choosing:
+        lines.append(
+            "             choosing the atlases is not in it, and what is kept of their registrations not known"
+        )
+    return lines
+
+
+def _memory_line(peak: float | None) -> list[str]:
+    return [] if peak is None else [f"memory       about {peak / 1024:.1f} GiB"]
+
+
+def as_text(lines: Sequence[Any]) -> str:
+    """The lines, with what a dry run is."""
+    return "\n".join([*lines, "", "dry run: nothing was done"])

@@ -1,0 +1,108 @@
+"""Who is told what a verb does: the terminal, the log that ``--log`` names, and at the end whoever reads the result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from atlasnet import __version__
+
+if TYPE_CHECKING:
+    from atlasnet.execution import Hidden
+
+_CHANNEL = re.compile(r"_\d{4}$")
+# Names of folders and files that say nothing of a person, and words that sentences need.
+_COMMON = frozenset(
+    "imagesTr labelsTr imagesTs labelsTs images labels atlases networks log work data model models dataset plan "
+    "scan scans atlas test tests output out in registrations mapped predictions references transform record".split()
+)
+_SHORTEST = 3  # characters; shorter names, such as the 1 of 1.dcm, are numbers of a sentence too
+
+
+def run_verb(args: argparse.Namespace) -> int:
+    """Run the verb, told of on the terminal and in the log; its exit code."""
+    from atlasnet.errors import AtlasNetError
+    from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log
+
+    args.reporter = SilentReporter() if args.quiet else TextReporter()
+    if args.log is None:
+        return int(args.run(args))
+    with open_log(args.log) as stream:
+        args.reporter = log = LogReporter(args.reporter, stream, _hidden(args))
+        log.write("begin", f"atlasnet {__version__} {args.verb}")
+        start, end = time.perf_counter(), "exit code 1"
+        try:
+            code = int(args.run(args))
+            end = f"exit code {code}"
+            return code
+        except AtlasNetError as error:
+            log.write("error", str(error))
+            end = f"exit code {error.exit_code}"
+            raise
+        except KeyboardInterrupt:
+            end = "stopped by the user, exit code 130"
+            raise
+        except BaseException as error:
+            log.write("error", type(error).__name__)
+            raise
+        finally:
+            log.write("end", f"{end}, {time.perf_counter() - start:.1f} s")
+
+
+def tell(args: argparse.Namespace, text: str, result: Any) -> None:
+    """Say how it ended: ``text``, or ``result`` as one JSON object with ``--json``, nothing with ``--quiet``."""
+    if args.log is not None:
+        args.reporter.write("result", text)
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+    elif not args.quiet:
+        print(text)
+
+
+def _hidden(args: argparse.Namespace) -> Hidden:
+    """What must not stand in the log: the paths of the command line, and the names of files and folders there."""
+    from atlasnet.execution import Hidden
+
+    paths = [(name, path) for name, value in vars(args).items() for path in _paths(value) if name != "log"]
+    # Subjects are named there too.
+    return Hidden(paths, {name for _, path in paths for name in _names(path)} | set(vars(args).get("atlas") or ()))
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, list):
+        yield from (item for item in value if isinstance(item, Path))
+
+
+def _names(path: Path) -> set[str]:
+    """Names by which a case may be called: of the path, of all that is below it, of all that a zip holds."""
+    found: list[str] = [path.name, path.absolute().name]
+    if path.is_dir():
+        for _, folders, files in os.walk(path):
+            found += folders
+            found += files
+    elif path.is_file() and zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found += [part for name in archive.namelist() for part in PurePosixPath(name).parts]
+        except (OSError, zipfile.BadZipFile, ValueError):
+            pass  # the verb says what is wrong with it, and names nothing of what is inside
+    return {name for full in found for name in _spoken(full) if len(name) >= _SHORTEST and name not in _COMMON}
+
+
+def _spoken(name: str) -> Iterable[str]:
+    """A file's name, and what a message makes of it: without suffixes, without the number of a channel."""
+    stem = name
+    while (shorter := PurePosixPath(stem).stem) != stem:
+        stem = shorter
+        yield stem
+        yield _CHANNEL.sub("", stem)
+    yield _CHANNEL.sub("", name)

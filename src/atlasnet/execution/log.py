@@ -1,0 +1,102 @@
+"""What was said, with the time, in a file: the same as on the terminal but for the names of people and places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from atlasnet.errors import InputError
+from atlasnet.execution.reporter import Reporter, SilentReporter, T
+
+
+class LogReporter(SilentReporter):
+    """Passes everything on and writes it as lines ``TIME note|warning|begin|done TEXT``, each at once.
+
+    Args:
+        reporter: is told everything as it is.
+        stream: gets the lines, the time in UTC.
+        hide: applied to every text that is written.
+    """
+
+    def __init__(self, reporter: Reporter, stream: TextIO, hide: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._reporter, self._stream, self._hide = reporter, stream, hide
+
+    def write(self, kind: str, text: str) -> None:
+        """A line in the log alone for each line of ``text``."""
+        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for line in self._hide(text).splitlines():
+            if line.strip():
+                self._stream.write(f"{time} {kind} {line}\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Write and pass on."""
+        self.write("note", text)
+        self._reporter.note(text)
+
+    def warn(self, text: str) -> None:
+        """Keep, write and pass on."""
+        super().warn(text)
+        self.write("warning", text)
+        self._reporter.warn(text)
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Write when the task begins and when it is done, and pass on."""
+        self.write("begin", description if total is None else f"{description}: {total}")
+        count = 0
+        for item in self._reporter.track(items, description, total):
+            yield item
+            count += 1
+        self.write("done", f"{description}: {count}")
+
+
+def open_log(path: Path) -> TextIO:
+    """The file, to be added to.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            "the log cannot be written", path=path, found=str(error), remedy="name another file"
+        ) from error
+
+
+class Hidden:
+    """Replaces names and paths in a text, because folders and files are often called after the patient.
+
+    Args:
+        paths: by the word that stands for each: the path, and all that follows it below it up to a colon, a semicolon
+            or the end of the line, becomes ``<WORD>``.
+        names: become ``<1>``, ``<2>``, … in alphabetical order wherever they stand as a word.
+    """
+
+    def __init__(self, paths: Iterable[tuple[str, Path]], names: Collection[str]) -> None:
+        roots = {text: word for word, path in paths for text in (str(path), str(path.absolute()), str(path.resolve()))}
+        # The longest first: the path of a file is longer than that of its folder, which may be given too.
+        self._paths = [
+            (re.compile(rf"(?<![\w./-]){re.escape(text)}(?:[/\\].*?(?=: |; |$)|{_end(text)})", re.M), f"<{word}>")
+            for text, word in sorted(roots.items(), key=lambda root: -len(root[0]))
+            if text not in (".", "/")
+        ]
+        self._numbers = {name: f"<{number}>" for number, name in enumerate(sorted(names), start=1)}
+        pattern = "|".join(map(re.escape, sorted(self._numbers, key=len, reverse=True)))
+        self._names = re.compile(rf"(?<![^\W_])(?:{pattern})(?![^\W_])") if pattern else None
+
+    def __call__(self, text: str) -> str:
+        """The text without them."""
+        for pattern, word in self._paths:
+            text = pattern.sub(word, text)
+        return text if self._names is None else self._names.sub(lambda found: self._numbers[found[0]], text)
+
+
+def _end(path: str) -> str:
+    """What shows that the path ends here; ``in`` or ``data`` alone may be a word of the sentence."""
+    return r"(?![\w-]|\.\w)" if re.search(r"[/\\]", path) else "(?=: |; |$)"

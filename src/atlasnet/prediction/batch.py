@@ -1,0 +1,121 @@
+"""Many scans, one after the other: one that fails does not stop the others, one that is done is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atlasnet.cohort import Subject
+from atlasnet.errors import AtlasNetError, Cancelled
+from atlasnet.execution import Stages
+from atlasnet.prediction.dicom import find_origin
+from atlasnet.prediction.output import DICOM_SEG, RTSTRUCT, is_written, provenance, write_prediction
+from atlasnet.prediction.predictor import PredictOptions, Predictor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What became of the cases, by their names.
+
+    Args:
+        written: where the labels of those lie that were segmented now.
+        kept: the same of those that were there, of the same model, input and options.
+        failed: why the others have none.
+    """
+
+    written: dict[str, Path] = field(default_factory=dict)
+    kept: dict[str, Path] = field(default_factory=dict)
+    failed: dict[str, AtlasNetError] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line."""
+        counts = {"segmented": len(self.written), "kept as they were": len(self.kept), "failed": len(self.failed)}
+        total = sum(counts.values())
+        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f"{total} case{'' if total == 1 else 's'}: {said or 'nothing to do'}"
+
+
+def wanted_outputs(options: PredictOptions, *, dicom_seg: bool = False, rtstruct: bool = False) -> tuple[str, ...]:
+    """What is written beside labels and record, by the names of `atlasnet.prediction.output.output_path`."""
+    names = [
+        ("probabilities", options.probabilities),
+        ("agreement", options.agreement),
+        ("entropy", options.agreement),
+        (DICOM_SEG, dicom_seg),
+        (RTSTRUCT, rtstruct),
+    ]
+    return tuple(name for name, wanted in names if wanted)
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Sequence[Subject],
+    paths: Mapping[str, Path],
+    options: PredictOptions | None = None,
+    *,
+    dicom_seg: bool = False,
+    rtstruct: bool = False,
+    overwrite: bool = False,
+) -> Batch:
+    """Segment cases and write what `write_prediction` writes, as each is done.
+
+    A case is kept as it is when its record names the same request (version, model, input files, options and seed, by
+    a hash) and every output that is wanted has the SHA-256 that the record says.
+
+    Args:
+        predictor: the model, ready.
+        cases: from `find_cases`.
+        paths: by case name, where its labels go.
+        options: fusion, outputs, post-processing.
+        dicom_seg: whether to write DICOM segmentations; the cases must be DICOM, and so for the next.
+        rtstruct: whether to write DICOM structure sets.
+        overwrite: whether to segment the cases again that are done.
+
+    Returns:
+        What became of each case. A case fails when its files cannot be read or written, it has not the model's
+        channels, it cannot be mapped onto any atlas, or memory does not suffice.
+
+    Raises:
+        Cancelled: on request; what was finished stays, and the same call goes on.
+    """
+    options, execution = options or PredictOptions(), predictor.execution
+    outputs, batch = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct), Batch()
+    for case in execution.reporter.track(cases, "segmenting", len(cases)):
+        execution.pause()
+        path, stages = paths[case.name], Stages()
+        try:
+            with stages("reading"):
+                made_of = provenance(case, predictor.model, options, execution)
+                if not overwrite and is_written(path, made_of, outputs):
+                    batch.kept[case.name] = path
+                    execution.reporter.note(f"{case.name}: kept, it is of the same model, input and options")
+                    continue
+                origin = find_origin(case, predictor.model) if dicom_seg or rtstruct else None
+                image = case.read_image()
+            prediction = predictor.predict(image, options)
+            write_prediction(
+                prediction,
+                path,
+                provenance=made_of,
+                stages=stages,
+                origin=origin,
+                dicom_seg=dicom_seg,
+                rtstruct=rtstruct,
+            )
+        except Cancelled:
+            raise
+        except (AtlasNetError, OSError, MemoryError) as problem:
+            error = problem if isinstance(problem, AtlasNetError) else _explained(problem)
+            batch.failed[case.name] = error
+            execution.reporter.warn(f"{case.name}: {error}")
+            continue
+        batch.written[case.name] = path
+        execution.reporter.note(f"{case.name}: {prediction.summary()}")
+    return batch
+
+
+def _explained(problem: OSError | MemoryError) -> AtlasNetError:
+    if isinstance(problem, MemoryError):
+        return AtlasNetError(f"the memory does not suffice; {problem}".rstrip("; "))
+    return AtlasNetError(f"a file cannot be read or written: {problem}")

@@ -1,0 +1,128 @@
+"""What a batch of predictions would do, what of it is done already, and what the rest takes: measured, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from atlasnet.cohort import Subject
+from atlasnet.errors import AtlasNetError
+from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
+from atlasnet.execution.stages import MIB
+from atlasnet.prediction.output import is_written, provenance
+from atlasnet.prediction.predictor import PredictOptions, Predictor
+from atlasnet.training.mapping import working_grid
+from atlasnet.training.model import Model
+
+
+@dataclass(frozen=True)
+class BatchForecast:
+    """What `atlasnet.prediction.predict_cases` would do.
+
+    Args:
+        missing: the cases that would be segmented.
+        kept: those that would be kept.
+        unreadable: those that would fail, and why, as far as that is known.
+        case_seconds: of a case, by stage; None where nothing could be measured.
+        peak_mib: the most memory that a case needs, MiB; None where nothing could be measured.
+    """
+
+    missing: tuple[str, ...]
+    kept: tuple[str, ...]
+    unreadable: Mapping[str, str]
+    case_seconds: Mapping[str, float] | None
+    peak_mib: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all that are missing."""
+        return None if self.case_seconds is None else len(self.missing) * sum(self.case_seconds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        case = self.case_seconds
+        return {
+            "missing": list(self.missing),
+            "kept": list(self.kept),
+            "unreadable": dict(self.unreadable),
+            "case_seconds": None if case is None else {stage: round(value, 2) for stage, value in case.items()},
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+            "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
+        }
+
+
+def forecast_cases(
+    model: Model,
+    cases: Sequence[Subject],
+    paths: Mapping[str, Path],
+    options: PredictOptions | None = None,
+    *,
+    outputs: Sequence[str] = (),
+    overwrite: bool = False,
+    allow_module: bool = False,
+    execution: Execution | None = None,
+) -> BatchForecast:
+    """What a batch with the same arguments would do; nothing is written.
+
+    The inputs are hashed, to tell what is kept. The first missing case that can be is segmented with the model's first
+    atlas alone; what depends on the number of atlases is multiplied by it.
+
+    Args:
+        model: the trained model.
+        cases: from `find_cases`.
+        paths: by case name, where its labels would go.
+        options: fusion, outputs, post-processing.
+        outputs: what is wanted beside the labels, see `atlasnet.prediction.batch.wanted_outputs`.
+        overwrite: whether nothing would be kept.
+        allow_module: whether the code that the model's network names may be imported.
+        execution: device, threads, seed, progress.
+    """
+    options, execution = options or PredictOptions(), execution or Execution()
+    missing, kept, unreadable = [], [], {}
+    for case in execution.reporter.track(cases, "checking the files", len(cases)):
+        try:
+            origin = provenance(case, model, options, execution)
+        except AtlasNetError as error:
+            unreadable[case.name] = str(error)
+            continue
+        is_kept = not overwrite and is_written(paths[case.name], origin, outputs)
+        (kept if is_kept else missing).append(case)
+    seconds, peak = None, None
+    one = replace(model, atlases=model.atlases[:1])
+    silent = replace(execution, reporter=SilentReporter())
+    for case in [*missing]:
+        try:
+            seconds, peak = _measured(one, len(model.atlases), case, options, silent, allow_module)
+            break
+        except AtlasNetError as error:
+            # The batch would warn of it and go on.
+            unreadable[case.name] = str(error)
+            missing.remove(case)
+    return BatchForecast(tuple(c.name for c in missing), tuple(c.name for c in kept), unreadable, seconds, peak)
+
+
+def _measured(
+    model: Model, atlases: int, case: Subject, options: PredictOptions, execution: Execution, allow_module: bool
+) -> tuple[dict[str, float], float | None]:
+    """Seconds by stage and MiB of a case with ``atlases`` atlases, from one with the single atlas of ``model``."""
+    predictor, stages = Predictor(model, execution=execution, allow_module=allow_module), Stages()
+    with stages("reading"):
+        image = case.read_image()
+    # One atlas that fits badly would not be asked, and the others might.
+    record = predictor.predict(image, replace(options, minimum_quality=0.0)).record
+    once = {**stages.seconds, "postprocessing": record["seconds"]["postprocessing"]}
+    each = {stage: atlases * value for stage, value in record["seconds"].items() if stage not in once}
+    peak = peak_memory()
+    return once | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)
+
+
+def _atlas_mib(predictor: Predictor) -> float:
+    """What a further atlas keeps in memory: its image, its network, its map both ways, its probabilities twice."""
+    model, (image,) = predictor.model, predictor.atlases
+    grid, coarse = working_grid(image.grid, model.plan), image.grid.with_spacing(model.plan.registration_spacing)
+    weights = sum(tensor.nbytes for tensor in predictor.networks[0].state_dict().values())
+    maps = 2 * 3 * 4 * int(coarse.size.prod())
+    said = len(model.values) * (2 + 4) * int(grid.size.prod())
+    return (image.array.nbytes + weights + maps + said) / MIB

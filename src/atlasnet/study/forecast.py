@@ -1,0 +1,202 @@
+"""What a study or a cross-validation would do, what of it is done already, and what the training in it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
+from atlasnet.execution import Execution, read_json
+from atlasnet.study.records import Run, StudyOptions
+from atlasnet.study.study import StudyRun
+from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, Fitting
+from atlasnet.training.forecast import Cost, measure
+from atlasnet.training.sharing import Sharing
+from atlasnet.training.sources import keyed_subject
+
+
+@dataclass(frozen=True)
+class StudyForecast:
+    """What a call of `atlasnet.study.run_study` would do.
+
+    Args:
+        plan: of all methods.
+        subjects: that are trained on.
+        tests: that are tested on.
+        atlases: their number.
+        chosen: their names, None while they are not chosen.
+        jobs: what is trained and tested, and how many test subjects each has still to segment.
+        models: how many are trained in all, and how many of them are there.
+        pairs: registrations in all, those of the test subjects included, and how many of them are kept.
+        epochs: of all networks that are to be trained, at the most.
+        cost: of the parts, None where nothing is left to train.
+    """
+
+    plan: Plan
+    subjects: int
+    tests: int
+    atlases: int
+    chosen: tuple[str, ...] | None
+    jobs: tuple[tuple[Run, int], ...]
+    models: tuple[int, int]
+    pairs: tuple[int, int]
+    epochs: int
+    cost: Cost | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every test subject is segmented by everything that is asked for."""
+        return not any(missing for _, missing in self.jobs)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage, of what is left; what segmenting and scoring take beside their registrations is not known."""
+        if self.cost is None:
+            return {}
+        return {
+            "registration and mapping": (self.pairs[0] - self.pairs[1]) * self.cost.pair,
+            "networks": self.epochs * self.cost.steps * self.cost.step,
+        }
+
+    @property
+    def peak_mib(self) -> float | None:
+        """The most memory that the trainings need, MiB: as measured, with the images of the other atlases."""
+        if self.cost is None or self.cost.peak_mib is None:
+            return None
+        return self.cost.peak_mib + (self.atlases - 1) * self.cost.image_mib
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "finished": self.finished,
+            "plan": self.plan.to_json(),
+            "subjects": self.subjects,
+            "tests": self.tests,
+            "atlases": list(self.chosen) if self.chosen is not None else self.atlases,
+            "jobs": [
+                {
+                    "method": job.method.name,
+                    "fraction": job.fraction,
+                    "fraction_of": job.fraction_of,
+                    "seed": job.seed,
+                    "epoch": job.epoch,
+                    "missing": missing,
+                }
+                for job, missing in self.jobs
+            ],
+            "models": dict(zip(("all", "kept"), self.models, strict=True)),
+            "registrations": dict(zip(("all", "kept"), self.pairs, strict=True)),
+            "epochs": self.epochs,
+            "measured": None if self.cost is None else asdict(self.cost),
+            "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
+            "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
+        }
+
+
+def forecast_study(
+    cohort: Cohort,
+    tests: Sequence[Subject],
+    folder: str | Path,
+    options: StudyOptions | None = None,
+    *,
+    execution: Execution | None = None,
+) -> StudyForecast:
+    """What `run_study` with the same arguments would do; nothing is written but into the system's temporary folder.
+
+    Args:
+        cohort: as for `run_study`, and so the others.
+        tests: other subjects with references.
+        folder: of the study.
+        options: what is compared.
+        execution: device, threads, the first seed, progress.
+
+    Raises:
+        CohortError: as `run_study`, for what can be found beforehand.
+        InputError: a test subject is a training subject, or ``folder`` holds another study.
+    """
+    run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
+    run.checked_settings()
+    path = run.folder / "plan.json"
+    plan = Plan.read(path) if path.exists() else Plan.derive(take_fingerprint(cohort, run.say))
+    chosen = _chosen(run)
+    count = _count(run) if chosen is None else len(chosen)
+    jobs = [(job, len(run.missing(job, count))) for job in run.jobs()]
+    trained = {
+        run.model_folder(member): member
+        for job, missing in jobs
+        if missing and job.method.space != "labels"
+        for member in run.members(job, count)
+    }
+    asked = {run.model_folder(m) for job, _ in jobs if job.method.space != "labels" for m in run.members(job, count)}
+    absent = [member for place, member in trained.items() if not (place / "model.json").is_file()]
+    epochs = sum(_epochs(run, member, count) for member in absent)
+    maps = {job.method.space for job, _ in jobs}
+    pairs = count * ((len(cohort) - 1) * ("atlases" in maps) + len(tests) * bool(maps & {"atlases", "labels"}))
+    fitting = Fitting(
+        cohort,
+        run.folder / "models",
+        FitOptions(
+            atlases=count,
+            network=run.options.network,
+            allow_module=run.options.allow_module,
+            width=run.options.width,
+            preset=run.recipe,
+            operator=run.options.operator,
+            operator_settings=run.options.operator_settings,
+        ),
+        run.work.root,
+        run.execution,
+    )
+    # They are read only; nothing is looked up under their keys.
+    subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in cohort]
+    return StudyForecast(
+        plan=plan,
+        subjects=len(cohort),
+        tests=len(tests),
+        atlases=count,
+        chosen=chosen,
+        jobs=tuple(jobs),
+        models=(len(asked), sum((place / "model.json").is_file() for place in asked)),
+        pairs=(pairs, min(pairs, _registered(run))),
+        epochs=epochs,
+        cost=measure(fitting, plan, subjects) if any(missing for _, missing in jobs) else None,
+    )
+
+
+def _count(run: StudyRun) -> int:
+    wanted = run.options.atlases
+    return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, len(run.cohort))
+
+
+def _chosen(run: StudyRun) -> tuple[str, ...] | None:
+    path = run.folder / "atlases.json"
+    if isinstance(run.options.atlases, tuple):
+        return run.options.atlases
+    if path.exists():
+        return tuple(read_json(path))
+    return tuple(sorted(s.name for s in run.cohort)) if _count(run) == len(run.cohort) else None
+
+
+def _epochs(run: StudyRun, member: Run, atlases: int) -> int:
+    """Of all networks of a model."""
+    together = Sharing.of(run.options.sharing).epochs(run.recipe.epochs, atlases)
+    return together if member.method.longer or member.method.space == "atlases" else run.recipe.epochs
+
+
+def _registered(run: StudyRun) -> int:
+    """How many maps of the study's operator the work folder holds; they are all of this study."""
+    records = (run.work.root / "registrations").glob("[!.]*/record.json")
+    return sum(read_json(record).get("operator") == run.options.operator for record in records)
+
+
+def fold_pairs(folds: Sequence[Sequence[str]], subjects: int, atlases: int) -> int:
+    """Registrations of the folds that a cross-validation has still to do, at the most, those of the tests included.
+
+    Args:
+        folds: the subjects that each leaves out.
+        subjects: in all.
+        atlases: of a model, where there are so many subjects.
+    """
+    return sum(min(atlases, rest := subjects - len(fold)) * (rest - 1 + len(fold)) for fold in folds)

@@ -1,0 +1,200 @@
+"""What a training would do, what of it is done already, and what the rest takes: measured, not guessed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from atlasnet.atlas import resolve_atlases
+from atlasnet.cohort import Cohort, Plan
+from atlasnet.errors import RegistrationError
+from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json
+from atlasnet.execution.stages import MIB
+from atlasnet.training.fit import FitOptions, Fitting, atlas_key
+from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.sources import Keyed, keyed_subject
+from atlasnet.training.store import MappedCase
+from atlasnet.training.transformer import MappedCohort
+from atlasnet.transform import Transform
+from atlasnet.volume import canonical
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the parts of a training take on this machine.
+
+    Args:
+        pair: seconds to register a subject onto an atlas and to map it.
+        step: seconds of a step of the optimiser.
+        steps: of an epoch of one network.
+        image_mib: of the largest image in memory.
+        peak_mib: the most memory that the process had held after the measurement, None where the system does not tell.
+    """
+
+    pair: float
+    step: float
+    steps: int
+    image_mib: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a call of `atlasnet.training.fit.fit` would do.
+
+    Args:
+        plan: from the file beside the model, or the one that would be written there.
+        subjects: how many.
+        atlases: their number.
+        chosen: their names, None while they are not chosen.
+        finished: whether the model is there; then there is nothing to do.
+        pairs: registrations in all, and how many of them are kept.
+        epochs: of all networks in all, and how many of them are kept; None while a time budget is to decide.
+        cost: of the parts, None where nothing is left to do.
+    """
+
+    plan: Plan
+    subjects: int
+    atlases: int
+    chosen: tuple[str, ...] | None
+    finished: bool
+    pairs: tuple[int, int] = (0, 0)
+    epochs: tuple[int, int] | None = (0, 0)
+    cost: Cost | None = None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage, of what is left; a stage whose time cannot be known is not there."""
+        if self.cost is None:
+            return {}
+        found = {"registration and mapping": (self.pairs[0] - self.pairs[1]) * self.cost.pair}
+        if self.epochs is not None:
+            found["networks"] = (self.epochs[0] - self.epochs[1]) * self.cost.steps * self.cost.step
+        return found
+
+    @property
+    def peak_mib(self) -> float | None:
+        """The most memory that the training needs, MiB: as measured, with the images of the other atlases."""
+        if self.cost is None or self.cost.peak_mib is None:
+            return None
+        return self.cost.peak_mib + (self.atlases - 1) * self.cost.image_mib
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "finished": self.finished,
+            "plan": self.plan.to_json(),
+            "subjects": self.subjects,
+            "atlases": list(self.chosen) if self.chosen is not None else self.atlases,
+            "registrations": dict(zip(("all", "kept"), self.pairs, strict=True)),
+            "epochs": None if self.epochs is None else dict(zip(("all", "kept"), self.epochs, strict=True)),
+            "measured": None if self.cost is None else asdict(self.cost),
+            "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
+            "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
+        }
+
+
+def forecast_fit(
+    cohort: Cohort,
+    folder: str | Path,
+    options: FitOptions | None = None,
+    *,
+    work: str | Path | None = None,
+    execution: Execution | None = None,
+) -> Forecast:
+    """What `fit` with the same arguments would do; nothing is written but into the system's temporary folder.
+
+    The files are read and hashed, since the names of what is kept are made of their content. Where something is left to
+    do, the largest subject is registered onto the next largest, and steps of a network are timed on it.
+
+    Args:
+        cohort: as for `fit`, and so the others.
+        folder: of the model.
+        options: what the user chooses.
+        work: folder of intermediate results.
+        execution: device, threads, seed, progress.
+
+    Raises:
+        CohortError: as `fit`, for what can be found beforehand, and so the others.
+        InputError: an option cannot be used.
+        ModelError: ``folder`` holds another finished model.
+    """
+    run = Fitting(cohort, Path(folder), options or FitOptions(), Path(work or Path(folder) / "work"), execution)
+    hashes = run.hashes()
+    plan = run.plan()
+    settings = run.settings(plan, hashes)
+    subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in cohort]
+    model = run.same_model(settings)
+    if model is not None:
+        names = tuple(atlas.name for atlas in model.atlases)
+        return Forecast(plan, len(subjects), len(names), names, finished=True)
+    recipe: Recipe | None = run.planned_recipe(plan)
+    if run.options.time_budget is not None:
+        path = run.budget_path(settings)
+        recipe = Recipe.from_json(read_json(path)) if path.exists() else None
+    count, chosen = run.count, _chosen(run, subjects)
+    pairs = (count * (len(subjects) - 1), 0)
+    done = 0
+    if chosen is not None:
+        sources = resolve_atlases(cohort, chosen)
+        atlases = [Keyed(s.name, atlas_key(s, subjects), s.read) for s in sources]
+        kept, mapped = run.transformer(plan).kept(subjects, atlases)
+        pairs = (sum(s.key != a.key for s in subjects for a in atlases), kept)
+        if mapped is not None and recipe is not None:
+            spec = run.planned_spec(plan, run.spec(plan), mapped[0].cases[0].labels.shape)
+            done = sum(n for _, n, _ in run.networks([a.name for a in atlases], mapped, spec).epochs_done(recipe))
+    return Forecast(
+        plan,
+        len(subjects),
+        count,
+        None if chosen is None else tuple(a.name for a in atlases),
+        finished=False,
+        pairs=pairs,
+        epochs=None if recipe is None else (run.sharing.epochs(recipe.epochs, count), done),
+        cost=measure(run, plan, subjects),
+    )
+
+
+def _chosen(run: Fitting, subjects: Sequence[Keyed]) -> tuple[str, ...] | None:
+    """The atlases' names, None where choosing them is still to be done."""
+    if isinstance(run.options.atlases, tuple):
+        return run.options.atlases
+    path = run.choice_path(subjects)
+    if path.exists():
+        return tuple(read_json(path))
+    return tuple(sorted(subject.name for subject in subjects)) if run.count == len(subjects) else None
+
+
+def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
+    """Register the largest subject onto the next largest, map it, and time steps of a network on it."""
+    execution = replace(run.execution, reporter=SilentReporter())
+    sizes = {subject.name: int(subject.read_grid().size.prod()) for subject in run.cohort}
+    source, target = (*sorted(subjects, key=lambda s: -sizes[s.name]), *subjects)[:2]
+    transformer = run.transformer(plan)
+    with execution.active():
+        image, atlas = source.read(), target.read()
+        labels = canonical(run.cohort[source.name].read_labels())[0]
+        start = time.perf_counter()
+        try:
+            (found,) = transformer.registrar.operator.register(image, [atlas], execution=execution)
+            transform = found.transform
+        except RegistrationError:
+            transform = Transform.identity()  # it took its time
+        grid = working_grid(atlas.grid, plan)
+        mapped = map_image(prepare(image, plan), transform, grid)
+        reference = map_labels(labels, run.values, transform, grid)
+        pair = time.perf_counter() - start
+    slices = to_slices(mapped.array, plan.slice_axis), to_slices(reference.array, plan.slice_axis)[0]
+    case = MappedCase(source.name, *slices)
+    cohort = MappedCohort("", (case,) * len(subjects), {})
+    spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
+    networks = run.networks([target.name], [cohort], spec)
+    with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
+        step, steps = networks.timed_step(run.planned_recipe(plan), Path(folder) / "timing")
+    peak = peak_memory()
+    return Cost(pair, step, steps, image.array.nbytes / MIB, None if peak is None else peak / MIB)

@@ -1,0 +1,270 @@
+"""The command line as a whole: exit codes, the log, Ctrl-C, what a pipe gets."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.cli.main import VERBS, main
+from atlasnet.cohort import Cohort
+from atlasnet.execution import Hidden
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
+from atlasnet.volume import write_volume
+from synthetic import subject, write_cohort
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    cohort = Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
+    recipe = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+    options = FitOptions(atlases=1, width=0.25, preset=recipe, operator="identity")
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", options)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    write_volume(tmp_path / "scan.nii.gz", subject(300)[0])
+    return tmp_path / "scan.nii.gz"
+
+
+def predict(inputs: Path, model: Model, *options: str) -> list[str]:
+    return ["predict", str(inputs), "-m", str(model.folder), "-o", str(model.folder.parent / inputs.stem), *options]
+
+
+# Exit codes
+
+
+def test_0_what_was_asked_for_is_done(scan: Path, model: Model) -> None:
+    assert main(predict(scan, model, "--quiet")) == 0
+
+
+def test_1_the_work_itself_failed(scan: Path, model: Model, capsys: Capture) -> None:
+    write_volume(scan, subject(300)[0].replace(np.random.default_rng(0).normal(size=(14, 28, 32)).astype("f4")))
+    assert main(predict(scan, model, "--overwrite", "--quiet")) == 1
+    assert "could not be mapped onto any atlas" in capsys.readouterr().err
+
+
+def test_1_a_case_of_several_failed(scan: Path, model: Model, tmp_path: Path) -> None:
+    scan.rename(tmp_path / "b.nii.gz")
+    (tmp_path / "a.nii.gz").write_bytes(b"no image")
+    assert main(predict(tmp_path, model, "--quiet")) == 1
+
+
+def test_1_a_cohort_has_errors(tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path, range(2))
+    (folder / "labelsTr" / "s1.nii.gz").write_bytes(b"no labels")
+    assert main(["check", str(folder), "--quiet"]) == 1
+
+
+def test_2_an_input_cannot_be_used(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    assert main(predict(tmp_path / "absent.nii.gz", model)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("atlasnet predict: error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_2_the_command_line_cannot_be_used() -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict"])
+    assert stopped.value.code == 2
+
+
+def test_the_exit_codes_are_in_the_help(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.split("exit codes:")[1].splitlines() if line.strip()] == [
+        "0",
+        "1",
+        "2",
+        "130",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_130_ctrl_c_ends_cleanly_and_says_how_to_go_on(scan: Path, model: Model, tmp_path: Path) -> None:
+    scans, out = tmp_path / "in", tmp_path / "out"
+    scans.mkdir()
+    for number in range(60):  # far more than can be done between a line and its reader
+        os.link(scan, scans / f"case{number:02d}.nii.gz")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atlasnet.cli.main", "predict", scans, "-m", model.folder, "-o", out, "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who runs the tests may ignore it
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("case00: ")
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=300)
+    assert (process.returncode, said) == (130, "")
+    assert errors.splitlines()[-1] == "atlasnet predict: stopped; the same command goes on from here"
+    assert "Traceback" not in errors
+    names = {path.name for path in out.iterdir()}
+    assert "case59.nii.gz" not in names
+    assert not [name for name in names if name.startswith(".")]
+    first = (out / "case00.nii.gz").stat().st_mtime_ns
+    again = ["predict", str(scans / "case00.nii.gz"), "-m", str(model.folder), "-o", str(out), "--quiet"]
+    assert main([*again, "--threads", "1"]) == 0
+    assert (out / "case00.nii.gz").stat().st_mtime_ns == first
+
+
+# The log
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_the_log_holds_what_was_said_with_the_time(scan: Path, model: Model, tmp_path: Path, quiet: list[str]) -> None:
+    log = tmp_path / "logs" / "run.txt"
+    arguments = predict(scan, model, "--overwrite", "--log", str(log), *quiet)
+    assert main(arguments) == 0
+    lines = log.read_text(encoding="utf-8").splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \w+ \S", line) for line in lines)
+    kinds = [line.split()[1] for line in lines]
+    assert kinds == ["begin", "begin", "note", "done", "result", "end"]
+    assert "core " in lines[2]
+    assert "exit code 0" in lines[-1]
+    assert main(arguments) == 0
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 2 * len(lines)
+
+
+def test_the_log_names_no_patient(scan: Path, model: Model, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "Smith, John"
+    folder.mkdir()
+    scan.rename(folder / "DOE^JANE_0000.nii.gz")
+    (folder / "Müller Eva 77.nii.gz").write_bytes(b"no image")
+    log = tmp_path / "run.log"
+    assert main(predict(folder, model, "--log", str(log))) == 1
+    said = capsys.readouterr()
+    text = log.read_text(encoding="utf-8")
+    for name in ("Smith", "John", "DOE", "JANE", "Müller", "Eva", str(tmp_path), model.atlases[0].name):
+        assert name not in text
+    assert "Müller" in said.err  # who looks at the terminal must know which
+    assert re.search(r"warning <\d+>: <inputs>: ", text)
+    assert re.search(r"note <\d+>: .*core ", text)
+
+
+def test_an_error_that_ends_the_work_is_in_the_log(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "secret.nii.gz").write_bytes(b"no image")
+    log = tmp_path / "run.log"
+    assert main(predict(tmp_path / "secret.nii.gz", model, "--quiet", "--log", str(log))) == 2
+    text = log.read_text(encoding="utf-8")
+    assert " error <inputs>: " in text
+    assert "exit code 2" in text
+    assert "secret" not in text
+
+
+def test_a_log_that_cannot_be_written_is_refused(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["model", "info", str(model.folder), "--log", str(tmp_path)]) == 2
+    assert "the log cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_a_log(verb: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "info", "--help"] if verb == "model" else [verb, "--help"])
+    assert "--log FILE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/in/P1: damaged", "<scan>: damaged"),
+        ("/in/P1/a, b/IM 1.dcm: damaged; found /in/P1/c", "<scan>: damaged; found <scan>"),
+        ("/in/P12 is another", "/in/P12 is another"),
+        ("registering /in/P1 onto /in/T.nii.gz", "registering <scan> onto <target>"),
+        ("3 in data beside data/P1.nii: damaged", "3 in data beside <data>: damaged"),
+        ("Ann is not Anna, Ann-Lee is Ann Lee", "<1> is not <2>, <1>-Lee is <1> Lee"),
+        ("1 of 12 cases", "1 of 12 cases"),
+    ],
+)
+def test_paths_and_names_are_replaced_where_they_stand_as_such(text: str, expected: str) -> None:
+    hidden = Hidden(
+        [("scan", Path("/in/P1")), ("target", Path("/in/T.nii.gz")), ("data", Path("data"))], {"Ann", "Anna"}
+    )
+    assert hidden(text) == expected
+
+
+# What a terminal and a pipe get
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals as POSIX has them")
+def test_a_terminal_gets_bars_without_colours_and_a_pipe_plain_lines(scan: Path, model: Model) -> None:
+    import pty
+    import termios
+
+    command = [sys.executable, "-m", "atlasnet.cli.main", *predict(scan, model, "--overwrite", "--threads", "1")]
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"}
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 4096):
+                said += part
+        except OSError:  # Linux's way to say that the other end is closed
+            pass
+        os.close(ours)
+        assert process.stdout is not None
+        result = process.stdout.read()
+    assert b"segmenting:" in said
+    assert b"\r" in said
+    assert not re.search(rb"\x1b\[[0-9;]*m", said)
+    assert re.fullmatch(rb"[ -~]+\n", result)
+    piped = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert re.fullmatch(rb"[ -~\n]+", piped.stdout + piped.stderr)
+    assert len(piped.stderr.splitlines()) == 2  # the case, and that all are done
+
+
+# Completion
+
+
+def completed(line: str) -> set[str]:
+    """What a shell would offer at the end of ``line``: argcomplete's protocol, over the file of _ARGCOMPLETE_STDOUT."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out"
+        environment = {
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_IFS": "\n",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(path),
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        }
+        code = "import sys; sys.argv = ['atlasnet']; from atlasnet.cli.main import main; main()"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True)
+        return {word.strip() for word in path.read_text(encoding="utf-8").split("\n")}
+
+
+def test_a_shell_completes_verbs_options_and_choices() -> None:
+    assert set(VERBS) <= completed("atlasnet ")
+    assert completed("atlasnet pred") == {"predict"}
+    assert {"--dry-run", "--device"} <= completed("atlasnet predict --d")
+    assert {"mean", "staple"} <= completed("atlasnet predict --fusion ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_code_for_a_shell_is_printed(shell: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--completion", shell])
+    assert stopped.value.code == 0
+    code = capsys.readouterr().out
+    assert "atlasnet" in code
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=code, text=True, check=True)

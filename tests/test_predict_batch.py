@@ -1,0 +1,182 @@
+"""Many scans at once: the run record, what is kept and what is done again, and cases that fail."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from atlasnet import __version__
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort
+from atlasnet.execution import Execution
+from atlasnet.prediction import Predictor, find_cases, predict_cases
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
+from atlasnet.volume import read_volume, write_volume
+from synthetic import subject, write_cohort
+
+Capture = pytest.CaptureFixture[str]
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+QUICK = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="identity")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", QUICK)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Two scans."""
+    for number, name in enumerate(("anna", "bert"), start=200):
+        write_volume(tmp_path / "in" / f"{name}.nii.gz", subject(number)[0])
+    return tmp_path / "in"
+
+
+def predict(scans: Path, model: Model, *options: str) -> list[str]:
+    return ["predict", str(scans), "-m", str(model.folder), "-o", str(scans.parent / "out"), *options]
+
+
+def done(capsys: Capture, arguments: list[str]) -> dict[str, set[str]]:
+    """Which cases were written, kept and failed."""
+    main([*arguments, "--json"])
+    return {what: set(cases) for what, cases in json.loads(capsys.readouterr().out).items()}
+
+
+def test_the_record_tells_what_was_done_and_not_to_whom(scans: Path, model: Model, capsys: Capture) -> None:
+    assert main(predict(scans, model, "--agreement")) == 0
+    out = scans.parent / "out"
+    text = (out / "anna.json").read_text(encoding="utf-8")
+    assert not [word for word in ("anna", "bert", str(scans)) if word in text]
+    record = json.loads(text)
+    origin = record["provenance"]
+    assert origin["input_sha256"] == [hashlib.sha256((scans / "anna.nii.gz").read_bytes()).hexdigest()]
+    main(["model", "info", str(model.folder), "--json"])
+    assert origin["model"] == json.loads(capsys.readouterr().out.splitlines()[-1])["checksum"]
+    assert (origin["atlasnet"], origin["torch"], origin["python"]) == (
+        __version__,
+        torch.__version__,
+        platform.python_version(),
+    )
+    stages = ["fusion", "mapping", "network", "postprocessing", "reading", "registration", "writing"]
+    assert sorted(record["seconds"]) == sorted(record["peak_memory_mib"]) == stages
+    assert record["peak_memory_mib"]["writing"] == max(record["peak_memory_mib"].values())
+    assert record["warnings"] == []
+    labels = sitk.ReadImage(out / "anna.nii.gz")
+    core = np.count_nonzero(sitk.GetArrayFromImage(labels) == 4) * np.prod(labels.GetSpacing()) / 1000
+    assert record["volumes_ml"]["core"] == pytest.approx(core, rel=1e-3)
+    for output, name in (("labels", "anna.nii.gz"), ("agreement", "anna_agreement.nii.gz")):
+        assert record["outputs"][output] == hashlib.sha256((out / name).read_bytes()).hexdigest()
+
+
+def test_warnings_of_a_case_are_in_its_record(scans: Path, model: Model) -> None:
+    from atlasnet.prediction import PredictOptions
+    from atlasnet.registration import Registration, make_operator
+
+    class Doubtful:
+        """Finds fault with every scan."""
+
+        name = "doubtful"
+
+        def settings(self) -> dict:
+            return {}
+
+        def register(self, *args: object, execution: Execution, **options: object) -> list[Registration]:
+            execution.reporter.warn("the scan is dark")
+            return make_operator("identity").register(*args, execution=execution, **options)
+
+    predictor = Predictor(model, operator=Doubtful())
+    prediction = predictor.predict(subject(200)[0], PredictOptions(minimum_quality=0.0))
+    assert prediction.record["warnings"] == ["the scan is dark"]
+    assert predictor.execution.reporter.warnings == ["the scan is dark"]
+
+
+def test_what_is_done_is_kept(scans: Path, model: Model, capsys: Capture) -> None:
+    main(predict(scans, model, "--quiet"))
+    files = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (scans.parent / "out").iterdir()}
+    assert done(capsys, predict(scans, model)) == {"written": set(), "kept": {"anna", "bert"}, "failed": set()}
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files} == files
+    # Another number of threads changes no more than rounding.
+    assert done(capsys, predict(scans, model, "--threads", "1"))["kept"] == {"anna", "bert"}
+    assert done(capsys, predict(scans, model, "--overwrite"))["written"] == {"anna", "bert"}
+
+
+@pytest.mark.parametrize(
+    "change", ["another scan", "a damaged output", "an absent output", "no record", "a damaged record"]
+)
+def test_only_what_changed_is_done_again(scans: Path, model: Model, capsys: Capture, change: str) -> None:
+    main(predict(scans, model, "--quiet"))
+    labels, record = scans.parent / "out" / "bert.nii.gz", scans.parent / "out" / "bert.json"
+    expected = read_volume(labels).array
+    if change == "another scan":
+        write_volume(scans / "bert.nii.gz", subject(203)[0])
+    elif change == "a damaged output":
+        labels.write_bytes(labels.read_bytes()[:-7])
+    elif change == "an absent output":
+        labels.unlink()
+    elif change == "no record":
+        record.unlink()
+    else:
+        record.write_text('{"provenance": []}', encoding="utf-8")
+    assert done(capsys, predict(scans, model)) == {"written": {"bert"}, "kept": {"anna"}, "failed": set()}
+    assert np.array_equal(read_volume(labels).array, expected) == (change != "another scan")
+
+
+@pytest.mark.parametrize("options", [["--fusion", "vote"], ["--largest-component"], ["--agreement"], ["--seed", "1"]])
+def test_other_options_are_another_prediction(scans: Path, model: Model, capsys: Capture, options: list[str]) -> None:
+    main(predict(scans, model, "--quiet"))
+    assert done(capsys, predict(scans, model, *options))["written"] == {"anna", "bert"}
+    assert done(capsys, predict(scans, model, *options))["kept"] == {"anna", "bert"}
+
+
+def test_maps_that_nobody_asks_for_again_change_nothing(scans: Path, model: Model, capsys: Capture) -> None:
+    main(predict(scans, model, "--quiet", "--agreement"))
+    assert done(capsys, predict(scans, model))["kept"] == {"anna", "bert"}
+
+
+def test_another_model_predicts_anew(
+    scans: Path, model: Model, cohort: Cohort, tmp_path: Path, capsys: Capture
+) -> None:
+    main(predict(scans, model, "--quiet"))
+    other = fit(cohort, tmp_path / "other", QUICK, execution=Execution(seed=1))
+    assert done(capsys, predict(scans, other))["written"] == {"anna", "bert"}
+
+
+def test_a_failing_case_is_reported_at_the_end_and_done_when_it_is_mended(
+    scans: Path, model: Model, capsys: Capture
+) -> None:
+    whole = (scans / "anna.nii.gz").read_bytes()
+    (scans / "anna.nii.gz").write_bytes(b"not an image")
+    assert main(predict(scans, model)) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("2 cases: 1 segmented, 1 failed")
+    last = said.err.splitlines()[-1]
+    assert last.startswith("atlasnet predict: error: anna: ")
+    assert main(predict(scans, model, "--quiet")) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.splitlines()) == ("", [last])
+    (scans / "anna.nii.gz").write_bytes(whole)
+    assert done(capsys, predict(scans, model)) == {"written": {"anna"}, "kept": {"bert"}, "failed": set()}
+
+
+def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model: Model) -> None:
+    (scans.parent / "out" / "anna.json").mkdir(parents=True)
+    cases = find_cases([scans], 1)
+    paths = {case.name: scans.parent / "out" / f"{case.name}.nii.gz" for case in cases}
+    batch = predict_cases(Predictor(model), cases, paths)
+    assert (set(batch.failed), set(batch.written)) == ({"anna"}, {"bert"})
+    assert "cannot be read or written" in str(batch.failed["anna"])
