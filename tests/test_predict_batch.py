@@ -26,7 +26,7 @@ from synthetic import subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
 RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
-QUICK = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="identity")
+QUICK = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="affine")
 
 
 @pytest.fixture(scope="module")

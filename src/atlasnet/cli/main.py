@@ -32,9 +32,9 @@ class _Completion(argparse.Action):
     """Print the code for the shell and leave."""
 
     def __call__(self, parser: argparse.ArgumentParser, _namespace: Any, shell: Any, _option: Any = None) -> None:
-        import argcomplete
+        from argcomplete.shell_integration import shellcode
 
-        print(argcomplete.shellcode(["atlasnet"], shell=shell))
+        print(shellcode(["atlasnet"], shell=shell))
         parser.exit()
 
 

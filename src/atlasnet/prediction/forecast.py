@@ -80,7 +80,9 @@ def forecast_cases(
         execution: device, threads, seed, progress.
     """
     options, execution = options or PredictOptions(), execution or Execution()
-    missing, kept, unreadable = [], [], {}
+    missing: list[Subject] = []
+    kept: list[Subject] = []
+    unreadable: dict[str, str] = {}
     for case in execution.reporter.track(cases, "checking the files", len(cases)):
         try:
             origin = provenance(case, model, options, execution)
@@ -125,4 +127,4 @@ def _atlas_mib(predictor: Predictor) -> float:
     weights = sum(tensor.nbytes for tensor in predictor.networks[0].state_dict().values())
     maps = 2 * 3 * 4 * int(coarse.size.prod())
     said = len(model.values) * (2 + 4) * int(grid.size.prod())
-    return (image.array.nbytes + weights + maps + said) / MIB
+    return float(image.array.nbytes + weights + maps + said) / MIB
