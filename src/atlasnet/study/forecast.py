@@ -124,12 +124,12 @@ def forecast_study(
     count = _count(run) if chosen is None else len(chosen)
     jobs = [(job, len(run.missing(job, count))) for job in run.jobs()]
     trained = {
-        run.model_folder(member): member
+        run.folder / member.model: member
         for job, missing in jobs
         if missing and job.method.space != "labels"
         for member in run.members(job, count)
     }
-    asked = {run.model_folder(m) for job, _ in jobs if job.method.space != "labels" for m in run.members(job, count)}
+    asked = {run.folder / m.model for job, _ in jobs if job.method.space != "labels" for m in run.members(job, count)}
     absent = [member for place, member in trained.items() if not (place / "model.json").is_file()]
     epochs = sum(_epochs(run, member, count) for member in absent)
     maps = {job.method.space for job, _ in jobs}

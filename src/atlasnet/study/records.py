@@ -113,6 +113,11 @@ class Run:
         return percent if self.fraction_of == "subjects" else f"{percent}-{self.fraction_of}"
 
     @property
+    def model(self) -> str:
+        """Where its model lies, relative to the study; several methods may use one."""
+        return f"models/{self.method.models}/{self.share}/seed{self.seed}"
+
+    @property
     def folder(self) -> str:
         """Where its results lie, relative to the study."""
         name = self.method.name if self.atlases is None else f"{self.method.name}-{self.atlases}"

@@ -252,12 +252,8 @@ class StudyRun:
         folder = self.folder / "references" / job.share / f"seed{job.seed}"
         return share_of_slices(self.cohort, job.fraction, job.seed, plan.slice_axis, folder)
 
-    def model_folder(self, job: Run) -> Path:
-        """Where the model of a job lies; several methods may use one."""
-        return self.folder / "models" / job.method.models / job.share / f"seed{job.seed}"
-
     def members(self, job: Run, atlases: int) -> list[Run]:
-        """The trainings of a job: one, or one for each member of an ensemble."""
+        """The trainings of a job, several for an ensemble."""
         return [replace(job, seed=job.seed + MEMBER_SEED * m) for m in range(atlases if job.method.members else 1)]
 
     def _model(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
@@ -273,7 +269,7 @@ class StudyRun:
         operator, settings = self.options.operator, self.options.operator_settings
         if method.space == "own":
             atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
-        folder = self.model_folder(job)
+        folder = self.folder / job.model
         folder.mkdir(parents=True, exist_ok=True)
         plan.write(folder / "plan.json")
         return fit(
