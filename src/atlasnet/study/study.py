@@ -270,7 +270,6 @@ class StudyRun:
         if method.space == "own":
             atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
         folder = self.folder / job.model
-        folder.mkdir(parents=True, exist_ok=True)
         plan.write(folder / "plan.json")
         return fit(
             cohort,
