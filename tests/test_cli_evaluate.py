@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from atlasnet.cli import evaluate
+from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import InputError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import write_volume
@@ -19,7 +20,8 @@ from atlasnet.volume.volume import Volume
 def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    return evaluate.run(parser.parse_args([str(argument) for argument in arguments]))
+    parser.set_defaults(run=evaluate.run)
+    return run_verb(parser.parse_args([str(argument) for argument in arguments]))
 
 
 @pytest.fixture

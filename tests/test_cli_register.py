@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from scipy import ndimage
 
 from atlasnet.cli import register
+from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.registration.settings import PRESETS
 from atlasnet.transform import Transform
@@ -31,7 +32,8 @@ def write(path, array, spacing, origin, direction=((1, 0, 0), (0, 1, 0), (0, 0, 
 def call(*arguments):
     parser = argparse.ArgumentParser()
     register.add_arguments(parser)
-    return register.run(parser.parse_args([*map(str, arguments), "--threads", "1"]))
+    parser.set_defaults(run=register.run)
+    return run_verb(parser.parse_args([*map(str, arguments), "--threads", "1"]))
 
 
 @pytest.fixture(scope="module")
