@@ -53,7 +53,7 @@ def main() -> None:
             words = [data, "--subjects", subjects, "--atlases", options.atlases, "-o", fold / "model"]
             bench.atlasnet(f"{case} train", *bench.train_words(*words))
             image = data / "imagesTr" / f"{case}_0000.nii.gz"
-            bench.atlasnet(f"{case} predict", "predict", image, "-m", fold / "model", "-o", prediction)
+            bench.atlasnet(f"{case} predict", "predict", image, "-m", fold / "model", "-o", prediction, "--overwrite")
             reference = data / "labelsTr" / f"{case}.nii.gz"
             bench.atlasnet(f"{case} evaluate", "evaluate", prediction, reference, "-o", table)
             seconds = bench.seconds(*[f"{case} {verb}" for verb in ("train", "predict", "evaluate")])
@@ -67,9 +67,9 @@ def main() -> None:
             bench.write()
         # The model that has not seen the subject; of an earlier call, where the work folder is kept.
         if (work / FULL / "model").is_dir() and "full_resolution" not in bench.result and not options.no_full:
-            prediction, table = work / FULL / "full.nii.gz", work / FULL / "full.json"
+            prediction, table = work / FULL / "full.nii.gz", work / FULL / "table.json"
             words = [full / f"{FULL}_0000.nii.gz", "-m", work / FULL / "model", "-o", prediction]
-            usage = bench.atlasnet("full resolution predict", "predict", *words)
+            usage = bench.atlasnet("full resolution predict", "predict", *words, "--overwrite")
             bench.atlasnet("full resolution evaluate", "evaluate", prediction, full / f"{FULL}.nii.gz", "-o", table)
             bench.result["full_resolution"] = {
                 "case": FULL,

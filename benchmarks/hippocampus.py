@@ -31,7 +31,7 @@ def main() -> None:
             bench.atlasnet("train", *bench.train_words(*words))
         if "predict" in options.only:
             inputs = [data / "imagesTs"] if options.limit is None else images
-            bench.atlasnet("predict", "predict", *inputs, "-m", model, "-o", predictions)
+            bench.atlasnet("predict", "predict", *inputs, "-m", model, "-o", predictions, "--overwrite")
         if "evaluate" in options.only:
             fewer = [] if options.limit is None else ["--allow-missing"]
             bench.atlasnet("evaluate", "evaluate", predictions, data / "labelsTs", "-o", table, *fewer)

@@ -140,7 +140,7 @@ def main() -> None:
             scans / f"{n}.nii.gz"
             for n in ["unturned", *names, *[f"{w}_{a}" for a in turns for w in ("oblique", "turned")]]
         )
-        bench.atlasnet("predict", "predict", *files, "-m", model, "-o", out)
+        bench.atlasnet("predict", "predict", *files, "-m", model, "-o", out, "--overwrite")
         plain = sitk.ReadImage(str(out / "unturned.nii.gz"))
         bench.result |= compare(image, plain, names, turns, scans, out, options.degrees)
         bench.write()
