@@ -74,7 +74,7 @@ def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> N
     assert dice(prediction.labels.array > 0, reference.array > 0) > 0.85
     for record in prediction.record["atlases"]:
         assert ("sensitivity" in record) == (fusion == "staple")
-        assert all(0.8 < value <= 1 for value in record.get("sensitivity", {}).values())
+        assert all(0.5 < value <= 1 for value in record.get("sensitivity", {}).values())
 
 
 @pytest.mark.parametrize("fusion", METHODS)
