@@ -47,6 +47,15 @@ def write_cohort(folder: Path, seeds: Sequence[int], *, ignore: int | None = Non
     return folder
 
 
+def write_study_cohort(folder: Path, seeds: Sequence[int], tests: Sequence[str]) -> Path:
+    """A cohort with test subjects of these names, which are like no training subject."""
+    for number, name in enumerate(tests):
+        image, labels = subject(50 + number)
+        write_volume(folder / "imagesTs" / f"{name}_0000.nii.gz", image)
+        write_volume(folder / "labelsTs" / f"{name}.nii.gz", labels)
+    return write_cohort(folder, seeds)
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Overlap of two masks."""
     return float(2 * np.sum(a & b) / (np.sum(a) + np.sum(b)))

@@ -62,6 +62,7 @@ def test_json_is_one_object_with_problems_fingerprint_and_plan(
     (cohort / "images/notes.txt").write_text("x")
     assert run(cohort, "--json") == 0
     captured = capsys.readouterr()
+    assert captured.err == ""
     report = json.loads(captured.out)
     assert report["ok"] is True
     assert [problem["severity"] for problem in report["problems"]] == ["warning"]

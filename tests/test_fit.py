@@ -73,8 +73,9 @@ def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> N
     prediction = net.predict(image, fusion=fusion)
     assert dice(prediction.labels.array > 0, reference.array > 0) > 0.85
     for record in prediction.record["atlases"]:
-        assert ("sensitivity" in record) == (fusion == "staple")
-        assert all(0.5 < value <= 1 for value in record.get("sensitivity", {}).values())
+        found = record.get("sensitivity", {})
+        assert set(found) == (set(LABELS) - {"background"} if fusion == "staple" else set())
+        assert all(0 < value <= 1 for value in found.values())
 
 
 @pytest.mark.parametrize("fusion", METHODS)

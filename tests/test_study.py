@@ -24,7 +24,7 @@ from atlasnet.study.methods import METHODS
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_labels, read_volume, write_volume
-from synthetic import LABELS, dice, subject, write_cohort
+from synthetic import LABELS, dice, subject, write_cohort, write_study_cohort
 
 ONE = Execution(threads=1)
 RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.0, learning_rate=6e-3)
@@ -35,12 +35,7 @@ TESTS = ("t0", "t1", "t2")
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    folder = write_cohort(tmp_path_factory.mktemp("cohort"), range(4))
-    for number, name in enumerate(TESTS):
-        image, labels = subject(50 + number)
-        write_volume(folder / "imagesTs" / f"{name}_0000.nii.gz", image)
-        write_volume(folder / "labelsTs" / f"{name}.nii.gz", labels)
-    return Cohort.read(folder)
+    return Cohort.read(write_study_cohort(tmp_path_factory.mktemp("cohort"), range(4), TESTS))
 
 
 @pytest.fixture(scope="module")

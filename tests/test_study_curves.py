@@ -24,8 +24,8 @@ from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.loop import WEIGHTS, epoch_weights, train_network
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import MappedCase
-from atlasnet.volume import read_labels, write_volume
-from synthetic import LABELS, subject, write_cohort
+from atlasnet.volume import read_labels
+from synthetic import LABELS, write_cohort, write_study_cohort
 
 ONE = Execution(threads=1)
 RECIPE = replace(Recipe.preset("default"), epochs=4, iterations=2, passes=0.0, learning_rate=6e-3)
@@ -45,12 +45,7 @@ SLICES = (6, 16, 16)
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    folder = write_cohort(tmp_path_factory.mktemp("cohort"), range(3))
-    for number, name in enumerate(TESTS):
-        image, labels = subject(50 + number)
-        write_volume(folder / "imagesTs" / f"{name}_0000.nii.gz", image)
-        write_volume(folder / "labelsTs" / f"{name}.nii.gz", labels)
-    return Cohort.read(folder)
+    return Cohort.read(write_study_cohort(tmp_path_factory.mktemp("cohort"), range(3), TESTS))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +196,7 @@ def test_the_same_call_does_nothing_and_gives_the_same(
         raise AssertionError("something finished was done again")
 
     monkeypatch.setattr("atlasnet.study.study.fit", nothing)
-    monkeypatch.setattr("atlasnet.study.patches.classify_patches", nothing)
+    monkeypatch.setattr(PatchProtocol, "count", nothing)
     again = run_study(cohort, tests, study.folder, CURVES, execution=ONE)
     assert again.results == study.results
     assert again.patches == study.patches

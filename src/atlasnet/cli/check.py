@@ -32,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check; 0 when the cohort can be used, else 1."""
     from atlasnet.cohort.check import check_cohort
+    from atlasnet.execution import SilentReporter
 
-    report = check_cohort(args.data, labelled=not args.unlabelled, reporter=args.reporter)
+    reporter = SilentReporter() if args.json else args.reporter
+    report = check_cohort(args.data, labelled=not args.unlabelled, reporter=reporter)
     if args.plan is not None and report.plan is not None:
         report.plan.write(args.plan)
     tell(args, "\n".join(_lines(report)), report.to_json())

@@ -33,7 +33,7 @@ def training_lines(found: Forecast, folder: Path) -> list[str]:
     lines = [*plan_lines(found.plan), "", f"model        {folder}, {found.subjects} subjects", _atlases(found)]
     if found.finished:
         return [*lines, "             finished already: nothing would be done"]
-    lines.append(_kept("registrations", *found.pairs))
+    lines.append(_kept("pairs", *found.pairs, " to register"))
     if found.epochs is None:
         lines.append("networks     as many epochs as fit into the time budget: decided when the subjects are mapped")
     else:
@@ -63,15 +63,13 @@ def study_lines(found: StudyForecast, folder: Path) -> list[str]:
         _atlases(found),
     ]
     for job, missing in found.jobs:
-        share = "" if job.fraction == 1 else f", {job.fraction:.0%} of the {job.fraction_of}"
-        epoch = "" if job.epoch is None else f", epoch {job.epoch}"
         state = f"{missing} of {found.tests} tests to segment" if missing else "kept"
-        lines.append(f"  {job.method.name}, seed {job.seed}{share}{epoch}: {state}")
+        lines.append(f"  {job.method.name}, {job.details}: {state}")
     if found.finished:
         return [*lines, "             finished already: only the page would be written again"]
     lines += [
         _kept("models", *found.models),
-        _kept("registrations", *found.pairs),
+        _kept("pairs", *found.pairs, " to register"),
         f"networks     {found.epochs} epochs to train, of all networks together; of unfinished models, all are counted",
         *_cost_lines(found.cost, found.seconds, found.peak_mib, found.chosen is None),
         "             segmenting the tests, but for their registrations, and scoring them is not in it",

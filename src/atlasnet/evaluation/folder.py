@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.errors import InputError, VolumeError
-from atlasnet.evaluation.patches import PatchCounts, PatchProtocol, classify_patches, region_mask
+from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
 from atlasnet.evaluation.table import Table, shortened
 from atlasnet.execution import Execution
@@ -82,7 +82,8 @@ def evaluate_folder(
         values |= label_values(read_labels(path).array)
     named = _named(declared.labels or {}, values - {0, ignore_label}, ignore_label)
     scored = _chosen(named, labels, references)
-    disease, region = (0, ()) if patches is None else patches.values(named)
+    if patches is not None:
+        patches.values(named)  # a wrong name is said before the work
     counts: dict[str, PatchCounts] = {}
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
@@ -109,16 +110,7 @@ def evaluate_folder(
         rows += scores.rows
         slices += scores.slices
         if patches is not None:
-            counts[case] = classify_patches(
-                prediction,
-                reference,
-                disease,
-                region_mask(reference, region, ignore_label),
-                size=patches.size,
-                share=patches.share,
-                ignore_label=ignore_label,
-                case=case,
-            )
+            counts[case] = patches.count(prediction, reference, named, ignore_label=ignore_label, case=case)
     return Table(
         labels=scored,
         rows=tuple(rows),

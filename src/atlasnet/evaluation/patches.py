@@ -67,6 +67,40 @@ class PatchProtocol:
             raise InputError("there is no such label", expected="one of " + ", ".join(labels), found=", ".join(unknown))
         return labels[self.label], tuple(labels[name] for name in self.region)
 
+    def count(
+        self,
+        prediction: Volume,
+        reference: Volume,
+        labels: Mapping[str, int],
+        *,
+        ignore_label: int | None = None,
+        case: str = "",
+    ) -> PatchCounts:
+        """`classify_patches` by this protocol.
+
+        Args:
+            prediction: label map (1, z, y, x).
+            reference: label map on the same grid.
+            labels: name to value.
+            ignore_label: the reference value of voxels that nobody annotated.
+            case: the subject's name in errors.
+
+        Raises:
+            VolumeError: the maps lie on different grids or have several channels.
+            InputError: a name of the protocol is unknown.
+        """
+        disease, region = self.values(labels)
+        return classify_patches(
+            prediction,
+            reference,
+            disease,
+            region_mask(reference, region, ignore_label),
+            size=self.size,
+            share=self.share,
+            ignore_label=ignore_label,
+            case=case,
+        )
+
 
 @dataclass(frozen=True)
 class PatchCounts:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from atlasnet.errors import InputError
-from atlasnet.execution.reporter import Reporter, SilentReporter, T
+from atlasnet.execution.reporter import Reporter, T, WitnessReporter
 
 
-class LogReporter(SilentReporter):
+class LogReporter(WitnessReporter):
     """Passes everything on and writes it as lines ``TIME note|warning|begin|done TEXT``, each at once.
 
     Args:
@@ -22,8 +22,8 @@ class LogReporter(SilentReporter):
     """
 
     def __init__(self, reporter: Reporter, stream: TextIO, hide: Callable[[str], str] = str) -> None:
-        super().__init__()
-        self._reporter, self._stream, self._hide = reporter, stream, hide
+        super().__init__(reporter)
+        self._stream, self._hide = stream, hide
 
     def write(self, kind: str, text: str) -> None:
         """A line in the log alone for each line of ``text``."""
@@ -36,19 +36,18 @@ class LogReporter(SilentReporter):
     def note(self, text: str) -> None:
         """Write and pass on."""
         self.write("note", text)
-        self._reporter.note(text)
+        super().note(text)
 
     def warn(self, text: str) -> None:
         """Keep, write and pass on."""
-        super().warn(text)
         self.write("warning", text)
-        self._reporter.warn(text)
+        super().warn(text)
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Write when the task begins and when it is done, and pass on."""
         self.write("begin", description if total is None else f"{description}: {total}")
         count = 0
-        for item in self._reporter.track(items, description, total):
+        for item in super().track(items, description, total):
             yield item
             count += 1
         self.write("done", f"{description}: {count}")

@@ -75,7 +75,7 @@ class WorkFolder:
             raise InputError(
                 "another process works in this folder",
                 path=self.root,
-                remedy="wait for it, or give this run a folder of its own with --work",
+                remedy="wait for it, or give this run a folder of its own",
             ) from error
         except OSError as error:
             raise InputError(

@@ -9,10 +9,11 @@ from typing import Any
 
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.execution import Execution, read_json
+from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
-from atlasnet.study.study import StudyRun
-from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, Fitting
-from atlasnet.training.forecast import Cost, measure
+from atlasnet.study.study import ATLASES, StudyRun
+from atlasnet.training.fit import FitOptions, Fitting, atlas_count
+from atlasnet.training.forecast import Cost, chosen_names, measure
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import keyed_subject
 
@@ -62,10 +63,8 @@ class StudyForecast:
 
     @property
     def peak_mib(self) -> float | None:
-        """The most memory that the trainings need, MiB: as measured, with the images of the other atlases."""
-        if self.cost is None or self.cost.peak_mib is None:
-            return None
-        return self.cost.peak_mib + (self.atlases - 1) * self.cost.image_mib
+        """The most memory that the trainings need, MiB; None where it is not known."""
+        return None if self.cost is None else self.cost.peak_of(self.atlases)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -120,8 +119,8 @@ def forecast_study(
     run.checked_settings()
     path = run.folder / "plan.json"
     plan = Plan.read(path) if path.exists() else Plan.derive(take_fingerprint(cohort, run.say))
-    chosen = _chosen(run)
-    count = _count(run) if chosen is None else len(chosen)
+    chosen = chosen_names(cohort, run.options.atlases, run.folder / ATLASES)
+    count = atlas_count(run.options.atlases, len(cohort)) if chosen is None else len(chosen)
     jobs = [(job, len(run.missing(job, count))) for job in run.jobs()]
     trained = {
         run.folder / member.model: member
@@ -131,7 +130,7 @@ def forecast_study(
     }
     asked = {run.folder / m.model for job, _ in jobs if job.method.space != "labels" for m in run.members(job, count)}
     absent = [member for place, member in trained.items() if not (place / "model.json").is_file()]
-    epochs = sum(_epochs(run, member, count) for member in absent)
+    epochs = sum(_epochs(run, member.method, count) for member in absent)
     maps = {job.method.space for job, _ in jobs}
     pairs = count * ((len(cohort) - 1) * ("atlases" in maps) + len(tests) * bool(maps & {"atlases", "labels"}))
     fitting = Fitting(
@@ -165,24 +164,11 @@ def forecast_study(
     )
 
 
-def _count(run: StudyRun) -> int:
-    wanted = run.options.atlases
-    return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, len(run.cohort))
-
-
-def _chosen(run: StudyRun) -> tuple[str, ...] | None:
-    path = run.folder / "atlases.json"
-    if isinstance(run.options.atlases, tuple):
-        return run.options.atlases
-    if path.exists():
-        return tuple(read_json(path))
-    return tuple(sorted(s.name for s in run.cohort)) if _count(run) == len(run.cohort) else None
-
-
-def _epochs(run: StudyRun, member: Run, atlases: int) -> int:
+def _epochs(run: StudyRun, method: Method, atlases: int) -> int:
     """Of all networks of a model."""
-    together = Sharing.of(run.options.sharing).epochs(run.recipe.epochs, atlases)
-    return together if member.method.longer or member.method.space == "atlases" else run.recipe.epochs
+    if method.space == "atlases":
+        return Sharing.of(run.options.sharing).epochs(run.recipe.epochs, atlases)
+    return run.lengthened(method, run.recipe.epochs, atlases)
 
 
 def _registered(run: StudyRun) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort import Subject
-from atlasnet.evaluation import PatchCounts, PatchProtocol, classify_patches, region_mask
+from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.execution import Execution, read_json, reading_back, write_json
 from atlasnet.study.records import OfSubjects, Study
 from atlasnet.study.statistics import Float, interval
@@ -40,20 +40,9 @@ def with_patches(
 
     def count(path: Path, case: str) -> PatchCounts:
         execution.pause()
-        disease, region = protocol.values(study.labels)
         prediction = read_labels(path)
         reference = subjects[case].read_labels(prediction.grid)
-        inside = region_mask(reference, region, ignore_label)
-        return classify_patches(
-            prediction,
-            reference,
-            disease,
-            inside,
-            size=protocol.size,
-            share=protocol.share,
-            ignore_label=ignore_label,
-            case=case,
-        )
+        return protocol.count(prediction, reference, study.labels, ignore_label=ignore_label, case=case)
 
     def remembered(path: Path, case: str) -> PatchCounts:
         kept = path.with_name(f"{case}.patches.json")

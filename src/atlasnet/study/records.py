@@ -113,6 +113,13 @@ class Run:
         return percent if self.fraction_of == "subjects" else f"{percent}-{self.fraction_of}"
 
     @property
+    def details(self) -> str:
+        """Seed, share and epoch, for people."""
+        share = "" if self.fraction == 1 else f", {self.fraction:.0%} of the {self.fraction_of}"
+        epoch = "" if self.epoch is None else f", epoch {self.epoch}"
+        return f"seed {self.seed}{share}{epoch}"
+
+    @property
     def model(self) -> str:
         """Where its model lies, relative to the study; several methods may use one."""
         return f"models/{self.method.models}/{self.share}/seed{self.seed}"

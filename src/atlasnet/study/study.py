@@ -29,14 +29,14 @@ from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
 from atlasnet.study.shares import share_of_slices, share_of_subjects
 from atlasnet.study.subjects import check_test_subjects, subject_digests
-from atlasnet.training.fit import DEFAULT_ATLASES, FitOptions, fit, planned_operator
+from atlasnet.training.fit import FitOptions, atlas_count, fit, planned_operator
 from atlasnet.training.model import Model, class_values
 from atlasnet.training.recipe import Augmentation, Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
 from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
 
 CANVAS = "canvas"
-SETTINGS, JOBS = "settings.json", "jobs.json"
+SETTINGS, JOBS, ATLASES = "settings.json", "jobs.json", "atlases.json"
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
 MEMBER_SEED = 1000
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
@@ -120,9 +120,7 @@ class StudyRun:
         for job in self.jobs():
             self.execution.pause()
             if self.missing(job, len(sources)):
-                share = "" if job.fraction == 1 else f", {job.fraction:.0%} of the {job.fraction_of}"
-                epoch = "" if job.epoch is None else f", epoch {job.epoch}"
-                self.say.note(f"{job.method.title}, seed {job.seed}{share}{epoch}")
+                self.say.note(f"{job.method.title}, {job.details}")
                 self._run(job, plan, sources)
             self._remember_job(job)
         results = [
@@ -191,11 +189,10 @@ class StudyRun:
         wanted = self.options.atlases
         if isinstance(wanted, tuple):
             return resolve_atlases(self.cohort, wanted)
-        count = min(DEFAULT_ATLASES if wanted is None else wanted, len(self.cohort))
-        path = self.folder / "atlases.json"
+        path = self.folder / ATLASES
         if not path.exists():
             images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in self.cohort}
-            write_json(path, choose_atlases(images, count, execution=self.execution))
+            write_json(path, choose_atlases(images, atlas_count(wanted, len(images)), execution=self.execution))
         with reading_back(path):
             names = [str(name) for name in read_json(path)]
         return resolve_atlases(self.cohort, names)
@@ -256,13 +253,16 @@ class StudyRun:
         """The trainings of a job, several for an ensemble."""
         return [replace(job, seed=job.seed + MEMBER_SEED * m) for m in range(atlases if job.method.members else 1)]
 
+    def lengthened(self, method: Method, epochs: int, atlases: int) -> int:
+        """Epochs that a network of the method has had when each of AtlasNet's has had ``epochs``."""
+        return Sharing.of(self.options.sharing).epochs(epochs, atlases) if method.longer else epochs
+
     def _model(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
         """Train it, or take it as an earlier call left it."""
         method, cohort = job.method, self._share(job, plan)
         recipe = self.recipe if method.augmented else replace(self.recipe, augmentation=Augmentation())
-        longer = len(sources) if method.longer else 1
-        if method.longer:
-            recipe = replace(recipe, epochs=Sharing.of(self.options.sharing).epochs(recipe.epochs, len(sources)))
+        recipe = replace(recipe, epochs=self.lengthened(method, recipe.epochs, len(sources)))
+        kept = self.options.curve_epochs if job.fraction == 1 else ()
         known = {subject.name for subject in cohort}
         # An atlas that is no subject of this share is an image from elsewhere.
         atlases = tuple(s.name if s.name in known else str(s.paths[0]) for s in sources)
@@ -284,7 +284,7 @@ class StudyRun:
                 operator=operator,
                 operator_settings=settings,
                 minimum_quality=0.0 if method.space == "own" else FitOptions.minimum_quality,
-                keep_epochs=tuple(e * longer for e in self.options.curve_epochs) if job.fraction == 1 else (),
+                keep_epochs=tuple(self.lengthened(method, epoch, len(sources)) for epoch in kept),
             ),
             work=self.work.root,
             execution=replace(self.execution, seed=job.seed),
@@ -340,7 +340,7 @@ class StudyRun:
 
     def _networks(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
         method = job.method
-        epoch = None if job.epoch is None else job.epoch * (len(sources) if method.longer else 1)
+        epoch = None if job.epoch is None else self.lengthened(method, job.epoch, len(sources))
         predictors = []
         for member in self.members(job, len(sources)):
             model = self._model(member, plan, sources)

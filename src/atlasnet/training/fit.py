@@ -117,6 +117,11 @@ def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Oper
     return make_operator(name, **chosen)
 
 
+def atlas_count(wanted: int | tuple[str, ...] | None, subjects: int) -> int:
+    """How many atlases there are; ``wanted`` as in `FitOptions`."""
+    return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, subjects)
+
+
 def atlas_key(source: AtlasSource, subjects: Sequence[Keyed]) -> str:
     """The key of an atlas's image: that of the subject that it is."""
     keys = {subject.name: subject.key for subject in subjects}
@@ -349,8 +354,7 @@ class Fitting:
     @property
     def count(self) -> int:
         """How many atlases there are."""
-        wanted = self.options.atlases
-        return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, len(self.cohort))
+        return atlas_count(self.options.atlases, len(self.cohort))
 
     def choice_path(self, subjects: Sequence[Keyed]) -> Path:
         """Where the names of the chosen atlases are kept."""

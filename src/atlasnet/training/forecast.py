@@ -14,7 +14,7 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json
 from atlasnet.execution.stages import MIB
-from atlasnet.training.fit import FitOptions, Fitting, atlas_key
+from atlasnet.training.fit import FitOptions, Fitting, atlas_count, atlas_key
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed, keyed_subject
@@ -41,6 +41,10 @@ class Cost:
     steps: int
     image_mib: float
     peak_mib: float | None
+
+    def peak_of(self, atlases: int) -> float | None:
+        """The most memory that a training with so many atlases needs, MiB: as measured, with the others' images."""
+        return None if self.peak_mib is None else self.peak_mib + (atlases - 1) * self.image_mib
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,8 @@ class Forecast:
 
     @property
     def peak_mib(self) -> float | None:
-        """The most memory that the training needs, MiB: as measured, with the images of the other atlases."""
-        if self.cost is None or self.cost.peak_mib is None:
-            return None
-        return self.cost.peak_mib + (self.atlases - 1) * self.cost.image_mib
+        """The most memory that the training needs, MiB; None where it is not known."""
+        return None if self.cost is None else self.cost.peak_of(self.atlases)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -137,7 +139,8 @@ def forecast_fit(
     if run.options.time_budget is not None:
         path = run.budget_path(settings)
         recipe = Recipe.from_json(read_json(path)) if path.exists() else None
-    count, chosen = run.count, _chosen(run, subjects)
+    count = run.count
+    chosen = chosen_names(cohort, run.options.atlases, run.choice_path(subjects))
     pairs = (count * (len(subjects) - 1), 0)
     done = 0
     if chosen is not None:
@@ -160,14 +163,20 @@ def forecast_fit(
     )
 
 
-def _chosen(run: Fitting, subjects: Sequence[Keyed]) -> tuple[str, ...] | None:
-    """The atlases' names, None where choosing them is still to be done."""
-    if isinstance(run.options.atlases, tuple):
-        return run.options.atlases
-    path = run.choice_path(subjects)
+def chosen_names(cohort: Cohort, wanted: int | tuple[str, ...] | None, path: Path) -> tuple[str, ...] | None:
+    """The atlases' names, None where choosing them is still to be done.
+
+    Args:
+        cohort: the subjects.
+        wanted: as in `FitOptions`.
+        path: the names that an earlier call chose, if it did.
+    """
+    if isinstance(wanted, tuple):
+        return wanted
     if path.exists():
         return tuple(read_json(path))
-    return tuple(sorted(subject.name for subject in subjects)) if run.count == len(subjects) else None
+    everyone = atlas_count(wanted, len(cohort)) == len(cohort)
+    return tuple(sorted(subject.name for subject in cohort)) if everyone else None
 
 
 def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:

@@ -111,22 +111,19 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _determinant(dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
-    """det(I + du) from the three columns (3, z, y, x) of du."""
+    """det(I + du) from the three columns (3, z, y, x) of du, which are overwritten."""
     x, y, z = (_plus_unit(column, axis) for axis, column in enumerate((dx, dy, dz)))
     return (x * cross(y, z)).sum(0)
 
 
 def _plus_unit(column: Tensor, axis: int) -> Tensor:
-    result = column.clone()
-    result[axis] += 1
-    return result
+    """The column (3, z, y, x) of a Jacobian, from that of the displacement's, in place."""
+    column[axis] += 1
+    return column
 
 
 def _least_corner(field: Tensor, outside: bool) -> Tensor:
-    xs, ys, zs = (_one_sided(field, 3 - axis, outside) for axis in range(3))
-    for axis, sides in enumerate((xs, ys, zs)):
-        for side in sides:
-            side[axis] += 1
+    xs, ys, zs = ([_plus_unit(side, axis) for side in _one_sided(field, 3 - axis, outside)] for axis in range(3))
     least = torch.full_like(field[0], torch.inf)
     for y in ys:
         for z in zs:
