@@ -145,6 +145,7 @@ def _models(folder: Path) -> dict[str, Specimen]:
     from atlasnet.prediction import Predictor
     from atlasnet.registration import make_operator
     from atlasnet.training.model import Atlas, Model
+    from atlasnet.training.region import Region
 
     window = Normalisation("CT", "window", (-1000.0, 400.0), -300.0, 250.0)
     plan = Plan((2.0, 2.0, 2.0), "z", (window,), ((-900.0, 100.0),), (2.0, 2.0, 2.0))
@@ -158,7 +159,7 @@ def _models(folder: Path) -> dict[str, Specimen]:
         "mrf",
         operator.settings(),
         NetworkSpec("unet", 0.25, {"context": 1, "depth": 1}),
-        (Atlas("s0", "s0", {"median": 0.5}),),
+        (Atlas("s0", "s0", {"median": 0.5}, Region((0, 0, 0), (1, 2, 1))),),
         {"versions": {"atlasnet": "0"}, "data": {"s0": "0"}},
     )
     write_volume(model.atlas_path(model.atlases[0]), Volume(np.zeros(SHAPE, np.int16), Grid.from_parts(SHAPE)))

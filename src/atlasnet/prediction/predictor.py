@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from atlasnet.errors import InputError, ModelError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, Stages, WitnessReporter
@@ -146,6 +147,8 @@ class Predictor:
                 channels, classes = len(model.channels), len(model.values)
                 network = load_network(model.network, channels, classes, weights, allow_module=allow_module)
                 self.networks.append(network.to(self.device))
+            for atlas, image in zip(model.atlases, self.atlases, strict=True):
+                self._check_region(atlas, image)
 
     def predict(self, image: Volume, options: PredictOptions | None = None) -> Prediction:
         """Segment one scan.
@@ -277,9 +280,7 @@ class Predictor:
                 grid = working_grid(image.grid, self.model.plan)
                 mapped = map_image(prepared, registration.transform, grid)
             with watch("network"):
-                axis = self.model.plan.slice_axis
-                said = probabilities(network, to_slices(mapped.array, axis), device=self.device)
-                halves = np.ascontiguousarray(from_slices(said, axis), dtype=np.float16)
+                halves = self._classified(atlas, network, mapped)
             weight = None
             if fit:
                 with watch("mapping"):
@@ -296,6 +297,35 @@ class Predictor:
                 "Check that the scan shows the same part of the body in the same modality as the training scans"
             )
         return found
+
+    def _classified(self, atlas: Atlas, network: nn.Module, mapped: Volume) -> NDArray[np.float16]:
+        """The class probabilities (classes, z, y, x) of a scan in the atlas's space."""
+        axis, region = self.model.plan.slice_axis, atlas.region
+        slices = to_slices(mapped.array, axis)
+        if region is None:
+            said = probabilities(network, slices, device=self.device)
+        else:
+            said = probabilities(network, region.crop(slices), device=self.device)
+            said = region.paste(said.astype(np.float16), slices.shape[1:])
+        return np.ascontiguousarray(from_slices(said, axis), dtype=np.float16)
+
+    def _check_region(self, atlas: Atlas, image: Volume) -> None:
+        """Whether the region lies in the grid of its network.
+
+        Raises:
+            ModelError: it does not.
+        """
+        grid = working_grid(image.grid, self.model.plan)
+        blank = np.broadcast_to(np.zeros(1, np.uint8), (1, *grid.shape))
+        slices = to_slices(blank, self.model.plan.slice_axis).shape[1:]
+        if atlas.region is not None and not atlas.region.fits(slices):
+            raise ModelError(
+                f"the region of atlas {atlas.name} does not lie in its image",
+                path=self.model.folder / "model.json",
+                expected="at most " + " x ".join(map(str, slices)),
+                found=str(atlas.region.to_json()),
+                remedy="copy the model again",
+            )
 
     def _as_networks_see(self, atlas: Atlas, image: Volume, grid: Grid) -> NDArray[Any]:
         """The atlas's own image (c, z, y, x) as a scan that is the atlas is mapped; kept for the next scan."""

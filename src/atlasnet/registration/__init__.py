@@ -8,10 +8,11 @@ from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.quality import regional_quality
-from atlasnet.registration.register import WITHOUT_SPACING, make_operator, register_images
+from atlasnet.registration.register import WITHOUT_SETTINGS, WITHOUT_SPACING, make_operator, register_images
 from atlasnet.registration.settings import MRFSettings, preset
 
 __all__ = [
+    "WITHOUT_SETTINGS",
     "WITHOUT_SPACING",
     "AffineOperator",
     "AffineSettings",

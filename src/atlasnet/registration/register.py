@@ -21,6 +21,7 @@ WITHOUT_SPACING = ("affine", "centre", "identity")
 """Operators that do not work on a grid of their own."""
 
 WITHOUT_SETTINGS = {"centre": CentreOperator, "identity": IdentityOperator}
+"""Operators that register nothing: they do not look at the images."""
 
 
 def make_operator(name: str = "mrf", **settings: Any) -> Operator:

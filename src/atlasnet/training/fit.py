@@ -24,7 +24,7 @@ from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, atomic_path, digest, file_digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
-from atlasnet.registration import WITHOUT_SPACING, Operator, make_operator
+from atlasnet.registration import WITHOUT_SETTINGS, WITHOUT_SPACING, Operator, make_operator
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.model import Atlas, Model, class_values, weights_path
 from atlasnet.training.networks import AtlasNetworks
@@ -187,7 +187,7 @@ class Fitting:
             sources = self._atlases(subjects)
             mapped = transformer.map(subjects, self._targets(sources, subjects))
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
-        atlases = [Atlas(s.name, s.subject, m.quality) for s, m in zip(sources, mapped, strict=True)]
+        atlases = [Atlas(s.name, s.subject, m.quality, m.region) for s, m in zip(sources, mapped, strict=True)]
         networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
@@ -235,7 +235,12 @@ class Fitting:
     def transformer(self, plan: Plan) -> Transformer:
         """What maps the subjects onto the atlases."""
         operator = planned_operator(self.options.operator, self.options.operator_settings, plan)
-        return Transformer(plan, operator, self.values, self.options.minimum_quality, self.work, self.execution)
+        # Structures do not come to one place without a registration; where voxels may be unannotated in all subjects,
+        # nobody knows what lies there.
+        cropped = self.options.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None
+        return Transformer(
+            plan, operator, self.values, self.options.minimum_quality, self.work, self.execution, cropped=cropped
+        )
 
     def networks(self, names: Sequence[str], mapped: Sequence[MappedCohort], spec: NetworkSpec) -> AtlasNetworks:
         """The networks of these atlases."""

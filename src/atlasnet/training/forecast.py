@@ -17,6 +17,7 @@ from atlasnet.execution.stages import MIB
 from atlasnet.training.fit import FitOptions, Fitting, atlas_count, atlas_key
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.region import Region
 from atlasnet.training.sources import Keyed, keyed_subject
 from atlasnet.training.store import MappedCase
 from atlasnet.training.transformer import MappedCohort
@@ -200,6 +201,8 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
         pair = time.perf_counter() - start
     slices = to_slices(mapped.array, plan.slice_axis), to_slices(reference.array, plan.slice_axis)[0]
     case = MappedCase(source.name, *slices)
+    if transformer.cropped:
+        case = Region.of([case.labels]).cut(case)
     cohort = MappedCohort("", (case,) * len(subjects), {})
     spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
     networks = run.networks([target.name], [cohort], spec)

@@ -27,6 +27,7 @@ from atlasnet.cohort.segments import Segment, label_segments
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_path, digest, file_digest, read_json, unpack, write_json
 from atlasnet.network import NetworkSpec
+from atlasnet.training.region import Region
 from atlasnet.volume import Volume, read_volume
 
 FORMAT = 1
@@ -42,11 +43,30 @@ class Atlas:
         name: unique in the model; names its files.
         subject: the training subject that it is, or None for an image from elsewhere.
         quality: the lowest, median and highest registration quality of the training subjects onto it.
+        region: the part of its working grid on which its network works; None: all of it.
     """
 
     name: str
     subject: str | None
     quality: Mapping[str, float] = field(default_factory=dict)
+    region: Region | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Atlas:
+        """Read what `to_json` wrote; models from before there were regions have none.
+
+        Raises:
+            KeyError: a field is absent.
+            InputError: the region is no box.
+        """
+        box = value.get("region")
+        region = None if box is None else Region.from_json(box)
+        return cls(str(value["name"]), value["subject"], dict(value["quality"]), region)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        region = None if self.region is None else self.region.to_json()
+        return {"name": self.name, "subject": self.subject, "quality": dict(self.quality), "region": region}
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,7 @@ class Model:
                 "plan": self.plan.to_json(),
                 "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
                 "network": self.network.to_json(),
-                "atlases": [{"name": a.name, "subject": a.subject, "quality": dict(a.quality)} for a in self.atlases],
+                "atlases": [atlas.to_json() for atlas in self.atlases],
                 "provenance": dict(self.provenance),
                 "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
             },
@@ -176,7 +196,7 @@ class Model:
                 operator=str(content["registration"]["operator"]),
                 operator_settings=dict(content["registration"]["settings"]),
                 network=NetworkSpec.from_json(content["network"]),
-                atlases=tuple(Atlas(str(a["name"]), a["subject"], dict(a["quality"])) for a in content["atlases"]),
+                atlases=tuple(Atlas.from_json(atlas) for atlas in content["atlases"]),
                 provenance=dict(content["provenance"]),
                 checksums={str(name): str(value) for name, value in content["checksums"].items()},
                 segment_table=content.get("segments", {}),
@@ -259,7 +279,7 @@ class Model:
             "network_spacing_mm": list(self.plan.spacing),
             "registration_spacing_mm": list(self.plan.registration_spacing),
             "training_subjects": len(self.provenance.get("data", {})),
-            "atlases": [{"name": a.name, "subject": a.subject, "quality": dict(a.quality)} for a in self.atlases],
+            "atlases": [atlas.to_json() for atlas in self.atlases],
             "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
             "versions": dict(self.provenance.get("versions", {})),
             "checksum": digest(dict(self.checksums)),

@@ -14,6 +14,7 @@ from atlasnet.execution import Execution, WorkFolder, digest, read_json
 from atlasnet.registration import Operator
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.pairs import PairRegistrar
+from atlasnet.training.region import Region
 from atlasnet.training.sources import Keyed
 from atlasnet.training.store import MappedCase
 from atlasnet.transform import Transform
@@ -28,13 +29,15 @@ class MappedCohort:
 
     Args:
         key: of all the cases together.
-        cases: those whose registration was good enough.
+        cases: those whose registration was good enough, cut to the region.
         quality: lowest, median and highest registration quality of all subjects.
+        region: of the networks' grid, slices first; None: all of it.
     """
 
     key: str
     cases: tuple[MappedCase, ...]
     quality: Mapping[str, float]
+    region: Region | None = None
 
 
 class Transformer:
@@ -47,6 +50,7 @@ class Transformer:
         minimum_quality: pairs of lower registration quality are left out.
         work: where registrations and mapped cases are kept.
         execution: device, threads, seed, progress.
+        cropped: whether networks see only the region that holds the structures of all subjects.
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class Transformer:
         minimum_quality: float,
         work: WorkFolder,
         execution: Execution,
+        *,
+        cropped: bool = False,
     ) -> None:
-        self.plan, self.values, self.minimum_quality = plan, values, minimum_quality
+        self.plan, self.values, self.minimum_quality, self.cropped = plan, values, minimum_quality, cropped
         self.work, self.execution = work, execution
         self.registrar = PairRegistrar(operator, work, execution)
 
@@ -96,7 +102,7 @@ class Transformer:
         for atlas, cases in zip(atlases, kept, strict=True):
             if not cases:
                 raise RegistrationError(f"no subject could be mapped onto atlas {atlas.name}; choose another one")
-        return [_cohort(cases, values) for cases, values in zip(kept, qualities, strict=True)]
+        return [self._cohort(cases, values) for cases, values in zip(kept, qualities, strict=True)]
 
     def kept(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> tuple[int, list[MappedCohort] | None]:
         """What the work folder holds of `map`, without doing any of it.
@@ -127,7 +133,7 @@ class Transformer:
             cohorts.append((cases, qualities))
         if not whole or not all(cases for cases, _ in cohorts):
             return registered, None
-        return registered, [_cohort(cases, qualities) for cases, qualities in cohorts]
+        return registered, [self._cohort(cases, qualities) for cases, qualities in cohorts]
 
     def _key(self, source: Keyed, atlas: Keyed) -> str:
         """What a mapped case depends on."""
@@ -154,9 +160,14 @@ class Transformer:
         reference = map_labels(labels, self.values, transform, grid)
         return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
 
-
-def _cohort(cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]) -> MappedCohort:
-    return MappedCohort(digest([key for key, _ in cases]), tuple(case for _, case in cases), _spread(qualities))
+    def _cohort(self, cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]) -> MappedCohort:
+        key, spread = digest([key for key, _ in cases]), _spread(qualities)
+        whole = tuple(case for _, case in cases)
+        if not self.cropped:
+            return MappedCohort(key, whole, spread)
+        region = Region.of([case.labels for case in whole])
+        cut = tuple(region.cut(case) for case in whole)
+        return MappedCohort(digest([key, region.to_json()]), cut, spread, region)
 
 
 def _spread(qualities: Sequence[float]) -> dict[str, float]:

@@ -1,0 +1,139 @@
+"""The region in which networks work: where training subjects have structures, cut out in training and in prediction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError, ModelError
+from atlasnet.execution import write_json
+from atlasnet.prediction import Predictor
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.region import MARGIN, Region
+from atlasnet.training.store import IGNORED
+from atlasnet.volume import write_volume
+from synthetic import LABELS, dice, subject, write_cohort
+
+RECIPE = replace(Recipe.preset("default"), epochs=4, iterations=20, passes=0.0, batch_slices=8, learning_rate=6e-3)
+WIDE = (14, 56, 60)  # in slices of 112 x 120 mm the shapes are about 40 mm wide
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_box_holds_every_structure_and_its_margin(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(3, 12, 3))
+    maps = [np.where(random.random(shape) < 0.01, random.integers(1, 4), 0).astype(np.uint8) for _ in range(3)]
+    maps[0].flat[random.integers(maps[0].size)] = 1
+    margin = int(random.integers(0, 4))
+    region = Region.of(maps, margin)
+    places = np.concatenate([np.argwhere(array) for array in maps])
+    assert region.start == tuple(np.maximum(0, places.min(0) - margin))
+    assert region.stop == tuple(np.minimum(shape, places.max(0) + 1 + margin))
+
+
+def test_what_nobody_annotated_is_no_structure() -> None:
+    labels = np.full((4, 5, 6), IGNORED, np.uint8)
+    labels[2:] = 0
+    assert Region.of([labels], 1) == Region((0, 0, 0), (4, 5, 6))
+    labels[2, 3, 4] = 1
+    assert Region.of([labels], 1) == Region((1, 2, 3), (4, 5, 6))
+
+
+def test_outside_the_box_all_is_background() -> None:
+    region, shape = Region((1, 0, 2), (3, 4, 5)), (4, 4, 6)
+    said = np.random.default_rng(0).random((2, 4, 4, 6)).astype(np.float16)
+    whole = region.paste(region.crop(said), shape)
+    inside = np.zeros(shape, bool)
+    inside[1:3, 0:4, 2:5] = True
+    np.testing.assert_array_equal(whole[:, inside], said[:, inside])
+    assert (whole[0, ~inside] == 1).all()
+    assert (whole[1:, ~inside] == 0).all()
+
+
+def test_it_is_read_back_from_json() -> None:
+    region = Region((0, 1, 2), (3, 4, 5))
+    assert Region.from_json(json.loads(json.dumps(region.to_json()))) == region
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, [[0, 1]], [[0, 1], [0, 1], [0]], [[0, 1], [0, 1], [2, 2]], [[-1, 2]] * 3, "abc"]
+)
+def test_what_is_no_box_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="no box"):
+        Region.from_json(value)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("region")
+    for seed in range(3):
+        image, labels = subject(seed, shape=WIDE)
+        write_volume(folder / "data" / "imagesTr" / f"s{seed}_0000.nii.gz", image)
+        write_volume(folder / "data" / "labelsTr" / f"s{seed}.nii.gz", labels)
+    names = {"channel_names": {"0": "MR"}, "labels": LABELS, "numTraining": 3, "file_ending": ".nii.gz"}
+    write_json(folder / "data" / "dataset.json", names)
+    options = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE)
+    return fit(Cohort.read(folder / "data"), folder / "model", options)
+
+
+def test_networks_work_where_the_structures_are(model: Model) -> None:
+    (atlas,) = model.atlases
+    assert atlas.region is not None
+    places = np.argwhere(subject(0, shape=WIDE)[1].array[0])  # the atlas is its own best-mapped subject
+    assert (atlas.region.start <= np.maximum(0, places.min(0) - MARGIN)).all()
+    assert (atlas.region.stop >= np.minimum(WIDE, places.max(0) + 1 + MARGIN)).all()
+    assert atlas.region != Region((0, 0, 0), WIDE)
+    image, reference = subject(101, shape=WIDE)
+    prediction = Predictor(model).predict(image)
+    assert dice(prediction.labels.array > 0, reference.array > 0) > 0.8
+
+
+@pytest.mark.parametrize("axis", ["z", "y", "x"])
+def test_a_region_lies_along_the_slice_axis(model: Model, axis: str) -> None:
+    turned = replace(model, plan=replace(model.plan, slice_axis=axis))
+    region = Region((2, 5, 7), (12, 13, 14))
+    turned = replace(turned, atlases=(replace(model.atlases[0], region=region),))
+    ((answer, _),) = Predictor(turned).ask(subject(101, shape=WIDE)[0]).atlases
+    assert answer is not None
+    asked = np.argwhere(answer.probabilities.numpy()[0] < 1)
+    box = {"z": (0, 1, 2), "y": (1, 0, 2), "x": (1, 2, 0)}[axis]  # which side of the box is along z, y and x
+    assert (asked.min(0) >= [region.start[side] for side in box]).all()
+    assert (asked.max(0) < [region.stop[side] for side in box]).all()
+    assert len(asked) > 0.5 * np.prod(np.subtract(region.stop, region.start))
+
+
+def test_a_region_beyond_the_atlas_is_refused(model: Model) -> None:
+    large = replace(model, atlases=(replace(model.atlases[0], region=Region((0, 0, 0), (15, 56, 60))),))
+    with pytest.raises(ModelError, match="does not lie in its image"):
+        Predictor(large)
+
+
+def test_a_model_without_regions_is_asked_everywhere(model: Model, tmp_path: Path) -> None:
+    model.export(tmp_path / "m.zip")
+    assert Model.load(tmp_path / "m.zip").atlases == model.atlases
+    content = json.loads((model.folder / "model.json").read_text(encoding="utf-8"))
+    del content["atlases"][0]["region"]
+    old = tmp_path / "old"
+    for name in model.checksums:
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).symlink_to(model.folder / name)
+    write_json(old / "model.json", content)
+    ((answer, _),) = Predictor(Model.load(old)).ask(subject(101, shape=WIDE)[0]).atlases
+    assert answer is not None
+    assert (answer.probabilities[0] < 1).float().mean() > 0.9
+
+
+def test_where_voxels_may_be_unannotated_networks_see_everything(tmp_path: Path) -> None:
+    cohort = Cohort.read(write_cohort(tmp_path / "data", range(2), ignore=7))
+    quick = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
+    assert fit(cohort, tmp_path / "m", quick).atlases[0].region is None
+    plain = Cohort.read(write_cohort(tmp_path / "plain", range(2)))
+    centred = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="centre", minimum_quality=0.0)
+    assert fit(plain, tmp_path / "centred", centred).atlases[0].region is None
