@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atlasnet.errors import InputError, ModelError
-from atlasnet.network import NetworkSpec, SegNet, Traits, UNet, build_network, load_weights, register_network
+from atlasnet.network import NetworkSpec, SegNet, Traits, UNet, UNet3D, build_network, load_weights, register_network
 from atlasnet.network.weights import write_tensors
 
 
@@ -88,8 +88,34 @@ def test_every_option_of_the_unet_builds_a_network_whose_weights_all_learn(optio
 
 @pytest.mark.parametrize(("side", "divisibility"), [(8, 2), (35, 8), (128, 32), (512, 32)])
 def test_a_planned_unet_leaves_four_pixels_at_its_coarsest_level(side: int, divisibility: int) -> None:
-    network = build_network(NetworkSpec.planned("unet", (512, side)), 1, 2)
+    network = build_network(NetworkSpec.planned("unet", (3, 512, side)), 1, 2)
     assert network.divisibility == divisibility
+
+
+def test_a_unet_in_three_dimensions_takes_blocks() -> None:
+    network = build_network(NetworkSpec.planned("unet3d", (20, 40, 36), width=0.5), 2, 3)
+    assert Traits.of(network) == Traits(spatial_dims=3, context=0, divisibility=4)
+    answer = network(torch.randn(2, 2, 8, 16, 12))
+    assert answer.shape == (2, 3, 8, 16, 12)
+    answer.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_a_unet_in_three_dimensions_sees_along_all_axes_alike() -> None:
+    network = UNet3D(1, 2, width=0.5, depth=2)
+    turned = UNet3D(1, 2, width=0.5, depth=2)
+    weights = network.state_dict()
+    turned.load_state_dict({name: w.movedim(2, 4) if w.ndim == 5 else w for name, w in weights.items()})
+    block = torch.randn(1, 1, 8, 16, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(turned(block.movedim(2, 4)), network(block).movedim(2, 4), rtol=1e-3, atol=1e-4)
+
+
+def test_a_unet_has_two_or_three_dimensions() -> None:
+    with pytest.raises(InputError, match=r"2 or 3.*found 4"):
+        UNet(1, 2, spatial_dims=4)
+    with pytest.raises(InputError, match=r"context 0.*found 1"):
+        UNet(1, 2, spatial_dims=3, context=1)
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

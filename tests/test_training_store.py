@@ -86,6 +86,13 @@ def test_one_pass_deals_every_slice_once() -> None:
     assert [len(batch) for batch in batches] == [4, 4, 4]
 
 
+def test_one_pass_deals_as_many_blocks_as_hold_every_slice() -> None:
+    table = SliceTable.of([make("a"), make("b", seed=1)], 3)
+    batches = list(epoch_batches(table, Recipe.preset("publication"), 2, np.random.default_rng(0), slices=3))
+    assert [len(batch) for batch in batches] == [2, 2]
+    assert len(set(np.concatenate(batches))) == 4
+
+
 def test_an_epoch_is_a_function_of_seed_key_and_number() -> None:
     def draw(*of: object) -> float:
         return float(epoch_random(*of).random())  # type: ignore[arg-type]  # a tuple of the three

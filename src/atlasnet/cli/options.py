@@ -33,7 +33,10 @@ def add_fusion_option(parser: argparse.ArgumentParser) -> None:
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """What is trained and how, and what registers."""
     parser.add_argument(
-        "--network", default=None, metavar="NAME", help="unet (default), segnet, or module:Class with --allow-module"
+        "--network",
+        default=None,
+        metavar="NAME",
+        help="unet (default), unet3d, segnet, or module:Class with --allow-module",
     )
     parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
     parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")

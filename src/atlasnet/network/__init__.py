@@ -4,7 +4,7 @@ from atlasnet.network.inference import probabilities
 from atlasnet.network.registry import build_network, network_names, register_network
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
-from atlasnet.network.unet import UNet
+from atlasnet.network.unet import UNet, UNet3D
 from atlasnet.network.weights import load_network, load_weights
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "SegNet",
     "Traits",
     "UNet",
+    "UNet3D",
     "build_network",
     "load_network",
     "load_weights",

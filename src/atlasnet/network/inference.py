@@ -14,6 +14,7 @@ from torch import nn
 from atlasnet.errors import InputError
 from atlasnet.network.slices import edge_indices, neighbours, padded_side
 from atlasnet.network.spec import Traits
+from atlasnet.network.weights import tensor_channels_last
 
 BATCH_PIXELS = 2**18  # of a 2-D batch when none is given: 1 slice of 512 x 512, and enough small ones to fill the cores
 BLOCK_VOXELS = 2**21  # of a block for a 3-D network, so that its activations fit a workstation
@@ -73,10 +74,8 @@ def probabilities(
 def _softmax_of(module: nn.Module, device: torch.device) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     def run(array: NDArray[Any]) -> NDArray[np.float32]:
         inputs = torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32)
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         with mixed(device):
-            logits = module(inputs)
+            logits = module(tensor_channels_last(inputs))
         result: NDArray[np.float32] = torch.softmax(logits.float(), 1).cpu().numpy()
         return result
 

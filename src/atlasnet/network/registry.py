@@ -13,12 +13,13 @@ from torch import nn
 from atlasnet.errors import InputError
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
-from atlasnet.network.unet import UNet
+from atlasnet.network.unet import UNet, UNet3D
 
 Builder = Callable[..., nn.Module]
 
-UNET, SEGNET = "unet", "segnet"
-_BUILDERS: dict[str, Builder] = {UNET: UNet, SEGNET: SegNet}
+UNET, UNET_3D, SEGNET = "unet", "unet3d", "segnet"
+_OWN: dict[str, Builder] = {UNET: UNet, UNET_3D: UNet3D, SEGNET: SegNet}
+_BUILDERS = dict(_OWN)
 _PROBE_SIDE = 32
 
 
@@ -80,7 +81,7 @@ def build_network(spec: NetworkSpec, channels: int, classes: int, *, allow_modul
     if not isinstance(module, nn.Module):
         raise InputError(f"network {spec.name!r} is not a torch.nn.Module", found=type(module).__name__)
     traits = Traits.of(module, spec.name)
-    if builder not in (UNet, SegNet):
+    if builder not in _OWN.values():
         _probe(module, traits, spec.name, channels, classes)
     return module
 

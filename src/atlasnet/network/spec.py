@@ -41,18 +41,23 @@ class NetworkSpec:
 
     @classmethod
     def planned(cls, name: str, shape: Sequence[int], *, width: float = 1.0, context: int = 1) -> NetworkSpec:
-        """The spec for slices of ``shape`` (y, x), of which a U-Net sees ``context`` neighbours on each side.
+        """The spec for a volume of ``shape`` (z, y, x), of which a U-Net sees ``context`` neighbours of each slice.
 
-        A U-Net halves the slice as often as at least 4 pixels remain along the shorter side, at most 5 times: so it
-        sees the whole of a large slice and does not pool a small structure away. Other architectures are as they are.
+        A U-Net halves the slice (one in three dimensions, the block) as often as at least 4 pixels remain along the
+        shortest side, at most 5 times: so it sees the whole of a large slice and does not pool a small structure away.
+        Other architectures are as they are.
         """
-        if name != "unet":
+        options: dict[str, Any]
+        if name == "unet":
+            side, options = min(shape[-2:]), {"context": context}
+        elif name == "unet3d":
+            side, options = min(shape), {}
+        else:
             return cls(name, width)
-        side = min(int(n) for n in shape[-2:])
         depth = 1
         while depth < _DEEPEST and side >= _SMALLEST_BOTTLENECK * 2 ** (depth + 1):
             depth += 1
-        return cls(name, width, {"context": context, "depth": depth})
+        return cls(name, width, {**options, "depth": depth})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""

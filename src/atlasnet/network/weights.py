@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_path
-from atlasnet.network.registry import SEGNET, UNET, build_network
+from atlasnet.network.registry import SEGNET, UNET, UNET_3D, build_network
 from atlasnet.network.segnet import WIDEST as SEGNET_WIDEST
 from atlasnet.network.spec import NetworkSpec
 from atlasnet.network.unet import widest as unet_widest
@@ -111,14 +111,14 @@ def load_network(
 
 def _fewest_weights(spec: NetworkSpec) -> float:
     """The weights of the largest convolution of a built-in network, a tenth or more of all; 0 where that is unknown."""
-    depth = spec.options.get("depth", 3)
+    depth, kernel = spec.options.get("depth", 3), 27 if spec.name == UNET_3D else 9
     if spec.name == SEGNET:
         channels = spec.width * SEGNET_WIDEST
-    elif spec.name == UNET and isinstance(depth, int) and 0 < depth <= 8:
+    elif spec.name in (UNET, UNET_3D) and isinstance(depth, int) and 0 < depth <= 8:
         channels = spec.width * unet_widest(depth)
     else:
         return 0.0  # what `build_network` refuses, or only the user may ask for
-    return 9 * (channels - 1) * (channels - 1) if channels > 1 else 0.0
+    return kernel * (channels - 1) * (channels - 1) if channels > 1 else 0.0
 
 
 def _check_fit(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -136,8 +136,13 @@ def _check_fit(path: str | Path, module: nn.Module, tensors: Mapping[str, Tensor
 
 
 def channels_last(module: nn.Module) -> nn.Module:
-    """Lay 2-D convolution kernels out channels last: convolutions run about twice as fast so, on CPU and GPU alike."""
+    """Lay convolution kernels out channels last: convolutions run about twice as fast so, on CPU and GPU alike."""
     for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        parameter.data = tensor_channels_last(parameter.data)
     return module
+
+
+def tensor_channels_last(tensor: Tensor) -> Tensor:
+    """Lay a tensor out channels last, (b, c, y, x) or (b, c, z, y, x); others as they are."""
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    return tensor if layout is None else tensor.contiguous(memory_format=layout)

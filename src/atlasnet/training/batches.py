@@ -24,29 +24,34 @@ def epoch_random(seed: int, key: str, epoch: int) -> np.random.Generator:
     return np.random.default_rng(entropy)
 
 
-def typical_pixels(cases: Sequence[MappedCase], traits: Traits) -> int:
-    """Pixels of a padded slice (voxels of a block for a 3-D network) of the largest case: what a batch is sized by."""
-    largest = 0
+def typical_sample(cases: Sequence[MappedCase], traits: Traits) -> tuple[int, int]:
+    """What a network sees of the largest case at once: voxels of a padded slice or block, and how many slices it has.
+
+    A batch is sized by the one, the number of steps that show every slice by the other.
+    """
+    largest, slices = 0, 1
     for case in cases:
         depth, height, width = case.labels.shape
         plane = padded_side(height, traits.divisibility) * padded_side(width, traits.divisibility)
-        blocks = 1 if traits.spatial_dims == 2 else block_depth(plane, depth, traits.divisibility)
-        largest = max(largest, plane * blocks)
-    return largest
+        planes = 1 if traits.spatial_dims == 2 else block_depth(plane, depth, traits.divisibility)
+        if plane * planes > largest:
+            largest, slices = plane * planes, min(planes, depth)
+    return largest, slices
 
 
 def epoch_batches(
-    table: SliceTable, recipe: Recipe, batch: int, random: np.random.Generator
+    table: SliceTable, recipe: Recipe, batch: int, random: np.random.Generator, *, slices: int = 1
 ) -> Iterator[NDArray[np.intp]]:
-    """Indices into ``table`` for every step of one epoch.
+    """Indices into ``table`` for every step of one epoch, of the slices or of the blocks of so many ``slices``.
 
-    One pass deals each slice once, in batches that differ by one slice at most. With a fixed number of iterations each
+    One pass deals each slice once, in batches that differ by one slice at most, and of blocks as many as hold together
+    the slices of all. With a fixed number of iterations each
     batch takes ``recipe.foreground`` of its slices from those that hold a foreground class, drawn class by class, and
     the rest from a shuffled deck that is dealt again and again.
     """
-    steps = recipe.steps(len(table), batch)
+    steps = recipe.steps(len(table), batch * slices)
     if recipe.iterations is None:
-        yield from np.array_split(random.permutation(len(table)), steps)
+        yield from np.array_split(random.permutation(len(table))[: -(-len(table) // slices)], steps)
         return
     holders = [np.flatnonzero(table.counts[:, c]) for c in range(1, table.counts.shape[1])]
     holders = [slices for slices in holders if len(slices)]

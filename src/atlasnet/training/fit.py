@@ -336,8 +336,8 @@ class Fitting:
 
     @staticmethod
     def planned_spec(plan: Plan, spec: NetworkSpec, shape: Sequence[int]) -> NetworkSpec:
-        """The spec with the options that depend on the size of the slices of a case (z, y, x)."""
-        return NetworkSpec.planned(spec.name, shape[1:], width=spec.width, context=plan.context)
+        """The spec with the options that depend on the size of a case (z, y, x)."""
+        return NetworkSpec.planned(spec.name, shape, width=spec.width, context=plan.context)
 
     def _atlases(self, subjects: Sequence[Keyed]) -> list[AtlasSource]:
         """The atlases that the user named, or those chosen among the subjects."""

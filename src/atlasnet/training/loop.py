@@ -20,10 +20,10 @@ from atlasnet.execution import Execution, atomic_path, digest, file_digest
 from atlasnet.network.inference import mixed, reduced_precision
 from atlasnet.network.registry import build_network
 from atlasnet.network.spec import NetworkSpec, Traits
-from atlasnet.network.weights import channels_last, load_weights, read_tensors, write_tensors
+from atlasnet.network.weights import channels_last, load_weights, read_tensors, tensor_channels_last, write_tensors
 from atlasnet.training.allocator import kept_memory
 from atlasnet.training.augmentation import Draw, move, recolour
-from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, typical_pixels
+from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, typical_sample
 from atlasnet.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -169,8 +169,9 @@ class _Training:
         )
         self.start()
         self.traits = Traits.of(self.module, spec.name)
-        self.batch = recipe.batch(typical_pixels(cases, self.traits))
-        self.steps = recipe.steps(len(table), self.batch)
+        voxels, self.slices = typical_sample(cases, self.traits)
+        self.batch = recipe.batch(voxels)
+        self.steps = recipe.steps(len(table), self.batch * self.slices)
         self.scaler = torch.amp.GradScaler(device.type, enabled=reduced_precision(device) == torch.float16)
         balanced = torch.from_numpy(median_frequency_weights(table.counts)).to(device)
         self.weights = balanced if recipe.balancing else None
@@ -195,7 +196,8 @@ class _Training:
         torch.manual_seed(self._seed(epoch))  # a network may have dropout
         self.module.train()
         total, seen, rate = torch.zeros((), device=self.device), 0, 0.0
-        for step, rows in enumerate(epoch_batches(self.table, self.recipe, self.batch, random)):
+        batches = epoch_batches(self.table, self.recipe, self.batch, random, slices=self.slices)
+        for step, rows in enumerate(batches):
             self.execution.pause()
             rate = self.recipe.rate(epoch * self.steps + step, self.steps)
             total += self._step(rows, rate, random)
@@ -229,11 +231,10 @@ class _Training:
         images = recolour(planes, draw).reshape(shape)
         if self.traits.spatial_dims == 2:
             target = target[:, 0]
-            images = images.contiguous(memory_format=torch.channels_last)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with mixed(self.device):
-            logits = self.module(images)
+            logits = self.module(tensor_channels_last(images))
         loss = segmentation_loss(logits, target, self.weights, dice=self.recipe.dice)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss))

@@ -12,7 +12,7 @@ from pathlib import Path
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder, digest
 from atlasnet.network import NetworkSpec, Traits, build_network
-from atlasnet.training.batches import typical_pixels
+from atlasnet.training.batches import typical_sample
 from atlasnet.training.loop import LOG, WEIGHTS, train_network
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing, pooled
@@ -182,8 +182,8 @@ class AtlasNetworks:
         return float(row[3]) / TIMED_STEPS, recipe.steps(*self._extent(cases, recipe))
 
     def _extent(self, cases: Sequence[MappedCase], recipe: Recipe) -> tuple[int, int]:
-        """Slices of the cases, and of a batch of them."""
+        """Slices of the cases, and of a step."""
         channels = int(cases[0].image.shape[0])
         module = build_network(self.spec, channels, self.classes, allow_module=self.allow_module)
-        pixels = typical_pixels(cases, Traits.of(module, self.spec.name))
-        return len(SliceTable.of(cases, self.classes)), recipe.batch(pixels)
+        voxels, slices = typical_sample(cases, Traits.of(module, self.spec.name))
+        return len(SliceTable.of(cases, self.classes)), recipe.batch(voxels) * slices

@@ -135,7 +135,7 @@ class Recipe:
         return max(2, min(self.batch_slices, self.batch_pixels // pixels))
 
     def steps(self, slices: int, batch: int) -> int:
-        """Optimiser steps of an epoch."""
+        """Optimiser steps of an epoch, of which each sees ``batch`` of the ``slices``."""
         if self.iterations is None:
             return max(1, -(-slices // batch))
         return max(self.iterations, math.ceil(self.passes * slices / (batch * self.epochs)))
