@@ -1,0 +1,50 @@
+"""The study on 17 training subjects of the Decathlon's hippocampus task.
+
+    python benchmarks/study.py DATA                      # 30 other subjects of imagesTr: to choose recipes by
+    python benchmarks/study.py DATA --tests release      # the 60 subjects of imagesTs: once for a release
+
+What else is asked of `atlasnet study` stands in ``--study-options``. With ``--work``, a study that was stopped
+goes on and one that is finished is read; the seconds of the stage are then those of the last call.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from bench import Bench, arguments, summary_lines, work_folder
+
+DEVELOPMENT = 30  # of every second subject of imagesTr that is not trained on, in the order of the names
+
+
+def main() -> None:
+    parser = arguments(__doc__, "study_development")
+    parser.add_argument("--tests", choices=("development", "release"), default="development")
+    parser.add_argument("--study-options", default="--atlases 3 --seeds 1", metavar="TEXT", help="for `atlasnet study`")
+    parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
+    options = parser.parse_args()
+    data = options.data / "hippocampus"
+    with work_folder(options.work) as work:
+        bench = Bench(options, work)
+        words: list[object] = [data, "--subjects", data / "train17.txt", "-o", work / "study"]
+        if options.tests == "development":
+            names = work / "tests.txt"
+            names.write_text("\n".join(development(data)) + "\n", encoding="utf-8")
+            words += ["--test-subjects", names]
+        bench.atlasnet("study", "study", *words, *shlex.split(options.study_options))
+        found = json.loads((work / "study" / "study.json").read_text(encoding="utf-8"))
+        bench.result |= {"note": options.note, "study": found}
+        print(summary_lines({row["title"]: round(row["mean_dice"], 4) for row in found["methods"].values()}))
+        bench.write()
+
+
+def development(data: Path) -> list[str]:
+    """The subjects on which recipes are compared."""
+    trained = set((data / "train17.txt").read_text(encoding="utf-8").split())
+    names = {path.name.removesuffix(".nii.gz") for path in (data / "labelsTr").glob("*.nii.gz")}
+    return sorted(names - trained)[::2][:DEVELOPMENT]
+
+
+if __name__ == "__main__":
+    main()
