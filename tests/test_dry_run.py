@@ -21,7 +21,7 @@ from atlasnet.volume import write_volume
 from synthetic import subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
-RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=2, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=2, passes=0.0, sharing="independent")
 OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine")
 
 

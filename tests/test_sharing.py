@@ -123,15 +123,21 @@ def in_stage(work: Path, stage: int) -> Callable[[], bool]:
     ("kind", "atlases", "networks"),
     [
         ("independent", 6, 6),
-        ("first", 6, 2.5),
-        ("common", 6, 2.8),
+        ("first", 6, 2.25),
+        ("common", 6, 2.5),
         ("first", 1, 1),
         ("common", 1, 1),
-        ("common", 2, 1.6),
+        ("common", 2, 1.5),
     ],
 )
 def test_the_cost_in_networks(kind: str, atlases: int, networks: float) -> None:
-    assert Sharing.of(kind).epochs(30, atlases) == 30 * networks
+    assert Sharing(kind).epochs(40, atlases) == 40 * networks
+
+
+def test_who_says_nothing_gets_what_the_recipe_has() -> None:
+    assert Sharing.of(None, Recipe.preset("default")) == Sharing("common")
+    assert Sharing.of(None, Recipe.preset("publication")) == Sharing("independent")
+    assert Sharing.of("first", Recipe.preset("default")) == Sharing("first")
 
 
 @pytest.mark.parametrize(("kind", "epochs"), [("independent", 3 * 4), ("first", 4 + 2 * 2), ("common", 4 + 3 * 2)])

@@ -33,7 +33,7 @@ class AtlasNet:
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: ``"independent"``, ``"first"`` or ``"common"``, or a `atlasnet.training.sharing.Sharing` of one's own:
-            what the networks of several atlases have in common.
+            what the networks of several atlases have in common; None takes the recipe's.
         registration: ``"mrf"``, ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"`` with
             their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
@@ -49,7 +49,7 @@ class AtlasNet:
         width: float | None = None,
         preset: str | Recipe = "default",
         epochs: int | None = None,
-        sharing: str | Sharing = "independent",
+        sharing: str | Sharing | None = None,
         registration: str = "mrf",
         registration_settings: dict[str, Any] | None = None,
         allow_module: bool = False,

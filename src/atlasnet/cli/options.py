@@ -44,10 +44,9 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
     parser.add_argument(
         "--sharing",
-        default="independent",
         choices=("independent", "first", "common"),
         help="train every atlas's network from scratch, or tune them from the first one's, or from one that was "
-        "trained on all atlases, in 0.3 of the epochs (default: independent)",
+        "trained on all atlases, in a quarter of the epochs (default: common; independent for --preset publication)",
     )
     parser.add_argument(
         "--registration",

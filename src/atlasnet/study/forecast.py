@@ -14,7 +14,6 @@ from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.study import ATLASES, StudyRun
 from atlasnet.training.fit import FitOptions, Fitting, atlas_count
 from atlasnet.training.forecast import Cost, chosen_names, measure
-from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import keyed_subject
 
 
@@ -167,7 +166,7 @@ def forecast_study(
 def _epochs(run: StudyRun, method: Method, atlases: int) -> int:
     """Of all networks of a model."""
     if method.space == "atlases":
-        return Sharing.of(run.options.sharing).epochs(run.recipe.epochs, atlases)
+        return run.sharing.epochs(run.recipe.epochs, atlases)
     return run.lengthened(method, run.recipe.epochs, atlases)
 
 

@@ -56,7 +56,7 @@ class StudyOptions:
     curve_epochs: tuple[int, ...] = ()
     preset: str | Recipe = "default"
     epochs: int | None = None
-    sharing: str | Sharing = "independent"
+    sharing: str | Sharing | None = None
     network: str | None = None
     allow_module: bool = False
     width: float | None = None
@@ -68,9 +68,13 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
-        sharing = Sharing.of(self.sharing).kind
+        sharing = self.shared().kind
         if self.curve_epochs and sharing != "independent":
-            raise InputError("Dice over epochs is drawn for independent networks only", found=f"sharing {sharing}")
+            raise InputError(
+                "Dice over epochs is drawn for independent networks only",
+                found=f"sharing {sharing}",
+                remedy="add --sharing independent",
+            )
         PredictOptions(fusion=self.fusion)
         if isinstance(self.atlases, int) and self.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.atlases))
@@ -84,6 +88,14 @@ class StudyOptions:
             )
         if self.fraction_of not in ("subjects", "slices"):
             raise InputError("a share must be one of subjects or slices", found=str(self.fraction_of))
+
+    def recipe(self) -> Recipe:
+        """That of AtlasNet's networks."""
+        return Recipe.of(self.preset, self.epochs)
+
+    def shared(self) -> Sharing:
+        """What AtlasNet's networks have in common."""
+        return Sharing.of(self.sharing, self.recipe())
 
 
 @dataclass(frozen=True)

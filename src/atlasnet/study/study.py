@@ -31,8 +31,7 @@ from atlasnet.study.shares import share_of_slices, share_of_subjects
 from atlasnet.study.subjects import check_test_subjects, subject_digests
 from atlasnet.training.fit import FitOptions, atlas_count, fit, planned_operator
 from atlasnet.training.model import Model, class_values
-from atlasnet.training.recipe import Augmentation, Recipe, check_epochs
-from atlasnet.training.sharing import Sharing
+from atlasnet.training.recipe import Augmentation, check_epochs
 from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
 
 CANVAS = "canvas"
@@ -86,8 +85,7 @@ class StudyRun:
         self.wanted = PredictOptions(fusion=options.fusion, agreement=True)
         self.labels = {name: value for name, value in cohort.labels.items() if value != 0}
         self.values = class_values(cohort.labels, cohort.ignore_label)
-        recipe = Recipe.preset(options.preset) if isinstance(options.preset, str) else options.preset
-        self.recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
+        self.recipe, self.sharing = options.recipe(), options.shared()
         self._check()
 
     def _check(self) -> None:
@@ -204,7 +202,7 @@ class StudyRun:
         for name in (*added, "preset", "epochs"):
             options.pop(name)
         settings = {
-            "options": options,
+            "options": options | {"sharing": asdict(self.sharing)},
             "recipe": self.recipe.to_json(),
             "labels": {**self.cohort.labels, "": self.cohort.ignore_label},
             "seed": self.execution.seed,
@@ -255,7 +253,7 @@ class StudyRun:
 
     def lengthened(self, method: Method, epochs: int, atlases: int) -> int:
         """Epochs that a network of the method has had when each of AtlasNet's has had ``epochs``."""
-        return Sharing.of(self.options.sharing).epochs(epochs, atlases) if method.longer else epochs
+        return self.sharing.epochs(epochs, atlases) if method.longer else epochs
 
     def _model(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Model:
         """Train it, or take it as an earlier call left it."""
@@ -280,7 +278,7 @@ class StudyRun:
                 allow_module=self.options.allow_module,
                 width=self.options.width,
                 preset=recipe,
-                sharing=self.options.sharing,
+                sharing=self.sharing,
                 operator=operator,
                 operator_settings=settings,
                 minimum_quality=0.0 if method.space == "own" else FitOptions.minimum_quality,

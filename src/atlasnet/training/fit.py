@@ -51,7 +51,7 @@ class FitOptions:
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: ``"independent"``, ``"first"`` or ``"common"``: whether atlases' networks start from what one of them,
-            or one trained for all of them, has learnt; or a `Sharing` of one's own.
+            or one trained for all of them, has learnt; or a `Sharing` of one's own; None takes the recipe's.
         operator: name of the registration operator, see `make_operator`.
         operator_settings: passed to the operator, over what the plan says.
         minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
@@ -68,7 +68,7 @@ class FitOptions:
     width: float | None = None
     preset: str | Recipe = "default"
     epochs: int | None = None
-    sharing: str | Sharing = "independent"
+    sharing: str | Sharing | None = None
     operator: str = "mrf"
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
     minimum_quality: float = 0.05
@@ -139,9 +139,8 @@ class Fitting:
         self.say = self.execution.reporter
         self.work = WorkFolder(work)
         self.values = class_values(cohort.labels, cohort.ignore_label)
-        recipe = Recipe.preset(options.preset) if isinstance(options.preset, str) else options.preset
-        self.recipe = recipe if options.epochs is None else replace(recipe, epochs=options.epochs)
-        self.sharing = Sharing.of(options.sharing)
+        self.recipe = Recipe.of(options.preset, options.epochs)
+        self.sharing = Sharing.of(options.sharing, self.recipe)
         self._check()
 
     def _check(self) -> None:
@@ -163,7 +162,11 @@ class Fitting:
         if self.options.keep_epochs and self.options.time_budget is not None:
             raise InputError("no epochs can be kept where a time budget decides how many there are")
         if self.options.keep_epochs and self.sharing.kind != "independent":
-            raise InputError("epochs can be kept of independent networks only", found=f"sharing {self.sharing.kind}")
+            raise InputError(
+                "epochs can be kept of independent networks only",
+                found=f"sharing {self.sharing.kind}",
+                remedy="ask for independent networks",
+            )
         check_epochs(self.options.keep_epochs, self.recipe)
         self.execution.torch_device()
 

@@ -33,7 +33,7 @@ class Sharing:
     """
 
     kind: Kind = "independent"
-    tuning: float = 0.3
+    tuning: float = 0.25
     rate: float = 0.5
 
     def __post_init__(self) -> None:
@@ -48,13 +48,13 @@ class Sharing:
                 raise InputError(f"the {name} of a tuning cannot be used", expected="in (0, 1]", found=str(value))
 
     @classmethod
-    def of(cls, value: str | Sharing) -> Sharing:
-        """A sharing by its kind, the rest as it is by default.
+    def of(cls, value: str | Sharing | None, recipe: Recipe) -> Sharing:
+        """A sharing by its kind, the rest as it is by default; None: the recipe's kind.
 
         Raises:
             InputError: there is no such kind.
         """
-        return value if isinstance(value, Sharing) else cls(cast(Kind, value))
+        return value if isinstance(value, Sharing) else cls(cast(Kind, value or recipe.sharing))
 
     def tunings(self, atlases: int) -> int:
         """How many of the atlases' networks, the last ones, are tuned."""
