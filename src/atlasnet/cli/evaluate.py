@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="leave out references without a prediction instead of refusing"
     )
+    parser.add_argument("--report", action="store_true", help="also write TABLE.html, a page to look at")
     add_output_options(parser)
 
 
@@ -75,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
         execution=Execution(reporter=args.reporter),
     )
     written = table.write(path)
+    if args.report:
+        from atlasnet.report import write_evaluation_report
+
+        written.append(write_evaluation_report(path.with_suffix(".html"), table.as_json()))
     tell(args, table.text(), table.as_json())
     if not args.json and not args.quiet:
         print("\nwritten: " + ", ".join(str(file) for file in written), file=sys.stderr)

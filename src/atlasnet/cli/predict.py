@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from atlasnet.cohort import Subject
+    from atlasnet.prediction import Predictor
+    from atlasnet.prediction.batch import Report
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
@@ -46,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write CASE_agreement.nii.gz (share of atlases that voted for the result) and CASE_entropy.nii.gz",
     )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write CASE_report.html, a page to look at; into a folder also report.html, a row for each case",
+    )
     add_fusion_option(parser)
     parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each label")
     parser.add_argument(
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.prediction.batch import wanted_outputs
     from atlasnet.prediction.dicom import require_dicom, require_writers
     from atlasnet.prediction.forecast import forecast_cases
+    from atlasnet.prediction.inputs import image_stem
     from atlasnet.training.model import Model
 
     execution = execution_from(args)
@@ -78,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if wants_dicom:
         require_dicom(cases)
     paths = _places(args.output, cases)
+    is_file = image_stem(args.output) is not None
     options = PredictOptions(
         fusion=args.fusion,
         probabilities=args.probabilities,
@@ -91,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             cases,
             paths,
             options,
-            outputs=wanted_outputs(options, dicom_seg=args.dicom_seg, rtstruct=args.rtstruct),
+            outputs=wanted_outputs(options, dicom_seg=args.dicom_seg, rtstruct=args.rtstruct, report=args.report),
             overwrite=args.overwrite,
             allow_module=args.allow_module,
             execution=execution,
@@ -107,8 +116,14 @@ def run(args: argparse.Namespace) -> int:
         options,
         dicom_seg=args.dicom_seg,
         rtstruct=args.rtstruct,
+        report=_report(predictor) if args.report else None,
         overwrite=args.overwrite,
     )
+    if args.report and not is_file:
+        from atlasnet.report import write_batch_report
+
+        names = [segment.name for segment in model.segments]
+        write_batch_report(args.output / "report.html", batch, names)
     if len(cases) == 1 and batch.failed:
         raise next(iter(batch.failed.values()))
     result = {
@@ -120,6 +135,12 @@ def run(args: argparse.Namespace) -> int:
     for name, error in batch.failed.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
     return 1 if batch.failed else 0
+
+
+def _report(predictor: Predictor) -> Report:
+    from atlasnet.report import PredictionReport
+
+    return PredictionReport(predictor)
 
 
 def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:

@@ -23,6 +23,7 @@ RECORD = "record.json"
 FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
+REPORT = "report.html"
 # Those of `atlasnet.registration`, named here so that --help need not import it.
 PRESETS = ("fast", "default", "fine", "publication")
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fields", action="store_true", help=f"also write {FIELD} and {INVERSE_FIELD}: ITK vectors in LPS mm"
     )
     parser.add_argument("--preview", action="store_true", help=f"also draw {PREVIEW}: a checkerboard and the Jacobian")
+    parser.add_argument("--report", action="store_true", help=f"also write {REPORT}, a page to look at")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--no-affine", action="store_true", help="trust the headers: no affine alignment first")
     start.add_argument("--initial", type=Path, metavar="F", help=f"start from this map, a {TRANSFORM}")
@@ -237,7 +239,7 @@ def _write(
 
     folder = args.output
     # The record says that everything beside it belongs together, so it goes first and comes last.
-    for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW):
+    for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW, REPORT):
         (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)
     warped = transform.warp(source, target.grid, fill=float(source.array.min()))
@@ -249,11 +251,29 @@ def _write(
         write_itk_field(folder / INVERSE_FIELD, transform.backward, source.grid)
     if args.preview:
         _draw(folder / PREVIEW, target, warped, transform, f"{args.source.name} onto {args.target.name}")
+    if args.report:
+        from atlasnet.report import write_registration_report
+
+        write_registration_report(
+            folder / REPORT,
+            target=target,
+            source=source,
+            warped=warped,
+            transform=transform,
+            record=record,
+            names=(args.target.name, args.source.name),
+            modality=_modality(target),
+        )
     write_json(folder / RECORD, record)
 
 
-def _draw(path: Path, target: Volume, warped: Volume, transform: Transform, title: str) -> None:
+def _modality(image: Volume) -> str:
     from atlasnet.registration import in_hounsfield_units
+
+    return "CT" if in_hounsfield_units(image.array[0]) else ""
+
+
+def _draw(path: Path, target: Volume, warped: Volume, transform: Transform, title: str) -> None:
     from atlasnet.report import registration_figure
     from atlasnet.transform import jacobian_determinant
     from atlasnet.volume import Volume
@@ -264,7 +284,7 @@ def _draw(path: Path, target: Volume, warped: Volume, transform: Transform, titl
         target=target,
         warped=warped,
         jacobian=Volume(determinant[None], target.grid),
-        modality="CT" if in_hounsfield_units(target.array[0]) else "",
+        modality=_modality(target),
         title=title,
     )
 

@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "is left out in turn)",
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write MODEL/report.html, a page to look at: atlases, registrations, curves, cross-validation",
+    )
     add_dry_run_option(parser)
     add_execution_options(parser)
 
@@ -102,6 +107,20 @@ def run(args: argparse.Namespace) -> int:
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
         failed = bool(found.table.missing)
+    if args.report:
+        from atlasnet.report import write_training_report
+        from atlasnet.training.registered import registered_pairs
+
+        pairs = registered_pairs(model, cohort, work, named=args.atlas or ())
+        path = write_training_report(
+            args.output / "report.html",
+            model,
+            pairs,
+            cross_validation=result.get("cross_validation"),
+            execution=execution,
+        )
+        result["report"] = str(path)
+        text += f"\nreport: {path}"
     tell(args, text, result)
     return 1 if failed else 0
 

@@ -15,7 +15,7 @@ from atlasnet.evaluation.scores import LabelScores, SliceScores, columns
 from atlasnet.execution import atomic_path, write_json
 
 # Every score that is summarised: its heading, and whether larger is better.
-_SCORES = {
+SCORES = {
     "dice": ("Dice", True),
     "sensitivity": ("sensitivity", True),
     "precision": ("precision", True),
@@ -80,7 +80,7 @@ class Table:
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in self.slices:
             groups.setdefault((row.case, row.label), []).append(asdict(row))
-        names = [name for name in columns(SliceScores) if name in _SCORES]
+        names = [name for name in columns(SliceScores) if name in SCORES]
         means = [
             {"case": case, "label": label} | {name: _mean(row[name] for row in rows) for name in names}
             for (case, label), rows in groups.items()
@@ -186,7 +186,7 @@ def _summarise(rows: Sequence[Mapping[str, Any]], names: Sequence[str], labels: 
     for row in rows:
         by_label[row["label"]].append(row)
         by_case.setdefault(row["case"], []).append(row)
-    scores = [name for name in names if name in _SCORES]
+    scores = [name for name in names if name in SCORES]
     over_labels = []
     for case, group in by_case.items():
         means = {
@@ -203,7 +203,7 @@ def _summarise(rows: Sequence[Mapping[str, Any]], names: Sequence[str], labels: 
 def _over_subjects(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> Summary:
     summary: Summary = {}
     for name in scores:
-        larger_is_better = _SCORES[name][1]
+        larger_is_better = SCORES[name][1]
         values = {row["case"]: row[name] for row in rows}
         defined = {case: value for case, value in values.items() if value is not None}
         undefined = [case for case in values if case not in defined]
@@ -227,7 +227,7 @@ def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any
 
 
 def _text(summary: Mapping[str, Any], subjects: int, tolerance: float) -> str:
-    headings = {name: heading for name, (heading, _) in _SCORES.items()} | {
+    headings = {name: heading for name, (heading, _) in SCORES.items()} | {
         "surface_dice": f"surface Dice at {tolerance:g} mm"
     }
     blocks = [*summary["labels"].items()]

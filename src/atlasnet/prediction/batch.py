@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError, Cancelled
 from atlasnet.execution import Stages
 from atlasnet.prediction.dicom import find_origin
-from atlasnet.prediction.output import DICOM_SEG, RTSTRUCT, is_written, provenance, write_prediction
-from atlasnet.prediction.predictor import PredictOptions, Predictor
+from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
+from atlasnet.prediction.predictor import Prediction, PredictOptions, Predictor
+from atlasnet.volume import Volume
+
+# Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
+Report = Callable[[str, Volume, Prediction, Path, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class Batch:
         return f"{total} case{'' if total == 1 else 's'}: {said or 'nothing to do'}"
 
 
-def wanted_outputs(options: PredictOptions, *, dicom_seg: bool = False, rtstruct: bool = False) -> tuple[str, ...]:
+def wanted_outputs(
+    options: PredictOptions, *, dicom_seg: bool = False, rtstruct: bool = False, report: bool = False
+) -> tuple[str, ...]:
     """What is written beside labels and record, by the names of `atlasnet.prediction.output.output_path`."""
     names = [
         ("probabilities", options.probabilities),
@@ -44,6 +52,7 @@ def wanted_outputs(options: PredictOptions, *, dicom_seg: bool = False, rtstruct
         ("entropy", options.agreement),
         (DICOM_SEG, dicom_seg),
         (RTSTRUCT, rtstruct),
+        (REPORT, report),
     ]
     return tuple(name for name, wanted in names if wanted)
 
@@ -56,6 +65,7 @@ def predict_cases(
     *,
     dicom_seg: bool = False,
     rtstruct: bool = False,
+    report: Report | None = None,
     overwrite: bool = False,
 ) -> Batch:
     """Segment cases and write what `write_prediction` writes, as each is done.
@@ -70,6 +80,7 @@ def predict_cases(
         options: fusion, outputs, post-processing.
         dicom_seg: whether to write DICOM segmentations; the cases must be DICOM, and so for the next.
         rtstruct: whether to write DICOM structure sets.
+        report: writes a page for each case, such as `atlasnet.report.PredictionReport`.
         overwrite: whether to segment the cases again that are done.
 
     Returns:
@@ -80,7 +91,9 @@ def predict_cases(
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution
-    outputs, batch = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct), Batch()
+    outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
+    asked = options if report is None else replace(options, agreement=True)
+    batch = Batch()
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         execution.pause()
         path, stages = paths[case.name], Stages()
@@ -93,7 +106,12 @@ def predict_cases(
                     continue
                 origin = find_origin(case, predictor.model) if dicom_seg or rtstruct else None
                 image = case.read_image()
-            prediction = predictor.predict(image, options)
+            prediction = predictor.predict(image, asked)
+            page = None
+            if report is not None:
+                page = partial(report, case.name, image, prediction)
+                if not options.agreement:
+                    prediction = replace(prediction, agreement=None, entropy=None)
             write_prediction(
                 prediction,
                 path,
@@ -102,6 +120,7 @@ def predict_cases(
                 origin=origin,
                 dicom_seg=dicom_seg,
                 rtstruct=rtstruct,
+                page=page,
             )
         except Cancelled:
             raise

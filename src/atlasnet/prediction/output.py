@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ from atlasnet.volume import write_volume
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
 
-LABELS, RECORD, DICOM_SEG, RTSTRUCT = "labels", "record", "dicom_seg", "rtstruct"
+LABELS, RECORD, DICOM_SEG, RTSTRUCT, REPORT = "labels", "record", "dicom_seg", "rtstruct", "report"
 MAPS = ("probabilities", "agreement", "entropy")
-_OWN_SUFFIX = {RECORD: ".json", DICOM_SEG: "_seg.dcm", RTSTRUCT: "_rtstruct.dcm"}
+_OWN_SUFFIX = {RECORD: ".json", DICOM_SEG: "_seg.dcm", RTSTRUCT: "_rtstruct.dcm", REPORT: "_report.html"}
+# Writes the page of a prediction: where to, and the record but for the hashes of the files.
+WritePage = Callable[[Path, Mapping[str, Any]], None]
 
 
 def output_path(path: Path, output: str) -> Path:
@@ -112,6 +114,7 @@ def write_prediction(
     origin: Origin | None = None,
     dicom_seg: bool = False,
     rtstruct: bool = False,
+    page: WritePage | None = None,
 ) -> list[Path]:
     """Write the labels to ``path`` and, beside it under the same stem, the record and the maps that are there.
 
@@ -127,6 +130,7 @@ def write_prediction(
         origin: the DICOM series that was segmented, for the next two.
         dicom_seg: whether to write ``STEM_seg.dcm``, a DICOM segmentation.
         rtstruct: whether to write ``STEM_rtstruct.dcm``, a DICOM structure set.
+        page: writes ``STEM_report.html``.
 
     Returns:
         What was written.
@@ -150,8 +154,17 @@ def write_prediction(
 
             written[RTSTRUCT] = output_path(path, RTSTRUCT)
             write_rtstruct(written[RTSTRUCT], prediction.labels, origin)
+    if page is not None:
+        with watch("report"):
+            written[REPORT] = output_path(path, REPORT)
+            page(written[REPORT], {**_with_times(prediction.record, watch), "provenance": dict(provenance)})
+    with watch("writing"):
         hashes = {name: file_digest(file) for name, file in written.items()}
-    around = watch.to_json()
-    taken = {kind: {**prediction.record.get(kind, {}), **figures} for kind, figures in around.items()}
-    write_json(record, {**prediction.record, **taken, "outputs": hashes, "provenance": dict(provenance)})
+    found = {**_with_times(prediction.record, watch), "outputs": hashes, "provenance": dict(provenance)}
+    write_json(record, found)
     return [*written.values(), record]
+
+
+def _with_times(record: Mapping[str, Any], watch: Stages) -> dict[str, Any]:
+    """The record with what the stages around the prediction took."""
+    return {**record, **{kind: {**record.get(kind, {}), **figures} for kind, figures in watch.to_json().items()}}

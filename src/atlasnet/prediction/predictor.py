@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,7 @@ class Prediction:
         probabilities: (classes, z, y, x) float32, or None when not wanted.
         agreement: (1, z, y, x) float32, the share of atlases that voted for the result, 0 where no atlas reached.
         entropy: (1, z, y, x) float32, of the mean probabilities, 0 to 1.
+        to_atlases: by the name of each atlas that was asked, the map that takes points of the scan into it.
     """
 
     labels: Volume
@@ -77,6 +78,7 @@ class Prediction:
     probabilities: Volume | None = None
     agreement: Volume | None = None
     entropy: Volume | None = None
+    to_atlases: Mapping[str, Transform] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line: the volume of each label and how far the atlases agreed."""
@@ -243,6 +245,7 @@ class Predictor:
             probabilities=own(fused.probabilities),
             agreement=own(fused.share),
             entropy=own(fused.entropy),
+            to_atlases={record["name"]: answer.to_atlas for answer, record in answers.atlases if answer is not None},
         )
 
     def _names(self) -> list[str]:

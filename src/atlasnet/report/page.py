@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from html import escape
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from atlasnet.execution import atomic_path
 
-_STYLE = """
-:root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --line: #d5dae0; --soft: #f3f5f7; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e9ed; --back: #14171b; --line: #3a4149; --soft: #1e2329; } }
-body { margin: 0 auto; padding: 1rem; max-width: 75rem; color: var(--text); background: var(--back);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1, h2 { line-height: 1.2; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.5rem 0; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: right; vertical-align: top; }
-td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 12rem; }
-thead th { background: var(--soft); cursor: pointer; }
-tr.main td { font-weight: bold; }
-figure { margin: 1rem 0; padding: 0.5rem; background: #ffffff; color: #1b1f24; border: 1px solid var(--line); }
-figure svg, figure img { max-width: 100%; height: auto; }
-.note { font-size: 0.9rem; }
-"""
-_SCRIPT = """
-for (const head of document.querySelectorAll("thead th")) head.addEventListener("click", () => {
-  const table = head.closest("table"), body = table.tBodies[0], place = head.cellIndex;
-  const down = head.dataset.down !== "1";
-  head.dataset.down = down ? "1" : "0";
-  const value = row => { const t = row.cells[place].textContent.trim(), n = parseFloat(t); return isNaN(n) ? t : n; };
-  [...body.rows].sort((a, b) => { const x = value(a), y = value(b);
-    const order = typeof x === typeof y ? (x < y ? -1 : x > y ? 1 : 0) : (typeof x === "number" ? -1 : 1);
-    return down ? -order : order; }).forEach(row => body.append(row));
-});
-"""
+LONG_TABLE = 25  # rows, beyond which a table scrolls within itself
+NO_DEVICE = "Research software, not a medical device: what is shown here decides nothing about a patient."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is more than its text.
+
+    Args:
+        text: what it says.
+        colour: ``#rrggbb`` of a square before it.
+        link: to a file beside the page.
+    """
+
+    text: str
+    colour: str = ""
+    link: str = ""
+
+    def html(self) -> str:
+        """What stands in the cell."""
+        said = escape(self.text)
+        if self.link:
+            said = f'<a href="{escape(self.link)}">{said}</a>'
+        return (f'<span class="swatch" style="background:{escape(self.colour)}"></span>' if self.colour else "") + said
 
 
 class Page:
@@ -49,54 +51,96 @@ class Page:
     def __init__(self, title: str) -> None:
         self.title = title
         self._parts: list[str] = []
+        self._ends: dict[str, str] = {}
 
     def heading(self, text: str) -> None:
         """A section begins."""
         self._parts.append(f"<h2>{escape(text)}</h2>")
 
-    def text(self, text: str) -> None:
+    def text(self, text: str, *, small: bool = False) -> None:
         """A paragraph."""
-        self._parts.append(f"<p>{escape(text)}</p>")
+        kind = ' class="note"' if small else ""
+        self._parts.append(f"<p{kind}>{escape(text)}</p>")
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], *, main: int | None = None) -> None:
+    def warnings(self, texts: Sequence[str], none: str) -> None:
+        """A box of warnings, or ``none`` as a paragraph where there are none."""
+        if not texts:
+            self.text(none)
+            return
+        count = "1 warning" if len(texts) == 1 else f"{len(texts)} warnings"
+        items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+        self._parts.append(f'<div class="warnings" role="alert"><strong>{count}</strong><ul>{items}</ul></div>')
+
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Sequence[Sequence[str | Cell]],
+        *,
+        main: int | None = None,
+        words: Sequence[str] = (),
+    ) -> None:
         """A table that sorts by the column that is clicked.
 
         Args:
             head: names of the columns.
             rows: cells, as many as columns each.
             main: index of the row that is set in bold.
+            words: columns besides the first that hold words, not numbers.
         """
-        names = "".join(f"<th>{escape(name)}</th>" for name in head)
+        kinds = [' class="words"' if name in words else "" for name in head]
+        names = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True))
         lines = []
         for index, row in enumerate(rows):
+            cells = (
+                f"<td{kind}>{cell.html() if isinstance(cell, Cell) else escape(cell)}</td>"
+                for cell, kind in zip(row, kinds, strict=True)
+            )
             kind = ' class="main"' if index == main else ""
-            lines.append(f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+            lines.append(f"<tr{kind}>" + "".join(cells) + "</tr>")
         body = "\n".join(lines)
+        scrolls = " long" if len(rows) > LONG_TABLE else ""
         self._parts.append(
-            f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+            f'<div class="wide{scrolls}"><table><thead><tr>{names}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
         )
 
     def svg(self, element: str, caption: str) -> None:
-        """A figure that `atlasnet.report.curves.svg` gave."""
-        self._parts.append(f"<figure>{element}<figcaption>{escape(caption)}</figcaption></figure>")
+        """A figure that `atlasnet.report.curves.svg` gave; its colours follow the page's."""
+        named = element.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1)
+        self._parts.append(f'<figure class="drawing">{named}<figcaption>{escape(caption)}</figcaption></figure>')
 
     def image(self, path: str | Path, caption: str) -> None:
         """A PNG, its bytes in the page."""
-        data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
+        data = data_uri(Path(path).read_bytes(), "png")
         self._parts.append(
-            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+            f'<figure class="picture"><img alt="{escape(caption)}" src="{data}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
 
+    def part(self, html: str) -> None:
+        """HTML of another module of this room, which has escaped what it was given."""
+        self._parts.append(html)
+
+    @contextmanager
+    def fold(self, title: str, *, shown: bool = False) -> Iterator[None]:
+        """What is added inside is seen when the title is clicked, or from the start where ``shown``."""
+        self._parts.append(f"<details{' open' if shown else ''}><summary>{escape(title)}</summary>")
+        yield
+        self._parts.append("</details>")
+
+    def once(self, name: str, html: str) -> None:
+        """HTML at the end of the page, however often it is asked for under this name."""
+        self._ends.setdefault(name, html)
+
     def html(self) -> str:
         """The whole page."""
-        parts = "\n".join(self._parts)
+        parts = "\n".join([*self._parts, *self._ends.values()])
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<link rel="icon" href="data:,">\n'
             f"<title>{escape(self.title)}</title>\n"
-            f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(self.title)}</h1>\n{parts}\n"
-            f"<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+            f"<style>\n{asset('page.css')}</style>\n</head>\n<body>\n<h1>{escape(self.title)}</h1>\n{parts}\n"
+            f"<script>\n{asset('page.js')}</script>\n</body>\n</html>\n"
         )
 
     def write(self, path: str | Path) -> Path:
@@ -105,3 +149,25 @@ class Page:
         with atomic_path(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
         return path
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """The bytes of a picture, ``png`` or ``jpeg``, as an address that holds them."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def script_json(value: Any) -> str:
+    """A ``<script>`` that holds data; nothing in it can end it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json">{text}</script>'
+
+
+@cache
+def asset(name: str) -> str:
+    """A text that is kept beside this module."""
+    return files("atlasnet.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number of a table, nothing where it is not defined."""
+    return "" if value is None else format(value, form)

@@ -51,7 +51,7 @@ def registration_figure(
         theirs, change = take_slice(warped, middle, plane), take_slice(jacobian, middle, plane)
         draw_image(row[0], ours, windows[0], f"target, {plane}")
         draw_image(row[1], theirs, windows[1], "source, warped")
-        draw_image(row[2], _checkerboard(ours, theirs, windows), (0.0, 1.0), "checkerboard of both")
+        draw_image(row[2], checkerboard(ours, theirs, windows), (0.0, 1.0), "checkerboard of both")
         positive = np.ma.masked_less_equal(change.pixels, 0)
         row[3].imshow(
             np.ma.log2(positive), cmap=scale.cmap, norm=scale.norm, aspect=change.aspect, interpolation="nearest"
@@ -74,7 +74,7 @@ def _planes(target: Volume) -> list[Plane]:
     return single[:1] or ["axial", "coronal"]
 
 
-def _checkerboard(first: Slice, second: Slice, windows: tuple[tuple[float, float], tuple[float, float]]) -> Slice:
+def checkerboard(first: Slice, second: Slice, windows: tuple[tuple[float, float], tuple[float, float]]) -> Slice:
     """Squares of one picture and of the other in turns, each in its own window, 0 to 1."""
     rows, columns = first.pixels.shape
     size = max(rows * first.spacing[0], columns * first.spacing[1]) / SQUARES

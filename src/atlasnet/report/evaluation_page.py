@@ -1,0 +1,101 @@
+"""Scores on one page: the worst case on top, every case and label in a table that sorts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atlasnet.evaluation.table import SCORES
+from atlasnet.report.curves import Point, curve_figure, svg
+from atlasnet.report.page import Page, number
+
+_VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
+
+
+def write_evaluation_report(path: Path, table: Mapping[str, Any]) -> Path:
+    """Write the page of an evaluation.
+
+    Args:
+        path: of the page.
+        table: from `atlasnet.evaluation.Table.as_json`.
+    """
+    page = Page("Evaluation")
+    add_scores(page, table)
+    return page.write(path)
+
+
+def add_scores(page: Page, table: Mapping[str, Any]) -> None:
+    """What is missing, the summary, a row for every case and label with the lowest Dice first, the slices and patches.
+
+    Args:
+        page: where to.
+        table: from `atlasnet.evaluation.Table.as_json`, or what cross-validation makes of it.
+    """
+    warnings = [f"No prediction for {case}, which is in no mean." for case in table["missing"]]
+    warnings += [f"No reference for {case}." for case in table["unreferenced"]]
+    page.warnings(warnings, "Every reference has a prediction, and every prediction a reference.")
+    page.heading(f"Summary of {table['subjects']} cases")
+    _summary(page, table["summary"], table["tolerance_mm"], table.get("dice_interval_95", {}))
+    curves = {}
+    for label in table["labels"]:
+        dice = sorted(row["dice"] for row in table["rows"] if row["label"] == label)
+        curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
+    figure = curve_figure(curves, x="cases, from the lowest Dice of each label to the highest", y="Dice")
+    page.svg(svg(figure), "Dice of every case, label by label, sorted.")
+    page.heading("Cases")
+    page.text("The case and label with the lowest Dice comes first; a click on a heading sorts by it.")
+    scores = [name for name in SCORES if table["rows"] and name in table["rows"][0]]
+    rows = sorted(table["rows"], key=lambda row: (row["dice"], row["case"]))
+    page.table(
+        ["case", "label", *(_heading(name, table["tolerance_mm"]) for name in scores), *_VOLUMES.values()],
+        [
+            [row["case"], row["label"], *(number(row[s]) for s in scores), *(number(row[v], ".4g") for v in _VOLUMES)]
+            for row in rows
+        ],
+        words=["label"],
+    )
+    if table.get("slice_summary"):
+        page.heading(f"Annotated slices: {len(table['slices'])}")
+        page.text("Each case counts with the mean over its annotated slices.")
+        _summary(page, table["slice_summary"], table["tolerance_mm"], {})
+    if table.get("patches"):
+        _patches(page, table["patches"])
+
+
+def _summary(
+    page: Page, summary: Mapping[str, Any], tolerance: float, intervals: Mapping[str, list[float] | None]
+) -> None:
+    blocks = dict(summary["labels"])
+    if len(blocks) != 1:
+        blocks["mean over labels"] = summary["mean_over_labels"]
+    head = ["label", "score", "mean", "median", "worst", "worst case"]
+    defined = not any(entry["undefined"] for block in blocks.values() for entry in block.values())
+    head += ([] if defined else ["undefined"]) + (["95 % interval of the mean"] if intervals else [])
+    rows = []
+    for label, block in blocks.items():
+        for score, entry in block.items():
+            worst = number(entry["worst"]) or "undefined"
+            row = [label, _heading(score, tolerance), number(entry["mean"]), number(entry["median"]), worst]
+            row += [entry["worst_case"], *([] if defined else [str(entry["undefined"])])]
+            if intervals:
+                between = intervals.get(label) if score == "dice" else None
+                row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")
+            rows.append(row)
+    page.table(head, rows, words=["score", "worst case"])
+
+
+def _patches(page: Page, patches: Mapping[str, Any]) -> None:
+    page.heading(f"Patches of {patches['protocol']['size']} x {patches['protocol']['size']} pixels")
+    names = list(patches["all"])
+    found = {"all": patches["all"], **patches["subjects"]}
+    rows = [[case, *(_count(counts[name]) for name in names)] for case, counts in found.items()]
+    page.table(["case", *(name.replace("_", " ") for name in names)], rows, main=0)
+
+
+def _count(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else number(value)
+
+
+def _heading(score: str, tolerance: float) -> str:
+    return f"surface Dice at {tolerance:g} mm" if score == "surface_dice" else SCORES[score][0]

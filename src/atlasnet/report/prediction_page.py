@@ -1,0 +1,178 @@
+"""What became of a scan, on one page: warnings, labels over its slices, agreement, every registration, time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atlasnet.execution import read_json, reading_back
+from atlasnet.prediction import Batch, Predictor
+from atlasnet.prediction.output import RECORD, REPORT, output_path
+from atlasnet.prediction.predictor import Prediction
+from atlasnet.report.display import window
+from atlasnet.report.page import NO_DEVICE, Cell, Page, number
+from atlasnet.report.pair import add_panels, add_scale, pair_panels
+from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
+from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, label_layer, stacks
+from atlasnet.report.viewer import Shown, add_viewer
+from atlasnet.volume import Volume
+
+
+class PredictionReport:
+    """Writes the page of one case after the other.
+
+    Args:
+        predictor: what segments them.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self.model = predictor, predictor.model
+
+    def __call__(self, name: str, image: Volume, prediction: Prediction, path: Path, record: Mapping[str, Any]) -> None:
+        """Write the page of a case.
+
+        Args:
+            name: of the case, as the user calls it.
+            image: the scan, (c, z, y, x).
+            prediction: with its agreement map.
+            path: of the page.
+            record: the run record, as far as it is known by now.
+        """
+        page = Page(f"Prediction: {name}")
+        self._found(page, record)
+        self._slices(page, name, image, prediction)
+        self._registrations(page, name, image, prediction, record)
+        _time(page, record)
+        _origin(page, record)
+        page.write(path)
+
+    def _found(self, page: Page, record: Mapping[str, Any]) -> None:
+        """Warnings, volumes, and how far the atlases agreed."""
+        page.warnings(record["warnings"], "No warnings.")
+        asked = [atlas for atlas in record["atlases"] if atlas["used"]]
+        agreement = record["agreement"]
+        share = number(agreement["foreground"])
+        page.text(
+            f"{len(asked)} of {len(record['atlases'])} atlases were asked, and fused by {record['fusion']}. "
+            + (
+                f"In the labelled voxels, the share of the atlases that chose the result is {share} on average."
+                if share
+                else "Nothing was found."
+            )
+            + (f" No atlas reached {record['uncovered_voxels']} voxels." if record["uncovered_voxels"] else "")
+        )
+        colours = {segment.name: segment.colour for segment in self.model.segments}
+        head = ["label", "volume, ml", "Dice between atlases", *(f"Dice, {atlas['name']}" for atlas in asked)]
+        rows = [
+            [
+                Cell(label, colours.get(label, "")),
+                number(volume, ".4g"),
+                number(agreement["pairwise_dice"].get(label)),
+                *(number(dice[label]) for dice in agreement["dice_with_result"]),
+            ]
+            for label, volume in record["volumes_ml"].items()
+        ]
+        page.table(head, rows)
+        page.text("Dice of an atlas: of its own choice with the fused result.", small=True)
+
+    def _slices(self, page: Page, name: str, image: Volume, prediction: Prediction) -> None:
+        grey = window(image, self.model.channels[0])
+        colours = {segment.value: segment.colour for segment in self.model.segments}
+        page.heading("Slices")
+        layers = [image_layer(image, grey, caption="scan"), label_layer(prediction.labels, colours)]
+        if prediction.agreement is not None:
+            layers.append(agreement_layer(prediction.agreement, prediction.labels))
+        add_stacks(page, stacks(image.grid, layers, labels=prediction.labels), layers, name)
+        page.heading("Volume")
+        named = {segment.value: (segment.name, segment.colour) for segment in self.model.segments}
+        add_viewer(page, [Shown("scan", image, window=grey), Shown("labels", prediction.labels, labels=named)])
+
+    def _registrations(
+        self, page: Page, name: str, image: Volume, prediction: Prediction, record: Mapping[str, Any]
+    ) -> None:
+        page.heading("Registrations")
+        page.text("The scan was mapped onto every atlas. The atlas with the lowest quality comes first.")
+        atlases = sorted(record["atlases"], key=lambda atlas: atlas["quality"])
+        page.table(
+            ["atlas", *REGISTRATION_HEAD, "asked"],
+            [[atlas["name"], *registration_cells(atlas), "yes" if atlas["used"] else "no"] for atlas in atlases],
+            words=["asked"],
+        )
+        add_scale(page)
+        images = dict(zip((atlas.name for atlas in self.model.atlases), self.predictor.atlases, strict=True))
+        for place, atlas in enumerate(atlases):
+            transform = prediction.to_atlases.get(atlas["name"])
+            if transform is None:
+                continue
+            with page.fold(f"{atlas['name']}: quality {number(atlas['quality'])}", shown=place == 0):
+                panels = pair_panels(
+                    images[atlas["name"]],
+                    image,
+                    transform.inverse,
+                    modality=self.model.channels[0],
+                    names=(f"atlas {atlas['name']}", name),
+                )
+                add_panels(page, panels)
+
+
+def _time(page: Page, record: Mapping[str, Any]) -> None:
+    page.heading("Time and memory")
+    seconds, peaks = record["seconds"], record["peak_memory_mib"]
+    rows = [[stage, number(value, ".2f"), number(peaks.get(stage), ".0f")] for stage, value in seconds.items()]
+    page.table(["stage", "seconds", "memory by its end, MiB"], rows)
+
+
+def _origin(page: Page, record: Mapping[str, Any]) -> None:
+    origin = record["provenance"]
+    names = ("atlasnet", "torch", "numpy", "simpleitk", "python", "device", "threads", "seed", "model", "request")
+    rows = [[name, str(origin[name])] for name in names]
+    rows += [[f"option {name}", str(value)] for name, value in origin["options"].items()]
+    rows += [["input, SHA-256", value] for value in origin["input_sha256"]]
+    with page.fold("What made it: versions, options, checksums"):
+        page.table(["what", "which"], rows, words=["which"])
+    page.text(NO_DEVICE, small=True)
+
+
+def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
+    """One page for many cases: a row for each, those that need a look on top, with a link to its own page.
+
+    Args:
+        path: of the page, beside the cases'.
+        batch: what became of the cases.
+        names: of the model's labels.
+
+    Raises:
+        InputError: the record of a case cannot be read.
+    """
+    page = Page("Predictions")
+    page.warnings([f"{name}: {error}" for name, error in batch.failed.items()], "Every case was segmented.")
+    found = []
+    for name, place in {**batch.written, **batch.kept}.items():
+        file = output_path(place, RECORD)
+        with reading_back(file):
+            record = read_json(file)
+            agreement, warned = record["agreement"]["foreground"], len(record["warnings"])
+            least = min(atlas["quality"] for atlas in record["atlases"])
+            row = [
+                Cell(name, link=output_path(place, REPORT).name),
+                str(warned),
+                number(agreement),
+                number(least),
+                *(number(record["volumes_ml"].get(label), ".4g") for label in names),
+                number(sum(record["seconds"].values()), ".1f"),
+            ]
+            found.append(((not warned, -1.0 if agreement is None else agreement), row))
+    found.sort(key=lambda entry: entry[0])
+    page.text("Cases with warnings come first, then those on which the atlases agreed least.")
+    head = [
+        "case",
+        "warnings",
+        "agreement",
+        "lowest registration quality",
+        *(f"{name}, ml" for name in names),
+        "seconds",
+    ]
+    page.table(head, [row for _, row in found])
+    page.text(NO_DEVICE, small=True)
+    return page.write(path)

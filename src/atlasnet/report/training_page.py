@@ -1,0 +1,170 @@
+"""A training on one page: atlases, registrations with the worst on top, curves, cross-validation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atlasnet.execution import Execution, reading_back
+from atlasnet.report.curves import Point, curve_figure, svg
+from atlasnet.report.display import window
+from atlasnet.report.evaluation_page import add_scores
+from atlasnet.report.page import NO_DEVICE, Cell, Page, number
+from atlasnet.report.pair import Panel, add_panels, add_scale, pair_panels
+from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
+from atlasnet.report.stack import add_stacks, image_layer, stacks
+from atlasnet.training.model import Model
+from atlasnet.training.registered import RegisteredPair
+from atlasnet.volume import Volume, canonical
+
+PAIR_BYTES = 5 * 2**20  # all pictures of registrations together, before base64 makes a third more of them
+ATLAS_BYTES = 3 * 2**20  # likewise of the atlases
+PAIR_EDGE = 192  # pixels of the longer edge of a picture of a registration
+POOR = 0.05  # quality below which a pair does not train a network by default
+_SHOWN = 3  # pairs that are unfolded from the start
+
+
+def write_training_report(
+    path: Path,
+    model: Model,
+    pairs: Sequence[RegisteredPair],
+    *,
+    cross_validation: Mapping[str, Any] | None = None,
+    execution: Execution | None = None,
+) -> Path:
+    """Write the page of a training.
+
+    Args:
+        path: of the page.
+        model: that was trained.
+        pairs: from `atlasnet.training.registered.registered_pairs`.
+        cross_validation: from `atlasnet.study.cross_validation.CrossValidation.as_json`, if there was one.
+        execution: its reporter and its cancellation are used.
+    """
+    execution = execution or Execution()
+    page = Page("Training")
+    atlases = {atlas.name: canonical(model.atlas_image(atlas))[0] for atlas in model.atlases}
+    page.warnings(_warnings(model, pairs), "No warnings.")
+    _summary(page, model)
+    _atlases(page, model, atlases)
+    _curves(page, model)
+    if cross_validation is not None:
+        page.heading("Cross-validation")
+        page.text(f"Each subject by a model that has not seen it, in {len(cross_validation['folds'])} folds.")
+        add_scores(page, {"unreferenced": [], **cross_validation})
+    _registrations(page, model, pairs, atlases, execution)
+    page.text(NO_DEVICE, small=True)
+    return page.write(path)
+
+
+def _warnings(model: Model, pairs: Sequence[RegisteredPair]) -> list[str]:
+    found = [
+        f"{pair.subject.name} does not fit atlas {pair.atlas.name}: registration quality {pair.quality:.3f}."
+        for pair in pairs
+        if pair.quality < POOR
+    ]
+    found += [
+        f"The map of {pair.subject.name} onto {pair.atlas.name} folds {100 * pair.record['folded_share']:.3g} % of it."
+        for pair in pairs
+        if pair.record.get("folded_share", 0) > 0
+    ]
+    for atlas in model.atlases:
+        losses = [loss for _, loss in _log(model, atlas.name)]
+        if len(losses) > 1 and losses[-1] >= losses[0]:
+            found.append(f"The network of {atlas.name} has not learnt: its loss did not fall.")
+    return found
+
+
+def _summary(page: Page, model: Model) -> None:
+    told = model.summary()
+    names = {segment.name: segment.colour for segment in model.segments}
+    page.table(["label", "value"], [[Cell(n, names.get(n, "")), str(v)] for n, v in model.labels.items()])
+    recipe = model.provenance["recipe"]
+    rows = [
+        ["training subjects", str(told["training_subjects"])],
+        ["channels", ", ".join(model.channels)],
+        ["network", f"{model.network.name}, width {model.network.width:g}"],
+        ["epochs", str(recipe["epochs"])],
+        ["voxels of the networks, mm", " x ".join(f"{mm:.3g}" for mm in model.plan.spacing)],
+        ["registration", model.operator],
+        ["seed", str(model.provenance["seed"])],
+        ["model", told["checksum"]],
+        ["made with", ", ".join(f"{name} {version}" for name, version in told["versions"].items())],
+    ]
+    page.table(["what", "which"], rows, words=["which"])
+
+
+def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
+    page.heading(f"{len(model.atlases)} atlases")
+    page.text("Quality: of the registrations of the training subjects onto the atlas.")
+    rows = [
+        [
+            atlas.name,
+            "training subject" if atlas.subject is not None else "image from elsewhere",
+            *(number(atlas.quality.get(key)) for key in ("minimum", "median", "maximum")),
+        ]
+        for atlas in sorted(model.atlases, key=lambda atlas: atlas.quality.get("minimum", 0.0))
+    ]
+    page.table(["atlas", "is a", "lowest quality", "median", "highest"], rows, words=["is a"])
+    for name, image in images.items():
+        layers = [image_layer(image, window(image, model.channels[0]), caption="atlas")]
+        with page.fold(f"Atlas {name}"):
+            add_stacks(page, stacks(image.grid, layers, limit=ATLAS_BYTES // len(images)), layers, name)
+
+
+def _log(model: Model, atlas: str) -> list[tuple[float, float]]:
+    """Epoch and loss; empty where there is no log, as in a model that was imported without it."""
+    path = model.folder / "log" / f"{atlas}.csv"
+    if not path.is_file():
+        return []
+    with reading_back(path), open(path, newline="", encoding="utf-8") as stream:
+        return [(float(row["epoch"]), float(row["loss"])) for row in csv.DictReader(stream)]
+
+
+def _curves(page: Page, model: Model) -> None:
+    curves = {atlas.name: [Point(*point) for point in _log(model, atlas.name)] for atlas in model.atlases}
+    curves = {name: points for name, points in curves.items() if points}
+    if curves:
+        page.heading("Loss")
+        page.svg(svg(curve_figure(curves, x="epoch", y="loss")), "Training loss of every atlas's network.")
+
+
+def _registrations(
+    page: Page, model: Model, pairs: Sequence[RegisteredPair], atlases: Mapping[str, Volume], execution: Execution
+) -> None:
+    page.heading("Registrations")
+    if not pairs:
+        page.text("The work folder does not hold them any more; the table of the atlases says how good they were.")
+        return
+    page.text(f"{len(pairs)} pairs of a subject and an atlas, the one of the lowest quality first.")
+    rows = [[pair.subject.name, pair.atlas.name, *registration_cells(pair.record)] for pair in pairs]
+    page.table(["subject", "atlas", *REGISTRATION_HEAD], rows, words=["atlas"])
+    add_scale(page)
+    drawn = used = 0
+    for place, pair in enumerate(execution.reporter.track(pairs, "drawing registrations", len(pairs))):
+        execution.pause()
+        panels = _panels(model, pair, atlases[pair.atlas.name])
+        used += sum(len(panel.picture) for panel in panels)
+        if used > PAIR_BYTES:
+            break
+        drawn += 1
+        title = f"{pair.subject.name} onto {pair.atlas.name}: quality {number(pair.quality)}"
+        with page.fold(title, shown=place < _SHOWN):
+            add_panels(page, panels)
+    if drawn < len(pairs):
+        page.text(
+            f"To keep the page small, the pictures of the {len(pairs) - drawn} best pairs are left out.", small=True
+        )
+
+
+def _panels(model: Model, pair: RegisteredPair, atlas: Volume) -> list[Panel]:
+    return pair_panels(
+        atlas,
+        pair.subject.read_image(),
+        pair.transform(),
+        modality=model.channels[0],
+        names=(pair.atlas.name, pair.subject.name),
+        edge=PAIR_EDGE,
+    )

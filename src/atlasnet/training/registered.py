@@ -1,0 +1,86 @@
+"""The registrations that a training left in its work folder, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atlasnet.atlas import resolve_atlases
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
+from atlasnet.registration import make_operator
+from atlasnet.training.model import Atlas, Model
+from atlasnet.training.pairs import PairRegistrar
+from atlasnet.training.sources import Keyed, keyed_subject, path_digest
+from atlasnet.transform import Transform
+
+
+@dataclass(frozen=True)
+class RegisteredPair:
+    """A training subject on an atlas.
+
+    Args:
+        subject: that was mapped.
+        atlas: onto which.
+        quality: of the registration.
+        record: see `atlasnet.registration.Registration`.
+        folder: where the map lies.
+    """
+
+    subject: Subject
+    atlas: Atlas
+    quality: float
+    record: Mapping[str, Any]
+    folder: Path
+
+    def transform(self) -> Transform:
+        """Takes points of the atlas into the subject.
+
+        Raises:
+            TransformError: the file is damaged.
+        """
+        return Transform.load(self.folder / "transform.safetensors")
+
+
+def registered_pairs(
+    model: Model, cohort: Cohort, work: str | Path, *, named: Sequence[str] = ()
+) -> list[RegisteredPair]:
+    """The pairs of a model's training that its work folder still holds, the one of the lowest quality first.
+
+    A subject that is the atlas itself was not registered and is not among them.
+
+    Args:
+        model: that was trained.
+        cohort: on which.
+        work: the work folder.
+        named: the atlases as they were named, where they were; of those that are no subjects, to find their files.
+
+    Raises:
+        InputError: the record of a pair is damaged.
+    """
+    data, execution = model.provenance["data"], Execution(seed=int(model.provenance["seed"]))
+    operator = make_operator(model.operator, **model.operator_settings)
+    registrar = PairRegistrar(operator, WorkFolder(work), execution)
+    subjects = {s.name: keyed_subject(s, data[s.name]["images"], data[s.name]["labels"]) for s in cohort}
+    outside = {s.name: s for s in (resolve_atlases(cohort, named) if named else ()) if s.subject is None}
+    found = []
+    for atlas in model.atlases:
+        if atlas.subject is not None:
+            target = subjects[atlas.subject]
+        elif atlas.name in outside:
+            source = outside[atlas.name]
+            target = Keyed(atlas.name, digest([path_digest(path) for path in source.paths]), source.read)
+        else:
+            continue
+        for subject in cohort:
+            keyed = subjects[subject.name]
+            if keyed.key == target.key:
+                continue
+            place = registrar.entry(keyed, target)
+            if place.is_dir():
+                with reading_back(place / "record.json"):
+                    record = read_json(place / "record.json")
+                    found.append(RegisteredPair(subject, atlas, float(record["quality"]), record, place))
+    return sorted(found, key=lambda pair: (pair.quality, pair.subject.name, pair.atlas.name))
