@@ -154,7 +154,7 @@ def _with_lines(pixels: NDArray[np.uint8], places: Sequence[NDArray[np.float64]]
         line = np.maximum(line, np.clip(1.25 - distance, 0, 1))
     colour = np.array(LINE_COLOUR, float)
     mixed = pixels[..., None] * (1 - line[..., None]) + colour * line[..., None]
-    return np.rint(mixed).astype(np.uint8)
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def _change(jacobian: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -162,7 +162,7 @@ def _change(jacobian: NDArray[np.float64]) -> NDArray[np.uint8]:
     limit = np.log2(LARGEST_CHANGE)
     positive = np.log2(np.where(jacobian > 0, jacobian, 1.0))
     rgb = colormaps[CHANGE_COLOURS](np.clip(positive / limit, -1, 1) / 2 + 0.5)[..., :3]
-    return np.rint(255 * np.where((jacobian > 0)[..., None], rgb, 0.0)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.where((jacobian > 0)[..., None], rgb, 0.0)), np.uint8)
 
 
 def add_panels(page: Page, panels: Sequence[Panel]) -> None:

@@ -55,7 +55,7 @@ def label_indices(pixels: NDArray[Any], colours: Mapping[int, str]) -> NDArray[n
 def label_palette(colours: Mapping[int, str]) -> NDArray[np.uint8]:
     """(n + 1, 3), the colours in their order behind the transparent one."""
     rows = [(0.0, 0.0, 0.0), *(to_rgb(colour) for colour in list(colours.values())[:255])]
-    return np.rint(255 * np.array(rows)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.array(rows)), np.uint8)
 
 
 def share_indices(shares: NDArray[Any], shown: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -67,7 +67,7 @@ def share_indices(shares: NDArray[Any], shown: NDArray[np.bool_]) -> NDArray[np.
 def share_palette() -> NDArray[np.uint8]:
     """(n, 3), from a share of 0 to one of 1, behind the transparent one."""
     colours = colormaps[SHARE_COLOURS](np.linspace(0, 1, SHARE_STEPS + 1))[:, :3]
-    return np.rint(255 * np.vstack([np.zeros((1, 3)), colours])).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.vstack([np.zeros((1, 3)), colours])), np.uint8)
 
 
 def gradient(name: str, steps: int = 12) -> str:

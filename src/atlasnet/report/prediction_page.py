@@ -64,7 +64,7 @@ class PredictionReport:
         )
         colours = {segment.name: segment.colour for segment in self.model.segments}
         head = ["label", "volume, ml", "Dice between atlases", *(f"Dice, {atlas['name']}" for atlas in asked)]
-        rows = [
+        rows: list[list[str | Cell]] = [
             [
                 Cell(label, colours.get(label, "")),
                 number(volume, ".4g"),
@@ -147,14 +147,14 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
     """
     page = Page("Predictions")
     page.warnings([f"{name}: {error}" for name, error in batch.failed.items()], "Every case was segmented.")
-    found = []
+    found: list[tuple[tuple[bool, float], list[str | Cell]]] = []
     for name, place in {**batch.written, **batch.kept}.items():
         file = output_path(place, RECORD)
         with reading_back(file):
             record = read_json(file)
             agreement, warned = record["agreement"]["foreground"], len(record["warnings"])
             least = min(atlas["quality"] for atlas in record["atlases"])
-            row = [
+            row: list[str | Cell] = [
                 Cell(name, link=output_path(place, REPORT).name),
                 str(warned),
                 number(agreement),

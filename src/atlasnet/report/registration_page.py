@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from atlasnet.report.display import window
+from atlasnet.report.display import Plane, window
 from atlasnet.report.page import NO_DEVICE, Page, number
 from atlasnet.report.pair import add_panels, add_scale, pair_panels
 from atlasnet.report.stack import add_stacks, image_layer, stacks
@@ -49,8 +49,7 @@ def write_registration_report(
     windows = window(target, modality), window(warped, modality)
     page.heading("Pictures")
     add_scale(page)
-    planes = ("axial", "coronal", "sagittal")
-    add_panels(page, pair_panels(target, source, transform, modality=modality, names=names, planes=planes))
+    add_panels(page, pair_panels(target, source, transform, modality=modality, names=names, planes=get_args(Plane)))
     page.heading("Slices")
     page.text("The target, and over it the warped source: move the opacity to see whether edges move.")
     layers = [

@@ -77,8 +77,11 @@ async function startViewer(viewer) {
     script.textContent = await unpacked(document.getElementById("niivue-bundle").textContent);
     document.head.append(script);
   }
+  // The patient's right on the left and the front of sagittal slices on the left, as in the slices of the page.
   const view = new niivue.Niivue({
-    logLevel: "error", backColor: [0, 0, 0, 1], crosshairWidth: 0.5, dragAndDropEnabled: false, show3Dcrosshair: true,
+    logLevel: "error", backColor: [0, 0, 0, 1], dragAndDropEnabled: false, show3Dcrosshair: true,
+    isRadiologicalConvention: true, sagittalNoseLeft: true,
+    crosshairWidthUnit: "percent", crosshairWidth: 0.3, crosshairColor: [0.9, 0.62, 0, 1],
   });
   await view.attachToCanvas(viewer.querySelector("canvas"));
   await view.loadVolumes(settings.volumes.map(({ colours, ...volume }) => volume));

@@ -1,0 +1,347 @@
+"""Pages: well-formed, self-contained, with the numbers of the records and pictures of what is in the volumes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tomllib
+from base64 import b64decode
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from atlasnet.cli.main import main
+from atlasnet.report.page import Cell, Page
+from atlasnet.report.pair import pair_panels
+from atlasnet.report.stack import image_layer, label_layer, stacks
+from atlasnet.report.viewer import BUNDLE, LICENCE, SHA256, VERSION, Shown, add_viewer
+from atlasnet.training.recipe import Recipe
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Volume, read_volume
+from pages import Reader, check, picture
+from synthetic import subject, write_cohort
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "src/atlasnet/report/assets"
+GREY = (0.0, 255.0)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def block() -> Volume:
+    """Bright on top, at the front, and on the patient's left; on the axes of LPS."""
+    array = np.zeros((24, 32, 40), np.uint8)
+    array[16:, :8, 30:] = 250
+    return Volume(array, Grid.from_parts(array.shape, (2.0, 2.0, 3.0)))
+
+
+# The page
+
+
+def test_what_is_written_is_text_and_never_markup(tmp_path: Path) -> None:
+    page = Page("a <b> & c")
+    page.warnings(["<i>"], "none")
+    page.table(["case"], [[Cell("<script>", link='x".html')], ["</td>"]])
+    page.text("</p>")
+    with page.fold("</summary>"):
+        page.text("inside")
+    found = check(page.write(tmp_path / "page.html"))
+    assert found.table("case") == [{"case": "<script>"}, {"case": "</td>"}]
+    assert "a <b> & c" in found.text
+
+
+def test_a_page_without_warnings_says_so(tmp_path: Path) -> None:
+    page = Page("title")
+    page.warnings([], "Nothing to warn of.")
+    assert "Nothing to warn of." in check(page.write(tmp_path / "page.html")).text
+
+
+# Slices
+
+
+def test_slices_show_the_voxels_the_right_way_up() -> None:
+    volume = block()
+    axial, coronal, sagittal = stacks(volume.grid, [image_layer(volume, GREY)])
+    assert (axial.count, coronal.count, sagittal.count) == (24, 32, 40)
+    # Front up, the patient's left on the right; head up; front on the left.
+    bright = [
+        pixels(stack.pictures[0][place])[..., 0] > 128 for stack, place in ((axial, 20), (coronal, 4), (sagittal, 35))
+    ]
+    assert bright[0].shape == (32, 40)
+    np.testing.assert_array_equal(np.argwhere(bright[0])[[0, -1]], [[0, 30], [7, 39]])
+    np.testing.assert_array_equal(np.argwhere(bright[1])[[0, -1]], [[0, 30], [7, 39]])
+    np.testing.assert_array_equal(np.argwhere(bright[2])[[0, -1]], [[0, 0], [7, 7]])
+    assert axial.size == (80.0, 64.0)
+
+
+def test_labels_have_their_colours_and_the_background_none() -> None:
+    labels = block().replace((block().array > 0).astype(np.uint8) * 7)
+    (axial, _, _) = stacks(labels.grid, [label_layer(labels, {3: "#000000", 7: "#E69F00"})], labels=labels)
+    drawn = np.asarray(Image.open(io.BytesIO(axial.pictures[0][20])).convert("RGBA"))
+    assert drawn[0, 35].tolist() == [0xE6, 0x9F, 0x00, 255]
+    assert drawn[20, 5, 3] == 0
+    assert axial.slices[axial.first] >= 16
+
+
+def test_many_slices_are_thinned_evenly_to_the_limit() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 60, 60), np.uint8)
+    volume = Volume(noise, Grid.from_parts(noise.shape))
+    found = stacks(volume.grid, [image_layer(volume, GREY)], limit=200_000)
+    assert sum(stack.bytes for stack in found) <= 200_000
+    for stack in found:
+        steps = np.diff(stack.slices)
+        assert stack.slices[0] == 0
+        assert stack.slices[-1] == stack.count - 1
+        assert steps.max() - steps.min() <= 1
+
+
+def test_an_image_of_one_slice_is_shown_in_its_own_plane() -> None:
+    volume = Volume(np.zeros((20, 1, 30), np.uint8), Grid.from_parts((20, 1, 30)))
+    (only,) = stacks(volume.grid, [image_layer(volume, GREY)])
+    assert (only.plane, only.count) == ("coronal", 1)
+
+
+# Registrations
+
+
+def test_the_map_that_moves_nothing_is_white_and_its_checkerboard_is_the_image() -> None:
+    image = Volume(np.tile(np.linspace(0, 250, 40), (24, 32, 1)).astype(np.float32), block().grid)
+    panels = {
+        panel.title: pixels(panel.picture).astype(int)
+        for panel in pair_panels(image, image, Transform.identity(), planes=("axial",))
+    }
+    assert panels["Jacobian"].min() > 240
+    assert np.abs(panels["checkerboard"] - panels["target, axial"]).max() < 12
+
+
+def test_the_colour_of_the_jacobian_is_that_of_the_change_of_volume() -> None:
+    image = Volume(np.zeros((24, 32, 40), np.float32), block().grid)
+    (change,) = [
+        pixels(panel.picture)
+        for panel in pair_panels(image, image, Transform.affine(np.diag([2 ** (1 / 3)] * 3 + [1])), planes=("coronal",))
+        if panel.title == "Jacobian"
+    ]
+    expected = 255 * np.array(mpl.colormaps["RdBu_r"](0.5 + 0.5 * np.log(2) / np.log(3))[:3])
+    assert np.abs(change - expected).max() < 8
+
+
+def test_the_lines_of_the_grid_lie_where_the_map_takes_them() -> None:
+    """Target points x are taken to 2 x in the source, so that its lines, 10 mm apart, are 5 mm apart in the target."""
+    dark = Volume(np.zeros((24, 32, 40), np.float32), block().grid)
+    (lines,) = [
+        pixels(panel.picture)[..., 0].astype(int)
+        for panel in pair_panels(dark, dark, Transform.affine(np.diag([2.0, 2.0, 2.0, 1.0])), planes=("axial",))
+        if panel.title.startswith("grid of 10 mm")
+    ]
+    x = (np.arange(256) + 0.5) / 256 * 80 - 1
+    off = np.abs(x / 5 - np.rint(x / 5)) * 5
+    row = np.median(lines, axis=0)
+    assert row[off < 0.1].min() > 180
+    assert row[off > 1.0].max() < 140
+
+
+# The viewer
+
+
+def test_the_viewer_is_the_pinned_one_and_its_licence_is_shipped() -> None:
+    bundle = (ASSETS / BUNDLE).read_bytes()
+    assert hashlib.sha256(bundle).hexdigest() == SHA256
+    told = (ASSETS / "README.md").read_text(encoding="utf-8")
+    assert SHA256 in told
+    assert VERSION in told
+    assert "Copyright (c) 2021, Niivue" in (ASSETS / LICENCE).read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = {path for pattern in project["project"]["license-files"] for path in ROOT.glob(pattern)}
+    assert ASSETS / LICENCE in shipped
+
+
+def volumes(page: Path, folder: Path) -> list[sitk.Image]:
+    """What a page hands to the viewer, read by another library."""
+    texts = [text for attributes, text in Reader(page).scripts if attributes.get("type") == "application/json"]
+    (held,) = [found["volumes"] for found in map(json.loads, texts) if "volumes" in found]
+    images = []
+    for volume in held:
+        path = folder / volume["name"]
+        path.write_bytes(b64decode(volume["url"].partition("base64,")[2]))
+        images.append(sitk.ReadImage(path))
+    return images
+
+
+def test_the_viewer_gets_the_voxels_and_the_labels_by_their_place(tmp_path: Path) -> None:
+    image, labels = subject(0)
+    page = Page("title")
+    named = {2: ("shell", "#ff0000"), 4: ("core", "#00ff00")}
+    add_viewer(page, [Shown("scan", image, window=GREY), Shown("labels", labels, labels=named)])
+    scan, found = volumes(page.write(tmp_path / "page.html"), tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(scan), np.rint(image.array[0]))
+    np.testing.assert_allclose(scan.GetOrigin(), image.grid.origin, atol=1e-4)
+    expected = np.select([labels.array[0] == 2, labels.array[0] == 4], [1, 2], 0)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
+
+
+def test_a_large_volume_is_made_coarser_and_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atlasnet.report.viewer.MOST_VOXELS", 5_000)
+    image, _ = subject(0)
+    page = Page("title")
+    add_viewer(page, [Shown("scan", image, window=GREY)])
+    path = page.write(tmp_path / "page.html")
+    (scan,) = volumes(path, tmp_path)
+    assert 4_000 < scan.GetNumberOfPixels() <= 5_000
+    assert "Made coarser" in check(path).text
+
+
+def test_the_viewers_code_is_whole_in_the_page(tmp_path: Path) -> None:
+    page = Page("title")
+    add_viewer(page, [Shown("scan", block(), window=GREY)])
+    found = check(page.write(tmp_path / "page.html"))
+    (held,) = [text for attributes, text in found.scripts if attributes.get("id") == "niivue-bundle"]
+    assert gzip.decompress(b64decode(held)) == (ASSETS / BUNDLE).read_bytes()
+    assert "Copyright (c) 2021, Niivue" in found.text
+
+
+# The verbs
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"), range(3))
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "m"
+    quick = replace(Recipe.preset("default"), epochs=2, iterations=8, passes=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recipe, "preset", classmethod(lambda *_: quick))
+        options = ["--atlases", "2", "--width", "0.25", "--registration", "affine", "--folds", "3", "--report"]
+        assert main(["train", str(cohort), "-o", str(folder), "--quiet", *options]) == 0
+    return folder
+
+
+def test_training_shows_every_pair_the_worst_on_top(model: Path) -> None:
+    found = check(model / "report.html")
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in (model / "work/registrations").glob("*/record.json")]
+    rows = found.table("subject")
+    assert len(rows) == 4
+    qualities = [float(row["quality"]) for row in rows]
+    assert qualities == sorted(qualities)
+    assert {row["quality"] for row in rows} <= {f"{record['quality']:.3f}" for record in records}
+    worst = f"{rows[0]['subject']} onto {rows[0]['atlas']}"
+    assert found.text.index(worst) < found.text.index(f"{rows[1]['subject']} onto {rows[1]['atlas']}")
+    assert sum("checkerboard" in image["alt"] for image in found.images) == 2 * len(rows)
+    assert "2" in [row["which"] for row in found.table("what") if row["what"] == "epochs"]
+
+
+def test_training_shows_the_scores_of_cross_validation(model: Path) -> None:
+    scores = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8"))
+    rows = check(model / "report.html").table("case")
+    assert len(rows) == len(scores["rows"])
+    assert float(rows[0]["Dice"]) == pytest.approx(min(row["dice"] for row in scores["rows"]), abs=6e-4)
+
+
+def test_training_without_its_work_folder_still_has_a_page(
+    model: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from atlasnet.cohort import Cohort
+    from atlasnet.report import write_training_report
+    from atlasnet.training.model import Model
+    from atlasnet.training.registered import registered_pairs
+
+    loaded = Model.load(model)
+    pairs = registered_pairs(loaded, Cohort.read(cohort), tmp_path / "nothing")
+    assert pairs == []
+    found = check(write_training_report(tmp_path / "page.html", loaded, pairs))
+    assert {row["atlas"] for row in found.table("atlas")} == {atlas.name for atlas in loaded.atlases}
+
+
+def test_a_prediction_shows_what_its_record_says(model: Path, cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["predict", str(cohort / "imagesTr"), "-m", str(model), "-o", str(out), "--report", "--quiet"]
+    assert main(command) == 0
+    record = json.loads((out / "s1.json").read_text(encoding="utf-8"))
+    page = out / "s1_report.html"
+    assert record["outputs"]["report"] == hashlib.sha256(page.read_bytes()).hexdigest()
+    assert not (out / "s1_agreement.nii.gz").exists()
+    found = check(page)
+    assert {row["label"]: row["volume, ml"] for row in found.table("label")} == {
+        name: f"{ml:.4g}" for name, ml in record["volumes_ml"].items()
+    }
+    atlases = {atlas["name"]: atlas for atlas in record["atlases"]}
+    for row in found.table("atlas"):
+        assert row["quality"] == f"{atlases[row['atlas']]['quality']:.3f}"
+        assert row["least Jacobian"] == f"{atlases[row['atlas']]['jacobian_min']:.3f}"
+    shown = [image for image in found.images if image.get("class") == "labels"]
+    assert len(shown) == 3
+    assert all(pixels(picture(image["src"])).any() for image in shown)
+    batch = check(out / "report.html")
+    assert {row["case"] for row in batch.table("case")} == {"s0", "s1", "s2"}
+    agreements = [float(row["agreement"]) for row in batch.table("case")]
+    assert agreements == sorted(agreements)
+    before = page.stat().st_mtime_ns
+    assert main(command) == 0
+    assert page.stat().st_mtime_ns == before
+
+
+def test_a_prediction_into_a_file_has_its_page_beside_it(model: Path, cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "imagesTr" / "s0_0000.nii.gz"
+    assert main(["predict", str(scan), "-m", str(model), "-o", str(tmp_path / "x.nrrd"), "--report", "--quiet"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"x.nrrd", "x.json", "x_report.html"}
+
+
+def test_a_registration_shows_what_its_record_says(cohort: Path, tmp_path: Path) -> None:
+    scans = [str(cohort / "imagesTr" / f"s{n}_0000.nii.gz") for n in (0, 1)]
+    assert main(["register", *scans, "-o", str(tmp_path), "--preset", "fast", "--report", "--quiet"]) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    found = check(tmp_path / "report.html")
+    for row in found.table("metric"):
+        assert row["after"] == f"{record['similarity_after'][row['metric']]:.3f}"
+    assert [row["energy after"] for row in found.table("level")] == [
+        f"{level['energy_after']:.5f}" if "energy_after" in level else "" for level in record["levels"]
+    ]
+    assert sum("Jacobian" in image["alt"] for image in found.images) == 3
+    assert read_volume(scans[1]).grid.shape[0] == len(
+        json.loads(next(text for _, text in found.scripts if text.startswith('{"slices"')))["slices"]
+    )
+
+
+def test_a_registration_that_made_things_worse_is_warned_of(cohort: Path, tmp_path: Path) -> None:
+    scan = str(cohort / "imagesTr" / "s0_0000.nii.gz")
+    moved = np.eye(4)
+    moved[0, 3] = 15.0
+    Transform.affine(moved).save(tmp_path / "moved.safetensors")
+    options = ["--transform", str(tmp_path / "moved.safetensors"), "--report", "--quiet"]
+    assert main(["register", scan, scan, "-o", str(tmp_path / "out"), *options]) == 0
+    assert "fell from" in check(tmp_path / "out/report.html").text
+
+
+def test_an_evaluation_has_the_worst_case_on_top(model: Path, cohort: Path, tmp_path: Path) -> None:
+    predictions = model / "cross_validation/predictions"
+    table = tmp_path / "table.json"
+    assert main(["evaluate", str(predictions), str(cohort / "labelsTr"), "-o", str(table), "--report", "--quiet"]) == 0
+    scores = json.loads(table.read_text(encoding="utf-8"))["rows"]
+    rows = check(tmp_path / "table.html").table("case")
+    assert [float(row["Dice"]) for row in rows] == sorted(float(f"{row['dice']:.3f}") for row in scores)
+    by_place = {(row["case"], row["label"]): row for row in scores}
+    for row in rows:
+        score = by_place[row["case"], row["label"]]
+        assert row["sensitivity"] == f"{score['sensitivity']:.3f}"
+        assert row["volume, ml"] == f"{score['volume_ml']:.4g}"
+
+
+def test_a_missing_prediction_is_warned_of_first(model: Path, cohort: Path, tmp_path: Path) -> None:
+    predictions = tmp_path / "p"
+    predictions.mkdir()
+    (predictions / "s0.nii.gz").write_bytes((model / "cross_validation/predictions/s0.nii.gz").read_bytes())
+    arguments = ["evaluate", str(predictions), str(cohort / "labelsTr"), "-o", str(tmp_path / "t.json")]
+    assert main([*arguments, "--allow-missing", "--report", "--quiet"]) == 0
+    text = check(tmp_path / "t.html").text
+    assert text.index("No prediction for s1") < text.index("Summary")
