@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,16 @@ WAIT = 60.0  # seconds for an answer; WebGL in software on a busy machine is slo
 def find_chromium() -> str | None:
     """The browser on this machine, under any of its names."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+# The browser reads commands from descriptor 3 and answers on 4.
+_WITH_PIPES = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Tab:
@@ -130,12 +141,12 @@ def browser(folder: Path) -> Iterator[Tab]:
         raise RuntimeError("there is no Chromium")
     to_browser, ours_out = os.pipe()
     ours_in, from_browser = os.pipe()
-    # The browser reads commands from descriptor 3 and answers on 4.
     command = [
-        "sh",
+        sys.executable,
         "-c",
-        f'exec "$@" 3<&{to_browser} 4>&{from_browser}',
-        "sh",
+        _WITH_PIPES,
+        str(to_browser),
+        str(from_browser),
         path,
         "--headless=new",
         "--remote-debugging-pipe",
