@@ -252,6 +252,7 @@ def _write(
     if args.preview:
         _draw(folder / PREVIEW, target, warped, transform, f"{args.source.name} onto {args.target.name}")
     if args.report:
+        from atlasnet.prediction.inputs import image_stem
         from atlasnet.report import write_registration_report
 
         write_registration_report(
@@ -261,7 +262,7 @@ def _write(
             warped=warped,
             transform=transform,
             record=record,
-            names=(args.target.name, args.source.name),
+            names=(image_stem(args.target) or args.target.name, image_stem(args.source) or args.source.name),
             modality=_modality(target),
         )
     write_json(folder / RECORD, record)

@@ -21,7 +21,8 @@ _CHANNEL = re.compile(r"_\d{4}$")
 # Names of folders and files that say nothing of a person, and words that sentences need.
 _COMMON = frozenset(
     "imagesTr labelsTr imagesTs labelsTs images labels atlases networks log work data model models dataset plan "
-    "scan scans atlas test tests output out in registrations mapped predictions references transform record".split()
+    "scan scans atlas test tests output out in registrations mapped predictions references transform record "
+    "report".split()
 )
 _SHORTEST = 3  # characters; shorter names, such as the 1 of 1.dcm, are numbers of a sentence too
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from atlasnet.report.display import Plane, Slice, richest_slice, slice_count, take_slice
+from atlasnet.report.display import Plane, richest_slice, slice_count, take_slice
 from atlasnet.report.page import Page, script_json
 from atlasnet.report.pixels import (
     SHARE_COLOURS,
@@ -25,7 +25,7 @@ from atlasnet.report.pixels import (
 )
 from atlasnet.volume import Grid, Volume, canonical
 
-PICTURE_BYTES = 5 * 2**20  # all pictures of a volume together, before base64 makes a third more of them
+PICTURE_BYTES = 4 * 2**20  # all pictures of a volume together, before base64 makes a third more of them
 MOST_SLICES = 160  # of a plane
 LONGEST_EDGE = 400  # pixels
 TALLEST = 32.0  # rem that a picture is high, at most
@@ -125,18 +125,14 @@ def stacks(
     anything = Volume(np.broadcast_to(np.uint8(0), grid.shape), grid)
     counts = {plane: slice_count(anything, plane) for plane in get_args(Plane)}
     planes = [plane for plane, count in counts.items() if count == 1][:1] or list(counts)
-    share, found = limit / len(planes), []
-    for plane in planes:
-        count = counts[plane]
-        wanted = count // 2 if labels is None else richest_slice(labels, plane)
-        shape = take_slice(anything, 0, plane)
-        held = _spread(count, MOST_SLICES)
-        stack = _stack(layers, plane, count, held, wanted, shape)
-        if stack.bytes > share:
-            held = _spread(count, int(len(held) * share / stack.bytes))
-            stack = _stack(layers, plane, count, held, wanted, shape)
-        found.append(stack)
-    return found
+    slices = {plane: _spread(counts[plane], MOST_SLICES) for plane in planes}
+    found = [_stack(anything, layers, plane, held, labels) for plane, held in slices.items()]
+    total = sum(stack.bytes for stack in found)
+    if total <= limit:
+        return found
+    # Slices differ in size; a tenth less than would do on average.
+    slices = {plane: _spread(counts[plane], int(0.9 * len(held) * limit / total)) for plane, held in slices.items()}
+    return [_stack(anything, layers, plane, held, labels) for plane, held in slices.items()]
 
 
 def _spread(count: int, most: int) -> tuple[int, ...]:
@@ -145,11 +141,15 @@ def _spread(count: int, most: int) -> tuple[int, ...]:
 
 
 def _stack(
-    layers: Sequence[Layer], plane: Plane, count: int, held: tuple[int, ...], wanted: int, shape: Slice
+    anything: Volume, layers: Sequence[Layer], plane: Plane, held: tuple[int, ...], labels: Volume | None
 ) -> Stack:
-    pictures = tuple(tuple(layer.paint(index, plane) for index in held) for layer in layers)
+    """The pictures of these slices of a volume on the grid of ``anything``."""
+    count = slice_count(anything, plane)
+    wanted = count // 2 if labels is None else richest_slice(labels, plane)
     first = int(np.abs(np.array(held) - wanted).argmin())
+    shape = take_slice(anything, 0, plane)
     height, width = (n * mm for n, mm in zip(shape.pixels.shape, shape.spacing, strict=True))
+    pictures = tuple(tuple(layer.paint(index, plane) for index in held) for layer in layers)
     return Stack(plane, count, held, first, (width, height), pictures)
 
 

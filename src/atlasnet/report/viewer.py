@@ -21,7 +21,7 @@ from atlasnet.volume import Volume, resample, write_volume
 VERSION = "0.69.0"
 BUNDLE, LICENCE = f"niivue-{VERSION}.js", f"niivue-{VERSION}.LICENSE.txt"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
-MOST_VOXELS = 2_000_000  # of a volume in a page; a larger one is made coarser
+MOST_VOXELS = 1_500_000  # of a volume in a page; a larger one is made coarser
 _WHOLE_NUMBERS = 100.0  # intensities that span more than this are kept as whole numbers, which halves the page
 
 
