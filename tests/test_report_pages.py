@@ -18,11 +18,16 @@ import SimpleITK as sitk
 from PIL import Image
 
 from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort
+from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.report import PredictionReport, write_training_report
 from atlasnet.report.page import Cell, Page
 from atlasnet.report.pair import pair_panels
 from atlasnet.report.stack import image_layer, label_layer, stacks
 from atlasnet.report.viewer import BUNDLE, LICENCE, SHA256, VERSION, Shown, add_viewer
+from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.registered import registered_pairs
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, read_volume
 from pages import Reader, check, picture
@@ -219,10 +224,10 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "m"
-    quick = replace(Recipe.preset("default"), epochs=2, iterations=8, passes=0.0)
+    quick = replace(Recipe.preset("default"), epochs=1, iterations=4, passes=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Recipe, "preset", classmethod(lambda *_: quick))
-        options = ["--atlases", "2", "--width", "0.25", "--registration", "affine", "--folds", "3", "--report"]
+        options = ["--atlases", "2", "--width", "0.25", "--registration", "affine", "--folds", "2", "--report"]
         assert main(["train", str(cohort), "-o", str(folder), "--quiet", *options]) == 0
     return folder
 
@@ -238,7 +243,7 @@ def test_training_shows_every_pair_the_worst_on_top(model: Path) -> None:
     worst = f"{rows[0]['subject']} onto {rows[0]['atlas']}"
     assert found.text.index(worst) < found.text.index(f"{rows[1]['subject']} onto {rows[1]['atlas']}")
     assert sum("checkerboard" in image["alt"] for image in found.images) == 2 * len(rows)
-    assert "2" in [row["which"] for row in found.table("what") if row["what"] == "epochs"]
+    assert "1" in [row["which"] for row in found.table("what") if row["what"] == "epochs"]
 
 
 def test_training_shows_the_scores_of_cross_validation(model: Path) -> None:
@@ -248,14 +253,7 @@ def test_training_shows_the_scores_of_cross_validation(model: Path) -> None:
     assert float(rows[0]["Dice"]) == pytest.approx(min(row["dice"] for row in scores["rows"]), abs=6e-4)
 
 
-def test_training_without_its_work_folder_still_has_a_page(
-    model: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from atlasnet.cohort import Cohort
-    from atlasnet.report import write_training_report
-    from atlasnet.training.model import Model
-    from atlasnet.training.registered import registered_pairs
-
+def test_training_without_its_work_folder_still_has_a_page(model: Path, cohort: Path, tmp_path: Path) -> None:
     loaded = Model.load(model)
     pairs = registered_pairs(loaded, Cohort.read(cohort), tmp_path / "nothing")
     assert pairs == []
@@ -289,6 +287,36 @@ def test_a_prediction_shows_what_its_record_says(model: Path, cohort: Path, tmp_
     before = page.stat().st_mtime_ns
     assert main(command) == 0
     assert page.stat().st_mtime_ns == before
+
+
+def test_a_prediction_shows_verdict_estimate_and_spread_where_the_record_has_them(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor(Model.load(model))
+    image = read_volume(cohort / "imagesTr" / "s0_0000.nii.gz")
+    prediction = predictor.predict(image, PredictOptions(agreement=True))
+    dice = {"value": 0.81, "error": 0.05}
+    origin = dict.fromkeys("atlasnet torch numpy simpleitk python device threads seed model request".split(), "x")
+    record = {
+        **prediction.record,
+        "verdict": {
+            "result": "unusual",
+            "reasons": ["too dark"],
+            "evidence": {
+                "intensity": {"value": 3.0, "limit": 1.5, "score": 2.0},
+                "view": dict.fromkeys(("value", "limit", "score")),
+            },
+        },
+        "volumes_of_atlases_ml": {name: {"minimum": 1.5, "maximum": 2.5} for name in ("shell", "core")},
+        "estimated_dice": {"labels": {"shell": dice, "core": None}, "mean": None},
+        "provenance": {**origin, "options": {}, "input_sha256": []},
+    }
+    PredictionReport(predictor)("s0", image, prediction, tmp_path / "page.html", record)
+    found = check(tmp_path / "page.html")
+    assert "the scan is unusual: too dark." in found.text
+    assert found.table("evidence")[0] == {"evidence": "intensity", "value": "3", "limit": "1.5", "score": "2"}
+    assert [row["estimated Dice"] for row in found.table("label")] == ["0.810 ± 0.050", ""]
+    assert {row["atlases, ml"] for row in found.table("label")} == {"1.5 to 2.5"}
 
 
 def test_a_prediction_into_a_file_has_its_page_beside_it(model: Path, cohort: Path, tmp_path: Path) -> None:

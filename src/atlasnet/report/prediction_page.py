@@ -50,6 +50,8 @@ class PredictionReport:
     def _found(self, page: Page, record: Mapping[str, Any]) -> None:
         """Warnings, volumes, and how far the atlases agreed."""
         page.warnings(record["warnings"], "No warnings.")
+        if record.get("verdict"):
+            _verdict(page, record["verdict"])
         asked = [atlas for atlas in record["atlases"] if atlas["used"]]
         agreement = record["agreement"]
         share = number(agreement["foreground"])
@@ -63,16 +65,20 @@ class PredictionReport:
             + (f" No atlas reached {record['uncovered_voxels']} voxels." if record["uncovered_voxels"] else "")
         )
         colours = {segment.name: segment.colour for segment in self.model.segments}
-        head = ["label", "volume, ml", "Dice between atlases", *(f"Dice, {atlas['name']}" for atlas in asked)]
-        rows: list[list[str | Cell]] = [
-            [
-                Cell(label, colours.get(label, "")),
-                number(volume, ".4g"),
-                number(agreement["pairwise_dice"].get(label)),
-                *(number(dice[label]) for dice in agreement["dice_with_result"]),
-            ]
-            for label, volume in record["volumes_ml"].items()
-        ]
+        spread, estimate = record.get("volumes_of_atlases_ml"), record.get("estimated_dice")
+        head = ["label", "volume, ml", *(["atlases, ml"] if spread else []), *(["estimated Dice"] if estimate else [])]
+        head += ["Dice between atlases", *(f"Dice, {atlas['name']}" for atlas in asked)]
+        rows: list[list[str | Cell]] = []
+        for label, volume in record["volumes_ml"].items():
+            row: list[str | Cell] = [Cell(label, colours.get(label, "")), number(volume, ".4g")]
+            if spread:
+                row.append(f"{spread[label]['minimum']:.4g} to {spread[label]['maximum']:.4g}")
+            if estimate:
+                found = estimate["labels"][label]
+                row.append("" if found is None else f"{found['value']:.3f} ± {found['error']:.3f}")
+            row.append(number(agreement["pairwise_dice"].get(label)))
+            row += [number(dice[label]) for dice in agreement["dice_with_result"]]
+            rows.append(row)
         page.table(head, rows)
         page.text("Dice of an atlas: of its own choice with the fused result.", small=True)
 
@@ -114,6 +120,22 @@ class PredictionReport:
                     names=(f"atlas {atlas['name']}", name),
                 )
                 add_panels(page, panels)
+
+
+def _verdict(page: Page, verdict: Mapping[str, Any]) -> None:
+    """Whether the scan is like the training subjects, and what that rests on."""
+    reasons = "; ".join(verdict["reasons"])
+    page.text(
+        f"Compared with the training subjects the scan is {verdict['result']}" + (f": {reasons}." if reasons else ".")
+    )
+    rows = [
+        [name.replace("_", " "), *(number(found[key], ".4g") for key in ("value", "limit", "score"))]
+        for name, found in verdict["evidence"].items()
+    ]
+    if rows:
+        with page.fold("What the verdict rests on"):
+            page.table(["evidence", "value", "limit", "score"], rows)
+            page.text("Score: 0 in the middle of the training subjects, 1 at the limit.", small=True)
 
 
 def _time(page: Page, record: Mapping[str, Any]) -> None:
