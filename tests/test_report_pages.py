@@ -8,7 +8,6 @@ import io
 import json
 import tomllib
 from base64 import b64decode
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,10 +25,9 @@ from atlasnet.report.pair import pair_panels
 from atlasnet.report.stack import image_layer, label_layer, stacks
 from atlasnet.report.viewer import BUNDLE, LICENCE, SHA256, VERSION, Shown, add_viewer
 from atlasnet.training.model import Model
-from atlasnet.training.recipe import Recipe
 from atlasnet.training.registered import registered_pairs
 from atlasnet.transform import Transform
-from atlasnet.volume import Grid, Volume, read_volume
+from atlasnet.volume import Grid, Volume, read_volume, write_volume
 from pages import Reader, check, picture
 from synthetic import subject, write_cohort
 
@@ -154,6 +152,13 @@ def test_the_lines_of_the_grid_lie_where_the_map_takes_them() -> None:
     assert row[off > 1.0].max() < 140
 
 
+def test_a_registration_of_single_slices_is_shown_in_their_plane() -> None:
+    image = Volume(block().array[0, 20:21], Grid.from_parts((1, 32, 40), (2.0, 2.0, 3.0)))
+    panels = pair_panels(image, image, Transform.identity())
+    assert {panel.plane for panel in panels} == {"axial"}
+    assert pixels(panels[-1].picture).min() > 240
+
+
 # The viewer
 
 
@@ -224,11 +229,8 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "m"
-    quick = replace(Recipe.preset("default"), epochs=1, iterations=4, passes=0.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recipe, "preset", classmethod(lambda *_: quick))
-        options = ["--atlases", "2", "--width", "0.25", "--registration", "affine", "--folds", "2", "--report"]
-        assert main(["train", str(cohort), "-o", str(folder), "--quiet", *options]) == 0
+    options = ["--atlases", "2", "--width", "0.25", "--epochs", "1", "--registration", "affine", "--folds", "2"]
+    assert main(["train", str(cohort), "-o", str(folder), "--quiet", "--report", *options]) == 0
     return folder
 
 
@@ -259,6 +261,15 @@ def test_training_without_its_work_folder_still_has_a_page(model: Path, cohort: 
     assert pairs == []
     found = check(write_training_report(tmp_path / "page.html", loaded, pairs))
     assert {row["atlas"] for row in found.table("atlas")} == {atlas.name for atlas in loaded.atlases}
+
+
+def test_pairs_of_an_atlas_that_is_no_subject_are_found_by_its_file(cohort: Path, tmp_path: Path) -> None:
+    template = tmp_path / "template.nii.gz"
+    write_volume(template, subject(77)[0])
+    command = ["train", str(cohort), "-o", str(tmp_path / "m"), "--atlas", str(template), "--width", "0.25"]
+    assert main([*command, "--epochs", "1", "--registration", "affine", "--report", "--quiet"]) == 0
+    rows = check(tmp_path / "m/report.html").table("subject")
+    assert {(row["subject"], row["atlas"]) for row in rows} == {(f"s{n}", "template") for n in range(3)}
 
 
 def test_a_prediction_shows_what_its_record_says(model: Path, cohort: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from atlasnet.evaluation.table import SCORES
 from atlasnet.report.curves import Point, curve_figure, svg
-from atlasnet.report.page import Page, number
+from atlasnet.report.page import NO_DEVICE, Page, number
 
 _VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
 
@@ -22,6 +22,7 @@ def write_evaluation_report(path: Path, table: Mapping[str, Any]) -> Path:
     """
     page = Page("Evaluation")
     add_scores(page, table)
+    page.text(NO_DEVICE, small=True)
     return page.write(path)
 
 

@@ -63,24 +63,25 @@ def registered_pairs(
     data, execution = model.provenance["data"], Execution(seed=int(model.provenance["seed"]))
     operator = make_operator(model.operator, **model.operator_settings)
     registrar = PairRegistrar(operator, WorkFolder(work), execution)
-    subjects = {s.name: keyed_subject(s, data[s.name]["images"], data[s.name]["labels"]) for s in cohort}
+    subjects = {
+        s.name: keyed_subject(s, data[s.name]["images"], data[s.name]["labels"]) for s in cohort if s.name in data
+    }
     outside = {s.name: s for s in (resolve_atlases(cohort, named) if named else ()) if s.subject is None}
     found = []
     for atlas in model.atlases:
-        if atlas.subject is not None:
+        if atlas.subject in subjects:
             target = subjects[atlas.subject]
         elif atlas.name in outside:
             source = outside[atlas.name]
             target = Keyed(atlas.name, digest([path_digest(path) for path in source.paths]), source.read)
         else:
             continue
-        for subject in cohort:
-            keyed = subjects[subject.name]
+        for name, keyed in subjects.items():
             if keyed.key == target.key:
                 continue
             place = registrar.entry(keyed, target)
             if place.is_dir():
                 with reading_back(place / "record.json"):
                     record = read_json(place / "record.json")
-                    found.append(RegisteredPair(subject, atlas, float(record["quality"]), record, place))
+                    found.append(RegisteredPair(cohort[name], atlas, float(record["quality"]), record, place))
     return sorted(found, key=lambda pair: (pair.quality, pair.subject.name, pair.atlas.name))
