@@ -131,6 +131,7 @@ def predict_cases(
             continue
         batch.written[case.name] = path
         execution.reporter.note(f"{case.name}: {prediction.summary()}")
+        del image, prediction, page  # nothing of a case is in memory while the next one is segmented
     return batch
 
 
