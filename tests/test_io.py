@@ -163,6 +163,16 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
         read_volume(tmp_path / name)
 
 
+def test_numbers_in_text_are_counted_across_the_pieces_in_which_they_are_read(tmp_path: Path) -> None:
+    count = 2**20 // 3 + 10  # the first mebibyte ends between a number and its comma
+    header = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: {count} 1 1\nencoding: text\n\n"
+    (tmp_path / "v.nrrd").write_text(header + "1, " * count, encoding="ascii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.nrrd").array, np.ones((1, 1, 1, count)))
+    (tmp_path / "v.nrrd").write_text(header + "1, " * (count - 1), encoding="ascii")
+    with pytest.raises(VolumeError, match="truncated"):
+        read_volume(tmp_path / "v.nrrd")
+
+
 def test_an_absent_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="no such file"):
         read_volume(tmp_path / "v.nii")

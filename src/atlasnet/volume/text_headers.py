@@ -21,7 +21,8 @@ _LONGEST_NAME, _LONGEST_VALUE = 200, 1000
 _LONGEST_HEADER = 1 << 20
 _NUMBER = r"[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?"
 _WHOLE = r"-?\d{1,18}"
-_META_WIDTH = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+_META_WHOLE = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8}
+_META_WIDTH = {**_META_WHOLE, **{f"U{name}": width for name, width in _META_WHOLE.items()}, "FLOAT": 4, "DOUBLE": 8}
 _NRRD_WIDTH = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
@@ -150,7 +151,7 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
             "a MetaImage spread over several files is not supported", path=path, remedy="save it as one file"
         )
     kind = fields.get("ElementType", "").upper().removeprefix("MET_")
-    width = _META_WIDTH.get(kind) or _META_WIDTH.get(kind.removeprefix("U"))
+    width = _META_WIDTH.get(kind)
     if width is None:
         raise VolumeError("the type of the voxels is not supported", path=path, found=fields.get("ElementType", "none"))
     if not voxels:
@@ -257,8 +258,9 @@ def _check_digits(path: Path, file: Path, offset: int, expected: int) -> None:
         while chunk := stream.read(1 << 20):
             if other := re.search(rb"[^0-9eE+.,\s-]", chunk):
                 raise damaged(path, f"{other[0]!r} among the numbers")
-            found += len(re.findall(rb"[^\s,]+", chunk)) - (inside and not chunk[:1].isspace())
-            inside = not chunk[-1:].isspace()
+            # A number that the last chunk began goes on in this one.
+            found += len(re.findall(rb"[^\s,]+", chunk)) - (inside and re.match(rb"[^\s,]", chunk) is not None)
+            inside = re.search(rb"[^\s,]\Z", chunk) is not None
     if found < expected:
         raise VolumeError("the file is truncated", path=path, expected=f"{expected} numbers", found=f"{found} numbers")
 
