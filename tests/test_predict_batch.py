@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
+from atlasnet.prediction.batch import explained
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
@@ -180,3 +182,22 @@ def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model:
     batch = predict_cases(Predictor(model), cases, paths)
     assert (set(batch.failed), set(batch.written)) == ({"anna"}, {"bert"})
     assert "cannot be read or written" in str(batch.failed["anna"])
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda: np.empty(2**50, np.uint8),
+        lambda: torch.empty(2**46),
+        lambda: sitk.Image([60_000] * 3, sitk.sitkFloat64),
+    ],
+    ids=["numpy", "torch", "itk"],
+)
+def test_a_lack_of_memory_is_said_to_be_one(take: Callable[[], object]) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        take()
+    assert "the memory does not suffice" in str(explained(caught.value))
+
+
+def test_an_error_of_ours_is_not_taken_for_a_case_that_fails() -> None:
+    assert explained(RuntimeError("shapes cannot be multiplied")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,9 @@ from atlasnet.volume import Volume
 
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
 Report = Callable[[str, Volume, Prediction, Path, Mapping[str, Any]], None]
+
+# NumPy raises a MemoryError; torch and ITK a RuntimeError, each in words of its own.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,10 @@ def predict_cases(
             )
         except Cancelled:
             raise
-        except (AtlasNetError, OSError, MemoryError) as problem:
-            error = problem if isinstance(problem, AtlasNetError) else _explained(problem)
+        except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
+            error = explained(problem)
+            if error is None:
+                raise
             batch.failed[case.name] = error
             execution.reporter.warn(f"{case.name}: {error}")
             continue
@@ -135,7 +141,13 @@ def predict_cases(
     return batch
 
 
-def _explained(problem: OSError | MemoryError) -> AtlasNetError:
-    if isinstance(problem, MemoryError):
-        return AtlasNetError(f"the memory does not suffice; {problem}".rstrip("; "))
-    return AtlasNetError(f"a file cannot be read or written: {problem}")
+def explained(problem: Exception) -> AtlasNetError | None:
+    """What a case failed of, None where that is for nobody to mend but us."""
+    if isinstance(problem, AtlasNetError):
+        return problem
+    if isinstance(problem, OSError):
+        return AtlasNetError(f"a file cannot be read or written: {problem}")
+    if isinstance(problem, MemoryError) or _NO_MEMORY.search(str(problem)):
+        text = str(problem).strip().splitlines()
+        return AtlasNetError("; ".join(["the memory does not suffice", *text[-1:]]))
+    return None

@@ -11,6 +11,7 @@ from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError
 from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
+from atlasnet.prediction.batch import explained
 from atlasnet.prediction.output import is_written, provenance
 from atlasnet.prediction.predictor import PredictOptions, Predictor
 from atlasnet.training.mapping import working_grid
@@ -98,9 +99,12 @@ def forecast_cases(
         try:
             seconds, peak = _measured(one, len(model.atlases), case, options, silent, allow_module)
             break
-        except AtlasNetError as error:
+        except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
+            reason = explained(problem)
+            if reason is None:
+                raise
             # The batch would warn of it and go on.
-            unreadable[case.name] = str(error)
+            unreadable[case.name] = str(reason)
             missing.remove(case)
     return BatchForecast(tuple(c.name for c in missing), tuple(c.name for c in kept), unreadable, seconds, peak)
 
