@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,22 @@ def test_a_window_clips_shifts_and_scales() -> None:
     result = normalisation.apply(np.array([-3000, -200, 100, 3000], np.int16))
     np.testing.assert_allclose(result, [-800 / 300, 0, 1, 2], rtol=1e-6)
     assert result.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32", "float64"])
+def test_normalising_a_ct_takes_one_copy_beside_the_result(kind: str) -> None:
+    plan = replace(
+        Plan.derive(fingerprint((9, 9, 9), (1, 1, 1))),
+        normalisation=(Normalisation("CT", "window", (-1000, 400), -200.0, 300.0),),
+    )
+    scan = Volume(np.full((1, 64, 128, 128), 100, kind), Grid.from_parts((64, 128, 128)))
+    tracemalloc.start()
+    result = plan.normalise(scan)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.1 * result.array.nbytes
+    assert (result.array == 1).all()
+    assert (scan.array == 100).all()
 
 
 def test_percentiles_give_mean_0_and_deviation_1_and_resist_outliers() -> None:

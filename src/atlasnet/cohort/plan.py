@@ -134,8 +134,10 @@ class Plan:
                 expected=f"{len(self.normalisation)} ({', '.join(self.channels)})",
                 found=str(volume.channels),
             )
-        pairs = zip(self.normalisation, volume.array, strict=True)
-        return volume.replace(np.stack([normalisation.apply(channel) for normalisation, channel in pairs]))
+        result = np.empty(volume.array.shape, dtype=np.float32)
+        for normalisation, channel, place in zip(self.normalisation, volume.array, result, strict=True):
+            place[...] = normalisation.apply(channel)
+        return volume.replace(result)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
