@@ -35,6 +35,24 @@ def test_no_other_medoids_are_nearer(n: int, count: int, seed: int) -> None:
     assert distances[:, chosen].min(1).sum() == pytest.approx(best)
 
 
+@given(st.integers(3, 7), st.integers(1, 7), st.integers(0, 10_000), st.sampled_from([1, medoids.EXACT_LIMIT]))
+@settings(max_examples=60, deadline=None)
+def test_medoids_that_are_kept_are_completed_by_the_best_others(n: int, count: int, seed: int, limit: int) -> None:
+    random = np.random.default_rng(seed)
+    count = min(count, n)
+    kept = random.permutation(n)[: random.integers(1, count + 1)].tolist()
+    points = random.normal(size=(n, 2))
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(medoids, "EXACT_LIMIT", limit)
+        chosen = k_medoids(distances, count, kept)
+    sets = [some for some in itertools.combinations(range(n), count) if set(kept) <= set(some)]
+    costs = {some: sum(min(row[i] for i in some) for row in distances) for some in sets}
+    assert tuple(chosen) in costs
+    if limit > 1:
+        assert costs[tuple(chosen)] == pytest.approx(min(costs.values()))
+
+
 def test_partitioning_finds_the_clusters_where_there_are_too_many_sets_to_try() -> None:
     random = np.random.default_rng(3)
     centres = np.array([[0, 0], [30, 0], [0, 30], [30, 30], [60, 15]])

@@ -17,6 +17,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder
 from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
 from synthetic import write_cohort
@@ -65,6 +66,19 @@ def test_a_damaged_piece_of_work_is_made_again(
     assert again.checksums == model.checksums
     if not pattern.startswith("networks"):
         assert any(file.parent.name in text and "done again" in text for text in reporter.warnings)
+
+
+@pytest.mark.parametrize("name", ["registrations/*/record.json", "choice/*/atlases.json"])
+def test_a_forecast_names_a_damaged_piece_and_leaves_it(
+    cohort: Cohort, model: Model, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(model.folder, tmp_path / "m")
+    (tmp_path / "m" / "model.json").unlink()
+    (file,) = (tmp_path / "m" / "work").glob(name)
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{file.parent.name}.*the file is damaged"):
+        forecast_fit(cohort, tmp_path / "m", OPTIONS)
+    assert file.read_text(encoding="utf-8") == "{"
 
 
 def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Path) -> None:

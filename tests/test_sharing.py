@@ -324,7 +324,7 @@ def test_a_time_budget_counts_what_is_shared(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "second"}, "independent, first or common"),
+        ({"kind": "second"}, "independent, first, common or model"),
         ({"tuning": 0.0}, "share of the epochs"),
         ({"tuning": 1.01}, "share of the epochs"),
         ({"tuning": float("nan")}, "share of the epochs"),

@@ -27,15 +27,16 @@ class AtlasNet:
 
     Args:
         atlases: how many to choose among the subjects (None: 6, or all of fewer), or names of subjects or image files.
+            In an update, how many in all, or those to be added.
         network: ``"unet"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or ``"module:Class"``
             with ``allow_module``; None takes the plan's.
         width: factor on the network's channels; None takes the plan's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: ``"independent"``, ``"first"`` or ``"common"``, or a `atlasnet.training.sharing.Sharing` of one's own:
-            what the networks of several atlases have in common; None takes the recipe's.
-        registration: ``"mrf"``, ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"`` with
-            their packages.
+            what the networks of several atlases have in common; None takes the recipe's, in an update ``"model"``.
+        registration: ``"mrf"`` (the default), ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"``
+            with their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
         allow_module: whether the code that ``network`` names may be imported.
         execution: device, threads, seed, progress.
@@ -50,7 +51,7 @@ class AtlasNet:
         preset: str | Recipe = "default",
         epochs: int | None = None,
         sharing: str | Sharing | None = None,
-        registration: str = "mrf",
+        registration: str | None = None,
         registration_settings: dict[str, Any] | None = None,
         allow_module: bool = False,
         execution: Execution | None = None,
@@ -70,11 +71,23 @@ class AtlasNet:
         self.model: Model | None = None
         self._predictor: Predictor | None = None
 
-    def fit(self, cohort: Cohort | str | Path, folder: str | Path, *, work: str | Path | None = None) -> AtlasNet:
-        """Train on every subject of ``cohort`` and write the model into ``folder``; see `atlasnet.training.fit.fit`."""
+    def fit(
+        self,
+        cohort: Cohort | str | Path,
+        folder: str | Path,
+        *,
+        update: Model | str | Path | None = None,
+        work: str | Path | None = None,
+    ) -> AtlasNet:
+        """Train on every subject of ``cohort`` and write the model into ``folder``; see `atlasnet.training.fit.fit`.
+
+        AtlasNet().fit("data/", "newer/", update="model/")  # data/ has got more subjects
+        """
         if not isinstance(cohort, Cohort):
             cohort = Cohort.read(cohort)
-        self.model = fit(cohort, folder, self.options, work=work, execution=self.execution)
+        if not (update is None or isinstance(update, Model)):
+            update = Model.load(update)
+        self.model = fit(cohort, folder, self.options, update=update, work=work, execution=self.execution)
         self._predictor = None
         return self
 

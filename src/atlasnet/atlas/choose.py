@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,6 +62,7 @@ def choose_atlases(
     volumes: Mapping[str, Callable[[], Volume]],
     n: int,
     *,
+    included: Collection[str] = (),
     settings: ChoiceSettings | None = None,
     execution: Execution | None = None,
 ) -> list[str]:
@@ -81,6 +82,7 @@ def choose_atlases(
     Args:
         volumes: per subject how to read its image, (c, z, y, x), any orientation.
         n: how many; all are returned where there are no more.
+        included: those of ``volumes`` that are atlases in any case; the others are chosen to complete them.
         settings: see `ChoiceSettings`.
         execution: device, threads, progress, cancellation.
 
@@ -88,7 +90,7 @@ def choose_atlases(
         Names in alphabetical order; the same for any order of ``volumes``.
 
     Raises:
-        InputError: there are no subjects, or ``n`` is below 1.
+        InputError: there are no subjects, or ``n`` is below 1 or below the number of those included.
         RegistrationError: fewer than ``n`` subjects can be aligned with the reference.
         VolumeError: an image cannot be read, or has another number of channels than the others.
     """
@@ -105,12 +107,14 @@ def choose_atlases(
         place.pause()
         reduced[name] = _reduced(volumes[name](), options.voxels)
     distances, kept = subject_distances(reduced, options, place)
-    if len(kept) < n:
+    alone = sorted(set(included) - set(kept))  # nobody can be compared with them
+    if len(kept) < n - len(alone):
         raise RegistrationError(
             f"only {len(kept)} of {len(names)} subjects can be aligned with each other, fewer than the {n} atlases "
             "wanted; check that the others show the same part of the body, or name the atlases"
         )
-    return [kept[i] for i in k_medoids(distances, n)]
+    fixed = [i for i, name in enumerate(kept) if name in included]
+    return sorted([*alone, *(kept[i] for i in k_medoids(distances, n - len(alone), fixed))])
 
 
 def subject_distances(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import comb
 
 import numpy as np
@@ -17,7 +17,7 @@ EXACT_LIMIT = 50_000
 """Up to so many sets of medoids all of them are tried."""
 
 
-def k_medoids(distances: Float, count: int) -> list[int]:
+def k_medoids(distances: Float, count: int, kept: Collection[int] = ()) -> list[int]:
     """The ``count`` members from which the mean distance of every member to the nearest of them is least.
 
     Exact where there are at most 50,000 sets to choose from, by partitioning around medoids (BUILD, then SWAP until
@@ -28,12 +28,13 @@ def k_medoids(distances: Float, count: int) -> list[int]:
     Args:
         distances: (n, n), non-negative; row i, column j: how badly j stands for i.
         count: from 1 to n.
+        kept: members that are medoids in any case; only the others are chosen.
 
     Returns:
         Indices in ascending order.
 
     Raises:
-        InputError: the matrix is not square, finite and non-negative, or the count is out of range.
+        InputError: the matrix is not square, finite and non-negative, or the count is out of range, or more are kept.
     """
     distances = np.asarray(distances, dtype=np.float64)
     n = len(distances)
@@ -41,11 +42,15 @@ def k_medoids(distances: Float, count: int) -> list[int]:
         raise InputError(
             "distances must be a square matrix of finite numbers, none negative", found=str(distances.shape)
         )
-    if not 1 <= count <= n:
-        raise InputError("the number of medoids is out of range", expected=f"1 to {n}", found=str(count))
-    if comb(n, count) <= EXACT_LIMIT:
-        return list(min(itertools.combinations(range(n), count), key=lambda chosen: (_cost(distances, chosen), chosen)))
-    return _partition(distances, count)
+    fixed = sorted(set(kept))
+    if not max(1, len(fixed)) <= count <= n:
+        expected = f"{max(1, len(fixed))} to {n}"
+        raise InputError("the number of medoids is out of range", expected=expected, found=str(count))
+    free = [i for i in range(n) if i not in fixed]
+    if comb(len(free), count - len(fixed)) <= EXACT_LIMIT:
+        sets = (sorted([*fixed, *chosen]) for chosen in itertools.combinations(free, count - len(fixed)))
+        return min(sets, key=lambda chosen: (_cost(distances, chosen), chosen))
+    return _partition(distances, count, fixed)
 
 
 def _cost(distances: Float, chosen: Iterable[int]) -> float:
@@ -53,16 +58,17 @@ def _cost(distances: Float, chosen: Iterable[int]) -> float:
     return round(float(distances[:, list(chosen)].min(axis=1).sum()), 10)
 
 
-def _partition(distances: Float, count: int) -> list[int]:
+def _partition(distances: Float, count: int, fixed: list[int]) -> list[int]:
     others = range(len(distances))
-    chosen: list[int] = []
-    for _ in range(count):
+    chosen = list(fixed)
+    for _ in range(count - len(fixed)):
         chosen.append(min((i for i in others if i not in chosen), key=lambda i: (_cost(distances, [*chosen, i]), i)))
     cost = _cost(distances, chosen)
     while True:
         swaps = [
             sorted([*chosen[:place], new, *chosen[place + 1 :]])
             for place in range(count)
+            if chosen[place] not in fixed
             for new in others
             if new not in chosen
         ]

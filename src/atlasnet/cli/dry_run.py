@@ -31,6 +31,8 @@ def add_dry_run_option(parser: argparse.ArgumentParser) -> None:
 def training_lines(found: Forecast, folder: Path) -> list[str]:
     """What ``train`` would do."""
     lines = [*plan_lines(found.plan), "", f"model        {folder}, {found.subjects} subjects", _atlases(found)]
+    if found.changes is not None:
+        lines.append(f"update       {found.changes.summary()}")
     if found.finished:
         return [*lines, "             finished already: nothing would be done"]
     lines.append(_kept("pairs", *found.pairs, " to register"))

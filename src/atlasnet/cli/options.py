@@ -30,8 +30,8 @@ def add_fusion_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """What is trained and how, and what registers."""
+def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = False) -> None:
+    """What is trained and how, and what registers; with ``updates``, a model may decide where they are silent."""
     parser.add_argument(
         "--network",
         default=None,
@@ -44,15 +44,16 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, metavar="E", help="epochs of every network (default: the preset's)")
     parser.add_argument(
         "--sharing",
-        choices=("independent", "first", "common"),
+        choices=("independent", "first", "common", *(("model",) if updates else ())),
         help="train every atlas's network from scratch, or tune them from the first one's, or from one that was "
-        "trained on all atlases, in a quarter of the epochs (default: common; independent for --preset publication)",
+        "trained on all atlases, in a quarter of the epochs (default: common; independent for --preset publication)"
+        + ("; model, the default with --update: tune them from those of the model" if updates else ""),
     )
     parser.add_argument(
         "--registration",
-        default="mrf",
+        default=None if updates else "mrf",
         choices=OPERATORS,
-        help="registration operator; the last three need their packages",
+        help="registration operator (default: mrf); the last three need their packages",
     )
 
 

@@ -72,8 +72,11 @@ def _hidden(args: argparse.Namespace) -> Hidden:
     from atlasnet.execution import Hidden
 
     paths = [(name, path) for name, value in vars(args).items() for path in _paths(value) if name != "log"]
+    names = {name for _, path in paths for name in _names(path)}
+    if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
+        names |= _trained_on(args.update)
     # Subjects are named there too.
-    return Hidden(paths, {name for _, path in paths for name in _names(path)} | set(vars(args).get("atlas") or ()))
+    return Hidden(paths, names | set(vars(args).get("atlas") or ()))
 
 
 def _paths(value: Any) -> Iterator[Path]:
@@ -96,7 +99,23 @@ def _names(path: Path) -> set[str]:
                 found += [part for name in archive.namelist() for part in PurePosixPath(name).parts]
         except (OSError, zipfile.BadZipFile, ValueError):
             pass  # the verb says what is wrong with it, and names nothing of what is inside
-    return {name for full in found for name in _spoken(full) if len(name) >= _SHORTEST and name not in _COMMON}
+    return {name for full in found for name in _spoken(full) if _tells(name)}
+
+
+def _tells(name: str) -> bool:
+    """Whether a name may be a person's."""
+    return len(name) >= _SHORTEST and name not in _COMMON
+
+
+def _trained_on(model: Path) -> set[str]:
+    """The subjects that a model names as those that it was trained on."""
+    from atlasnet.errors import AtlasNetError
+    from atlasnet.training.model import Model
+
+    try:
+        return {name for name in map(str, Model.load(model, verify=False).provenance["data"]) if _tells(name)}
+    except (AtlasNetError, KeyError, TypeError):
+        return set()  # the verb says what is wrong with it, and names nobody
 
 
 def _spoken(name: str) -> Iterable[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
     from atlasnet.execution import Execution
     from atlasnet.training.fit import FitOptions
+    from atlasnet.training.model import Model
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -24,13 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the model")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--atlases", type=int, metavar="N", help="choose N atlases among the subjects (default: 6, or all subjects)"
+        "--atlases",
+        type=int,
+        metavar="N",
+        help="choose N atlases among the subjects (default: 6, or all subjects); with --update, so many in all",
     )
     which.add_argument(
-        "--atlas", action="append", metavar="CASE", help="a subject's name or an image file; repeat it for several"
+        "--atlas",
+        action="append",
+        metavar="CASE",
+        help="a subject's name or an image file; repeat it for several; with --update, it is added",
+    )
+    parser.add_argument(
+        "--update",
+        type=Path,
+        metavar="MODEL",
+        help="start from this model, which stays as it is: plan, registration and atlases are kept, only new pairs are "
+        "registered, the networks go on from its weights; DATA holds all subjects, old and new",
     )
     parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
-    add_network_options(parser)
+    add_network_options(parser, updates=True)
     parser.add_argument(
         "--time-budget",
         type=_seconds,
@@ -72,11 +86,19 @@ def _seconds(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     from atlasnet.cohort import Cohort
+    from atlasnet.errors import InputError
     from atlasnet.study import cross_validate, plan_folds
     from atlasnet.training.fit import FitOptions, fit
+    from atlasnet.training.model import Model
     from atlasnet.training.subjects import read_names
 
     execution = execution_from(args)
+    if args.update is not None and args.folds is not None:
+        raise InputError(
+            "a model that is updated cannot be cross-validated: it has seen the subjects that would be left out",
+            remedy="cross-validate without --update",
+        )
+    update = None if args.update is None else Model.load(args.update)
     cohort = Cohort.read(args.data)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
@@ -96,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
         # What is wrong with the folds is said before hours of training.
         plan_folds(cohort, options, args.folds or None, execution.seed)
     if args.dry_run:
-        return _dry_run(args, cohort, options, work, execution)
-    model = fit(cohort, args.output, options, work=work, execution=execution)
+        return _dry_run(args, cohort, options, update, work, execution)
+    model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
     text = f"model with {len(model.atlases)} atlases: {args.output}"
     failed = False
@@ -125,11 +147,18 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _dry_run(args: argparse.Namespace, cohort: Cohort, options: FitOptions, work: Path, execution: Execution) -> int:
+def _dry_run(
+    args: argparse.Namespace,
+    cohort: Cohort,
+    options: FitOptions,
+    update: Model | None,
+    work: Path,
+    execution: Execution,
+) -> int:
     from atlasnet.study import fold_pairs, plan_folds
     from atlasnet.training.forecast import forecast_fit
 
-    found = forecast_fit(cohort, args.output, options, work=work, execution=execution)
+    found = forecast_fit(cohort, args.output, options, update=update, work=work, execution=execution)
     lines, result = training_lines(found, args.output), found.to_json()
     if args.folds is not None:
         folds = plan_folds(cohort, options, args.folds or None, execution.seed)

@@ -2,7 +2,7 @@
 
 from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
-from atlasnet.execution.files import atomic_path, digest, file_digest, read_json, reading_back, write_json
+from atlasnet.execution.files import atomic_path, copy_file, digest, file_digest, read_json, reading_back, write_json
 from atlasnet.execution.log import Hidden, LogReporter, open_log
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
 from atlasnet.execution.stages import Stages, peak_memory
@@ -19,6 +19,7 @@ __all__ = [
     "WitnessReporter",
     "WorkFolder",
     "atomic_path",
+    "copy_file",
     "digest",
     "file_digest",
     "open_log",

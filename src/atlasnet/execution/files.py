@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     _sync_folder(target.parent)
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Put the bytes of ``source`` at ``target``, atomically."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _sync_folder(folder: Path) -> None:

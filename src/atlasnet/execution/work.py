@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,14 +22,20 @@ class WorkFolder:
 
     Args:
         root: created when needed.
+        earlier: another work folder, from which finished pieces are taken over as they are asked for; it is only read.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, earlier: str | Path | None = None) -> None:
+        self.root, self.earlier = Path(root), None if earlier is None else Path(earlier)
 
     def entry(self, kind: str, key: str) -> Path:
         """Where the finished piece ``key`` of ``kind`` lies, or will lie."""
         return self.root / kind / key
+
+    def lying(self, kind: str, key: str) -> Path | None:
+        """Where the piece lies now, here or in the earlier folder, unverified; None where it is still to be made."""
+        places = [self.entry(kind, key), *([] if self.earlier is None else [self.earlier / kind / key])]
+        return next((place for place in places if place.is_dir()), None)
 
     @contextmanager
     def making(self, kind: str, key: str) -> Iterator[Path]:
@@ -48,7 +55,7 @@ class WorkFolder:
         One that is damaged is removed, of which ``warn`` is told, and so will be made again.
         """
         folder = self.entry(kind, key)
-        if not folder.is_dir():
+        if not (folder.is_dir() or self._taken_over(kind, key)):
             return False
         try:
             sums = read_json(folder / CHECKSUMS)
@@ -59,6 +66,21 @@ class WorkFolder:
             warn(f"{folder}: {', '.join(damaged)} is not what was written; the work is done again")
             shutil.rmtree(folder)
         return not damaged
+
+    def _taken_over(self, kind: str, key: str) -> bool:
+        """Whether the earlier folder had the piece to give."""
+        found, final = self.lying(kind, key), self.entry(kind, key)
+        if found is None:
+            return False
+        partial = final.with_name(LEFTOVER + final.name)
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            shutil.copytree(found, partial, copy_function=_link)
+        except OSError:  # shutil.Error too: whoever works there may be removing it; it can be made
+            shutil.rmtree(partial, ignore_errors=True)
+            return False
+        partial.rename(final)
+        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -88,3 +110,11 @@ class WorkFolder:
             yield
         finally:
             lock.release()
+
+
+def _link(source: str, target: str) -> None:
+    """Another name for the same file, which costs no space, or else a copy; a finished piece is never written to."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

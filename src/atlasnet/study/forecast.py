@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
-from atlasnet.execution import Execution, read_json
+from atlasnet.execution import Execution, read_json, reading_back
 from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.study import ATLASES, StudyRun
-from atlasnet.training.fit import FitOptions, Fitting, atlas_count
-from atlasnet.training.forecast import Cost, chosen_names, measure
+from atlasnet.training.atlases import atlas_count, chosen_names
+from atlasnet.training.fit import FitOptions, Fitting
+from atlasnet.training.forecast import Cost, measure
 from atlasnet.training.sources import keyed_subject
 
 
@@ -118,8 +119,11 @@ def forecast_study(
     run.checked_settings()
     path = run.folder / "plan.json"
     plan = Plan.read(path) if path.exists() else Plan.derive(take_fingerprint(cohort, run.say))
-    chosen = chosen_names(cohort, run.options.atlases, run.folder / ATLASES)
-    count = atlas_count(run.options.atlases, len(cohort)) if chosen is None else len(chosen)
+    wanted = run.options.atlases
+    count = atlas_count(wanted, len(cohort))
+    everyone = [subject.name for subject in cohort]
+    chosen = wanted if isinstance(wanted, tuple) else chosen_names(run.folder / ATLASES, everyone, count)
+    count = count if chosen is None else len(chosen)
     jobs = [(job, len(run.missing(job, count))) for job in run.jobs()]
     trained = {
         run.folder / member.model: member
@@ -144,8 +148,8 @@ def forecast_study(
             operator=run.options.operator,
             operator_settings=run.options.operator_settings,
         ),
-        run.work.root,
-        run.execution,
+        work=run.work.root,
+        execution=run.execution,
     )
     # They are read only; nothing is looked up under their keys.
     subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in cohort]
@@ -172,8 +176,11 @@ def _epochs(run: StudyRun, method: Method, atlases: int) -> int:
 
 def _registered(run: StudyRun) -> int:
     """How many maps of the study's operator the work folder holds; they are all of this study."""
-    records = (run.work.root / "registrations").glob("[!.]*/record.json")
-    return sum(read_json(record).get("operator") == run.options.operator for record in records)
+    found = 0
+    for record in (run.work.root / "registrations").glob("[!.]*/record.json"):
+        with reading_back(record.parent):
+            found += read_json(record)["operator"] == run.options.operator
+    return found
 
 
 def fold_pairs(folds: Sequence[Sequence[str]], subjects: int, atlases: int) -> int:

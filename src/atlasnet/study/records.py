@@ -69,6 +69,8 @@ class StudyOptions:
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
         sharing = self.shared().kind
+        if sharing == "model":
+            raise InputError("a study trains its models anew", expected="sharing independent, first or common")
         if self.curve_epochs and sharing != "independent":
             raise InputError(
                 "Dice over epochs is drawn for independent networks only",

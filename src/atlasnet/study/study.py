@@ -29,7 +29,8 @@ from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
 from atlasnet.study.shares import share_of_slices, share_of_subjects
 from atlasnet.study.subjects import check_test_subjects, subject_digests
-from atlasnet.training.fit import FitOptions, atlas_count, fit, planned_operator
+from atlasnet.training.atlases import atlas_count
+from atlasnet.training.fit import FitOptions, fit, planned_operator
 from atlasnet.training.model import Model, class_values
 from atlasnet.training.recipe import Augmentation, check_epochs
 from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume

@@ -7,7 +7,6 @@ one stopped, and a stage whose input did not change is not done again.
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,23 +18,21 @@ import SimpleITK as sitk
 import torch
 
 from atlasnet import __version__
-from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, WorkFolder, atomic_path, digest, file_digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, copy_file, digest, file_digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
 from atlasnet.registration import WITHOUT_SETTINGS, WITHOUT_SPACING, Operator, make_operator
+from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.model import Atlas, Model, class_values, weights_path
 from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.recipe import Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
-from atlasnet.training.sources import Keyed, keyed_atlas, keyed_subject, path_digest
+from atlasnet.training.sources import Keyed, keyed_subject, path_digest
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
-from atlasnet.volume import canonical, write_volume
-
-DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
+from atlasnet.training.update import ATLAS_KEYS, Update
 
 
 @dataclass(frozen=True)
@@ -44,15 +41,18 @@ class FitOptions:
 
     Args:
         atlases: how many to choose among the subjects (None: 6, or all of fewer subjects), or their names: subjects or
-            image files.
-        network: a registered name or ``"module:Class"``; None takes the plan's.
+            image files. In an update, how many there are to be in all (None: no more), or the names of those to be
+            added.
+        network: a registered name or ``"module:Class"``; None takes the plan's, in an update the model's.
         allow_module: whether the latter may be imported.
-        width: factor on the network's channels; None takes the plan's.
+        width: factor on the network's channels; None takes the plan's, in an update the model's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: ``"independent"``, ``"first"`` or ``"common"``: whether atlases' networks start from what one of them,
-            or one trained for all of them, has learnt; or a `Sharing` of one's own; None takes the recipe's.
-        operator: name of the registration operator, see `make_operator`.
+            or one trained for all of them, has learnt; in an update also ``"model"``: from what the model has learnt;
+            or a `Sharing` of one's own. None takes the recipe's, in an update ``"model"``.
+        operator: name of the registration operator, see `make_operator`; None takes ``"mrf"``, in an update the
+            model's.
         operator_settings: passed to the operator, over what the plan says.
         minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
         time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
@@ -69,7 +69,7 @@ class FitOptions:
     preset: str | Recipe = "default"
     epochs: int | None = None
     sharing: str | Sharing | None = None
-    operator: str = "mrf"
+    operator: str | None = None
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
     minimum_quality: float = 0.05
     time_budget: float | None = None
@@ -81,6 +81,7 @@ def fit(
     folder: str | Path,
     options: FitOptions | None = None,
     *,
+    update: Model | None = None,
     work: str | Path | None = None,
     execution: Execution | None = None,
 ) -> Model:
@@ -88,21 +89,26 @@ def fit(
 
     Called again with the same arguments after a stop, it goes on; a model that is finished is returned as it is.
 
+    With ``update``, the new model keeps that model's plan, registration, architecture and atlases, and its networks
+    start from that model's weights. Maps that the earlier training left in its work folder are used again.
+
     Args:
-        cohort: subjects with references.
+        cohort: subjects with references; in an update all of them, those that the model was trained on too.
         folder: of the model; its ``plan.json``, if there is one, is used, else it is derived and written.
         options: what the user chooses.
+        update: a finished model that takes in what has been added to the cohort, or atlases; it is left as it is.
         work: folder of intermediate results, ``folder/work`` by default.
         execution: device, threads, seed, progress.
 
     Raises:
         CohortError: the cohort cannot be trained on.
-        InputError: an option cannot be used.
-        ModelError: ``folder`` holds a finished model that was trained differently.
+        InputError: an option cannot be used, or an update would change nothing.
+        ModelError: ``folder`` holds a finished model that was trained differently, or ``cohort`` has other channels or
+            labels than the model to update.
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = Fitting(cohort, Path(folder), options or FitOptions(), Path(work or Path(folder) / "work"), execution)
+    run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
     with run.work.locked():
         return run.model()
 
@@ -117,30 +123,35 @@ def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Oper
     return make_operator(name, **chosen)
 
 
-def atlas_count(wanted: int | tuple[str, ...] | None, subjects: int) -> int:
-    """How many atlases there are; ``wanted`` as in `FitOptions`."""
-    return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, subjects)
-
-
-def atlas_key(source: AtlasSource, subjects: Sequence[Keyed]) -> str:
-    """The key of an atlas's image: that of the subject that it is."""
-    keys = {subject.name: subject.key for subject in subjects}
-    return keys[source.subject] if source.subject else digest([path_digest(p) for p in source.paths])
-
-
 class Fitting:
     """One call of `fit`; what it is made of tells `atlasnet.training.forecast` what the call would do."""
 
     def __init__(
-        self, cohort: Cohort, folder: Path, options: FitOptions, work: Path, execution: Execution | None
+        self,
+        cohort: Cohort,
+        folder: str | Path,
+        options: FitOptions | None = None,
+        *,
+        update: Model | None = None,
+        work: str | Path | None = None,
+        execution: Execution | None = None,
     ) -> None:
-        self.cohort, self.folder, self.options = cohort, folder, options
+        options = options or FitOptions()
+        self.cohort, self.folder = cohort, Path(folder)
         self.execution = execution or Execution()
         self.say = self.execution.reporter
-        self.work = WorkFolder(work)
+        self.update = None if update is None else Update(update, cohort)
+        self.work = WorkFolder(work or self.folder / "work", None if self.update is None else self.update.work)
+        if self.update is not None:
+            self.update.check(self.folder)
+            options = self.update.completed(options)
+        self.operator = options.operator or "mrf"
+        self.segments = cohort.segments or ({} if update is None else update.segment_table)
         self.values = class_values(cohort.labels, cohort.ignore_label)
         self.recipe = Recipe.of(options.preset, options.epochs)
         self.sharing = Sharing.of(options.sharing, self.recipe)
+        self.options = replace(options, operator=self.operator, sharing=self.sharing)
+        self.atlases = AtlasSet(cohort, options.atlases, self.work, self.execution, self.update)
         self._check()
 
     def _check(self) -> None:
@@ -157,8 +168,9 @@ class Fitting:
             )
         if self.options.time_budget is not None and not self.options.time_budget > 0:
             raise InputError("the time budget must be positive", found=f"{self.options.time_budget:g} s")
-        if isinstance(self.options.atlases, int) and self.options.atlases < 1:
-            raise InputError("at least one atlas is needed", found=str(self.options.atlases))
+        if self.sharing.kind == "model" and self.update is None:
+            raise InputError("there is no model whose weights to start from", remedy="name it with --update")
+        self.atlases.check()
         if self.options.keep_epochs and self.options.time_budget is not None:
             raise InputError("no epochs can be kept where a time budget decides how many there are")
         if self.options.keep_epochs and self.sharing.kind != "independent":
@@ -174,6 +186,7 @@ class Fitting:
         """Every stage in order."""
         begin = time.perf_counter()
         hashes = self.hashes()
+        changes = None if self.update is None else self.update.changes(hashes, self.atlases.count)
         plan = self.plan()
         if not self.plan_path.exists():
             plan.write(self.plan_path)
@@ -181,14 +194,20 @@ class Fitting:
         finished = self._finished(settings)
         if finished is not None:
             return finished
+        if changes is not None:
+            changes.tell(self.say, tuned=self.sharing.kind == "model")
         spec = self.spec(plan)
         recipe = self.planned_recipe(plan)
         transformer = self.transformer(plan)
         operator = transformer.registrar.operator
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
-            sources = self._atlases(subjects)
-            mapped = transformer.map(subjects, self._targets(sources, subjects))
+            sources = self.atlases.found(subjects)
+            targets = self.atlases.written(sources, subjects, self.folder)
+            if changes is not None:
+                there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
+                self.say.note(f"{sum(there)} of {len(there)} registrations are there already")
+            mapped = transformer.map(subjects, targets)
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
         atlases = [Atlas(s.name, s.subject, m.quality, m.region) for s, m in zip(sources, mapped, strict=True)]
         networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
@@ -206,8 +225,8 @@ class Fitting:
             operator_settings=operator.settings(),
             network=spec,
             atlases=tuple(atlases),
-            provenance=self._provenance(settings, recipe, networks, hashes),
-            segment_table=self.cohort.segments,
+            provenance=self._provenance(settings, recipe, networks, hashes, targets),
+            segment_table=self.segments,
         )
         model.save()
         return Model.load(self.folder)
@@ -219,17 +238,18 @@ class Fitting:
 
     def settings(self, plan: Plan, hashes: Mapping[str, Any]) -> str:
         """What a finished model depends on."""
-        options = asdict(self.options) | {"atlases": self._atlases_wanted(), "sharing": asdict(self.sharing)}
+        options = asdict(self.options) | {"atlases": self.atlases.identity(), "sharing": asdict(self.sharing)}
         del options["keep_epochs"]  # the model is the same
-        return digest(
-            {
-                "plan": plan.to_json(),
-                "options": options,
-                "data": hashes,
-                "seed": self.execution.seed,
-                "labels": self.cohort.labels,
-            }
-        )
+        depends_on = {
+            "plan": plan.to_json(),
+            "options": options,
+            "data": hashes,
+            "seed": self.execution.seed,
+            "labels": self.cohort.labels,
+        }
+        if self.update is not None:
+            depends_on["update"] = self.update.checksum
+        return digest(depends_on)
 
     def planned_recipe(self, plan: Plan) -> Recipe:
         """The recipe, its batches within the plan's."""
@@ -237,10 +257,10 @@ class Fitting:
 
     def transformer(self, plan: Plan) -> Transformer:
         """What maps the subjects onto the atlases."""
-        operator = planned_operator(self.options.operator, self.options.operator_settings, plan)
+        operator = planned_operator(self.operator, self.options.operator_settings, plan)
         # Structures do not come to one place without a registration; where voxels may be unannotated in all subjects,
         # nobody knows what lies there.
-        cropped = self.options.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None
+        cropped = self.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None
         return Transformer(
             plan, operator, self.values, self.options.minimum_quality, self.work, self.execution, cropped=cropped
         )
@@ -253,22 +273,12 @@ class Fitting:
             spec=spec,
             classes=len(self.values),
             sharing=self.sharing,
+            starts=() if self.update is None else self.update.starts(names),
             work=self.work,
             execution=self.execution,
             allow_module=self.options.allow_module,
             keep=self.options.keep_epochs,
         )
-
-    def _atlases_wanted(self) -> Any:
-        """The atlases that the user asked for; an image is what it holds, wherever it lies."""
-        wanted = self.options.atlases
-        if not isinstance(wanted, tuple):
-            return wanted
-        names = {subject.name for subject in self.cohort}
-        return [
-            atlas if atlas in names or not Path(atlas).exists() else [Path(atlas).name, path_digest(Path(atlas))]
-            for atlas in wanted
-        ]
 
     def hashes(self) -> dict[str, dict[str, list[str]]]:
         """SHA-256 of every file, per subject."""
@@ -286,7 +296,9 @@ class Fitting:
         return hashes
 
     def plan(self) -> Plan:
-        """The plan beside the model, or the one that follows from the cohort."""
+        """The plan beside the model, or the one that follows from the cohort; in an update that of its model."""
+        if self.update is not None:
+            return self.update.plan(self.plan_path)
         if self.plan_path.exists():
             plan = Plan.read(self.plan_path)
             if plan.channels != self.cohort.channels:
@@ -324,8 +336,8 @@ class Fitting:
         model = self.same_model(settings)
         if model is None:
             return None
-        if model.segment_table != self.cohort.segments:
-            replace(model, segment_table=self.cohort.segments).save()
+        if model.segment_table != self.segments:
+            replace(model, segment_table=self.segments).save()
             self.say.note("the model is finished already; the codes and colours of its labels were brought up to date")
             return Model.load(self.folder)
         self.say.note("the model is finished already; nothing was left to do")
@@ -333,54 +345,18 @@ class Fitting:
 
     def spec(self, plan: Plan) -> NetworkSpec:
         """The network by name and width, built once so that a wrong one is found now."""
-        spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
+        if self.update is not None:
+            spec = self.update.model.network
+        else:
+            spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
         build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
         return spec
 
-    @staticmethod
-    def planned_spec(plan: Plan, spec: NetworkSpec, shape: Sequence[int]) -> NetworkSpec:
-        """The spec with the options that depend on the size of a case (z, y, x)."""
-        return NetworkSpec.planned(spec.name, shape, width=spec.width, context=plan.context)
-
-    def _atlases(self, subjects: Sequence[Keyed]) -> list[AtlasSource]:
-        """The atlases that the user named, or those chosen among the subjects."""
-        wanted = self.options.atlases
-        if isinstance(wanted, tuple):
-            return resolve_atlases(self.cohort, wanted)
-        count, path = self.count, self.choice_path(subjects)
-        if wanted is not None and wanted > count:
-            self.say.warn(f"{wanted} atlases were asked for and there are {count} subjects: all of them are atlases")
-        key = path.parent.name
-        if not self.work.finished("choice", key, self.say.warn):
-            self.say.note(f"choosing {count} atlases among {len(subjects)} subjects")
-            images = {subject.name: subject.read for subject in subjects}
-            chosen = choose_atlases(images, count, execution=self.execution)
-            with self.work.making("choice", key) as folder:
-                write_json(folder / "atlases.json", chosen)
-        return resolve_atlases(self.cohort, read_json(path))
-
-    @property
-    def count(self) -> int:
-        """How many atlases there are."""
-        return atlas_count(self.options.atlases, len(self.cohort))
-
-    def choice_path(self, subjects: Sequence[Keyed]) -> Path:
-        """Where the names of the chosen atlases are kept."""
-        key = digest({"count": self.count, "images": {subject.name: subject.key for subject in subjects}})
-        return self.work.entry("choice", key) / "atlases.json"
-
-    def _targets(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> list[Keyed]:
-        """The atlases, written into the model folder, where prediction will read them too."""
-        targets = []
-        for source in sources:
-            path = self._atlas_path(source.name)
-            # Written anew by every call: what an earlier one left may come from a file that has changed since.
-            write_volume(path, canonical(source.read())[0])
-            targets.append(keyed_atlas(source.name, atlas_key(source, subjects), path, len(self.cohort.channels)))
-        return targets
-
-    def _atlas_path(self, name: str) -> Path:
-        return self.folder / "atlases" / f"{name}.nii.gz"
+    def planned_spec(self, plan: Plan, spec: NetworkSpec, shape: Sequence[int]) -> NetworkSpec:
+        """The spec with the options that depend on the size of the slices of a case (z, y, x)."""
+        if self.update is not None:
+            return spec
+        return NetworkSpec.planned(spec.name, shape[1:], width=spec.width, context=plan.context)
 
     def _within_budget(self, settings: str, networks: AtlasNetworks, recipe: Recipe, end: float) -> Recipe:
         """The recipe with as many epochs as there is time for until ``end``, as it was decided once."""
@@ -401,13 +377,17 @@ class Fitting:
             (folder / LOG, self.folder / "log" / f"{atlas.name}.csv"),
             *((epoch_weights(folder, e), weights_path(self.folder, atlas, e)) for e in self.options.keep_epochs),
         ):
-            with atomic_path(place) as temporary:
-                shutil.copyfile(file, temporary)
+            copy_file(file, place)
 
     def _provenance(
-        self, settings: str, recipe: Recipe, networks: AtlasNetworks, hashes: dict[str, Any]
+        self,
+        settings: str,
+        recipe: Recipe,
+        networks: AtlasNetworks,
+        hashes: dict[str, Any],
+        targets: Sequence[Keyed],
     ) -> dict[str, Any]:
-        return {
+        record = {
             "settings": settings,
             "recipe": recipe.to_json(),
             "sharing": asdict(self.sharing) | {"tuned": networks.tuned},
@@ -415,6 +395,7 @@ class Fitting:
             "threads": self.execution.threads,
             "device": self.execution.device,
             "data": hashes,
+            ATLAS_KEYS: {target.name: target.key for target in targets},
             "versions": {
                 "atlasnet": __version__,
                 "torch": torch.__version__,
@@ -423,3 +404,6 @@ class Fitting:
                 "python": platform.python_version(),
             },
         }
+        if self.update is not None:
+            record["update"] = self.update.record(hashes, networks.names)
+        return record

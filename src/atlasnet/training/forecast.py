@@ -9,18 +9,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import RegistrationError
-from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json
+from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json, reading_back
 from atlasnet.execution.stages import MIB
-from atlasnet.training.fit import FitOptions, Fitting, atlas_count, atlas_key
+from atlasnet.training.fit import FitOptions, Fitting
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
+from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.region import Region
 from atlasnet.training.sources import Keyed, keyed_subject
 from atlasnet.training.store import MappedCase
 from atlasnet.training.transformer import MappedCohort
+from atlasnet.training.update import Changes
 from atlasnet.transform import Transform
 from atlasnet.volume import canonical
 
@@ -61,6 +62,7 @@ class Forecast:
         pairs: registrations in all, and how many of them are kept.
         epochs: of all networks in all, and how many of them are kept; None while a time budget is to decide.
         cost: of the parts, None where nothing is left to do.
+        changes: how the subjects differ from those of the model that is updated, None without one.
     """
 
     plan: Plan
@@ -71,6 +73,7 @@ class Forecast:
     pairs: tuple[int, int] = (0, 0)
     epochs: tuple[int, int] | None = (0, 0)
     cost: Cost | None = None
+    changes: Changes | None = None
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -93,6 +96,7 @@ class Forecast:
             "finished": self.finished,
             "plan": self.plan.to_json(),
             "subjects": self.subjects,
+            **({} if self.changes is None else {"update": self.changes.to_json()}),
             "atlases": list(self.chosen) if self.chosen is not None else self.atlases,
             "registrations": dict(zip(("all", "kept"), self.pairs, strict=True)),
             "epochs": None if self.epochs is None else dict(zip(("all", "kept"), self.epochs, strict=True)),
@@ -107,6 +111,7 @@ def forecast_fit(
     folder: str | Path,
     options: FitOptions | None = None,
     *,
+    update: Model | None = None,
     work: str | Path | None = None,
     execution: Execution | None = None,
 ) -> Forecast:
@@ -119,6 +124,7 @@ def forecast_fit(
         cohort: as for `fit`, and so the others.
         folder: of the model.
         options: what the user chooses.
+        update: the model that would be updated.
         work: folder of intermediate results.
         execution: device, threads, seed, progress.
 
@@ -127,7 +133,7 @@ def forecast_fit(
         InputError: an option cannot be used.
         ModelError: ``folder`` holds another finished model.
     """
-    run = Fitting(cohort, Path(folder), options or FitOptions(), Path(work or Path(folder) / "work"), execution)
+    run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
     hashes = run.hashes()
     plan = run.plan()
     settings = run.settings(plan, hashes)
@@ -136,48 +142,35 @@ def forecast_fit(
     if model is not None:
         names = tuple(atlas.name for atlas in model.atlases)
         return Forecast(plan, len(subjects), len(names), names, finished=True)
+    changes = None if run.update is None else run.update.changes(hashes, run.atlases.count)
     recipe: Recipe | None = run.planned_recipe(plan)
     if run.options.time_budget is not None:
         path = run.budget_path(settings)
-        recipe = Recipe.from_json(read_json(path)) if path.exists() else None
-    count = run.count
-    chosen = chosen_names(cohort, run.options.atlases, run.choice_path(subjects))
-    pairs = (count * (len(subjects) - 1), 0)
+        with reading_back(path):
+            recipe = Recipe.from_json(read_json(path)) if path.exists() else None
+    count, sources = run.atlases.count, run.atlases.known(subjects)
+    settled = run.atlases.old if sources is None else sources
+    keys = run.atlases.keys(settled, subjects)
+    atlases = [Keyed(source.name, keys[source.name], source.read) for source in settled]
+    kept, mapped = run.transformer(plan).kept(subjects, atlases)
+    pairs = sum(s.key != a.key for s in subjects for a in atlases), kept
     done = 0
-    if chosen is not None:
-        sources = resolve_atlases(cohort, chosen)
-        atlases = [Keyed(s.name, atlas_key(s, subjects), s.read) for s in sources]
-        kept, mapped = run.transformer(plan).kept(subjects, atlases)
-        pairs = (sum(s.key != a.key for s in subjects for a in atlases), kept)
-        if mapped is not None and recipe is not None:
-            spec = run.planned_spec(plan, run.spec(plan), mapped[0].cases[0].labels.shape)
-            done = sum(n for _, n, _ in run.networks([a.name for a in atlases], mapped, spec).epochs_done(recipe))
+    if sources is None:  # those that will be chosen are subjects
+        pairs = pairs[0] + (count - len(atlases)) * (len(subjects) - 1), kept
+    elif mapped is not None and recipe is not None:
+        spec = run.planned_spec(plan, run.spec(plan), mapped[0].cases[0].labels.shape)
+        done = sum(n for _, n, _ in run.networks([a.name for a in atlases], mapped, spec).epochs_done(recipe))
     return Forecast(
         plan,
         len(subjects),
         count,
-        None if chosen is None else tuple(a.name for a in atlases),
+        None if sources is None else tuple(source.name for source in sources),
         finished=False,
         pairs=pairs,
         epochs=None if recipe is None else (run.sharing.epochs(recipe.epochs, count), done),
         cost=measure(run, plan, subjects),
+        changes=changes,
     )
-
-
-def chosen_names(cohort: Cohort, wanted: int | tuple[str, ...] | None, path: Path) -> tuple[str, ...] | None:
-    """The atlases' names, None where choosing them is still to be done.
-
-    Args:
-        cohort: the subjects.
-        wanted: as in `FitOptions`.
-        path: the names that an earlier call chose, if it did.
-    """
-    if isinstance(wanted, tuple):
-        return wanted
-    if path.exists():
-        return tuple(read_json(path))
-    everyone = atlas_count(wanted, len(cohort)) == len(cohort)
-    return tuple(sorted(subject.name for subject in cohort)) if everyone else None
 
 
 def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:

@@ -41,7 +41,7 @@ class Atlas:
 
     Args:
         name: unique in the model; names its files.
-        subject: the training subject that it is, or None for an image from elsewhere.
+        subject: the training subject that it is, or was before an update; None for an image from elsewhere.
         quality: the lowest, median and highest registration quality of the training subjects onto it.
         region: the part of its working grid on which its network works; None: all of it.
     """

@@ -21,11 +21,12 @@ from atlasnet.training.transformer import MappedCohort
 
 TIMED_STEPS = 8
 COMMON = "all atlases"  # the name of the network that is trained on all of them
+_Start = tuple[Path, str]  # weights, and what they depend on
 
 
 @dataclass(frozen=True)
 class _Training:
-    """One network's training: on which cases, for how long, where, and from whose weights."""
+    """One network's training: on which cases, for how long, where, and from which weights."""
 
     name: str
     cases: Sequence[MappedCase]
@@ -44,9 +45,14 @@ class _Training:
             networks.execution,
             key=self.name,
             allow_module=networks.allow_module,
-            start=None if self.start is None else self.start / WEIGHTS,
+            start=self.start,
             keep=networks.keep,
         )
+
+    @property
+    def gives(self) -> _Start:
+        """The weights that it ends with; the name of their folder is itself a key."""
+        return self.folder / WEIGHTS, self.folder.name
 
     def done(self) -> int:
         """Epochs that need not be done again."""
@@ -66,6 +72,7 @@ class AtlasNetworks:
         spec: the architecture.
         classes: classes, background included.
         sharing: what the networks have in common.
+        starts: the weights, and their checksum, from which the network of each atlas starts, where they are a model's.
         work: where networks and their checkpoints are kept.
         execution: device, threads, seed, progress.
         allow_module: whether ``spec`` may name code to import.
@@ -79,6 +86,7 @@ class AtlasNetworks:
     sharing: Sharing
     work: WorkFolder
     execution: Execution
+    starts: Sequence[_Start] = ()
     allow_module: bool = False
     keep: Collection[int] = ()
 
@@ -104,26 +112,27 @@ class AtlasNetworks:
 
     def _trainings(self, recipe: Recipe) -> Iterator[_Training]:
         """The trainings in their order, the common one first."""
-        start: Path | None = None
-        if len(self.tuned) == len(self.names):
+        start: _Start | None = None
+        if self.sharing.kind == "common" and self.tuned:
             cases = [case for mapped in self.mapped for case in mapped.cases]
             slices, batch = self._extent(cases, recipe)
             shared = pooled(recipe, slices, batch, len(self.mapped))
             first = self._training(COMMON, digest([mapped.key for mapped in self.mapped]), cases, shared)
-            start = first.folder
+            start = first.gives
             yield first
-        for name, mapped in zip(self.names, self.mapped, strict=True):
+        for index, (name, mapped) in enumerate(zip(self.names, self.mapped, strict=True)):
             if name in self.tuned:
-                yield self._training(name, mapped.key, mapped.cases, self.sharing.tuned(recipe), start)
+                origin = self.starts[index] if self.sharing.kind == "model" else start
+                yield self._training(name, mapped.key, mapped.cases, self.sharing.tuned(recipe), origin)
             else:
                 first = self._training(name, mapped.key, mapped.cases, recipe)
-                start = first.folder
+                start = first.gives
                 yield first
 
     def _training(
-        self, name: str, cases_key: str, cases: Sequence[MappedCase], recipe: Recipe, start: Path | None = None
+        self, name: str, cases_key: str, cases: Sequence[MappedCase], recipe: Recipe, start: _Start | None = None
     ) -> _Training:
-        """One network's training, from the weights in the folder ``start`` if it is given."""
+        """One network's training, from the weights ``start`` if they are given."""
         key = {
             "cases": cases_key,
             "spec": self.spec.to_json(),
@@ -131,8 +140,9 @@ class AtlasNetworks:
             "seed": self.execution.seed,
         }
         if start is not None:
-            key["start"] = start.name  # itself a key
-        return _Training(name, cases, recipe, self.work.entry("networks", digest(key)), start)
+            key["start"] = start[1]
+        folder = self.work.entry("networks", digest(key))
+        return _Training(name, cases, recipe, folder, None if start is None else start[0])
 
     def within(self, recipe: Recipe, end: float) -> Recipe:
         """The recipe with as many epochs as all networks have time for until ``end`` of `time.perf_counter`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
@@ -40,6 +39,10 @@ class PairRegistrar:
             }
         )
 
+    def lies(self, source: Keyed, target: Keyed) -> bool:
+        """Whether the pair is registered already, unverified."""
+        return self.work.lying("registrations", self.key(source, target)) is not None
+
     def register(self, source: Keyed, targets: Sequence[Keyed]) -> list[Registration | None]:
         """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.
 
@@ -64,10 +67,6 @@ class PairRegistrar:
                 write_json(folder / "record.json", made.record)
         return self._load(source, target)
 
-    def entry(self, source: Keyed, target: Keyed) -> Path:
-        """The folder of a finished pair."""
-        return self.work.entry("registrations", self.key(source, target))
-
     def _load(self, source: Keyed, target: Keyed) -> Registration:
-        folder = self.entry(source, target)
+        folder = self.work.entry("registrations", self.key(source, target))
         return Registration(Transform.load(folder / "transform.safetensors"), read_json(folder / "record.json"))

@@ -9,8 +9,8 @@ from typing import Literal, cast
 from atlasnet.errors import InputError
 from atlasnet.training.recipe import Recipe
 
-Kind = Literal["independent", "first", "common"]
-KINDS: tuple[Kind, ...] = ("independent", "first", "common")
+Kind = Literal["independent", "first", "common", "model"]
+KINDS: tuple[Kind, ...] = ("independent", "first", "common", "model")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Sharing:
     Args:
         kind: ``"independent"``: every atlas's network is trained from scratch. ``"first"``: the first atlas's is; each
             further one starts from its weights and is tuned. ``"common"``: one network is trained on the slices of all
-            atlases together, and tuned to each of them. With a single atlas all three are the same.
+            atlases together, and tuned to each of them. With a single atlas all three are the same. ``"model"``: every
+            one starts from the weights of the model that is updated and is tuned.
         tuning: epochs of a tuning as a share of the recipe's, in (0, 1]: the largest whole number within it, at least
             one.
         rate: learning rates of a tuning as a share of the recipe's, in (0, 1]; below 1 lest its first steps undo what
@@ -58,6 +59,8 @@ class Sharing:
 
     def tunings(self, atlases: int) -> int:
         """How many of the atlases' networks, the last ones, are tuned."""
+        if self.kind == "model":
+            return atlases
         if self.kind == "independent" or atlases == 1:
             return 0
         return atlases if self.kind == "common" else atlases - 1
@@ -65,7 +68,7 @@ class Sharing:
     def epochs(self, epochs: int, atlases: int) -> int:
         """Epochs of all networks together, the common one included, when a network from scratch has ``epochs``."""
         tunings = self.tunings(atlases)
-        from_scratch = 1 if tunings else atlases
+        from_scratch = 0 if self.kind == "model" else 1 if tunings else atlases
         return from_scratch * epochs + tunings * self._tuning(epochs)
 
     def tuned(self, recipe: Recipe) -> Recipe:

@@ -10,7 +10,7 @@ import numpy as np
 
 from atlasnet.cohort import Plan
 from atlasnet.errors import CohortError, RegistrationError
-from atlasnet.execution import Execution, WorkFolder, digest, read_json
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
 from atlasnet.registration import Operator
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.pairs import PairRegistrar
@@ -117,19 +117,20 @@ class Transformer:
                 key = self._key(subject, atlas)
                 if subject.key == atlas.key:
                     quality = 1.0
-                elif self.registrar.entry(subject, atlas).is_dir():
+                elif (pair := self.work.lying("registrations", self.registrar.key(subject, atlas))) is not None:
                     registered += 1
-                    quality = float(read_json(self.registrar.entry(subject, atlas) / "record.json")["quality"])
+                    with reading_back(pair):
+                        quality = float(read_json(pair / "record.json")["quality"])
                 else:
                     whole = False
                     continue
                 qualities.append(quality)
                 if quality < self.minimum_quality:
                     continue
-                if not self.work.entry("mapped", key).is_dir():
+                if (case := self.work.lying("mapped", key)) is None:
                     whole = False
                     continue
-                cases.append((key, MappedCase.open(self.work.entry("mapped", key), subject.name)))
+                cases.append((key, MappedCase.open(case, subject.name)))
             cohorts.append((cases, qualities))
         if not whole or not all(cases for cases, _ in cohorts):
             return registered, None

@@ -1,0 +1,185 @@
+"""The atlases of a training: named, chosen among the subjects, or those of the model that is updated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError
+from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, reading_back, write_json
+from atlasnet.training.sources import Keyed, keyed_atlas, path_digest
+from atlasnet.training.update import Update
+from atlasnet.volume import Volume, canonical, write_volume
+
+DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
+
+
+def atlas_count(wanted: int | tuple[str, ...] | None, subjects: int) -> int:
+    """How many atlases there are; ``wanted`` as in `FitOptions`."""
+    return len(wanted) if isinstance(wanted, tuple) else min(wanted or DEFAULT_ATLASES, subjects)
+
+
+def chosen_names(path: Path, everyone: Sequence[str], count: int) -> tuple[str, ...] | None:
+    """The names of the atlases that are chosen among the subjects, None where that is still to be done.
+
+    Args:
+        path: the names that an earlier call chose, if it did.
+        everyone: the subjects.
+        count: how many are wanted.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if path.exists():
+        with reading_back(path):
+            return tuple(read_json(path))
+    return tuple(sorted(everyone)) if count == len(everyone) else None
+
+
+@dataclass(frozen=True)
+class AtlasSet:
+    """Which atlases a model gets.
+
+    Args:
+        cohort: the subjects.
+        wanted: how many to choose among them (None: 6, or all of fewer), or their names: subjects or image files. In
+            an update, how many there are to be in all (None: as many as there are), or the names of those to be added.
+        work: where a choice is kept.
+        execution: device, threads, progress.
+        update: the model whose atlases come first.
+    """
+
+    cohort: Cohort
+    wanted: int | tuple[str, ...] | None
+    work: WorkFolder
+    execution: Execution
+    update: Update | None = None
+
+    @property
+    def old(self) -> list[AtlasSource]:
+        """Those of the model that is updated."""
+        return [] if self.update is None else self.update.atlases
+
+    @property
+    def count(self) -> int:
+        """How many atlases there are, the old ones included."""
+        old = {source.name for source in self.old}
+        if isinstance(self.wanted, tuple):
+            return len(old) + len(self.wanted)
+        if self.update is not None and self.wanted is None:
+            return len(old)
+        return atlas_count(self.wanted, len(old) + sum(subject.name not in old for subject in self.cohort))
+
+    def check(self) -> None:
+        """Find what is wrong with those that were asked for.
+
+        Raises:
+            CohortError: one that was named is not there, see `resolve_atlases`.
+            InputError: too few are asked for, or an old one's name is given again.
+        """
+        least = max(1, len(self.old))
+        if isinstance(self.wanted, int) and self.wanted < least:
+            raise InputError(
+                "at least one atlas is needed" if self.update is None else "a model that is updated keeps its atlases",
+                expected=f"{least} or more",
+                found=str(self.wanted),
+            )
+        if isinstance(self.wanted, tuple):
+            taken = {source.name for source in self.old} & {source.name for source in self._named(self.wanted)}
+            if taken:
+                raise InputError(
+                    "the model that is updated has atlases of these names already",
+                    found=", ".join(sorted(taken)),
+                    remedy="leave them out, or give another image under a name of its own",
+                )
+
+    def identity(self) -> Any:
+        """What was asked for, as JSON; an image is what it holds, wherever it lies."""
+        if not isinstance(self.wanted, tuple):
+            return self.wanted
+        names = {subject.name for subject in self.cohort}
+        return [
+            atlas if atlas in names or not Path(atlas).exists() else [Path(atlas).name, path_digest(Path(atlas))]
+            for atlas in self.wanted
+        ]
+
+    def known(self, subjects: Sequence[Keyed]) -> list[AtlasSource] | None:
+        """The atlases, the old ones first; None where choosing is still to be done."""
+        if isinstance(self.wanted, tuple):
+            return [*self.old, *self._named(self.wanted)]
+        if self.count == len(self.old):
+            return self.old
+        names = chosen_names(self._choice(subjects), list(self._candidates(subjects)), self.count)
+        return None if names is None else self._chosen(names)
+
+    def found(self, subjects: Sequence[Keyed]) -> list[AtlasSource]:
+        """The same, chosen now if they have not been.
+
+        Raises:
+            RegistrationError: too few subjects can be compared, see `choose_atlases`.
+        """
+        if isinstance(self.wanted, tuple):
+            return [*self.old, *self._named(self.wanted)]
+        if self.count == len(self.old):
+            return self.old
+        say, path = self.execution.reporter, self._choice(subjects)
+        if self.wanted is not None and self.wanted > self.count:
+            asked = f"{self.wanted} atlases were asked for and there are {self.count} subjects"
+            say.warn(f"{asked}: all of them are atlases")
+        key = path.parent.name
+        if not self.work.finished("choice", key, say.warn):
+            say.note(f"choosing {self.count - len(self.old)} atlases among {len(subjects)} subjects")
+            chosen = choose_atlases(
+                self._candidates(subjects),
+                self.count,
+                included=[source.name for source in self.old],
+                execution=self.execution,
+            )
+            with self.work.making("choice", key) as folder:
+                write_json(folder / path.name, chosen)
+        return self._chosen(read_json(path))
+
+    def keys(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> dict[str, str]:
+        """By name, what stands for an atlas's voxels: the key of the subject that it is, or the hash of its files."""
+        keys = {} if self.update is None else self.update.atlas_keys
+        own = {subject.name: subject.key for subject in subjects}
+        for source in sources:
+            if source.name not in keys:
+                files = source.paths
+                keys[source.name] = own[source.subject] if source.subject else digest([path_digest(p) for p in files])
+        return keys
+
+    def written(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed], folder: Path) -> list[Keyed]:
+        """The atlases, written into the model's folder, where prediction will read them too."""
+        keys, targets, old = self.keys(sources, subjects), [], self.old
+        for source in sources:
+            path = folder / "atlases" / f"{source.name}.nii.gz"
+            # Written anew by every call: what an earlier one left may come from a file that has changed since.
+            if source in old:
+                copy_file(source.paths[0], path)
+            else:
+                write_volume(path, canonical(source.read())[0])
+            targets.append(keyed_atlas(source.name, keys[source.name], path, len(self.cohort.channels)))
+        return targets
+
+    def _named(self, names: Sequence[str]) -> list[AtlasSource]:
+        return resolve_atlases(self.cohort, names)
+
+    def _chosen(self, names: Sequence[str]) -> list[AtlasSource]:
+        old = {source.name for source in self.old}
+        return [*self.old, *self._named([name for name in names if name not in old])]
+
+    def _candidates(self, subjects: Sequence[Keyed]) -> dict[str, Callable[[], Volume]]:
+        """How the images are read that may be atlases, and of those that are."""
+        return {s.name: s.read for s in subjects} | {source.name: source.read for source in self.old}
+
+    def _choice(self, subjects: Sequence[Keyed]) -> Path:
+        """Where the names of the chosen atlases are kept."""
+        depends_on: dict[str, Any] = {"count": self.count, "images": {s.name: s.key for s in subjects}}
+        if self.update is not None:
+            depends_on["old"] = self.update.atlas_keys
+        return self.work.entry("choice", digest(depends_on)) / "atlases.json"
