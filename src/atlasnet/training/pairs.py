@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
@@ -39,9 +40,13 @@ class PairRegistrar:
             }
         )
 
+    def place(self, source: Keyed, target: Keyed) -> Path | None:
+        """Where the map and its record lie if the pair is registered already, unverified."""
+        return self.work.lying("registrations", self.key(source, target))
+
     def lies(self, source: Keyed, target: Keyed) -> bool:
         """Whether the pair is registered already, unverified."""
-        return self.work.lying("registrations", self.key(source, target)) is not None
+        return self.place(source, target) is not None
 
     def register(self, source: Keyed, targets: Sequence[Keyed]) -> list[Registration | None]:
         """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.

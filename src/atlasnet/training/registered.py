@@ -79,8 +79,8 @@ def registered_pairs(
         for name, keyed in subjects.items():
             if keyed.key == target.key:
                 continue
-            place = registrar.entry(keyed, target)
-            if place.is_dir():
+            place = registrar.place(keyed, target)
+            if place is not None:
                 with reading_back(place / "record.json"):
                     record = read_json(place / "record.json")
                     found.append(RegisteredPair(cohort[name], atlas, float(record["quality"]), record, place))
