@@ -300,7 +300,22 @@ def test_agreement_in_the_foreground_is_the_mean_share_there() -> None:
     assert summary["foreground"] == pytest.approx(fused.share[fused.labels > 0].mean().item())
 
 
+def test_entropy_of_a_label_is_the_mean_over_its_voxels_in_the_result() -> None:
+    atlases = random_atlases(12)
+    fused = fuse_slab(atlases, "vote")
+    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    for label, name in ((1, "a"), (2, "b")):
+        assert summary["entropy"][name] == pytest.approx(fused.entropy[fused.labels == label].mean().item())
+
+
+def test_every_atlas_has_a_volume_of_its_own() -> None:
+    atlases = random_atlases(13)
+    agreement = agreement_of(atlases, slab=2)
+    assert agreement.voxels(2) == [int(((p.argmax(0) == 2) & covered).sum()) for p, covered, _ in atlases]
+
+
 def test_agreement_about_nothing_is_none() -> None:
     agreement = agreement_of([(column(1.0, 0.0), HERE, 1.0)], slab=1, classes=2)
     summary = agreement.summary(["background", "a"])
     assert (summary["foreground"], summary["pairwise_dice"]["a"], summary["dice_with_result"][0]["a"]) == (None,) * 3
+    assert summary["entropy"]["a"] is None

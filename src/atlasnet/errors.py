@@ -7,6 +7,7 @@
     │   ├── ModelError        a model folder or archive
     │   └── TransformError    a spatial map, in memory or in a file
     ├── RegistrationError     no acceptable map was found
+    ├── UnusualInputError     a scan is not like the training subjects, and no such scan shall be segmented
     └── Cancelled             the caller asked for the work to stop
 
 A message names the file, what was expected, what was found and what mends it: enough to act on without reading code.
@@ -73,6 +74,12 @@ class TransformError(InputError):
 
 class RegistrationError(AtlasNetError):
     """No acceptable map between two images was found."""
+
+
+class UnusualInputError(AtlasNetError):
+    """A scan is not like the training subjects, and the caller wants no such scan segmented."""
+
+    exit_code = 3
 
 
 class Cancelled(AtlasNetError):

@@ -101,6 +101,7 @@ class AtlasNet:
         Raises:
             ModelError: nothing was fitted or loaded.
             VolumeError: the scan cannot be used.
+            UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
         model = self._fitted()

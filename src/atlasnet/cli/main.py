@@ -23,6 +23,7 @@ EXIT_CODES = """exit codes:
   0    done
   1    done, but something is not as it should be: a case failed, a cohort has errors; or the work itself failed
   2    an input or the command line cannot be used
+  3    predict --strict refused scans that are not like the training subjects, and nothing else failed
   130  stopped by the user (Ctrl-C); train, predict, study and demo go on when the same command is given again"""
 RESUMED = ("demo", "train", "predict", "study")
 VERBS = ("demo", "check", "register", "train", "predict", "evaluate", "study", "model")

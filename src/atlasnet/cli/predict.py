@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from atlasnet.cli.dry_run import add_dry_run_option, as_text, batch_lines
 from atlasnet.cli.options import add_execution_options, add_fusion_option, execution_from, make_folder
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import UnusualInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,13 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="segment every case anew (default: keep those that are there, of the same model, input and options)",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse scans unlike the training subjects: write nothing for them, exit code 3 (default: warn)",
+    )
     parser.add_argument("--allow-module", action="store_true", help="import the module that the model's network names")
     add_dry_run_option(parser)
     add_execution_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict case after case; a case that fails is reported at the end and makes the exit code 1."""
+    """Predict case after case; one that fails or is refused is reported at the end and makes the exit code 1 or 3."""
     from atlasnet.prediction import PredictOptions, Predictor, find_cases, predict_cases
     from atlasnet.prediction.batch import wanted_outputs
     from atlasnet.prediction.dicom import require_dicom, require_writers
@@ -93,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         agreement=args.agreement,
         largest_component=args.largest_component,
         minimum_size_ml=args.minimum_size,
+        strict=args.strict,
     )
     if args.dry_run:
         found = forecast_cases(
@@ -124,17 +131,19 @@ def run(args: argparse.Namespace) -> int:
 
         names = [segment.name for segment in model.segments]
         write_batch_report(args.output / "report.html", batch, names)
-    if len(cases) == 1 and batch.failed:
-        raise next(iter(batch.failed.values()))
+    problems = {**batch.failed, **batch.refused}
+    if len(cases) == 1 and problems:
+        raise next(iter(problems.values()))
     result = {
         "written": {name: str(path) for name, path in batch.written.items()},
         "kept": {name: str(path) for name, path in batch.kept.items()},
         "failed": {name: str(error) for name, error in batch.failed.items()},
+        "refused": {name: str(error) for name, error in batch.refused.items()},
     }
     tell(args, f"{batch.summary()}; in {args.output}", result)
-    for name, error in batch.failed.items():
+    for name, error in problems.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
-    return 1 if batch.failed else 0
+    return 1 if batch.failed else UnusualInputError.exit_code if batch.refused else 0
 
 
 def _report(predictor: Predictor) -> Report:

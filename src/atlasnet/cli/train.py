@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     from atlasnet.cohort import Cohort
     from atlasnet.errors import InputError
-    from atlasnet.study import cross_validate, plan_folds
+    from atlasnet.study import cross_validate, keep_estimate, plan_folds
     from atlasnet.training.fit import FitOptions, fit
     from atlasnet.training.model import Model
     from atlasnet.training.subjects import read_names
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     if args.folds is not None:
         folder = args.output / "cross_validation"
         found = cross_validate(cohort, folder, options, folds=args.folds or None, work=work, execution=execution)
+        keep_estimate(model, found)
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
         failed = bool(found.table.missing)

@@ -4,7 +4,8 @@ from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.batch import Batch, predict_cases
 from atlasnet.prediction.inputs import find_cases
 from atlasnet.prediction.output import provenance, write_prediction
-from atlasnet.prediction.predictor import Prediction, PredictOptions, Predictor
+from atlasnet.prediction.prediction import Prediction, PredictOptions
+from atlasnet.prediction.predictor import Predictor
 
 __all__ = [
     "Answers",

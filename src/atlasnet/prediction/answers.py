@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atlasnet.errors import InputError
 from atlasnet.execution import Stages
+from atlasnet.prediction.verdict import Verdict
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Orientation
 from atlasnet.volume.sampling import inside, sample
@@ -78,6 +79,7 @@ class Answers:
         atlases: per atlas its opinion, None where it was not asked, and what the record says of it.
         stages: what it took.
         warnings: what was said meanwhile.
+        verdict: whether the scan is like the training subjects, where that was asked for.
     """
 
     image: Grid
@@ -86,6 +88,7 @@ class Answers:
     atlases: tuple[tuple[Answer | None, dict[str, Any]], ...]
     stages: Stages
     warnings: tuple[str, ...] = ()
+    verdict: Verdict | None = None
 
     def first(self, count: int) -> Answers:
         """Those of the first ``count`` atlases; time and warnings stay those of all."""

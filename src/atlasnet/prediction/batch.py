@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.errors import AtlasNetError, Cancelled
+from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError
 from atlasnet.execution import Stages
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
-from atlasnet.prediction.predictor import Prediction, PredictOptions, Predictor
+from atlasnet.prediction.prediction import Prediction, PredictOptions
+from atlasnet.prediction.predictor import Predictor
+from atlasnet.prediction.verdict import require_verdict
 from atlasnet.volume import Volume
 
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
@@ -32,15 +34,22 @@ class Batch:
         written: where the labels of those lie that were segmented now.
         kept: the same of those that were there, of the same model, input and options.
         failed: why the others have none.
+        refused: why those have none that are not like the training subjects.
     """
 
     written: dict[str, Path] = field(default_factory=dict)
     kept: dict[str, Path] = field(default_factory=dict)
     failed: dict[str, AtlasNetError] = field(default_factory=dict)
+    refused: dict[str, UnusualInputError] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line."""
-        counts = {"segmented": len(self.written), "kept as they were": len(self.kept), "failed": len(self.failed)}
+        counts = {
+            "segmented": len(self.written),
+            "kept as they were": len(self.kept),
+            "refused": len(self.refused),
+            "failed": len(self.failed),
+        }
         total = sum(counts.values())
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         return f"{total} case{'' if total == 1 else 's'}: {said or 'nothing to do'}"
@@ -89,12 +98,16 @@ def predict_cases(
 
     Returns:
         What became of each case. A case fails when its files cannot be read or written, it has not the model's
-        channels, it cannot be mapped onto any atlas, or memory does not suffice.
+        channels, it cannot be mapped onto any atlas, or memory does not suffice. With ``strict``, one that is not like
+        the training subjects is refused: nothing is written for it.
 
     Raises:
+        ModelError: ``strict`` is wanted, and no scan can be judged with the model.
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution
+    if options.strict:
+        require_verdict(predictor.model)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
     asked = options if report is None else replace(options, agreement=True)
     batch = Batch()
@@ -104,7 +117,7 @@ def predict_cases(
         try:
             with stages("reading"):
                 made_of = provenance(case, predictor.model, options, execution)
-                if not overwrite and is_written(path, made_of, outputs):
+                if not overwrite and is_written(path, made_of, outputs, strict=options.strict):
                     batch.kept[case.name] = path
                     execution.reporter.note(f"{case.name}: kept, it is of the same model, input and options")
                     continue
@@ -128,6 +141,10 @@ def predict_cases(
             )
         except Cancelled:
             raise
+        except UnusualInputError as refusal:
+            batch.refused[case.name] = refusal
+            execution.reporter.warn(f"{case.name}: refused: {refusal}")
+            continue
         except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
             error = explained(problem)
             if error is None:

@@ -13,7 +13,8 @@ from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.batch import explained
 from atlasnet.prediction.output import is_written, provenance
-from atlasnet.prediction.predictor import PredictOptions, Predictor
+from atlasnet.prediction.prediction import PredictOptions
+from atlasnet.prediction.predictor import Predictor
 from atlasnet.training.mapping import working_grid
 from atlasnet.training.model import Model
 
@@ -90,7 +91,7 @@ def forecast_cases(
         except AtlasNetError as error:
             unreadable[case.name] = str(error)
             continue
-        is_kept = not overwrite and is_written(paths[case.name], origin, outputs)
+        is_kept = not overwrite and is_written(paths[case.name], origin, outputs, strict=options.strict)
         (kept if is_kept else missing).append(case)
     seconds, peak = None, None
     one = replace(model, atlases=model.atlases[:1])
@@ -117,8 +118,8 @@ def _measured(
     with stages("reading"):
         image = case.read_image()
     # One atlas that fits badly would not be asked, and the others might.
-    record = predictor.predict(image, replace(options, minimum_quality=0.0)).record
-    once = {**stages.seconds, "postprocessing": record["seconds"]["postprocessing"]}
+    record = predictor.predict(image, replace(options, minimum_quality=0.0, strict=False)).record
+    once = {**stages.seconds, **{stage: record["seconds"][stage] for stage in ("verdict", "postprocessing")}}
     each = {stage: atlases * value for stage, value in record["seconds"].items() if stage not in once}
     peak = peak_memory()
     return once | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)

@@ -230,6 +230,8 @@ class Agreement:
         self._covered = torch.zeros(atlases + 1, dtype=torch.int64)
         self._voxels = self._foreground = 0
         self._share = 0.0
+        self._entropy = torch.zeros(classes, dtype=torch.float64)
+        self._found = torch.zeros(classes, dtype=torch.float64)
 
     def add(self, fused: FusedSlab) -> None:
         """Count a slab."""
@@ -240,6 +242,10 @@ class Agreement:
         inside = fused.labels > 0
         self._foreground += int(inside.sum())
         self._share += float(fused.share[inside].sum(dtype=torch.float64))
+        for label in range(1, self._classes):
+            entropy = fused.entropy[fused.labels == label]
+            self._entropy[label] += float(entropy.sum(dtype=torch.float64))
+            self._found[label] += len(entropy)
         for start in range(0, fused.labels.numel(), _CHUNK):
             stack = torch.stack([m[start : start + _CHUNK] for m in maps])
             stack = stack[:, (stack > 0).any(0)]
@@ -254,6 +260,10 @@ class Agreement:
         """Voxels that no atlas reaches."""
         return self._voxels - int(self._covered[-1])
 
+    def voxels(self, label: int) -> list[int]:
+        """How many voxels each atlas takes for a label."""
+        return [int(self._own[label, atlas, atlas]) for atlas in range(self._atlases)]
+
     def summary(self, names: Sequence[str]) -> dict[str, Any]:
         """JSON values.
 
@@ -264,6 +274,7 @@ class Agreement:
             ``foreground``: mean over the voxels that are not background in the result of the fraction of atlases that
             chose it, None where there is none. ``pairwise_dice``: per label, mean over the pairs of atlases of which at
             least one holds it, None where no pair does. ``dice_with_result``: per atlas in order, then per label.
+            ``entropy``: per label, mean over its voxels in the result, None where there is none.
             ``covered``: per atlas, the share of the voxels that it reaches.
         """
         n = self._atlases
@@ -278,6 +289,10 @@ class Agreement:
             "dice_with_result": [
                 {names[label]: self._dice(label, atlas, n) for label in range(1, self._classes)} for atlas in range(n)
             ],
+            "entropy": {
+                names[label]: float(self._entropy[label] / self._found[label]) if self._found[label] else None
+                for label in range(1, self._classes)
+            },
             "covered": [int(self._covered[atlas]) / max(self._voxels, 1) for atlas in range(n)],
         }
 

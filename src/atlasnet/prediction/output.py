@@ -17,7 +17,8 @@ from atlasnet.cohort import Subject
 from atlasnet.errors import VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
 from atlasnet.prediction.inputs import image_stem
-from atlasnet.prediction.predictor import Prediction, PredictOptions
+from atlasnet.prediction.prediction import Prediction, PredictOptions
+from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
 from atlasnet.volume import write_volume
 
@@ -42,8 +43,8 @@ def output_path(path: Path, output: str) -> Path:
 def provenance(case: Subject, model: Model, options: PredictOptions, execution: Execution) -> dict[str, Any]:
     """What a prediction is made of, and by: hashes and versions, and nothing of who the patient is.
 
-    ``request`` is a hash of all that decides the labels: two predictions with the same one are the same, but for the
-    rounding that device, threads and versions of libraries bring. They stand beside it.
+    ``request`` is a hash of all that decides labels and verdict: two predictions with the same one are the same, but
+    for the rounding that device, threads and versions of libraries bring. They stand beside it.
 
     Raises:
         VolumeError: the input cannot be read.
@@ -56,7 +57,8 @@ def provenance(case: Subject, model: Model, options: PredictOptions, execution: 
         ]
     except OSError as error:
         raise VolumeError("the file cannot be read", path=case.images[0], found=str(error)) from error
-    chosen = {name: value for name, value in asdict(options).items() if name not in MAPS}
+    # A strict prediction is the same one, or none.
+    chosen = {name: value for name, value in asdict(options).items() if name not in (*MAPS, "strict")}
     request = {
         "atlasnet": __version__,
         "input": inputs,
@@ -69,6 +71,8 @@ def provenance(case: Subject, model: Model, options: PredictOptions, execution: 
         "plan": model.plan.to_json(),
         "registration": [model.operator, dict(model.operator_settings)],
         "network": model.network.to_json(),
+        "typical": None if model.typical is None else model.typical.to_json(),
+        "dice_estimate": None if model.dice_estimate is None else model.dice_estimate.to_json(),
         "options": chosen,
         "seed": execution.seed,
     }
@@ -88,16 +92,19 @@ def provenance(case: Subject, model: Model, options: PredictOptions, execution: 
     }
 
 
-def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str]) -> bool:
+def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str], *, strict: bool = False) -> bool:
     """Whether the labels at ``path`` and these outputs are there, whole, and of the same request.
 
     Args:
         path: of the labels.
         origin: from `provenance`.
         outputs: what is wanted beside the labels and the record, by the names of `output_path`.
+        strict: whether what was made of an unusual scan does not count.
     """
     try:
         record = read_json(output_path(path, RECORD))
+        if strict and record["verdict"]["result"] == UNUSUAL:
+            return False
         return bool(record["provenance"]["request"] == origin["request"]) and all(
             file_digest(output_path(path, output)) == record["outputs"][output] for output in (LABELS, *outputs)
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from atlasnet.errors import InputError, ModelError, RegistrationError, VolumeErr
 from atlasnet.execution import Execution, Stages, WitnessReporter
 from atlasnet.network import load_network, probabilities
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
-from atlasnet.prediction.fusion import METHODS, Agreement, fuse_slab, own_choice
+from atlasnet.prediction.fusion import Agreement, fuse_slab, own_choice
 from atlasnet.prediction.postprocess import postprocess
+from atlasnet.prediction.prediction import Prediction, PredictOptions
+from atlasnet.prediction.record import atlas_records, brief, volumes
 from atlasnet.prediction.staple import Patterns, Performance
-from atlasnet.registration import Operator, local_weight, make_operator
+from atlasnet.prediction.verdict import UNUSUAL, Verdict, judge, require_verdict
+from atlasnet.registration import Operator, Registration, local_weight, make_operator
 from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
 from atlasnet.training.model import Atlas, Model
 from atlasnet.transform import Transform
@@ -30,61 +33,6 @@ SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a ti
 # Networks say how sure they are, so that the fit decides less between them than between carried labels, where the power
 # is 2. Of 0.5, 1 and 2 the best on 24 hippocampi on which no network was trained.
 FIT_POWER = 0.5
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What to give and how to fuse.
-
-    Args:
-        fusion: ``"mean"``, ``"vote"``, ``"weighted"``, ``"local"`` or ``"staple"`` (see `atlasnet.prediction.fusion`).
-        probabilities: whether the fused class probabilities are wanted.
-        agreement: whether the agreement and entropy maps are wanted.
-        largest_component: keep the largest connected component of each label.
-        minimum_size_ml: drop connected components that are smaller, in millilitres.
-        minimum_quality: an atlas onto which the registration's quality is lower is not asked.
-    """
-
-    fusion: str = "mean"
-    probabilities: bool = False
-    agreement: bool = False
-    largest_component: bool = False
-    minimum_size_ml: float = 0.0
-    minimum_quality: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.fusion not in METHODS:
-            raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
-        if self.minimum_size_ml < 0:
-            raise InputError("the minimum size must not be negative", found=str(self.minimum_size_ml))
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What became of one scan, all on its own grid.
-
-    Args:
-        labels: (1, z, y, x) in the cohort's label values.
-        record: registration quality per atlas, agreement, volumes in ml, seconds and peak memory by stage, warnings;
-            JSON-able.
-        probabilities: (classes, z, y, x) float32, or None when not wanted.
-        agreement: (1, z, y, x) float32, the share of atlases that voted for the result, 0 where no atlas reached.
-        entropy: (1, z, y, x) float32, of the mean probabilities, 0 to 1.
-        to_atlases: by the name of each atlas that was asked, the map that takes points of the scan into it.
-    """
-
-    labels: Volume
-    record: dict[str, Any]
-    probabilities: Volume | None = None
-    agreement: Volume | None = None
-    entropy: Volume | None = None
-    to_atlases: Mapping[str, Transform] = field(default_factory=dict)
-
-    def summary(self) -> str:
-        """One line: the volume of each label and how far the atlases agreed."""
-        volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())
-        agreement = self.record["agreement"]["foreground"]
-        return f"{volumes}; " + ("nothing found" if agreement is None else f"agreement {agreement:.3f}")
 
 
 @dataclass
@@ -161,14 +109,44 @@ class Predictor:
 
         Raises:
             VolumeError: the number of channels is not the model's.
+            ModelError: no scan can be judged with the model, and ``strict`` wants it.
+            UnusualInputError: the scan is not like the training subjects, and ``strict`` is set.
             RegistrationError: the scan could not be mapped onto any atlas.
         """
         options = options or PredictOptions()
-        answers = self.ask(image, minimum_quality=options.minimum_quality, fit=options.fusion == "local")
+        answers = self.ask(
+            image,
+            minimum_quality=options.minimum_quality,
+            fit=options.fusion == "local",
+            judged=True,
+            strict=options.strict,
+        )
         return self.fuse(answers, options)
 
+    def verdict(self, image: Volume) -> Verdict:
+        """Whether a scan is like the training subjects; it is registered, and no network runs.
+
+        Args:
+            image: as for `predict`.
+
+        Raises:
+            VolumeError: the number of channels is not the model's.
+        """
+        self._check_channels(image)
+        with self.execution.active():
+            source, _ = canonical(image)
+            registrations = self._register(source, Stages(), self.execution)
+            prepared = prepare(source, self.model.plan)
+            return judge(self.model, source, prepared, registrations, self.atlases, self.execution)
+
     def ask(
-        self, image: Volume, *, minimum_quality: float = PredictOptions.minimum_quality, fit: bool = False
+        self,
+        image: Volume,
+        *,
+        minimum_quality: float = PredictOptions.minimum_quality,
+        fit: bool = False,
+        judged: bool = False,
+        strict: bool = False,
     ) -> Answers:
         """Register, warp and classify: what each atlas says of a scan.
 
@@ -176,23 +154,36 @@ class Predictor:
             image: as for `predict`.
             minimum_quality: see `PredictOptions`.
             fit: whether to measure how well every registration fits at every voxel, which the fusion ``local`` needs.
+            judged: whether to say, before the networks run, if the scan is like the training subjects.
+            strict: see `PredictOptions`; needs ``judged``.
 
         Raises:
             VolumeError: the number of channels is not the model's.
+            ModelError: no scan can be judged with the model, and ``strict`` wants it.
+            UnusualInputError: the scan is not like the training subjects, and ``strict`` is set.
             RegistrationError: the scan could not be mapped onto any atlas.
         """
-        if image.channels != len(self.model.channels):
-            raise VolumeError(
-                "the scan has not the channels of the model",
-                expected=f"{len(self.model.channels)}: {', '.join(self.model.channels)}",
-                found=str(image.channels),
-            )
+        self._check_channels(image)
+        if strict:
+            require_verdict(self.model)
         watch, witness = Stages(), WitnessReporter(self.execution.reporter)
         with self.execution.active():
             source, orientation = canonical(image)
             execution = replace(self.execution, reporter=witness)
-            atlases = self._ask(source, minimum_quality, fit, watch, execution)
-        return Answers(image.grid, source.grid, orientation, tuple(atlases), watch, tuple(witness.warnings))
+            with watch("mapping"):
+                prepared = prepare(source, self.model.plan)
+            registrations = self._register(source, watch, execution)
+            verdict = None
+            if judged:
+                with watch("verdict"):
+                    verdict = judge(self.model, source, prepared, registrations, self.atlases, execution)
+                if verdict.result == UNUSUAL and strict:
+                    raise verdict.refusal()
+                if verdict.result == UNUSUAL:
+                    execution.reporter.warn(str(verdict.refusal()))
+            atlases = self._ask(prepared, registrations, minimum_quality, fit, watch, execution)
+        warnings = tuple(witness.warnings)
+        return Answers(image.grid, source.grid, orientation, tuple(atlases), watch, warnings, verdict)
 
     def fuse(self, answers: Answers, options: PredictOptions | None = None) -> Prediction:
         """Map back what the atlases said, fuse it, and describe the result.
@@ -225,20 +216,19 @@ class Predictor:
         def own(array: NDArray[Any] | None) -> Volume | None:
             return None if array is None else Volume(answers.orientation.restore(array), answers.image)
 
-        voxel_ml = float(np.prod(answers.source.spacing)) / 1000
+        names = self._names()
         record = {
+            "verdict": None if answers.verdict is None else answers.verdict.to_json(),
             "fusion": options.fusion,
-            "atlases": self._atlas_records(answers, fused.performance),
-            "agreement": fused.agreement.summary(self._names()),
+            "atlases": atlas_records(answers, fused.performance, names),
+            "agreement": fused.agreement.summary(names),
             "uncovered_voxels": fused.agreement.uncovered,
-            "volumes_ml": {
-                name: round(int((indices == index).sum()) * voxel_ml, 4)
-                for index, name in enumerate(self._names())
-                if index
-            },
+            **volumes(indices, fused.agreement, names, answers.source),
             "warnings": list(answers.warnings),
             **watch.to_json(),
         }
+        estimate = self.model.dice_estimate
+        record["estimated_dice"] = None if estimate is None else estimate.of(record)
         return Prediction(
             labels=Volume(answers.orientation.restore(labels), answers.image),
             record=record,
@@ -253,25 +243,49 @@ class Predictor:
         by_value = {value: name for name, value in self.model.labels.items()}
         return [by_value.get(value, str(value)) for value in self.model.values]
 
-    def _ask(
-        self, source: Volume, minimum_quality: float, fit: bool, watch: Stages, execution: Execution
-    ) -> list[tuple[Answer | None, dict[str, Any]]]:
-        """Each atlas's probabilities in its own space, and what the record says of each."""
-        with watch("mapping"):
-            prepared = prepare(source, self.model.plan)
-        found: list[tuple[Answer | None, dict[str, Any]]] = []
-        for atlas, image, network in zip(self.model.atlases, self.atlases, self.networks, strict=True):
+    def _check_channels(self, image: Volume) -> None:
+        if image.channels != len(self.model.channels):
+            raise VolumeError(
+                "the scan has not the channels of the model",
+                expected=f"{len(self.model.channels)}: {', '.join(self.model.channels)}",
+                found=str(image.channels),
+            )
+
+    def _register(self, source: Volume, watch: Stages, execution: Execution) -> list[Registration | RegistrationError]:
+        """The scan's map onto each atlas, or why there is none."""
+        found: list[Registration | RegistrationError] = []
+        for image in self.atlases:
             execution.pause()
             try:
                 with watch("registration"):
                     (registration,) = self.operator.register(source, [image], execution=execution)
+                found.append(registration)
             except RegistrationError as error:
-                found.append((None, {"name": atlas.name, "quality": 0.0, "used": False, "error": str(error)}))
-                execution.reporter.warn(f"atlas {atlas.name} is not asked: {error}")
+                found.append(error)
+        return found
+
+    def _ask(
+        self,
+        prepared: Volume,
+        registrations: Sequence[Registration | RegistrationError],
+        minimum_quality: float,
+        fit: bool,
+        watch: Stages,
+        execution: Execution,
+    ) -> list[tuple[Answer | None, dict[str, Any]]]:
+        """Each atlas's probabilities in its own space, and what the record says of each."""
+        found: list[tuple[Answer | None, dict[str, Any]]] = []
+        for atlas, image, network, registration in zip(
+            self.model.atlases, self.atlases, self.networks, registrations, strict=True
+        ):
+            execution.pause()
+            if isinstance(registration, RegistrationError):
+                found.append((None, {"name": atlas.name, "quality": 0.0, "used": False, "error": str(registration)}))
+                execution.reporter.warn(f"atlas {atlas.name} is not asked: {registration}")
                 continue
             quality = float(registration.record["quality"])
             used = quality >= minimum_quality
-            record = {**_brief(atlas, registration.record), "used": used}
+            record = {**brief(atlas, registration.record), "used": used}
             if not used:
                 found.append((None, record))
                 execution.reporter.warn(
@@ -369,17 +383,6 @@ class Predictor:
             patterns.add([own_choice(*atlas.slab(z0, z1)[:2]) for atlas in atlases])
         return patterns.performance(len(self.model.values))
 
-    def _atlas_records(self, answers: Answers, performance: Performance | None) -> list[dict[str, Any]]:
-        """What the record says of every atlas, with its estimated sensitivity per label where that decided."""
-        records = [dict(record) for _, record in answers.atlases]
-        if performance is not None:
-            asked = [record for (answer, _), record in zip(answers.atlases, records, strict=True) if answer is not None]
-            for atlas, record in enumerate(asked):
-                record["sensitivity"] = {
-                    name: performance.sensitivity(atlas, label) for label, name in enumerate(self._names()) if label
-                }
-        return records
-
 
 def label_values(values: Sequence[int]) -> NDArray[Any]:
     """Label values by class index in the smallest integer type that holds them all."""
@@ -388,10 +391,3 @@ def label_values(values: Sequence[int]) -> NDArray[Any]:
         if np.array_equal(array.astype(dtype), array):
             return array.astype(dtype)
     return array
-
-
-def _brief(atlas: Atlas, record: dict[str, Any]) -> dict[str, Any]:
-    """What a prediction's record keeps of a registration's."""
-    kept = ("quality", "similarity_before", "similarity_after", "jacobian_min", "folded_share", "inverse_residual_mm")
-    seconds = {"seconds": record.get("seconds", 0.0)}
-    return {"name": atlas.name, **seconds, **{key: record[key] for key in kept if key in record}}

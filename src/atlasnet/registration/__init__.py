@@ -4,6 +4,7 @@ from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.local_fit import local_weight
+from atlasnet.registration.mirrors import mirror_correlations, orientation_margin
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
 from atlasnet.registration.pyramid import LevelSettings
@@ -26,6 +27,8 @@ __all__ = [
     "in_hounsfield_units",
     "local_weight",
     "make_operator",
+    "mirror_correlations",
+    "orientation_margin",
     "prealign",
     "preset",
     "regional_quality",

@@ -177,11 +177,11 @@ def affine_register(
     options, place = settings or AffineSettings(), execution or Execution()
     begin = time.perf_counter()
     with place.active() as device:
-        here, there = _contents(target, target_mask, source, source_mask, options, device)
+        here, there = contents_of(target, target_mask, source, source_mask, options, device)
         pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
         # Thousands of operations on a few thousand voxels: waking a second thread for each takes far longer.
         with replace(place, threads=1).active():
-            fit, record = _align(here, there, pyramid, options, place)
+            fit, record = align_contents(here, there, pyramid, options, place)
     matrix = there.frame @ there.embed(fit.matrix) @ np.linalg.inv(here.frame)
     d = here.level.dims
     left, stretches, right = np.linalg.svd(fit.matrix[:d, :d])
@@ -198,10 +198,14 @@ def affine_register(
     return Transform.affine(matrix), record
 
 
-def _align(
+def align_contents(
     here: Content, there: Content, pyramid: list[tuple[Level, Level]], options: AffineSettings, execution: Execution
 ) -> tuple[Fit, dict[str, Any]]:
-    """Search and refine, coarsest level first."""
+    """Search and refine, coarsest level first.
+
+    Raises:
+        RegistrationError: no placement with the required overlap makes the images alike.
+    """
     d = here.level.dims
     penalty = Penalty(options.scale_deviation, options.shear_deviation, options.regularisation)
     coarse_target, coarse_source = pyramid[-1]
@@ -284,7 +288,7 @@ def _headers(here: Content, there: Content) -> Float:
     return np.asarray(matrix)
 
 
-def _contents(
+def contents_of(
     target: Volume,
     target_mask: Volume | None,
     source: Volume,
@@ -292,7 +296,11 @@ def _contents(
     options: AffineSettings,
     device: torch.device,
 ) -> tuple[Content, Content]:
-    """Check the images against each other and describe each in its own frame."""
+    """The target and the source, checked against each other, each in its own frame.
+
+    Raises:
+        VolumeError: see `affine_register`.
+    """
     windows = choose_windows(source, target, options.clamp, None)
     contents = []
     for name, image, mask, own in (

@@ -9,7 +9,7 @@ from typing import Any
 from atlasnet.execution import read_json, reading_back
 from atlasnet.prediction import Batch, Predictor
 from atlasnet.prediction.output import RECORD, REPORT, output_path
-from atlasnet.prediction.predictor import Prediction
+from atlasnet.prediction.prediction import Prediction
 from atlasnet.report.display import window
 from atlasnet.report.page import NO_DEVICE, Cell, Page, number
 from atlasnet.report.pair import add_panels, add_scale, pair_panels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationEr
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_prediction
+from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
+from atlasnet.training.estimate import DiceEstimate, fit_estimate
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.volume import read_labels
@@ -33,17 +35,23 @@ class CrossValidation:
         table: scores of every subject that has a prediction.
         intervals: per label, the 95 % interval of the mean Dice (bias-corrected bootstrap over subjects); None with
             fewer than three subjects or where all scores are equal.
+        estimate: what tells the Dice of a result, learnt from these subjects; None where they are too few.
+        unusual: the subjects that the model that had not seen them found unlike its training subjects.
     """
 
     folds: tuple[tuple[str, ...], ...]
     table: Table
     intervals: dict[str, tuple[float, float] | None]
+    estimate: DiceEstimate | None = None
+    unusual: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         return {
             "folds": [list(fold) for fold in self.folds],
             "dice_interval_95": {name: None if v is None else list(v) for name, v in self.intervals.items()},
+            "dice_estimate": None if self.estimate is None else self.estimate.to_json(),
+            "unusual": list(self.unusual),
             **self.table.as_json(),
         }
 
@@ -58,6 +66,12 @@ class CrossValidation:
             interval = self.intervals[name]
             between = "" if interval is None else f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
             lines.append(f"{name}: Dice {np.mean(dice):.3f} on average{between}; lowest {min(dice):.3f}")
+        if self.estimate is not None:
+            lines.append(
+                f"the mean Dice of a new scan can be estimated with an error of {self.estimate.mean_error:.3f}"
+            )
+        if self.unusual:
+            lines.append(f"found unlike the training subjects: {', '.join(self.unusual)}")
         if self.table.missing:
             lines.append(f"without a prediction, and in no mean: {', '.join(self.table.missing)}")
         return "\n".join(lines)
@@ -211,7 +225,9 @@ class _CrossValidation:
         if not (path.exists() and record.exists()):
             return False
         with reading_back(record):
-            return bool(read_json(record)["provenance"]["model"] == model)
+            content = read_json(record)
+            # One of an earlier version does not hold what the estimate of Dice is learnt from.
+            return bool(content["provenance"]["model"] == model) and "entropy" in content["agreement"]
 
     def _evaluate(self) -> CrossValidation:
         if not any(self._prediction(subject.name).exists() for subject in self.cohort):
@@ -237,4 +253,19 @@ class _CrossValidation:
             rows += scores.rows
         table = Table(labels=labels, rows=tuple(rows), ignore_label=self.cohort.ignore_label, missing=tuple(missing))
         intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
-        return CrossValidation(self.folds, table, intervals)
+        records = {}
+        for name in table.cases:
+            place = self._prediction(name).with_name(f"{name}.json")
+            with reading_back(place):
+                records[name] = read_json(place)
+        dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
+        unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
+        return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), unusual)
+
+
+def keep_estimate(model: Model, found: CrossValidation) -> Model:
+    """The model with what its cross-validation says of the Dice of a new scan, on disk too."""
+    if model.dice_estimate == found.estimate:
+        return model
+    replace(model, dice_estimate=found.estimate).save()
+    return Model.load(model.folder)

@@ -32,6 +32,7 @@ from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import Keyed, keyed_subject, path_digest
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
+from atlasnet.training.typical import measure_typical
 from atlasnet.training.update import ATLAS_KEYS, Update
 
 
@@ -208,6 +209,7 @@ class Fitting:
                 there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
                 self.say.note(f"{sum(there)} of {len(there)} registrations are there already")
             mapped = transformer.map(subjects, targets)
+            typical = measure_typical(transformer, subjects, targets, mapped)
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
         atlases = [Atlas(s.name, s.subject, m.quality, m.region) for s, m in zip(sources, mapped, strict=True)]
         networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
@@ -227,6 +229,7 @@ class Fitting:
             atlases=tuple(atlases),
             provenance=self._provenance(settings, recipe, networks, hashes, targets),
             segment_table=self.segments,
+            typical=typical,
         )
         model.save()
         return Model.load(self.folder)

@@ -15,11 +15,11 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from atlasnet import __version__
 from atlasnet.cohort import Plan
@@ -27,10 +27,15 @@ from atlasnet.cohort.segments import Segment, label_segments
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_path, digest, file_digest, read_json, unpack, write_json
 from atlasnet.network import NetworkSpec
+from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.region import Region
+from atlasnet.training.typical import Typical
 from atlasnet.volume import Volume, read_volume
 
-FORMAT = 1
+T = TypeVar("T")
+
+FORMAT = 2
+READABLE = (1, FORMAT)  # format 1 has no record of the training subjects
 _LONGEST_NAME = 200  # bytes; a suffix and the mark of an unfinished file come behind it
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
 
@@ -86,6 +91,8 @@ class Model:
         provenance: versions, seed, hashes of the training data.
         checksums: SHA-256 by relative path, verified on load.
         segment_table: codes and colours by label name, where the cohort had them.
+        typical: what the training subjects are like, for the verdict on a scan; None in a model of format 1.
+        dice_estimate: what tells the Dice of a result, where the model was cross-validated.
     """
 
     folder: Path
@@ -100,6 +107,8 @@ class Model:
     provenance: Mapping[str, Any]
     checksums: Mapping[str, str] = field(default_factory=dict)
     segment_table: Mapping[str, Any] = field(default_factory=dict)
+    typical: Typical | None = None
+    dice_estimate: DiceEstimate | None = None
     _unpacked: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -140,6 +149,8 @@ class Model:
                 "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
                 "network": self.network.to_json(),
                 "atlases": [atlas.to_json() for atlas in self.atlases],
+                "typical": None if self.typical is None else self.typical.to_json(),
+                "dice_estimate": None if self.dice_estimate is None else self.dice_estimate.to_json(),
                 "provenance": dict(self.provenance),
                 "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
             },
@@ -178,11 +189,11 @@ class Model:
         except (OSError, ValueError) as error:
             raise ModelError("model.json cannot be read", path=path, found=str(error)) from error
         found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT:
+        if found not in READABLE:
             raise ModelError(
                 "the model's format is not one that this version reads",
                 path=path,
-                expected=f"format {FORMAT}",
+                expected=" or ".join(f"format {number}" for number in READABLE),
                 found=f"format {found}",
                 remedy="install the version of atlasnet that wrote it, or train it again",
             )
@@ -200,6 +211,8 @@ class Model:
                 provenance=dict(content["provenance"]),
                 checksums={str(name): str(value) for name, value in content["checksums"].items()},
                 segment_table=content.get("segments", {}),
+                typical=_optional(content, "typical", lambda value: Typical.from_json(value, len(content["channels"]))),
+                dice_estimate=_optional(content, "dice_estimate", DiceEstimate.from_json),
                 _unpacked=unpacked,
             )
             _ = model.segments  # what it says of the labels is understood
@@ -331,6 +344,11 @@ def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[i
         0,
         *sorted({int(v) for v in labels.values()} - {0} - ({ignore_label} if ignore_label is not None else set())),
     )
+
+
+def _optional(content: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
+    """A part of model.json that may be null or, in format 1, absent."""
+    return None if content.get(name) is None else read(content[name])
 
 
 class _Unpacked:

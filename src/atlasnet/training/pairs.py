@@ -72,6 +72,11 @@ class PairRegistrar:
                 write_json(folder / "record.json", made.record)
         return self._load(source, target)
 
+    def kept(self, source: Keyed, target: Keyed) -> Registration | None:
+        """The map of a pair that `register` has made, None where it failed or was never asked for."""
+        made = self.work.finished("registrations", self.key(source, target), self.execution.reporter.warn)
+        return self._load(source, target) if made else None
+
     def _load(self, source: Keyed, target: Keyed) -> Registration:
         folder = self.work.entry("registrations", self.key(source, target))
         return Registration(Transform.load(folder / "transform.safetensors"), read_json(folder / "record.json"))

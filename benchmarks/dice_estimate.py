@@ -1,0 +1,72 @@
+"""Does a model know how good its results are? The estimate of Dice beside the Dice of test subjects.
+
+    python benchmarks/dice_estimate.py DATA
+
+DATA/hippocampus as for hippocampus.py. The model of 17 subjects is cross-validated, which is where its estimate comes
+from; the 60 test subjects are segmented and scored. Wanted: a mean absolute error of the estimated mean Dice at least
+20 % below that of saying the cross-validation's mean of every subject.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from bench import Bench, arguments, summary_lines, work_folder
+from scipy import stats
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", "dice_estimate")
+    parser.add_argument("--atlases", type=int, default=3)
+    options = parser.parse_args()
+    data = options.data / "hippocampus"
+    with work_folder(options.work) as work:
+        bench = Bench(options, work)
+        model, predictions, table = work / "model", work / "predictions", work / "table.json"
+        words = [data, "--subjects", data / "train17.txt", "--atlases", options.atlases, "--folds", "-o", model]
+        bench.atlasnet("train", *bench.train_words(*words))
+        bench.atlasnet("predict", "predict", data / "imagesTs", "-m", model, "-o", predictions)
+        bench.atlasnet("evaluate", "evaluate", predictions, data / "labelsTs", "-o", table)
+        estimate = json.loads((model / "model.json").read_text(encoding="utf-8"))["dice_estimate"]
+        known: dict[str, dict[str, float]] = {}
+        for row in json.loads(table.read_text(encoding="utf-8"))["rows"]:
+            known.setdefault(row["case"], {})[row["label"]] = row["dice"]
+        usual = float(np.mean([line["mean"] for line in estimate["labels"].values()]))
+        rows = []
+        for case, dice in sorted(known.items()):
+            record = json.loads((predictions / f"{case}.json").read_text(encoding="utf-8"))
+            said = record["estimated_dice"]["mean"]
+            rows.append(
+                {
+                    "case": case,
+                    "dice": round(float(np.mean(list(dice.values()))), 4),
+                    "estimated": None if said is None else said["value"],
+                    "stated_error": None if said is None else said["error"],
+                    "verdict": record["verdict"]["result"],
+                }
+            )
+        judged = [row for row in rows if row["estimated"] is not None]
+        dice = np.array([row["dice"] for row in judged])
+        estimated = np.array([row["estimated"] for row in judged])
+        error, of_mean = float(np.abs(estimated - dice).mean()), float(np.abs(usual - dice).mean())
+        found = {
+            "subjects": len(rows),
+            "with_an_estimate": len(judged),
+            "mean_absolute_error": round(error, 4),
+            "mean_absolute_error_of_the_training_mean": round(of_mean, 4),
+            "lower_by": round(1 - error / of_mean, 4),
+            "rank_correlation": round(float(stats.spearmanr(estimated, dice).statistic), 4),
+            "within_twice_the_stated_error": round(
+                float(np.mean([abs(r["estimated"] - r["dice"]) <= 2 * r["stated_error"] for r in judged])), 4
+            ),
+            "unusual": sum(row["verdict"] == "unusual" for row in rows),
+        }
+        bench.result |= {"summary": found, "dice_estimate": estimate, "rows": rows}
+        bench.result["wanted"] = {"error_at_least_20_percent_lower": found["lower_by"] >= 0.2}
+        bench.write()
+        print(summary_lines({**found, **bench.result["wanted"]}))
+
+
+if __name__ == "__main__":
+    main()

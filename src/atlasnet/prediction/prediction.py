@@ -1,0 +1,69 @@
+"""What may be asked of a prediction, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from atlasnet.errors import InputError
+from atlasnet.prediction.fusion import METHODS
+from atlasnet.transform import Transform
+from atlasnet.volume import Volume
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to give and how to fuse.
+
+    Args:
+        fusion: ``"mean"``, ``"vote"``, ``"weighted"``, ``"local"`` or ``"staple"`` (see `atlasnet.prediction.fusion`).
+        probabilities: whether the fused class probabilities are wanted.
+        agreement: whether the agreement and entropy maps are wanted.
+        largest_component: keep the largest connected component of each label.
+        minimum_size_ml: drop connected components that are smaller, in millilitres.
+        minimum_quality: an atlas onto which the registration's quality is lower is not asked.
+        strict: refuse a scan that is not like the training subjects.
+    """
+
+    fusion: str = "mean"
+    probabilities: bool = False
+    agreement: bool = False
+    largest_component: bool = False
+    minimum_size_ml: float = 0.0
+    minimum_quality: float = 0.05
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fusion not in METHODS:
+            raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
+        if self.minimum_size_ml < 0:
+            raise InputError("the minimum size must not be negative", found=str(self.minimum_size_ml))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one scan, all on its own grid.
+
+    Args:
+        labels: (1, z, y, x) in the cohort's label values.
+        record: the verdict on the scan, registration quality per atlas, agreement, volumes in ml, the estimate of Dice,
+            seconds and peak memory by stage, warnings; JSON-able.
+        probabilities: (classes, z, y, x) float32, or None when not wanted.
+        agreement: (1, z, y, x) float32, the share of atlases that voted for the result, 0 where no atlas reached.
+        entropy: (1, z, y, x) float32, of the mean probabilities, 0 to 1.
+        to_atlases: by the name of each atlas that was asked, the map that takes points of the scan into it.
+    """
+
+    labels: Volume
+    record: dict[str, Any]
+    probabilities: Volume | None = None
+    agreement: Volume | None = None
+    entropy: Volume | None = None
+    to_atlases: Mapping[str, Transform] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line: the volume of each label and how far the atlases agreed."""
+        volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())
+        agreement = self.record["agreement"]["foreground"]
+        return f"{volumes}; " + ("nothing found" if agreement is None else f"agreement {agreement:.3f}")

@@ -1,0 +1,69 @@
+"""What the run record says of the atlases and of the volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.prediction.answers import Answers
+from atlasnet.prediction.fusion import Agreement
+from atlasnet.prediction.staple import Performance
+from atlasnet.training.model import Atlas
+from atlasnet.volume import Grid
+
+
+def brief(atlas: Atlas, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prediction's record keeps of a registration's."""
+    kept = ("quality", "similarity_before", "similarity_after", "jacobian_min", "folded_share", "inverse_residual_mm")
+    seconds = {"seconds": record.get("seconds", 0.0)}
+    return {"name": atlas.name, **seconds, **{key: record[key] for key in kept if key in record}}
+
+
+def atlas_records(answers: Answers, performance: Performance | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What the record says of every atlas, with its estimated sensitivity per label where that decided.
+
+    Args:
+        answers: of the atlases.
+        performance: of those that were asked.
+        names: of the classes in the order of their indices, background first.
+    """
+    records = [dict(record) for _, record in answers.atlases]
+    if performance is not None:
+        asked = [record for (answer, _), record in zip(answers.atlases, records, strict=True) if answer is not None]
+        for atlas, record in enumerate(asked):
+            record["sensitivity"] = {
+                name: performance.sensitivity(atlas, label) for label, name in enumerate(names) if label
+            }
+    return records
+
+
+def volumes(indices: NDArray[Any], agreement: Agreement, names: Sequence[str], grid: Grid) -> dict[str, Any]:
+    """The volume of every label, and how it differs between the atlases, millilitres.
+
+    Args:
+        indices: (z, y, x) class indices of the result.
+        agreement: of the atlases, before any post-processing.
+        names: of the classes in the order of their indices, background first.
+        grid: of the scan.
+    """
+    voxel_ml = float(np.prod(grid.spacing)) / 1000
+    labels = [(index, name) for index, name in enumerate(names) if index]
+    return {
+        "volumes_ml": {name: round(int((indices == index).sum()) * voxel_ml, 4) for index, name in labels},
+        "volumes_of_atlases_ml": {
+            name: _spread([count * voxel_ml for count in agreement.voxels(index)]) for index, name in labels
+        },
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    """The least, the mean, the largest, and the standard deviation, None of one."""
+    return {
+        "minimum": round(min(values), 4),
+        "mean": round(float(np.mean(values)), 4),
+        "maximum": round(max(values), 4),
+        "standard_deviation": round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None,
+    }

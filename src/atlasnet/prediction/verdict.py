@@ -1,0 +1,159 @@
+"""Is a scan like the training subjects? Said before the networks run, with reasons in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atlasnet.errors import ModelError, RegistrationError, UnusualInputError
+from atlasnet.execution import Execution
+from atlasnet.registration import WITHOUT_SETTINGS, Registration
+from atlasnet.training.evidence import best_atlas, covered, measure_intensities, orientation, qualities
+from atlasnet.training.model import Model
+from atlasnet.training.typical import FALSE_ALARMS, KINDS
+from atlasnet.volume import Volume
+
+USUAL, UNUSUAL, UNKNOWN = "usual", "unusual", "unknown"
+_SIDES = {"x": "left-right", "y": "front-back", "z": "head-feet"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a scan is like the training subjects.
+
+    Args:
+        result: ``"unusual"`` when one piece of evidence is beyond its limit, ``"usual"`` when none is, ``"unknown"``
+            when there is no limit at all.
+        reasons: a sentence for each piece that is beyond; why nothing is known.
+        evidence: by kind (see `atlasnet.training.typical.KINDS`) its ``value``, the ``limit`` of what is usual, and its
+            ``score``: 0 in the middle of the training subjects, 1 at the limit; None for what could not be measured or
+            has no limit.
+        mirrored: the canonical axes along which the scan fits best when it is mirrored there.
+    """
+
+    result: str
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Mapping[str, float | None]]
+    mirrored: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The highest score of any evidence."""
+        return max((e["score"] for e in self.evidence.values() if e["score"] is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, with the share of false alarms that the limits were set for."""
+        return {
+            "result": self.result,
+            "score": self.score,
+            "reasons": list(self.reasons),
+            "evidence": {name: dict(found) for name, found in self.evidence.items()},
+            "mirrored": self.mirrored,
+            "false_alarms": FALSE_ALARMS,
+        }
+
+    def refusal(self) -> UnusualInputError:
+        """The error of a caller that wants no unusual scan segmented."""
+        return UnusualInputError("the scan is not like the training subjects: " + "; ".join(self.reasons))
+
+
+def why_unknown(model: Model) -> str | None:
+    """Why no scan can be judged with a model; None where it can."""
+    if model.typical is None:
+        return "the model has no record of what its training subjects are like: an earlier version trained it"
+    if not any(model.typical.usual.values()):
+        return "the training subjects are too few to tell what is usual"
+    return None
+
+
+def require_verdict(model: Model) -> None:
+    """Find out before any work that scans cannot be judged.
+
+    Raises:
+        ModelError: the model does not know enough of its training subjects.
+    """
+    why = why_unknown(model)
+    if why is not None:
+        raise ModelError(
+            f"a strict prediction needs a verdict on the scan, and there is none: {why}",
+            path=model.folder,
+            remedy="delete its model.json and train again, which takes up what the work folder holds; or drop --strict",
+        )
+
+
+def judge(
+    model: Model,
+    scan: Volume,
+    prepared: Volume,
+    made: Sequence[Registration | RegistrationError],
+    images: Sequence[Volume],
+    execution: Execution,
+) -> Verdict:
+    """Compare a scan with the training subjects.
+
+    Args:
+        model: with the record of them.
+        scan: (c, z, y, x), canonical orientation.
+        prepared: from `atlasnet.training.mapping.prepare`.
+        made: the registration onto each atlas, or why there is none.
+        images: of the atlases.
+        execution: device, threads, cancellation.
+    """
+    why = why_unknown(model)
+    typical = model.typical
+    if why is not None or typical is None:
+        return Verdict(UNKNOWN, () if why is None else (why,), {})
+    names = [atlas.name for atlas in model.atlases]
+    registrations = {
+        name: None if isinstance(found, RegistrationError) else found for name, found in zip(names, made, strict=True)
+    }
+    own = measure_intensities(prepared, model.plan)
+    best = best_atlas(registrations) if model.operator not in WITHOUT_SETTINGS else None
+    tried = None if best is None else orientation(scan, images[names.index(best)], execution)
+    margin, axes = (None, "") if tried is None else tried
+    values: dict[str, float | None] = {
+        "intensities": own.distance(typical.quantiles),
+        "noise": own.roughness,
+        "orientation": margin,
+        "registration": typical.relative_quality(qualities(registrations)),
+        "field_of_view": covered(typical.points, registrations, scan.grid),
+    }
+    evidence: dict[str, dict[str, float | None]] = {}
+    reasons = []
+    bounds = typical.usual
+    for kind in KINDS:
+        value, usual = values[kind.name], bounds[kind.name]
+        score = None if value is None or usual is None else kind.score(value, usual)
+        limit = None if usual is None else usual[1]
+        evidence[kind.name] = {"value": _rounded(value), "limit": _rounded(limit), "score": _rounded(score)}
+        if value is not None and limit is not None and score is not None and score > 1:
+            reasons.append(_reason(kind.name, value, limit, axes))
+    mirrored = axes if margin is not None and margin < 0 else None
+    return Verdict(UNUSUAL if reasons else USUAL, tuple(reasons), evidence, mirrored)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
+
+
+def _reason(kind: str, value: float, limit: float, axes: str) -> str:
+    if kind == "intensities":
+        return (
+            f"its intensities are {value:.2f} standard deviations from those of the training subjects, usual are up to "
+            f"{limit:.2f} (another unit, modality or part of the body?)"
+        )
+    if kind == "noise":
+        return f"neighbouring voxels differ by {value:.2f} standard deviations, usual are up to {limit:.2f} (noise?)"
+    if kind == "orientation":
+        sides = " and ".join(_SIDES[axis] for axis in axes)
+        return (
+            f"mirrored {sides} it fits better, with a correlation higher by {-value:.3f}, usual are up to "
+            f"{abs(limit):.3f} (a wrong orientation in its header?)"
+        )
+    if kind == "registration":
+        return (
+            f"its registrations have a quality lower by {-value:.3f} than the training subjects', usual are up to "
+            f"{abs(limit):.3f} (another part of the body, modality or a strange anatomy?)"
+        )
+    return f"it shows {value:.0%} of the region that has labels, usual are {limit:.0%} or more (cropped?)"

@@ -1,0 +1,160 @@
+"""How good is a result that nobody has checked? A line through subjects that were segmented unseen says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.training.evidence import finite
+
+FEWEST = 8
+"""Subjects with a score, below which a line says nothing."""
+
+FEATURES = ("agreement", "certainty", "quality")
+"""``agreement``: mean Dice of the atlases with the result, of the label. ``certainty``: 1 - mean entropy of the
+atlases' mean probabilities where the label was found. ``quality``: mean of the registrations that were used."""
+
+
+def features(record: Mapping[str, Any], label: str) -> tuple[float, ...] | None:
+    """What a prediction's record says of a label, in the order of `FEATURES`; None where the label was not found."""
+    dice = [found.get(label) for found in record["agreement"]["dice_with_result"]]
+    agreement = [value for value in dice if value is not None]
+    entropy = record["agreement"]["entropy"].get(label)
+    used = [atlas["quality"] for atlas in record["atlases"] if atlas["used"]]
+    if not agreement or entropy is None or not used:
+        return None
+    return float(np.mean(agreement)), 1.0 - float(entropy), float(np.mean(used))
+
+
+@dataclass(frozen=True)
+class Line:
+    """Dice of one label as a linear function of the features that falls with none of them.
+
+    Args:
+        weights: per feature, 0 or more.
+        centre: the subjects' mean features.
+        mean: their mean Dice.
+        error: root mean square error for a subject that is left out of the fit.
+        subjects: how many there were.
+    """
+
+    weights: tuple[float, ...]
+    centre: tuple[float, ...]
+    mean: float
+    error: float
+    subjects: int
+
+    def value(self, found: Sequence[float]) -> float:
+        """The Dice to expect."""
+        moved = np.asarray(found) - self.centre
+        return float(np.clip(self.mean + moved @ np.asarray(self.weights), 0, 1))
+
+
+@dataclass(frozen=True)
+class DiceEstimate:
+    """What tells the Dice of a result from its record.
+
+    Args:
+        lines: by label name.
+        mean_error: root mean square error of the mean over the labels, for a subject that is left out of the fit.
+    """
+
+    lines: Mapping[str, Line]
+    mean_error: float
+
+    def of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON values: ``labels``, per label ``value`` and ``error``, None for one without a line or not found; ``mean``."""
+        values = {}
+        for label, line in self.lines.items():
+            found = features(record, label)
+            values[label] = None if found is None else line.value(found)
+        labels: dict[str, dict[str, float] | None] = dict.fromkeys(record["agreement"]["entropy"])
+        for label, value in values.items():
+            if value is not None:
+                labels[label] = {"value": round(value, 4), "error": round(self.lines[label].error, 4)}
+        known = [value for value in values.values() if value is not None]
+        mean = None
+        if known and len(known) == len(values):
+            mean = {"value": round(float(np.mean(known)), 4), "error": round(self.mean_error, 4)}
+        return {"labels": labels, "mean": mean}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        lines = {
+            label: {
+                "weights": dict(zip(FEATURES, line.weights, strict=True)),
+                "centre": dict(zip(FEATURES, line.centre, strict=True)),
+                "mean": line.mean,
+                "error": line.error,
+                "subjects": line.subjects,
+            }
+            for label, line in self.lines.items()
+        }
+        return {"labels": lines, "mean_error": self.mean_error}
+
+    @classmethod
+    def from_json(cls, value: Any) -> DiceEstimate:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is not that.
+        """
+        lines = {
+            str(label): Line(
+                tuple(map(float, finite([line["weights"][name] for name in FEATURES]))),
+                tuple(map(float, finite([line["centre"][name] for name in FEATURES]))),
+                float(finite(line["mean"])),
+                float(finite(line["error"])),
+                int(line["subjects"]),
+            )
+            for label, line in value["labels"].items()
+        }
+        return cls(lines, float(finite(value["mean_error"])))
+
+
+def fit_estimate(
+    records: Mapping[str, Mapping[str, Any]], dice: Mapping[str, Mapping[str, float | None]]
+) -> DiceEstimate | None:
+    """Draw the lines.
+
+    Args:
+        records: by subject, of predictions by models that had not seen them.
+        dice: by label, then by subject.
+
+    Returns:
+        Lines for the labels that `FEWEST` subjects have; None where no label has.
+    """
+    lines: dict[str, Line] = {}
+    residuals: dict[str, dict[str, float]] = {}
+    for label, scores in dice.items():
+        found = {name: features(records[name], label) for name in scores if name in records}
+        names = [name for name, values in found.items() if values is not None and scores[name] is not None]
+        if len(names) < FEWEST:
+            continue
+        x = np.array([found[name] for name in names], dtype=np.float64)
+        y = np.array([scores[name] for name in names], dtype=np.float64)
+        left_out = np.array([_line(np.delete(x, i, 0), np.delete(y, i)).value(x[i]) for i in range(len(y))]) - y
+        residuals[label] = dict(zip(names, left_out.tolist(), strict=True))
+        lines[label] = _line(x, y, float(np.sqrt(np.mean(left_out**2))))
+    if not lines:
+        return None
+    common = set.intersection(*(set(found) for found in residuals.values()))
+    means = [np.mean([found[name] for found in residuals.values()]) for name in sorted(common)]
+    # Without a subject that has all labels, errors are taken to go together.
+    error = np.sqrt(np.mean(np.square(means))) if means else np.mean([line.error for line in lines.values()])
+    return DiceEstimate(lines, float(error))
+
+
+def _line(x: NDArray[np.float64], y: NDArray[np.float64], error: float = 0.0) -> Line:
+    from scipy.optimize import nnls  # slow to import, and every reader of a model comes by here
+
+    centre, mean = x.mean(0), float(y.mean())
+    # Features in units of their own spread, so that none is preferred for its scale; one that never differs has none.
+    spread = x.std(0)
+    scale = np.where(spread > 1e-9, spread, np.inf)
+    weights = nnls((x - centre) / scale, y - mean)[0] / scale
+    return Line(tuple(weights.tolist()), tuple(centre.tolist()), mean, error, len(y))

@@ -1,0 +1,229 @@
+"""What the training subjects are like, kept with the model: how far from them a scan may be before it is unusual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from atlasnet.execution import digest, read_json, write_json
+from atlasnet.registration import WITHOUT_SETTINGS
+from atlasnet.training.evidence import (
+    SHARES,
+    Float,
+    Intensities,
+    best_atlas,
+    covered,
+    finite,
+    measure_intensities,
+    orientation,
+    qualities,
+    region_points,
+)
+from atlasnet.training.mapping import prepare, working_grid
+from atlasnet.training.sources import Keyed
+from atlasnet.training.transformer import MappedCohort, Transformer
+
+REVISION = 1  # counts up when the same scan would give other numbers
+FALSE_ALARMS = 0.05
+"""Of so many scans like the training subjects one piece of evidence or another calls unusual, at most."""
+FEWEST = 3
+"""Training subjects with a number, below which nothing is said."""
+
+_SMALLEST = 1e-6  # of numbers that are compared by their ratios; it and all below are nothing
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One piece of evidence: which numbers are unusual.
+
+    Args:
+        name: of it.
+        high: whether high numbers are unusual, or low ones.
+        logarithmic: whether numbers are compared by their ratios; they are positive then.
+        precision: the least standard deviation between subjects that is believed; of the natural logarithm where they
+            are compared by ratios. Few subjects may be alike by chance.
+        harmless: no number on the usual side of it is unusual, whatever the training subjects say.
+    """
+
+    name: str
+    high: bool
+    logarithmic: bool
+    precision: float
+    harmless: float
+
+    def usual(self, values: Sequence[float]) -> tuple[float, float] | None:
+        """The middle of the training subjects' numbers and the bound of what is usual; None where they are too few.
+
+        The bound is Student's one-sided prediction bound for one more number from the same normal distribution, at
+        `FALSE_ALARMS` shared among all `KINDS` (Bonferroni).
+        """
+        if len(values) < FEWEST:
+            return None
+        found = np.array([self._compared(value) for value in values])
+        n, spread = len(found), max(float(found.std(ddof=1)), self.precision)
+        reach = float(stdtrit(n - 1, 1 - FALSE_ALARMS / len(KINDS))) * spread * math.sqrt(1 + 1 / n)
+        middle = float(found.mean())
+        bound = middle + (reach if self.high else -reach)
+        if self.logarithmic:
+            middle, bound = math.exp(middle), math.exp(min(bound, 700.0))
+        return middle, max(bound, self.harmless) if self.high else min(bound, self.harmless)
+
+    def score(self, value: float, usual: tuple[float, float]) -> float:
+        """How unusual a number is: 0 in the middle of the training subjects, 1 at the bound."""
+        middle, bound = (self._compared(number) for number in usual)
+        return (self._compared(value) - middle) / (bound - middle)
+
+    def _compared(self, value: float) -> float:
+        return math.log(max(value, _SMALLEST)) if self.logarithmic else value
+
+
+KINDS = (
+    Kind("intensities", high=True, logarithmic=True, precision=0.1, harmless=0.05),
+    Kind("noise", high=True, logarithmic=True, precision=0.05, harmless=0.001),
+    Kind("orientation", high=False, logarithmic=False, precision=0.01, harmless=0.0),
+    Kind("registration", high=False, logarithmic=False, precision=0.01, harmless=0.0),
+    Kind("field_of_view", high=False, logarithmic=False, precision=0.02, harmless=1.0),
+)
+"""``intensities``: distance from the mean of the training subjects (see `Intensities.distance`). ``noise``: roughness.
+``orientation``: by how much the scan as it is stored fits an atlas better than mirrored. ``registration``: quality,
+compared with the training subjects' mean onto the same atlas, mean over the atlases. ``field_of_view``: share of the
+atlases' labelled region that the scan shows after registration."""
+
+
+@dataclass(frozen=True, eq=False)
+class Typical:
+    """The training subjects in numbers; nothing of it shows who they are.
+
+    Args:
+        quantiles: (channels, shares), the mean of theirs, see `Intensities`.
+        points: per atlas (n, 3) LPS mm, spread over its labelled region.
+        quality: per atlas, the mean quality of the training subjects' registrations; empty where the operator does not
+            look at the images.
+        values: by kind, the numbers of the training subjects, each compared with the others; sorted.
+    """
+
+    quantiles: Float
+    points: Mapping[str, Float]
+    quality: Mapping[str, float]
+    values: Mapping[str, tuple[float, ...]]
+
+    def relative_quality(self, found: Mapping[str, float]) -> float | None:
+        """Mean over the atlases of the quality above that of the training subjects; None where none is known."""
+        above = [value - self.quality[name] for name, value in found.items() if name in self.quality]
+        return float(np.mean(above)) if above else None
+
+    @property
+    def usual(self) -> dict[str, tuple[float, float] | None]:
+        """By kind, the middle of the training subjects' numbers and the bound of what is usual."""
+        return {kind.name: kind.usual(self.values.get(kind.name, ())) for kind in KINDS}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "quantiles": self.quantiles.tolist(),
+            "points": {name: points.tolist() for name, points in self.points.items()},
+            "quality": dict(self.quality),
+            "values": {name: list(values) for name, values in self.values.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, channels: int) -> Typical:
+        """Read what `to_json` wrote of scans with so many channels.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is not that.
+        """
+        found = cls(
+            quantiles=finite(value["quantiles"]),
+            points={str(name): finite(points).reshape(-1, 3) for name, points in value["points"].items()},
+            quality={str(name): float(finite(quality)) for name, quality in value["quality"].items()},
+            values={str(name): tuple(map(float, finite(values))) for name, values in value["values"].items()},
+        )
+        if found.quantiles.shape != (channels, len(SHARES)):
+            raise ValueError(f"expected {len(SHARES)} quantiles for each of {channels} channels")
+        return found
+
+
+def measure_typical(
+    transformer: Transformer,
+    subjects: Sequence[Keyed],
+    atlases: Sequence[Keyed],
+    mapped: Sequence[MappedCohort],
+) -> Typical:
+    """Measure the training subjects, each against the others, from the registrations that the training has made.
+
+    What takes time is kept in the work folder, by subject and by pair.
+
+    Args:
+        transformer: that mapped the subjects.
+        subjects: all of them.
+        atlases: in the order of ``mapped``.
+        mapped: from `Transformer.map`.
+    """
+    plan, execution = transformer.plan, transformer.execution
+    looks = transformer.registrar.operator.name not in WITHOUT_SETTINGS
+    points = {
+        atlas.name: region_points(found, working_grid(atlas.read().grid, plan), plan.slice_axis)
+        for atlas, found in zip(atlases, mapped, strict=True)
+    }
+    intensities: list[Intensities] = []
+    found: list[dict[str, float]] = []
+    values: dict[str, list[float]] = {kind.name: [] for kind in KINDS}
+    for subject in execution.reporter.track(subjects, "measuring the training subjects", len(subjects)):
+        execution.pause()
+        source = subject.remembered()
+        intensities.append(_intensities(transformer, source))
+        # Of its own atlas a subject says nothing.
+        others = {atlas.name: atlas for atlas in atlases if atlas.key != subject.key}
+        registrations = {name: transformer.registrar.kept(source, atlas) for name, atlas in others.items()}
+        found.append(qualities(registrations))
+        share = covered(points, registrations, source.read().grid)
+        if share is not None:
+            values["field_of_view"].append(share)
+        best = best_atlas(registrations) if looks else None
+        margin = None if best is None else _margin(transformer, source, others[best])
+        if margin is not None:
+            values["orientation"].append(margin)
+    quality = {}
+    for atlas in atlases if looks else ():
+        onto = [own[atlas.name] for own in found if atlas.name in own]
+        if onto:
+            quality[atlas.name] = float(np.mean(onto))
+    mean: Float = np.stack([own.quantiles for own in intensities]).mean(0)
+    typical = Typical(np.round(mean, 5), points, quality, {})
+    for own, reached in zip(intensities, found, strict=True):
+        values["noise"].append(own.roughness)
+        if len(subjects) > 1:
+            # The mean of the others, so that a subject is as strange to it as a new scan is.
+            values["intensities"].append(own.distance(mean + (mean - own.quantiles) / (len(subjects) - 1)))
+        relative = typical.relative_quality(reached)
+        if relative is not None:
+            values["registration"].append(relative)
+    rounded = {name: tuple(sorted(round(value, 6) for value in numbers)) for name, numbers in values.items()}
+    return replace(typical, values=rounded)
+
+
+def _intensities(transformer: Transformer, source: Keyed) -> Intensities:
+    plan, work = transformer.plan, transformer.work
+    key = digest({"revision": REVISION, "source": source.key, "plan": plan.to_json()})
+    if not work.finished("intensities", key, transformer.execution.reporter.warn):
+        measured = measure_intensities(prepare(source.read(), plan), plan)
+        with work.making("intensities", key) as folder:
+            write_json(folder / "intensities.json", measured.to_json())
+    return Intensities.from_json(read_json(work.entry("intensities", key) / "intensities.json"))
+
+
+def _margin(transformer: Transformer, source: Keyed, atlas: Keyed) -> float | None:
+    work, execution = transformer.work, transformer.execution
+    key = digest({"revision": REVISION, "source": source.key, "target": atlas.key})
+    if not work.finished("orientation", key, execution.reporter.warn):
+        found = orientation(source.read(), atlas.read(), execution)
+        with work.making("orientation", key) as folder:
+            write_json(folder / "orientation.json", {"margin": None if found is None else found[0]})
+    margin = read_json(work.entry("orientation", key) / "orientation.json")["margin"]
+    return None if margin is None else float(margin)

@@ -1,0 +1,121 @@
+"""The estimate of a result's Dice: a line through subjects that were segmented unseen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atlasnet.cohort import Cohort
+from atlasnet.evaluation import Table
+from atlasnet.execution import Execution
+from atlasnet.prediction import Predictor
+from atlasnet.study import CrossValidation, keep_estimate
+from atlasnet.training.estimate import FEATURES, DiceEstimate, Line, fit_estimate
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.recipe import Recipe
+from synthetic import subject, write_cohort
+
+ONE = Execution(threads=1)
+
+
+def record(agreement: float, certainty: float, quality: float) -> dict[str, Any]:
+    """The parts of a run record that count, of two atlases and one that was not asked."""
+    return {
+        "agreement": {
+            "dice_with_result": [{"a": agreement - 0.1, "b": None}, {"a": agreement + 0.1, "b": None}],
+            "entropy": {"a": 1 - certainty, "b": None},
+        },
+        "atlases": [
+            {"quality": quality, "used": True},
+            {"quality": quality, "used": True},
+            {"quality": 0.0, "used": False},
+        ],
+    }
+
+
+def planted(count: int, noise: float) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float | None]]]:
+    """Subjects whose Dice is 0.1 + 0.5 agreement + 0.3 certainty - 0.2 quality, and noise."""
+    random = np.random.default_rng(3)
+    found = random.uniform(0.3, 0.8, (count, 3))
+    dice = 0.1 + found @ [0.5, 0.3, -0.2] + random.normal(0, noise, count)
+    records = {f"s{i}": record(*found[i].tolist()) for i in range(count)}
+    return records, {"a": {f"s{i}": float(dice[i]) for i in range(count)}, "b": dict.fromkeys(records)}
+
+
+def test_a_planted_line_is_found_and_nothing_falls_with_agreement() -> None:
+    records, dice = planted(400, 0.02)
+    estimate = fit_estimate(records, dice)
+    assert estimate is not None
+    assert set(estimate.lines) == {"a"}  # of b nobody knows anything
+    line = estimate.lines["a"]
+    assert line.weights[:2] == pytest.approx((0.5, 0.3), abs=0.03)
+    assert line.weights[2] == 0.0
+    assert line.subjects == 400
+    # What the quality takes away is noise to the line: uniform over half, times 0.2.
+    assert line.error == pytest.approx(np.hypot(0.02, 0.2 * 0.5 / np.sqrt(12)), rel=0.1)
+
+
+def test_the_error_is_that_of_subjects_left_out() -> None:
+    records, dice = planted(9, 0.02)
+    estimate = fit_estimate(records, dice)
+    assert estimate is not None
+    errors = []
+    for name in records:
+        rest = {other: value for other, value in dice["a"].items() if other != name}
+        without = fit_estimate(records, {"a": rest})
+        assert without is not None
+        value = without.of(records[name])["labels"]["a"]["value"]
+        errors.append(value - float(dice["a"][name] or 0))
+    assert estimate.lines["a"].error == pytest.approx(np.sqrt(np.mean(np.square(errors))), abs=2e-4)
+    assert estimate.mean_error == pytest.approx(estimate.lines["a"].error)
+
+
+def test_few_subjects_give_no_estimate() -> None:
+    assert fit_estimate(*planted(7, 0.01)) is None
+    assert fit_estimate(*planted(8, 0.01)) is not None
+
+
+def test_an_estimate_is_a_dice_and_has_none_for_what_was_not_found() -> None:
+    line = Line((10.0, 0.0, 0.0), (0.5, 0.5, 0.5), 0.7, 0.05, 9)
+    estimate = DiceEstimate({"a": line, "b": line}, 0.04)
+    found = estimate.of(record(0.9, 0.5, 0.5))
+    assert found == {"labels": {"a": {"value": 1.0, "error": 0.05}, "b": None}, "mean": None}
+    alone = DiceEstimate({"a": line}, 0.04).of(record(0.51, 0.5, 0.5))
+    assert alone["mean"] == {"value": 0.8, "error": 0.04}
+
+
+def test_it_is_read_back_as_it_was_written() -> None:
+    estimate = fit_estimate(*planted(12, 0.02))
+    assert estimate is not None
+    assert DiceEstimate.from_json(json.loads(json.dumps(estimate.to_json()))) == estimate
+    assert list(estimate.to_json()["labels"]["a"]["weights"]) == list(FEATURES)
+
+
+def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
+    cohort = Cohort.read(write_cohort(tmp_path / "cohort", range(2)))
+    recipe = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+    options = FitOptions(atlases=2, width=0.25, preset=recipe, operator="affine")
+    model = fit(cohort, tmp_path / "m", options, execution=ONE)
+    image = subject(200)[0]
+    before = Predictor(model, execution=ONE).predict(image).record
+    assert before["estimated_dice"] is None
+    line = Line((0.4, 0.0, 0.0), (0.5, 0.5, 0.5), 0.6, 0.05, 9)
+    table = Table(labels={"core": 4, "shell": 2}, rows=(), ignore_label=None, missing=())
+    found = CrossValidation((), table, {}, DiceEstimate({"core": line, "shell": line}, 0.04))
+    kept = keep_estimate(model, found)
+    assert kept.dice_estimate == found.estimate
+    assert kept.checksums == model.checksums
+    assert fit(cohort, tmp_path / "m", options, execution=ONE).dice_estimate == found.estimate
+    after = Predictor(kept, execution=ONE).predict(image).record
+    agreement = [dice["shell"] for dice in after["agreement"]["dice_with_result"]]
+    expected = None if None in agreement else 0.6 + 0.4 * (np.mean(agreement) - 0.5)
+    value = after["estimated_dice"]["labels"]["shell"]
+    assert (value is None) == (expected is None)
+    if expected is not None:
+        assert value["value"] == pytest.approx(np.clip(expected, 0, 1), abs=1e-4)
+        assert value["error"] == 0.05
