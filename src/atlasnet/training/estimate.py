@@ -67,7 +67,7 @@ class DiceEstimate:
     mean_error: float
 
     def of(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON values: ``labels``, per label ``value`` and ``error``, None for one without a line or not found; ``mean``."""
+        """JSON values: ``labels``, per label ``value`` and ``error``, or None without a line or a result; ``mean``."""
         values = {}
         for label, line in self.lines.items():
             found = features(record, label)
