@@ -18,8 +18,9 @@ from PIL import Image
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
-from atlasnet.prediction import PredictOptions, Predictor
-from atlasnet.report import PredictionReport, write_training_report
+from atlasnet.errors import AtlasNetError, UnusualInputError
+from atlasnet.prediction import Batch, PredictOptions, Predictor
+from atlasnet.report import PredictionReport, write_batch_report, write_training_report
 from atlasnet.report.page import Cell, Page
 from atlasnet.report.pair import pair_panels
 from atlasnet.report.stack import image_layer, label_layer, stacks
@@ -66,6 +67,14 @@ def test_a_page_without_warnings_says_so(tmp_path: Path) -> None:
     page = Page("title")
     page.warnings([], "Nothing to warn of.")
     assert "Nothing to warn of." in check(page.write(tmp_path / "page.html")).text
+
+
+def test_cases_without_a_result_are_on_top_of_a_batchs_page(tmp_path: Path) -> None:
+    batch = Batch(failed={"s1": AtlasNetError("no atlas")}, refused={"s2": UnusualInputError("the scan is mirrored")})
+    text = check(write_batch_report(tmp_path / "report.html", batch, ["core"])).text
+    assert "s1: no atlas" in text
+    assert "s2: refused: the scan is mirrored" in text
+    assert "Every case was segmented" not in text
 
 
 # Slices

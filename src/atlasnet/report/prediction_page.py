@@ -168,7 +168,9 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
         InputError: the record of a case cannot be read.
     """
     page = Page("Predictions")
-    page.warnings([f"{name}: {error}" for name, error in batch.failed.items()], "Every case was segmented.")
+    without = [f"{name}: {error}" for name, error in batch.failed.items()]
+    without += [f"{name}: refused: {error}" for name, error in batch.refused.items()]
+    page.warnings(without, "Every case was segmented.")
     found: list[tuple[tuple[bool, float], list[str | Cell]]] = []
     for name, place in {**batch.written, **batch.kept}.items():
         file = output_path(place, RECORD)
