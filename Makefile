@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check check-all clean
+.PHONY: demo test check check-all docs clean
 
 demo: $(READY)
 	$(BIN)/atlasnet demo -o demo
@@ -22,8 +22,12 @@ check: $(READY)
 check-all: check
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+# A broken link, a name in a docstring that is no more, or any other warning fails the build.
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build
 
 # torch comes first and alone: an exact version keeps pip from choosing a newer build with its accelerator packages.
 $(READY): pyproject.toml constraints.txt
