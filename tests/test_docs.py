@@ -30,14 +30,14 @@ from atlasnet.registration.settings import DEFAULT_LEVELS
 from atlasnet.training import recipe
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.volume import write_volume
-from markdown import PAGES, ROOT, SHELL, Block, blocks, calls, options
+from code_blocks import PAGES, ROOT, SHELL, Block, blocks, calls, options
 from synthetic import subject, write_study_cohort
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [(block, call) for block in BLOCKS for command in block.commands for call in calls(command)]
 SKIPPED = [block for block in BLOCKS if block.not_run is not None]
 RUN = sorted({block.page for block in BLOCKS if block.not_run is None})
-LONG = {"docs/study.md"}  # minutes: many trainings
+LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-registration", "study")}  # many trainings
 
 
 def cut_down(patch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dicoms.save(folder / "export" / series, made)
     with pytest.MonkeyPatch.context() as patch:
         cut_down(patch)
-        fit(Cohort.read(data), folder / "model", FitOptions(atlases=1, width=0.25))
+        fit(Cohort.read(data), folder / "model", FitOptions(atlases=1, width=0.25, operator="affine"))
     return folder
 
 

@@ -23,7 +23,7 @@ class Verbs(Directive):
             section = nodes.section(ids=[nodes.make_id(verb.prog)], support_smartquotes=False)
             section += nodes.title("", verb.prog)
             section += nodes.paragraph("", f"{description[:1].upper()}{description[1:]}.")
-            usage = verb.format_usage().removeprefix("usage: ").rstrip()
+            usage = verb.format_usage().rstrip().replace("usage: ", "").replace("\n       ", "\n")
             section += nodes.literal_block(usage, usage, language="none")
             for title, actions in groups(verb):
                 section += nodes.rubric("", title[:1].upper() + title[1:])
