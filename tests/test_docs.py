@@ -2,8 +2,8 @@
 
 The blocks of a page run in order, in one temporary folder that holds what the pages speak of: ``data/`` and
 ``other/`` (cohorts of small ellipsoids), ``new_ct.nii.gz``, ``scans/``, ``export/`` and so on, and, unless the page
-trains it, ``model/``. They run as they stand. Two things only are not what a reader has: both training recipes are cut
-down to one epoch of a few steps, and ``atlasnet`` runs in the process of the tests. A block after a comment
+trains it, ``model/``. They run as they stand. Three things only are not what a reader has: both training recipes are cut
+down to one epoch of a few steps, there is one thread, and ``atlasnet`` runs in the process of the tests. A block after a comment
 ``<!-- not run: REASON -->`` is parsed and listed, as a skipped test, but not run.
 """
 
@@ -41,9 +41,10 @@ LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-regis
 
 
 def cut_down(patch: pytest.MonkeyPatch) -> None:
-    """Train for one epoch of four steps."""
+    """Train for one epoch of four steps, on one thread."""
     short = {name: replace(value, epochs=1, iterations=4, passes=0.0) for name, value in recipe._PRESETS.items()}
     patch.setattr(recipe, "_PRESETS", short)
+    patch.setattr(os, "sched_getaffinity", lambda _process: {0}, raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def write_registration_report(
         source: that was registered onto it.
         warped: the source on the target's grid.
         transform: takes points of the target into the source.
-        record: see `atlasnet.registration.Registration`, with what `atlasnet register` adds.
+        record: see `atlasnet.registration.Registration`, with what ``atlasnet register`` adds.
         names: what target and source are called.
         modality: the channel's name; decides the grey windows.
     """
