@@ -2,9 +2,9 @@
 
 The blocks of a page run in order, in one temporary folder that holds what the pages speak of: ``data/`` and
 ``other/`` (cohorts of small ellipsoids), ``new_ct.nii.gz``, ``scans/``, ``export/`` and so on, and, unless the page
-trains it, ``model/``. They run as they stand. Three things only are not what a reader has: both training recipes are cut
-down to one epoch of a few steps, there is one thread, and ``atlasnet`` runs in the process of the tests. A block after a comment
-``<!-- not run: REASON -->`` is parsed and listed, as a skipped test, but not run.
+trains it, ``model/``. They run as they stand. Three things only are not what a reader has: both training recipes are
+cut down to one epoch of a few steps, there is one thread, and ``atlasnet`` runs in the process of the tests. A block
+after a comment ``<!-- not run: REASON -->`` is parsed and listed, as a skipped test, but not run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [(block, call) for block in BLOCKS for command in block.commands for call in calls(command)]
 SKIPPED = [block for block in BLOCKS if block.not_run is not None]
 RUN = sorted({block.page for block in BLOCKS if block.not_run is None})
-LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-registration", "study")}  # many trainings
+LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-registration", "resuming", "study")}  # many trainings
 
 
 def cut_down(patch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,8 @@ def desk(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow if p in LONG else ()) for p in RUN])
 def test_the_blocks_of_a_page_run(page: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = [block for block in BLOCKS if block.page == page and block.not_run is None]
-    if any(call[0] == "train" and "model/" in call for block in run for line in block.commands for call in calls(line)):
+    lines = [call for block in run for command in block.commands for call in calls(command)]
+    if any(call[0] == "train" and call[call.index("-o") + 1] == "model/" for call in lines):
         shutil.rmtree(desk / "model")
     before, names = set(sys.modules), {"__name__": "page"}
     try:
