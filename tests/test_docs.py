@@ -37,7 +37,8 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [(block, call) for block in BLOCKS for command in block.commands for call in calls(command)]
 SKIPPED = [block for block in BLOCKS if block.not_run is not None]
 RUN = sorted({block.page for block in BLOCKS if block.not_run is None})
-LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-registration", "resuming", "study")}  # many trainings
+# Those with many trainings take minutes together.
+LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-registration", "resuming", "study")}
 
 
 def cut_down(patch: pytest.MonkeyPatch) -> None:
