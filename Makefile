@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Modules of tests beside each other, on two cores as on many; threads that wait for others leave the core to them.
+PARALLEL := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test check check-all docs clean
 
@@ -10,7 +12,7 @@ demo: $(READY)
 	$(BIN)/atlasnet demo -o demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PARALLEL)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -20,7 +22,7 @@ check: $(READY)
 
 # Everything that takes minutes rather than seconds: full seed counts, kills at random instants.
 check-all: check
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PARALLEL) -m "slow or not slow"
 
 # A broken link, a name in a docstring that is no more, or any other warning fails the build.
 docs: $(READY)

@@ -89,6 +89,7 @@ def test_the_exit_codes_are_in_the_help(capsys: Capture) -> None:
         "0",
         "1",
         "2",
+        "3",
         "130",
     ]
 

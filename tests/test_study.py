@@ -256,7 +256,7 @@ def test_another_fusion_is_asked_of_the_same_networks(
 
 def test_the_page_holds_everything_and_loads_nothing(study: Study, found: dict) -> None:
     parser = Tags()
-    parser.feed((study.folder / "study.html").read_text())
+    parser.feed((study.folder / "study.html").read_text(encoding="utf-8"))
     assert parser.tags["table"] == 2 + len(study.labels)
     assert parser.tags["svg"] == 3
     assert parser.tags["img"] == 3 * len(METHODS)
