@@ -10,7 +10,7 @@ from typing import Any
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Execution
-from atlasnet.prediction import Prediction, PredictOptions, Predictor
+from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
@@ -69,6 +69,7 @@ class AtlasNet:
         )
         self.execution = execution or Execution()
         self.model: Model | None = None
+        self._ensemble: Ensemble | None = None
         self._predictor: Predictor | None = None
 
     def fit(
@@ -88,7 +89,7 @@ class AtlasNet:
         if not (update is None or isinstance(update, Model)):
             update = Model.load(update)
         self.model = fit(cohort, folder, self.options, update=update, work=work, execution=self.execution)
-        self._predictor = None
+        self._ensemble = self._predictor = None
         return self
 
     def predict(self, image: Volume | str | Path, **options: Any) -> Prediction:
@@ -104,12 +105,12 @@ class AtlasNet:
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
-        model = self._fitted()
+        models = self._ensemble or Ensemble.of(self._fitted())
         if not isinstance(image, Volume):
-            image = read_volume(image, channels=len(model.channels) > 1)
+            image = read_volume(image, channels=len(models.channels) > 1)
         chosen = PredictOptions(**options)
         if self._predictor is None:
-            self._predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)
+            self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
         return self._predictor.predict(image, chosen)
 
     def save(self, path: str | Path) -> None:
@@ -117,6 +118,7 @@ class AtlasNet:
 
         Raises:
             InputError: the folder exists.
+            ModelError: nothing was fitted or loaded, or it is several models.
         """
         path, model = Path(path), self._fitted()
         if path.suffix == ".zip":
@@ -127,17 +129,23 @@ class AtlasNet:
         shutil.copytree(model.folder, path, ignore=shutil.ignore_patterns("work", "cross_validation", ".*"))
 
     @classmethod
-    def load(cls, path: str | Path, *, allow_module: bool = False, execution: Execution | None = None) -> AtlasNet:
-        """Read a model folder or zip.
+    def load(
+        cls, path: str | Path, *more: str | Path, allow_module: bool = False, execution: Execution | None = None
+    ) -> AtlasNet:
+        """Read a model folder or zip; or several, which then segment together, see `atlasnet.prediction.Ensemble`.
 
         Raises:
-            ModelError: it is not there, not finished, or damaged.
+            ModelError: one is not there, not finished, or damaged, or they do not fit each other.
         """
         net = cls(allow_module=allow_module, execution=execution)
-        net.model = Model.load(path)
+        net._ensemble = Ensemble.load([path, *more])
+        if len(net._ensemble) == 1:
+            net.model = net._ensemble.models[0]
         return net
 
     def _fitted(self) -> Model:
+        if self._ensemble is not None and len(self._ensemble) > 1:
+            raise ModelError("several models are not one that could be saved", remedy="copy their folders")
         if self.model is None:
             raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
         return self.model

@@ -27,7 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders of cases, DICOM folders or zips"
     )
-    parser.add_argument("-m", "--model", type=Path, required=True, metavar="MODEL", help="folder or zip of the model")
+    parser.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="MODEL",
+        help="folder or zip of the model; repeat it for several that segment together, or name the cross_validation "
+        "folder of train --folds --ensemble",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -76,19 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict case after case; one that fails or is refused is reported at the end and makes the exit code 1 or 3."""
-    from atlasnet.prediction import PredictOptions, Predictor, find_cases, predict_cases
+    from atlasnet.prediction import Ensemble, PredictOptions, Predictor, find_cases, predict_cases
     from atlasnet.prediction.batch import wanted_outputs
     from atlasnet.prediction.dicom import require_dicom, require_writers
     from atlasnet.prediction.forecast import forecast_cases
     from atlasnet.prediction.inputs import image_stem
-    from atlasnet.training.model import Model
 
     execution = execution_from(args)
     wants_dicom = args.dicom_seg or args.rtstruct
     if wants_dicom:
         require_writers()
-    model = Model.load(args.model)
-    cases = find_cases(args.inputs, len(model.channels), args.series)
+    models = Ensemble.load(args.model)
+    cases = find_cases(args.inputs, len(models.channels), args.series)
     if wants_dicom:
         require_dicom(cases)
     paths = _places(args.output, cases)
@@ -103,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         found = forecast_cases(
-            model,
+            models,
             cases,
             paths,
             options,
@@ -114,8 +122,9 @@ def run(args: argparse.Namespace) -> int:
         )
         tell(args, as_text(batch_lines(found, args.output)), found.to_json())
         return 0
+    models.check(options)
     make_folder(next(iter(paths.values())).parent if paths else args.output)
-    predictor = Predictor(model, execution=execution, allow_module=args.allow_module)
+    predictor = Predictor(models, execution=execution, allow_module=args.allow_module)
     batch = predict_cases(
         predictor,
         cases,
@@ -129,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report and not is_file:
         from atlasnet.report import write_batch_report
 
-        names = [segment.name for segment in model.segments]
+        names = [segment.name for segment in models.segments]
         write_batch_report(args.output / "report.html", batch, names)
     problems = {**batch.failed, **batch.refused}
     if len(cases) == 1 and problems:

@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cross-validate as well, into MODEL/cross_validation (K defaults to 5; with fewer than 10 subjects each "
         "is left out in turn)",
     )
+    parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="keep the models of --folds to segment together: predict -m MODEL/cross_validation",
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
     parser.add_argument(
         "--report",
@@ -87,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     from atlasnet.cohort import Cohort
     from atlasnet.errors import InputError
-    from atlasnet.study import cross_validate, keep_estimate, plan_folds
+    from atlasnet.study import cross_validate, keep_ensemble, keep_estimate, plan_folds
     from atlasnet.training.fit import FitOptions, fit
     from atlasnet.training.model import Model
     from atlasnet.training.subjects import read_names
@@ -98,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
             "a model that is updated cannot be cross-validated: it has seen the subjects that would be left out",
             remedy="cross-validate without --update",
         )
+    if args.ensemble and args.folds is None:
+        raise InputError("there are no models to make an ensemble of", remedy="add --folds")
     update = None if args.update is None else Model.load(args.update)
     cohort = Cohort.read(args.data)
     if args.subjects is not None:
@@ -130,6 +137,10 @@ def run(args: argparse.Namespace) -> int:
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
         failed = bool(found.table.missing)
+        if args.ensemble:
+            keep_ensemble(folder, found)
+            result["ensemble"] = str(folder)
+            text += f"\nensemble of {len(found.folds)} models: {folder}"
     if args.report:
         from atlasnet.report import write_training_report
         from atlasnet.training.registered import registered_pairs
@@ -156,15 +167,15 @@ def _dry_run(
     work: Path,
     execution: Execution,
 ) -> int:
-    from atlasnet.study import fold_pairs, plan_folds
+    from atlasnet.study import fold_name, fold_pairs, plan_folds
     from atlasnet.training.forecast import forecast_fit
 
     found = forecast_fit(cohort, args.output, options, update=update, work=work, execution=execution)
     lines, result = training_lines(found, args.output), found.to_json()
     if args.folds is not None:
         folds = plan_folds(cohort, options, args.folds or None, execution.seed)
-        models = [args.output / "cross_validation" / f"fold_{n}" / "model.json" for n, _ in enumerate(folds, start=1)]
-        missing = [fold for fold, model in zip(folds, models, strict=True) if not model.is_file()]
+        places = [args.output / "cross_validation" / fold_name(n) for n, _ in enumerate(folds, start=1)]
+        missing = [fold for fold, place in zip(folds, places, strict=True) if not (place / "model.json").is_file()]
         finished, pairs = len(folds) - len(missing), fold_pairs(missing, len(cohort), found.atlases)
         lines += fold_lines(len(folds), finished, pairs, found)
         result["folds"] = {"all": len(folds), "kept": finished, "registrations": pairs}

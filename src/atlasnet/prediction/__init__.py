@@ -2,6 +2,7 @@
 
 from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.batch import Batch, predict_cases
+from atlasnet.prediction.ensemble import Ensemble, write_ensemble
 from atlasnet.prediction.inputs import find_cases
 from atlasnet.prediction.output import provenance, write_prediction
 from atlasnet.prediction.prediction import Prediction, PredictOptions
@@ -10,11 +11,13 @@ from atlasnet.prediction.predictor import Predictor
 __all__ = [
     "Answers",
     "Batch",
+    "Ensemble",
     "PredictOptions",
     "Prediction",
     "Predictor",
     "find_cases",
     "predict_cases",
     "provenance",
+    "write_ensemble",
     "write_prediction",
 ]

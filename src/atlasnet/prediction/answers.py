@@ -28,6 +28,7 @@ class Answer:
         quality: of the registration.
         fit: (z, y, x) float16, how well the scan fits the atlas at every voxel (see
             `atlasnet.registration.local_weight`); None where nobody asked.
+        model: the number of its model. The opinions of one model are fused with each other before the models are.
     """
 
     probabilities: Tensor
@@ -35,6 +36,7 @@ class Answer:
     to_atlas: Transform
     quality: float
     fit: Tensor | None = None
+    model: int = 0
 
 
 class MappedAnswer:
@@ -95,7 +97,7 @@ class Answers:
         return replace(self, atlases=self.atlases[:count])
 
     def and_those_of(self, others: Sequence[Answers]) -> Answers:
-        """With the answers of other models with the same labels to the same scan, all to be fused together."""
+        """With the answers of other predictors with the same labels to the same scan, all to be fused together."""
         stages = self.stages.copy()
         for other in others:
             for stage, value in other.stages.seconds.items():

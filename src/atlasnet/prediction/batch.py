@@ -16,7 +16,6 @@ from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
-from atlasnet.prediction.verdict import require_verdict
 from atlasnet.volume import Volume
 
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
@@ -87,7 +86,7 @@ def predict_cases(
     a hash) and every output that is wanted has the SHA-256 that the record says.
 
     Args:
-        predictor: the model, ready.
+        predictor: the model or models, ready.
         cases: from `find_cases`.
         paths: by case name, where its labels go.
         options: fusion, outputs, post-processing.
@@ -102,12 +101,12 @@ def predict_cases(
         the training subjects is refused: nothing is written for it.
 
     Raises:
-        ModelError: ``strict`` is wanted, and no scan can be judged with the model.
+        ModelError: ``strict`` is wanted, and no scan can be judged with a model.
+        InputError: there are several models, and the fusion is not the mean.
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution
-    if options.strict:
-        require_verdict(predictor.model)
+    predictor.ensemble.check(options)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
     asked = options if report is None else replace(options, agreement=True)
     batch = Batch()
@@ -116,12 +115,12 @@ def predict_cases(
         path, stages = paths[case.name], Stages()
         try:
             with stages("reading"):
-                made_of = provenance(case, predictor.model, options, execution)
+                made_of = provenance(case, predictor.ensemble, options, execution)
                 if not overwrite and is_written(path, made_of, outputs, strict=options.strict):
                     batch.kept[case.name] = path
                     execution.reporter.note(f"{case.name}: kept, it is of the same model, input and options")
                     continue
-                origin = find_origin(case, predictor.model) if dicom_seg or rtstruct else None
+                origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
                 image = case.read_image()
             prediction = predictor.predict(image, asked)
             page = None

@@ -16,7 +16,6 @@ import numpy as np
 
 from atlasnet import __version__
 from atlasnet.errors import InputError, VolumeError
-from atlasnet.execution import digest
 from atlasnet.volume import Volume
 from atlasnet.volume.io import is_dicom
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from atlasnet.cohort import Subject
     from atlasnet.cohort.segments import Segment
-    from atlasnet.training.model import Model
+    from atlasnet.prediction.ensemble import Ensemble
     from atlasnet.volume.dicom import DicomSource
 
 MANUFACTURER = "AtlasNet"
@@ -79,7 +78,7 @@ class Origin:
     Args:
         source: the series that was segmented.
         segments: of the model, in the order of their values; the n-th of them is segment or region n.
-        model: the model's checksum.
+        model: checksum of the model or models.
         created: when.
     """
 
@@ -114,8 +113,8 @@ class Origin:
         return kept
 
 
-def find_origin(case: Subject, model: Model) -> Origin:
-    """What the segmentation of a DICOM case by a model refers to.
+def find_origin(case: Subject, ensemble: Ensemble) -> Origin:
+    """What the segmentation of a DICOM case by one or several models refers to.
 
     Raises:
         VolumeError: the series cannot be read, or nothing can refer to it.
@@ -124,7 +123,7 @@ def find_origin(case: Subject, model: Model) -> Origin:
 
     source = read_dicom_source(case.images[0], case.series)
     check_source(source, case.images[0])
-    return Origin(source, model.segments, digest(dict(model.checksums)), datetime.now())
+    return Origin(source, ensemble.segments, ensemble.checksum, datetime.now())
 
 
 def check_source(source: DicomSource, path: Path) -> None:

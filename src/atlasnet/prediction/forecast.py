@@ -12,6 +12,7 @@ from atlasnet.errors import AtlasNetError
 from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.batch import explained
+from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.output import is_written, provenance
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.predictor import Predictor
@@ -56,7 +57,7 @@ class BatchForecast:
 
 
 def forecast_cases(
-    model: Model,
+    models: Model | Ensemble,
     cases: Sequence[Subject],
     paths: Mapping[str, Path],
     options: PredictOptions | None = None,
@@ -68,11 +69,11 @@ def forecast_cases(
 ) -> BatchForecast:
     """What a batch with the same arguments would do; nothing is written.
 
-    The inputs are hashed, to tell what is kept. The first missing case that can be is segmented with the model's first
-    atlas alone; what depends on the number of atlases is multiplied by it.
+    The inputs are hashed, to tell what is kept. The first missing case that can be is segmented with the first atlas of
+    the first model alone; what depends on the number of atlases is multiplied by it.
 
     Args:
-        model: the trained model.
+        models: the trained model, or several that segment together.
         cases: from `find_cases`.
         paths: by case name, where its labels would go.
         options: fusion, outputs, post-processing.
@@ -80,25 +81,30 @@ def forecast_cases(
         overwrite: whether nothing would be kept.
         allow_module: whether the code that the model's network names may be imported.
         execution: device, threads, seed, progress.
+
+    Raises:
+        ModelError: ``strict`` is wanted, and no scan can be judged with a model.
+        InputError: there are several models, and the fusion is not the mean.
     """
     options, execution = options or PredictOptions(), execution or Execution()
+    ensemble = Ensemble.of(models)
+    ensemble.check(options)
     missing: list[Subject] = []
     kept: list[Subject] = []
     unreadable: dict[str, str] = {}
     for case in execution.reporter.track(cases, "checking the files", len(cases)):
         try:
-            origin = provenance(case, model, options, execution)
+            origin = provenance(case, ensemble, options, execution)
         except AtlasNetError as error:
             unreadable[case.name] = str(error)
             continue
         is_kept = not overwrite and is_written(paths[case.name], origin, outputs, strict=options.strict)
         (kept if is_kept else missing).append(case)
     seconds, peak = None, None
-    one = replace(model, atlases=model.atlases[:1])
     silent = replace(execution, reporter=SilentReporter())
     for case in [*missing]:
         try:
-            seconds, peak = _measured(one, len(model.atlases), case, options, silent, allow_module)
+            seconds, peak = _measured(ensemble, case, options, silent, allow_module)
             break
         except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
             reason = explained(problem)
@@ -111,25 +117,29 @@ def forecast_cases(
 
 
 def _measured(
-    model: Model, atlases: int, case: Subject, options: PredictOptions, execution: Execution, allow_module: bool
+    ensemble: Ensemble, case: Subject, options: PredictOptions, execution: Execution, allow_module: bool
 ) -> tuple[dict[str, float], float | None]:
-    """Seconds by stage and MiB of a case with ``atlases`` atlases, from one with the single atlas of ``model``."""
-    predictor, stages = Predictor(model, execution=execution, allow_module=allow_module), Stages()
+    """Seconds by stage and MiB of a case, from one with a single atlas of the first model."""
+    first = ensemble.models[0]
+    one = replace(first, atlases=first.atlases[:1])
+    predictor, stages = Predictor(one, execution=execution, allow_module=allow_module), Stages()
+    atlases = sum(len(model.atlases) for model in ensemble.models)
+    times = {"registration": ensemble.pairs, "verdict": len(ensemble), "postprocessing": 1}
     with stages("reading"):
         image = case.read_image()
     # One atlas that fits badly would not be asked, and the others might.
     record = predictor.predict(image, replace(options, minimum_quality=0.0, strict=False)).record
-    once = {**stages.seconds, **{stage: record["seconds"][stage] for stage in ("verdict", "postprocessing")}}
-    each = {stage: atlases * value for stage, value in record["seconds"].items() if stage not in once}
+    each = {stage: times.get(stage, atlases) * value for stage, value in record["seconds"].items()}
     peak = peak_memory()
-    return once | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)
+    return stages.seconds | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)
 
 
 def _atlas_mib(predictor: Predictor) -> float:
     """What a further atlas keeps in memory: its image, its network, its map both ways, its probabilities twice."""
-    model, (image,) = predictor.model, predictor.atlases
+    (member,) = predictor.members
+    model, (image,) = member.model, member.images
     grid, coarse = working_grid(image.grid, model.plan), image.grid.with_spacing(model.plan.registration_spacing)
-    weights = sum(tensor.nbytes for tensor in predictor.networks[0].state_dict().values())
+    weights = sum(tensor.nbytes for tensor in member.networks[0].state_dict().values())
     maps = 2 * 3 * 4 * int(coarse.size.prod())
     said = len(model.values) * (2 + 4) * int(grid.size.prod())
     return float(image.array.nbytes + weights + maps + said) / MIB

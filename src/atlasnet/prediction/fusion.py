@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -211,6 +211,30 @@ def fuse_slab(
     if fusion is None:
         raise InputError("there is no atlas to fuse", expected="at least one")
     return fusion.result()
+
+
+def fuse_models(slabs: Sequence[FusedSlab]) -> FusedSlab:
+    """Fuse what several models say, each by all of its atlases: the class of the highest mean of their probabilities.
+
+    Every model that reaches a voxel counts alike there, however many atlases it has; a tie goes to the lower class.
+
+    Args:
+        slabs: of the same voxels, one a model, at least one.
+
+    Returns:
+        ``share``, ``reached`` and ``choices`` are those of all atlases of all models.
+    """
+    fusion = SlabFusion(len(slabs[0].probabilities), slabs[0].labels.shape, device=slabs[0].labels.device)
+    for slab in slabs:
+        fusion.add(slab.probabilities, slab.reached > 0)
+    fused = fusion.result()
+    choices = tuple(choice for slab in slabs for choice in slab.choices)
+    reached, votes = torch.zeros_like(fused.reached), torch.zeros_like(fused.share)
+    for slab in slabs:
+        reached += slab.reached
+    for choice in choices:
+        votes += choice == fused.labels
+    return replace(fused, share=votes / reached.clamp(min=1), reached=reached, choices=choices)
 
 
 class Agreement:

@@ -16,6 +16,7 @@ from atlasnet import __version__
 from atlasnet.cohort import Subject
 from atlasnet.errors import VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
+from atlasnet.prediction.ensemble import Ensemble, checksum
 from atlasnet.prediction.inputs import image_stem
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
@@ -40,11 +41,14 @@ def output_path(path: Path, output: str) -> Path:
     return path.with_name(stem + _OWN_SUFFIX.get(output, f"_{output}{path.name[len(stem) :]}"))
 
 
-def provenance(case: Subject, model: Model, options: PredictOptions, execution: Execution) -> dict[str, Any]:
+def provenance(
+    case: Subject, models: Model | Ensemble, options: PredictOptions, execution: Execution
+) -> dict[str, Any]:
     """What a prediction is made of, and by: hashes and versions, and nothing of who the patient is.
 
     ``request`` is a hash of all that decides labels and verdict: two predictions with the same one are the same, but
-    for the rounding that device, threads and versions of libraries bring. They stand beside it.
+    for the rounding that device, threads and versions of libraries bring. They stand beside it. Several models stand
+    under ``models`` with their names and checksums, and ``model`` is a checksum of all.
 
     Raises:
         VolumeError: the input cannot be read.
@@ -59,10 +63,42 @@ def provenance(case: Subject, model: Model, options: PredictOptions, execution: 
         raise VolumeError("the file cannot be read", path=case.images[0], found=str(error)) from error
     # A strict prediction is the same one, or none.
     chosen = {name: value for name, value in asdict(options).items() if name not in (*MAPS, "strict")}
+    ensemble = Ensemble.of(models)
     request = {
         "atlasnet": __version__,
         "input": inputs,
         "series": case.series,
+        "options": chosen,
+        "seed": execution.seed,
+    }
+    listed = {}
+    if len(ensemble) == 1:
+        request |= _decisive(ensemble.models[0])
+    else:
+        # Records name the models, so that other names make other records.
+        named = list(zip(ensemble.names, ensemble.models, strict=True))
+        request["models"] = [[name, _decisive(model)] for name, model in named]
+        listed = {"models": [{"name": name, "checksum": checksum(model)} for name, model in named]}
+    return {
+        "request": digest(request),
+        "input_sha256": inputs,
+        "model": ensemble.checksum,
+        **listed,
+        "options": chosen,
+        "seed": execution.seed,
+        "device": execution.device,
+        "threads": execution.threads,
+        "atlasnet": __version__,
+        "torch": torch.__version__,
+        "simpleitk": sitk.Version.VersionString(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _decisive(model: Model) -> dict[str, Any]:
+    """What of a model decides labels and verdict, JSON-able."""
+    return {
         "model": dict(model.checksums),
         "channels": model.channels,
         "labels": dict(model.labels),
@@ -73,22 +109,6 @@ def provenance(case: Subject, model: Model, options: PredictOptions, execution: 
         "network": model.network.to_json(),
         "typical": None if model.typical is None else model.typical.to_json(),
         "dice_estimate": None if model.dice_estimate is None else model.dice_estimate.to_json(),
-        "options": chosen,
-        "seed": execution.seed,
-    }
-    return {
-        "request": digest(request),
-        "input_sha256": inputs,
-        "model": digest(dict(model.checksums)),
-        "options": chosen,
-        "seed": execution.seed,
-        "device": execution.device,
-        "threads": execution.threads,
-        "atlasnet": __version__,
-        "torch": torch.__version__,
-        "simpleitk": sitk.Version.VersionString(),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
     }
 
 

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.fusion import Agreement
 from atlasnet.prediction.staple import Performance
-from atlasnet.training.model import Atlas
 from atlasnet.volume import Grid
 
 
-def brief(atlas: Atlas, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a prediction's record keeps of a registration's."""
+def brief(atlas: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a prediction's record keeps of the record of a registration onto the atlas of this name."""
     kept = ("quality", "similarity_before", "similarity_after", "jacobian_min", "folded_share", "inverse_residual_mm")
     seconds = {"seconds": record.get("seconds", 0.0)}
-    return {"name": atlas.name, **seconds, **{key: record[key] for key in kept if key in record}}
+    return {"name": atlas, **seconds, **{key: record[key] for key in kept if key in record}}
 
 
 def atlas_records(answers: Answers, performance: Performance | None, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atlasnet.errors import ModelError, RegistrationError, UnusualInputError
-from atlasnet.execution import Execution
 from atlasnet.registration import WITHOUT_SETTINGS, Registration
-from atlasnet.training.evidence import best_atlas, covered, measure_intensities, orientation, qualities
+from atlasnet.training.evidence import best_atlas, covered, measure_intensities, qualities
 from atlasnet.training.model import Model
 from atlasnet.training.typical import FALSE_ALARMS, KINDS
-from atlasnet.volume import Volume
+from atlasnet.volume import Grid, Volume
 
 USUAL, UNUSUAL, UNKNOWN = "usual", "unusual", "unknown"
 _SIDES = {"x": "left-right", "y": "front-back", "z": "head-feet"}
@@ -84,21 +83,19 @@ def require_verdict(model: Model) -> None:
 
 def judge(
     model: Model,
-    scan: Volume,
+    scan: Grid,
     prepared: Volume,
     made: Sequence[Registration | RegistrationError],
-    images: Sequence[Volume],
-    execution: Execution,
+    orientation: Callable[[int], tuple[float, str] | None],
 ) -> Verdict:
     """Compare a scan with the training subjects.
 
     Args:
         model: with the record of them.
-        scan: (c, z, y, x), canonical orientation.
+        scan: its grid, canonical orientation.
         prepared: from `atlasnet.training.mapping.prepare`.
         made: the registration onto each atlas, or why there is none.
-        images: of the atlases.
-        execution: device, threads, cancellation.
+        orientation: gives `atlasnet.training.evidence.orientation` of the scan and the atlas of this number.
     """
     why = why_unknown(model)
     typical = model.typical
@@ -110,26 +107,54 @@ def judge(
     }
     own = measure_intensities(prepared, model.plan)
     best = best_atlas(registrations) if model.operator not in WITHOUT_SETTINGS else None
-    tried = None if best is None else orientation(scan, images[names.index(best)], execution)
+    tried = None if best is None else orientation(names.index(best))
     margin, axes = (None, "") if tried is None else tried
     values: dict[str, float | None] = {
         "intensities": own.distance(typical.quantiles),
         "noise": own.roughness,
         "orientation": margin,
         "registration": typical.relative_quality(qualities(registrations)),
-        "field_of_view": covered(typical.points, registrations, scan.grid),
+        "field_of_view": covered(typical.points, registrations, scan),
     }
-    evidence: dict[str, dict[str, float | None]] = {}
-    reasons = []
+    evidence: dict[str, Mapping[str, float | None]] = {}
     bounds = typical.usual
     for kind in KINDS:
         value, usual = values[kind.name], bounds[kind.name]
         score = None if value is None or usual is None else kind.score(value, usual)
         limit = None if usual is None else usual[1]
         evidence[kind.name] = {"value": _rounded(value), "limit": _rounded(limit), "score": _rounded(score)}
+    return _verdict(evidence, axes if margin is not None and margin < 0 else None)
+
+
+def joined(verdicts: Sequence[Verdict]) -> Verdict:
+    """What several models say of one scan together: of every piece of evidence, what the middle one of them says.
+
+    A number is beyond its limit where it is so for more than half of the models that have one. If one of them were
+    enough, false alarms would grow with the number of models.
+    """
+    known = [verdict for verdict in verdicts if verdict.result != UNKNOWN]
+    if not known:
+        return Verdict(UNKNOWN, tuple(dict.fromkeys(reason for v in verdicts for reason in v.reasons)), {})
+    evidence: dict[str, Mapping[str, float | None]] = {}
+    mirrored = known[0].mirrored
+    for kind in KINDS:
+        scored = [(found["score"], v) for v in known if (found := v.evidence[kind.name])["score"] is not None]
+        scored.sort(key=lambda pair: pair[0] or 0.0)
+        middle = scored[(len(scored) - 1) // 2][1] if scored else known[0]
+        evidence[kind.name] = middle.evidence[kind.name]
+        if kind.name == "orientation":
+            mirrored = middle.mirrored
+    return _verdict(evidence, mirrored)
+
+
+def _verdict(evidence: Mapping[str, Mapping[str, float | None]], mirrored: str | None) -> Verdict:
+    """What follows from the evidence."""
+    reasons = []
+    for name, found in evidence.items():
+        value, limit, score = found["value"], found["limit"], found["score"]
         if value is not None and limit is not None and score is not None and score > 1:
-            reasons.append(_reason(kind.name, value, limit, axes))
-    mirrored = axes if margin is not None and margin < 0 else None
+            # Numbers that are unusual for the orientation are below 0: the scan fits better mirrored.
+            reasons.append(_reason(name, value, limit, mirrored or ""))
     return Verdict(UNUSUAL if reasons else USUAL, tuple(reasons), evidence, mirrored)
 
 

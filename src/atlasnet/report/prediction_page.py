@@ -27,7 +27,7 @@ class PredictionReport:
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        self.predictor, self.model = predictor, predictor.model
+        self.predictor, self.ensemble = predictor, predictor.ensemble
 
     def __call__(self, name: str, image: Volume, prediction: Prediction, path: Path, record: Mapping[str, Any]) -> None:
         """Write the page of a case.
@@ -54,9 +54,10 @@ class PredictionReport:
             _verdict(page, record["verdict"])
         asked = [atlas for atlas in record["atlases"] if atlas["used"]]
         agreement = record["agreement"]
-        share = number(agreement["foreground"])
+        share, listed = number(agreement["foreground"]), ", ".join(self.ensemble.names)
         page.text(
-            f"{len(asked)} of {len(record['atlases'])} atlases were asked, and fused by {record['fusion']}. "
+            (f"{len(self.ensemble)} models segmented the scan together, {listed}. " if len(self.ensemble) > 1 else "")
+            + f"{len(asked)} of {len(record['atlases'])} atlases were asked, and fused by {record['fusion']}. "
             + (
                 f"In the labelled voxels, the share of the atlases that chose the result is {share} on average."
                 if share
@@ -64,7 +65,7 @@ class PredictionReport:
             )
             + (f" No atlas reached {record['uncovered_voxels']} voxels." if record["uncovered_voxels"] else "")
         )
-        colours = {segment.name: segment.colour for segment in self.model.segments}
+        colours = {segment.name: segment.colour for segment in self.ensemble.segments}
         spread, estimate = record.get("volumes_of_atlases_ml"), record.get("estimated_dice")
         head = ["label", "volume, ml", *(["atlases, ml"] if spread else []), *(["estimated Dice"] if estimate else [])]
         head += ["Dice between atlases", *(f"Dice, {atlas['name']}" for atlas in asked)]
@@ -83,15 +84,15 @@ class PredictionReport:
         page.text("Dice of an atlas: of its own choice with the fused result.", small=True)
 
     def _slices(self, page: Page, name: str, image: Volume, prediction: Prediction) -> None:
-        grey = window(image, self.model.channels[0])
-        colours = {segment.value: segment.colour for segment in self.model.segments}
+        grey = window(image, self.ensemble.channels[0])
+        colours = {segment.value: segment.colour for segment in self.ensemble.segments}
         page.heading("Slices")
         layers = [image_layer(image, grey, caption="scan"), label_layer(prediction.labels, colours)]
         if prediction.agreement is not None:
             layers.append(agreement_layer(prediction.agreement, prediction.labels))
         add_stacks(page, stacks(image.grid, layers, labels=prediction.labels), layers, name)
         page.heading("Volume")
-        named = {segment.value: (segment.name, segment.colour) for segment in self.model.segments}
+        named = {segment.value: (segment.name, segment.colour) for segment in self.ensemble.segments}
         add_viewer(page, [Shown("scan", image, window=grey), Shown("labels", prediction.labels, labels=named)])
 
     def _registrations(
@@ -106,7 +107,7 @@ class PredictionReport:
             words=["asked"],
         )
         add_scale(page)
-        images = dict(zip((atlas.name for atlas in self.model.atlases), self.predictor.atlases, strict=True))
+        images = self.predictor.atlases
         for place, atlas in enumerate(atlases):
             transform = prediction.to_atlases.get(atlas["name"])
             if transform is None:
@@ -116,7 +117,7 @@ class PredictionReport:
                     images[atlas["name"]],
                     image,
                     transform.inverse,
-                    modality=self.model.channels[0],
+                    modality=self.ensemble.channels[0],
                     names=(f"atlas {atlas['name']}", name),
                 )
                 add_panels(page, panels)
@@ -150,6 +151,7 @@ def _origin(page: Page, record: Mapping[str, Any]) -> None:
     names = ("atlasnet", "torch", "numpy", "simpleitk", "python", "device", "threads", "seed", "model", "request")
     rows = [[name, str(origin[name])] for name in names]
     rows += [[f"option {name}", str(value)] for name, value in origin["options"].items()]
+    rows += [[f"model {model['name']}", model["checksum"]] for model in origin.get("models", ())]
     rows += [["input, SHA-256", value] for value in origin["input_sha256"]]
     with page.fold("What made it: versions, options, checksums"):
         page.table(["what", "which"], rows, words=["which"])

@@ -1,6 +1,14 @@
 """Studies on a user's own data: how good is the method here, and how sure can one be of that."""
 
-from atlasnet.study.cross_validation import CrossValidation, cross_validate, keep_estimate, plan_folds, split
+from atlasnet.study.cross_validation import (
+    CrossValidation,
+    cross_validate,
+    fold_name,
+    keep_ensemble,
+    keep_estimate,
+    plan_folds,
+    split,
+)
 from atlasnet.study.forecast import StudyForecast, fold_pairs, forecast_study
 from atlasnet.study.page import PAGE, main_table, write_study
 from atlasnet.study.records import Study, StudyOptions
@@ -15,8 +23,10 @@ __all__ = [
     "StudyForecast",
     "StudyOptions",
     "cross_validate",
+    "fold_name",
     "fold_pairs",
     "forecast_study",
+    "keep_ensemble",
     "keep_estimate",
     "main_table",
     "plan_folds",

@@ -13,7 +13,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, digest, read_json, reading_back, write_json
-from atlasnet.prediction import PredictOptions, Predictor, provenance, write_prediction
+from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
@@ -101,6 +101,11 @@ def split(names: Sequence[str], folds: int | None, seed: int) -> tuple[tuple[str
     return tuple(tuple(sorted(shuffled[fold::folds])) for fold in range(folds))
 
 
+def fold_name(number: int) -> str:
+    """The folder of a fold's model, of folds that are counted from 1."""
+    return f"fold_{number}"
+
+
 def plan_folds(cohort: Cohort, options: FitOptions, folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
     """The folds of a cohort, with everything checked that can be before hours of training; see `cross_validate`."""
     names = [subject.name for subject in cohort]
@@ -183,7 +188,7 @@ class _CrossValidation:
             rest = [subject.name for subject in self.cohort if subject.name not in fold]
             model = fit(
                 self.cohort.select(rest),
-                self.folder / f"fold_{number}",
+                self.folder / fold_name(number),
                 self.options,
                 work=self.work,
                 execution=self.execution,
@@ -261,6 +266,11 @@ class _CrossValidation:
         dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
         unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
         return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), unusual)
+
+
+def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
+    """Note that the models of the folds in ``folder`` segment together from now on; see `Ensemble.load`."""
+    return write_ensemble(Path(folder), [fold_name(number) for number, _ in enumerate(found.folds, start=1)])
 
 
 def keep_estimate(model: Model, found: CrossValidation) -> Model:
