@@ -15,7 +15,7 @@ from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
-from atlasnet.volume import Volume, read_volume
+from atlasnet.volume import Volume, read_labels, read_volume
 
 
 class AtlasNet:
@@ -92,26 +92,31 @@ class AtlasNet:
         self._ensemble = self._predictor = None
         return self
 
-    def predict(self, image: Volume | str | Path, **options: Any) -> Prediction:
+    def predict(
+        self, image: Volume | str | Path, *, mask: Volume | str | Path | None = None, **options: Any
+    ) -> Prediction:
         """Segment one scan.
 
         Args:
             image: (c, z, y, x) in any orientation, or a file or DICOM folder.
+            mask: (1, z, y, x) on its grid, or a file: the organ, outside of which the result is background.
             options: fields of `atlasnet.prediction.PredictOptions`, ``fusion="vote"`` or ``probabilities=True`` say.
 
         Raises:
-            ModelError: nothing was fitted or loaded.
-            VolumeError: the scan cannot be used.
+            ModelError: nothing was fitted or loaded, or the model needs a mask.
+            VolumeError: the scan or the mask cannot be used.
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
         models = self._ensemble or Ensemble.of(self._fitted())
         if not isinstance(image, Volume):
             image = read_volume(image, channels=len(models.channels) > 1)
+        if not (mask is None or isinstance(mask, Volume)):
+            mask = read_labels(mask)
         chosen = PredictOptions(**options)
         if self._predictor is None:
             self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
-        return self._predictor.predict(image, chosen)
+        return self._predictor.predict(image, chosen, mask=mask)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a zip (by its suffix) or a new folder, without the work folder.

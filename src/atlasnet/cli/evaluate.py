@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from atlasnet.cli.options import add_output_options, add_patch_options, patches_from
+from atlasnet.cli.options import add_mask_option, add_output_options, add_patch_options, patches_from
 from atlasnet.cli.reporting import tell
 
 HELP = "score label maps against references: Dice, sensitivity, precision, distances in mm, volumes"
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-slice", action="store_true", help="score each annotated slice too, in mm and pixels: TABLE.slices.csv"
     )
+    add_mask_option(parser, "outside, prediction and reference count as background")
     add_patch_options(parser)
     parser.add_argument(
         "--allow-missing", action="store_true", help="leave out references without a prediction instead of refusing"
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         per_slice=args.per_slice,
         patches=patches_from(args),
         allow_missing=args.allow_missing,
+        organ_masks=args.organ_mask,
         execution=Execution(reporter=args.reporter),
     )
     written = table.write(path)

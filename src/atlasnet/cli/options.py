@@ -57,6 +57,16 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
     )
 
 
+def add_mask_option(parser: argparse.ArgumentParser, use: str) -> None:
+    """``--organ-mask``: where the masks of all cases lie."""
+    parser.add_argument(
+        "--organ-mask",
+        type=Path,
+        metavar="DIR",
+        help=f"folder with a mask CASE.nii.gz of every case, not zero in the organ: {use}",
+    )
+
+
 def add_patch_options(parser: argparse.ArgumentParser) -> None:
     """The patch protocol."""
     parser.add_argument(

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlasnet.cli.dry_run import add_dry_run_option, as_text, batch_lines
-from atlasnet.cli.options import add_execution_options, add_fusion_option, execution_from, make_folder
+from atlasnet.cli.options import (
+    add_execution_options,
+    add_fusion_option,
+    add_mask_option,
+    execution_from,
+    make_folder,
+)
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import UnusualInputError
 
@@ -63,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write CASE_report.html, a page to look at; into a folder also report.html, a row for each case",
     )
+    add_mask_option(parser, "the result is background outside; of a single case, its file will do")
     add_fusion_option(parser)
     parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each label")
     parser.add_argument(
@@ -85,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict case after case; one that fails or is refused is reported at the end and makes the exit code 1 or 3."""
+    from atlasnet.cohort import find_masks
     from atlasnet.prediction import Ensemble, PredictOptions, Predictor, find_cases, predict_cases
     from atlasnet.prediction.batch import wanted_outputs
     from atlasnet.prediction.dicom import require_dicom, require_writers
@@ -99,6 +108,10 @@ def run(args: argparse.Namespace) -> int:
     cases = find_cases(args.inputs, len(models.channels), args.series)
     if wants_dicom:
         require_dicom(cases)
+    if args.organ_mask is not None:
+        masks = find_masks([case.name for case in cases], args.organ_mask)
+        cases = [replace(case, mask=masks[case.name]) for case in cases]
+    models.check_masks(cases)
     paths = _places(args.output, cases)
     is_file = image_stem(args.output) is not None
     options = PredictOptions(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from atlasnet.cli.dry_run import add_dry_run_option, as_text, study_lines
 from atlasnet.cli.options import (
     add_execution_options,
     add_fusion_option,
+    add_mask_option,
     add_network_options,
     add_patch_options,
     execution_from,
@@ -67,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
     )
+    add_mask_option(parser, "training, predictions and scores of all methods are restricted to it")
     add_fusion_option(parser)
     add_patch_options(parser)
     add_network_options(parser)
@@ -76,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, test, compare; what an earlier call finished is used again."""
-    from atlasnet.cohort import Cohort
+    from atlasnet.cohort import Cohort, find_masks, with_masks
     from atlasnet.study import (
         PAGE,
         StudyOptions,
@@ -94,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
     tests = read_test_subjects(args.test or args.data, cohort, wanted)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
+    if args.organ_mask is not None:
+        cohort = with_masks(cohort, args.organ_mask)
+        masks = find_masks([test.name for test in tests], args.organ_mask)
+        tests = tuple(replace(test, mask=masks[test.name]) for test in tests)
     options = StudyOptions(
         atlases=tuple(args.atlas) if args.atlas else args.atlases,
         methods=None if args.only is None else tuple(args.only),

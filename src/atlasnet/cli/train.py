@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.dry_run import add_dry_run_option, as_text, fold_lines, training_lines
-from atlasnet.cli.options import add_execution_options, add_network_options, execution_from
+from atlasnet.cli.options import add_execution_options, add_mask_option, add_network_options, execution_from
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "registered, the networks go on from its weights; DATA holds all subjects, old and new",
     )
     parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
+    add_mask_option(parser, "what lies outside trains nothing, and is background in predictions, which need masks too")
     add_network_options(parser, updates=True)
     parser.add_argument(
         "--time-budget",
@@ -90,7 +91,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
-    from atlasnet.cohort import Cohort
+    from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
     from atlasnet.study import cross_validate, keep_ensemble, keep_estimate, plan_folds
     from atlasnet.training.fit import FitOptions, fit
@@ -109,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     cohort = Cohort.read(args.data)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
+    if args.organ_mask is not None:
+        cohort = with_masks(cohort, args.organ_mask)
     options = FitOptions(
         atlases=tuple(args.atlas) if args.atlas else args.atlases,
         network=args.network,

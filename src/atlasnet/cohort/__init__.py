@@ -3,6 +3,7 @@
 from atlasnet.cohort.check import CheckReport, check_cohort
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.fingerprint import Fingerprint, take_fingerprint
+from atlasnet.cohort.masks import find_masks, with_masks
 from atlasnet.cohort.normalisation import Normalisation
 from atlasnet.cohort.plan import Plan
 from atlasnet.cohort.problem import Problem
@@ -17,5 +18,7 @@ __all__ = [
     "Problem",
     "Subject",
     "check_cohort",
+    "find_masks",
     "take_fingerprint",
+    "with_masks",
 ]

@@ -26,6 +26,7 @@ class Subject:
         labels: the reference, or None.
         channels: how many channels ``images`` hold in all.
         series: the number or UID of the DICOM series, where an image holds several.
+        mask: the organ mask, or None; see `atlasnet.cohort.masks`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Subject:
     labels: Path | None = None
     channels: int = 1
     series: str | None = None
+    mask: Path | None = None
 
     def read_image(self) -> Volume:
         """The image, (c, z, y, x) as stored: neither turned nor normalised.
@@ -84,6 +86,31 @@ class Subject:
             grid = self.read_grid()
         check_same_grid(labels.grid, grid, self.labels, self.images[0])
         return Volume(labels.array, grid)
+
+    def read_mask(self, grid: Grid | None = None) -> Volume | None:
+        """The organ mask, (1, z, y, x), not zero in the organ, on exactly the image's grid; None without one.
+
+        Args:
+            grid: the image's grid where it is known already; read from the image otherwise.
+
+        Raises:
+            VolumeError: the file cannot be used, holds other than whole numbers, is empty, or does not lie on the
+                image's grid within 1e-3 voxels.
+        """
+        if self.mask is None:
+            return None
+        mask = read_labels(self.mask)
+        if grid is None:
+            grid = self.read_grid()
+        check_same_grid(mask.grid, grid, self.mask, self.images[0])
+        if mask.channels != 1 or not mask.array.any():
+            raise VolumeError(
+                "the organ mask cannot be used",
+                path=self.mask,
+                expected="one channel that is not zero in the organ",
+                found=f"{mask.channels} channels" if mask.array.any() else "zeros only: it is empty",
+            )
+        return Volume(mask.array, grid)
 
 
 def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort import Subject, find_masks
 from atlasnet.cohort.declaration import Declaration, read_declaration
+from atlasnet.cohort.masks import check_masks
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
@@ -33,6 +35,7 @@ def evaluate_folder(
     per_slice: bool = False,
     patches: PatchProtocol | None = None,
     allow_missing: bool = False,
+    organ_masks: str | Path | None = None,
     execution: Execution | None = None,
 ) -> Table:
     """Compare label maps with references of the same case name.
@@ -50,12 +53,14 @@ def evaluate_folder(
         patches: classify patches of the annotated slices too; see `classify_patches`.
         allow_missing: leave out, and name in the table, references without a prediction; otherwise they are an error,
             because a mean without the failures flatters. Predictions without a reference are named in the table.
+        organ_masks: folder of CASE.nii.gz, an organ mask of each case, or one file: what lies outside is background in
+            prediction and reference.
         execution: its reporter and its cancellation are used.
 
     Raises:
         InputError: a folder is absent or empty, predictions are missing, an unknown label, a negative tolerance.
-        CohortError: ``dataset.json`` cannot be used.
-        VolumeError: a file cannot be read, or a pair does not lie on one grid.
+        CohortError: ``dataset.json`` cannot be used, or an organ mask is missing.
+        VolumeError: a file cannot be read, a mask is empty, or files of a case do not lie on one grid.
     """
     execution = execution or Execution()
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
@@ -76,6 +81,9 @@ def evaluate_folder(
     declared = _declaration(Path(references))
     ignore_label = declared.ignore_label if ignore_label is None else ignore_label
     pairs = {case: path for case, path in truth.items() if case in found}
+    places = {} if organ_masks is None else find_masks([*pairs], organ_masks)
+    cases = {case: Subject(case, (path,), mask=places.get(case)) for case, path in pairs.items()}
+    check_masks(cases.values(), execution.reporter)
     values: set[int] = set()
     for path in execution.reporter.track(pairs.values(), "reading references", total=len(pairs)):
         execution.pause()
@@ -98,6 +106,7 @@ def evaluate_folder(
                 found=repr(prediction.grid),
                 remedy="resample the prediction onto the grid of the reference",
             )
+        mask = cases[case].read_mask(reference.grid)
         scores = evaluate_subject(
             prediction,
             reference,
@@ -106,11 +115,12 @@ def evaluate_folder(
             ignore_label=ignore_label,
             tolerance_mm=tolerance_mm,
             per_slice=per_slice,
+            mask=mask,
         )
         rows += scores.rows
         slices += scores.slices
         if patches is not None:
-            counts[case] = patches.count(prediction, reference, named, ignore_label=ignore_label, case=case)
+            counts[case] = patches.count(prediction, reference, named, ignore_label=ignore_label, mask=mask, case=case)
     return Table(
         labels=scored,
         rows=tuple(rows),
@@ -119,6 +129,7 @@ def evaluate_folder(
         patches=counts,
         tolerance_mm=tolerance_mm,
         ignore_label=ignore_label,
+        organ_mask=organ_masks is not None,
         missing=tuple(missing),
         unreferenced=tuple(sorted(set(found) - set(truth) - {f"{case}_{name}" for case in truth for name in _MAPS})),
     )

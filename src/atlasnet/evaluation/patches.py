@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.masks import within
 from atlasnet.errors import InputError
 from atlasnet.evaluation.contour import Mask
 from atlasnet.evaluation.scores import annotated_slices, check_pair, slice_axis
@@ -74,6 +75,7 @@ class PatchProtocol:
         labels: Mapping[str, int],
         *,
         ignore_label: int | None = None,
+        mask: Volume | None = None,
         case: str = "",
     ) -> PatchCounts:
         """`classify_patches` by this protocol.
@@ -83,18 +85,23 @@ class PatchProtocol:
             reference: label map on the same grid.
             labels: name to value.
             ignore_label: the reference value of voxels that nobody annotated.
+            mask: (1, z, y, x), an organ that the region is part of; where there is no region, it is the region.
             case: the subject's name in errors.
 
         Raises:
-            VolumeError: the maps lie on different grids or have several channels.
+            VolumeError: the maps or the mask lie on different grids or have several channels.
             InputError: a name of the protocol is unknown.
         """
         disease, region = self.values(labels)
+        area = region_mask(reference, region, ignore_label)
+        if mask is not None:
+            check_pair(mask, reference, case)
+            reference, area = within(reference, mask), area & (mask.array[0] != 0)
         return classify_patches(
             prediction,
             reference,
             disease,
-            region_mask(reference, region, ignore_label),
+            area,
             size=self.size,
             share=self.share,
             ignore_label=ignore_label,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.masks import within
 from atlasnet.errors import VolumeError
 from atlasnet.evaluation.contour import ContourDistances, Float, Mask
 from atlasnet.volume.grid import Grid
@@ -86,6 +87,7 @@ def evaluate_subject(
     ignore_label: int | None = None,
     tolerance_mm: float = 1.0,
     per_slice: bool = False,
+    mask: Volume | None = None,
 ) -> SubjectScores:
     """Compare a label map with its reference.
 
@@ -101,11 +103,15 @@ def evaluate_subject(
         ignore_label: the reference value of voxels that nobody annotated; they count nowhere.
         tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
         per_slice: score annotated slices too.
+        mask: (1, z, y, x), an organ: where it is zero, both maps count as background, and labels end at its border.
 
     Raises:
-        VolumeError: the maps lie on different grids or have several channels.
+        VolumeError: the maps or the mask lie on different grids or have several channels.
     """
     check_pair(prediction, reference, case)
+    if mask is not None:
+        check_pair(mask, reference, case)
+        prediction, reference = within(prediction, mask), within(reference, mask)
     found, truth = prediction.array[0], reference.array[0]
     ignored = None if ignore_label is None else np.asarray(truth == ignore_label)
     if ignored is not None and not ignored.any():

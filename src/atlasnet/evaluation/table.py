@@ -43,6 +43,7 @@ class Table:
         patches: per subject.
         tolerance_mm: of the surface Dice.
         ignore_label: the reference value that counts nowhere.
+        organ_mask: whether only what lies within organ masks was scored.
         missing: subjects with a reference but no prediction; they are in no row and no mean.
         unreferenced: predictions without a reference.
     """
@@ -54,6 +55,7 @@ class Table:
     patches: Mapping[str, PatchCounts] = field(default_factory=dict)
     tolerance_mm: float = 1.0
     ignore_label: int | None = None
+    organ_mask: bool = False
     missing: tuple[str, ...] = ()
     unreferenced: tuple[str, ...] = ()
 
@@ -94,6 +96,7 @@ class Table:
             "labels": dict(self.labels),
             "ignore_label": self.ignore_label,
             "tolerance_mm": self.tolerance_mm,
+            "organ_mask": self.organ_mask,
             "missing": list(self.missing),
             "unreferenced": list(self.unreferenced),
             "summary": self.summary(),

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from atlasnet.errors import InputError
@@ -47,13 +49,16 @@ class MappedAnswer:
         grid: of the scan, in canonical orientation.
         local: whether its weight is the fit at every voxel, instead of the registration's quality.
         device: where to compute.
+        mask: (z, y, x) of the scan; where it is not set, the atlas is certain of background. None: all is.
 
     Raises:
         InputError: ``local``, and the fit was not asked for.
     """
 
-    def __init__(self, answer: Answer, grid: Grid, *, local: bool, device: torch.device) -> None:
-        self._answer, self._grid, self._local = answer, grid, local
+    def __init__(
+        self, answer: Answer, grid: Grid, *, local: bool, device: torch.device, mask: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._answer, self._grid, self._local, self._mask = answer, grid, local, mask
         channels = answer.probabilities
         if local:
             if answer.fit is None:
@@ -67,7 +72,12 @@ class MappedAnswer:
         inner = self._answer.grid
         index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=self._channels.device)
         values, covered = sample(self._channels, index), inside(index, inner.shape)
-        return (values[:-1], covered, values[-1]) if self._local else (values, covered, self._answer.quality)
+        said, weight = (values[:-1], values[-1]) if self._local else (values, self._answer.quality)
+        if self._mask is not None:
+            outside = torch.from_numpy(~self._mask[z0:z1]).to(said.device)
+            said = said.masked_fill(outside, 0.0)
+            said[0].masked_fill_(outside, 1.0)
+        return said, covered, weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +92,7 @@ class Answers:
         stages: what it took.
         warnings: what was said meanwhile.
         verdict: whether the scan is like the training subjects, where that was asked for.
+        mask: (z, y, x) on the canonical grid, the organ outside of which there is nothing; None: everywhere.
     """
 
     image: Grid
@@ -91,6 +102,7 @@ class Answers:
     stages: Stages
     warnings: tuple[str, ...] = ()
     verdict: Verdict | None = None
+    mask: NDArray[np.bool_] | None = None
 
     def first(self, count: int) -> Answers:
         """Those of the first ``count`` atlases; time and warnings stay those of all."""

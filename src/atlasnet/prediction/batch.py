@@ -101,12 +101,13 @@ def predict_cases(
         the training subjects is refused: nothing is written for it.
 
     Raises:
-        ModelError: ``strict`` is wanted, and no scan can be judged with a model.
+        ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
         InputError: there are several models, and the fusion is not the mean.
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution
     predictor.ensemble.check(options)
+    predictor.ensemble.check_masks(cases)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
     asked = options if report is None else replace(options, agreement=True)
     batch = Batch()
@@ -122,7 +123,8 @@ def predict_cases(
                     continue
                 origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
                 image = case.read_image()
-            prediction = predictor.predict(image, asked)
+                mask = case.read_mask(image.grid)
+            prediction = predictor.predict(image, asked, mask=mask)
             page = None
             if report is not None:
                 page = partial(report, case.name, image, prediction)
@@ -153,7 +155,7 @@ def predict_cases(
             continue
         batch.written[case.name] = path
         execution.reporter.note(f"{case.name}: {prediction.summary()}")
-        del image, prediction, page  # nothing of a case is in memory while the next one is segmented
+        del image, mask, prediction, page  # nothing of a case is in memory while the next one is segmented
     return batch
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from atlasnet.cohort import Subject
 from atlasnet.cohort.segments import Segment
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import digest, read_json, write_json
@@ -16,6 +17,7 @@ from atlasnet.training.model import Model
 
 MANIFEST = "ensemble.json"
 FORMAT = 1
+_SHOWN = 10  # names of a sentence
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Ensemble:
         return checksums[0] if len(self) == 1 else digest(checksums)
 
     @property
+    def organ_mask(self) -> bool:
+        """Whether a scan needs an organ mask."""
+        return any(model.organ_mask for model in self.models)
+
+    @property
     def pairs(self) -> int:
         """How often a scan is registered: once onto every atlas, however many models share it."""
         return len({key for model in self.models for key in pair_keys(model)})
@@ -117,6 +124,22 @@ class Ensemble:
     def atlas_name(self, model: int, atlas: str) -> str:
         """How records call an atlas of a model."""
         return atlas if len(self) == 1 else f"{self.names[model]}/{atlas}"
+
+    def check_masks(self, cases: Iterable[Subject]) -> None:
+        """Find out before any work that scans lack an organ mask.
+
+        Raises:
+            ModelError: they need one and have none.
+        """
+        without = [case.name for case in cases if case.mask is None]
+        if self.organ_mask and without:
+            raise ModelError(
+                "the model was trained within an organ mask, and says nothing of what lies outside",
+                path=self.models[0].folder,
+                expected="an organ mask of every scan",
+                found="none for " + ", ".join(without[:_SHOWN]),
+                remedy="give a folder with a mask CASE.nii.gz of each with --organ-mask",
+            )
 
     def check(self, options: PredictOptions) -> None:
         """Find out before any work what cannot be asked of these models.

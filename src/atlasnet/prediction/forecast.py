@@ -83,12 +83,13 @@ def forecast_cases(
         execution: device, threads, seed, progress.
 
     Raises:
-        ModelError: ``strict`` is wanted, and no scan can be judged with a model.
+        ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
         InputError: there are several models, and the fusion is not the mean.
     """
     options, execution = options or PredictOptions(), execution or Execution()
     ensemble = Ensemble.of(models)
     ensemble.check(options)
+    ensemble.check_masks(cases)
     missing: list[Subject] = []
     kept: list[Subject] = []
     unreadable: dict[str, str] = {}
@@ -127,8 +128,9 @@ def _measured(
     times = {"registration": ensemble.pairs, "verdict": len(ensemble), "postprocessing": 1}
     with stages("reading"):
         image = case.read_image()
+        mask = case.read_mask(image.grid)
     # One atlas that fits badly would not be asked, and the others might.
-    record = predictor.predict(image, replace(options, minimum_quality=0.0, strict=False)).record
+    record = predictor.predict(image, replace(options, minimum_quality=0.0, strict=False), mask=mask).record
     each = {stage: times.get(stage, atlases) * value for stage, value in record["seconds"].items()}
     peak = peak_memory()
     return stages.seconds | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)

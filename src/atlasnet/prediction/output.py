@@ -59,6 +59,7 @@ def provenance(
             for p in sorted(p for path in case.images for p in (path.rglob("*") if path.is_dir() else [path]))
             if p.is_file()
         ]
+        mask = None if case.mask is None else file_digest(case.mask)
     except OSError as error:
         raise VolumeError("the file cannot be read", path=case.images[0], found=str(error)) from error
     # A strict prediction is the same one, or none.
@@ -71,14 +72,16 @@ def provenance(
         "options": chosen,
         "seed": execution.seed,
     }
-    listed = {}
+    listed: dict[str, Any] = {}
+    if mask is not None:
+        request["organ_mask"] = listed["organ_mask_sha256"] = mask
     if len(ensemble) == 1:
         request |= _decisive(ensemble.models[0])
     else:
         # Records name the models, so that other names make other records.
         named = list(zip(ensemble.names, ensemble.models, strict=True))
         request["models"] = [[name, _decisive(model)] for name, model in named]
-        listed = {"models": [{"name": name, "checksum": checksum(model)} for name, model in named]}
+        listed |= {"models": [{"name": name, "checksum": checksum(model)} for name, model in named]}
     return {
         "request": digest(request),
         "input_sha256": inputs,

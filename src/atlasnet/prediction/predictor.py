@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort import Subject
+from atlasnet.cohort.subject import GRID_TOLERANCE
 from atlasnet.errors import RegistrationError, VolumeError
 from atlasnet.execution import Execution, WitnessReporter
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
@@ -17,13 +19,13 @@ from atlasnet.prediction.fusion import Agreement, fuse_models, fuse_slab, own_ch
 from atlasnet.prediction.member import Asked, Made, Member
 from atlasnet.prediction.postprocess import postprocess
 from atlasnet.prediction.prediction import Prediction, PredictOptions
-from atlasnet.prediction.record import atlas_records, volumes
+from atlasnet.prediction.record import atlas_records, organ_ml, volumes
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.staple import Patterns, Performance
 from atlasnet.prediction.verdict import UNUSUAL, Verdict, joined
 from atlasnet.registration import Operator
 from atlasnet.training.model import Model
-from atlasnet.volume import Grid, Volume
+from atlasnet.volume import Volume
 from atlasnet.volume.sampling import slabs
 
 SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
@@ -89,17 +91,21 @@ class Predictor:
         """The atlases, (c, z, y, x) in canonical orientation, by their names in records."""
         return {name: image for m in self.members for name, image in zip(m.names, m.images, strict=True)}
 
-    def predict(self, image: Volume, options: PredictOptions | None = None) -> Prediction:
+    def predict(
+        self, image: Volume, options: PredictOptions | None = None, *, mask: Volume | None = None
+    ) -> Prediction:
         """Segment one scan.
 
         Args:
             image: (c, z, y, x), c the models' channels, in any orientation and spacing.
             options: fusion, outputs, post-processing.
+            mask: (1, z, y, x) on the image's grid, the organ: where it is zero, the result is background. A model that
+                was trained within organ masks needs it; any other takes it.
 
         Raises:
-            VolumeError: the number of channels is not the models'.
+            VolumeError: the number of channels is not the models', or the mask is empty or lies on another grid.
             InputError: there are several models, and the fusion is not the mean.
-            ModelError: no scan can be judged with a model, and ``strict`` wants it.
+            ModelError: no scan can be judged with a model, and ``strict`` wants it; or a model needs a mask.
             UnusualInputError: the scan is not like the training subjects, and ``strict`` is set.
             RegistrationError: the scan could not be mapped onto any atlas.
         """
@@ -111,6 +117,7 @@ class Predictor:
             fit=options.fusion == "local",
             judged=True,
             strict=options.strict,
+            mask=mask,
         )
         return self.fuse(answers, options)
 
@@ -136,6 +143,7 @@ class Predictor:
         fit: bool = False,
         judged: bool = False,
         strict: bool = False,
+        mask: Volume | None = None,
     ) -> Answers:
         """Register, warp and classify: what each atlas says of a scan.
 
@@ -145,15 +153,17 @@ class Predictor:
             fit: whether to measure how well every registration fits at every voxel, which the fusion ``local`` needs.
             judged: whether to say, before the networks run, if the scan is like the training subjects.
             strict: see `PredictOptions`; needs ``judged``.
+            mask: as for `predict`; it is used by `fuse`.
 
         Raises:
-            VolumeError: the number of channels is not the models'.
-            ModelError: no scan can be judged with a model, and ``strict`` wants it.
+            VolumeError: the number of channels is not the models', or the mask is empty or lies on another grid.
+            ModelError: no scan can be judged with a model, and ``strict`` wants it; or a model needs a mask.
             UnusualInputError: the scan is not like the training subjects, and ``strict`` is set.
             RegistrationError: the scan could not be mapped onto any atlas.
         """
         self._check_channels(image)
         self.ensemble.check(PredictOptions(strict=strict))
+        self._check_mask(image, mask)
         witness = WitnessReporter(self.execution.reporter)
         execution = replace(self.execution, reporter=witness)
         with self.execution.active():
@@ -176,8 +186,16 @@ class Predictor:
                 + f"; a registration quality of at least {minimum_quality:g} is needed. "
                 "Check that the scan shows the same part of the body in the same modality as the training scans"
             )
-        warnings = tuple(witness.warnings)
-        return Answers(image.grid, scan.source.grid, scan.orientation, tuple(found), scan.stages, warnings, verdict)
+        return Answers(
+            image=image.grid,
+            source=scan.source.grid,
+            orientation=scan.orientation,
+            atlases=tuple(found),
+            stages=scan.stages,
+            warnings=tuple(witness.warnings),
+            verdict=verdict,
+            mask=None if mask is None else scan.orientation.apply(mask.array)[0] != 0,
+        )
 
     def fuse(self, answers: Answers, options: PredictOptions | None = None) -> Prediction:
         """Map back what the atlases said, fuse it, and describe the result.
@@ -197,7 +215,7 @@ class Predictor:
             raise RegistrationError("none of these atlases was asked: the scan could not be mapped onto them")
         with self.execution.active():
             with watch("fusion"):
-                fused = self._fuse(answers.source, given, options)
+                fused = self._fuse(answers, given, options)
             with watch("postprocessing"):
                 indices = postprocess(
                     fused.labels,
@@ -216,6 +234,7 @@ class Predictor:
             "fusion": options.fusion,
             "atlases": atlas_records(answers, fused.performance, names),
             "agreement": fused.agreement.summary(names),
+            "organ_mask_ml": None if answers.mask is None else organ_ml(answers.mask, answers.source),
             "uncovered_voxels": fused.agreement.uncovered,
             **volumes(indices, fused.agreement, names, answers.source),
             "warnings": list(answers.warnings),
@@ -242,16 +261,28 @@ class Predictor:
                 found=str(image.channels),
             )
 
+    def _check_mask(self, image: Volume, mask: Volume | None) -> None:
+        if mask is None:
+            # A volume in memory has no name of its own.
+            self.ensemble.check_masks([Subject("the scan", ())])
+        elif mask.channels != 1 or not mask.grid.matches(image.grid, GRID_TOLERANCE) or not mask.array.any():
+            raise VolumeError(
+                "the organ mask cannot be used",
+                expected=f"one channel that is not zero in the organ, on {image.grid!r}",
+                found=repr(mask) if mask.array.any() else "zeros only: it is empty",
+            )
+
     def _judge(self, scan: Scan, made: Sequence[Made]) -> Verdict:
         """The verdict of all models together on a scan that was registered."""
         verdicts = [member.judge(scan, own) for member, own in zip(self.members, made, strict=True)]
         return verdicts[0] if len(verdicts) == 1 else joined(verdicts)
 
-    def _fuse(self, grid: Grid, answers: list[Answer], wanted: PredictOptions) -> _Fused:
+    def _fuse(self, asked: Answers, answers: list[Answer], wanted: PredictOptions) -> _Fused:
         """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
-        classes = len(self.ensemble.values)
+        grid, classes = asked.source, len(self.ensemble.values)
         models = sorted({answer.model for answer in answers})
-        atlases = [MappedAnswer(answer, grid, local=wanted.fusion == "local", device=self.device) for answer in answers]
+        local = wanted.fusion == "local"
+        atlases = [MappedAnswer(a, grid, local=local, device=self.device, mask=asked.mask) for a in answers]
         ranges = slabs(grid.shape, SLAB_VOXELS // classes)
         fused = _Fused(
             labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),

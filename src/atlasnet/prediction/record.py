@@ -58,6 +58,11 @@ def volumes(indices: NDArray[Any], agreement: Agreement, names: Sequence[str], g
     }
 
 
+def organ_ml(mask: NDArray[np.bool_], grid: Grid) -> float:
+    """The volume of an organ mask (z, y, x), millilitres."""
+    return round(int(mask.sum()) * float(np.prod(grid.spacing)) / 1000, 4)
+
+
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
     """The least, the mean, the largest, and the standard deviation, None of one."""
     return {

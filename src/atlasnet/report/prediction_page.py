@@ -63,6 +63,7 @@ class PredictionReport:
                 if share
                 else "Nothing was found."
             )
+            + (f" Within an organ mask of {record['organ_mask_ml']:.4g} ml." if record.get("organ_mask_ml") else "")
             + (f" No atlas reached {record['uncovered_voxels']} voxels." if record["uncovered_voxels"] else "")
         )
         colours = {segment.name: segment.colour for segment in self.ensemble.segments}

@@ -12,13 +12,16 @@ from atlasnet.prediction import Prediction
 from atlasnet.volume import Volume
 
 
-def describe(prediction: Prediction, reference: Volume, ignore_label: int | None) -> dict[str, Any]:
+def describe(
+    prediction: Prediction, reference: Volume, ignore_label: int | None, mask: Volume | None = None
+) -> dict[str, Any]:
     """Seconds, and how sure the method was of the scan as a whole and where it was wrong.
 
     Args:
         prediction: with its agreement and entropy maps; without them only the seconds are known.
         reference: on its grid.
         ignore_label: the reference value that counts nowhere.
+        mask: an organ; outside of it nothing counts.
 
     Returns:
         ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the atlases there; and
@@ -40,6 +43,8 @@ def describe(prediction: Prediction, reference: Volume, ignore_label: int | None
     asked_about = inside | (truth > 0)
     if ignore_label is not None:
         asked_about &= truth != ignore_label
+    if mask is not None:
+        asked_about &= mask.array[0] != 0
     wrong = (found != truth)[asked_about]
     details["error_auc_entropy"] = _auc(entropy[asked_about], wrong)
     details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort import Cohort
+from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, digest, read_json, reading_back, write_json
@@ -214,7 +215,8 @@ class _CrossValidation:
             path, subject = self._prediction(name), self.cohort[name]
             path.unlink(missing_ok=True)
             try:
-                prediction = predictor.predict(subject.read_image())
+                image = subject.read_image()
+                prediction = predictor.predict(image, mask=subject.read_mask(image.grid))
             except Cancelled:
                 raise
             except AtlasNetError as error:
@@ -254,9 +256,16 @@ class _CrossValidation:
                 labels,
                 case=subject.name,
                 ignore_label=self.cohort.ignore_label,
+                mask=subject.read_mask(),
             )
             rows += scores.rows
-        table = Table(labels=labels, rows=tuple(rows), ignore_label=self.cohort.ignore_label, missing=tuple(missing))
+        table = Table(
+            labels=labels,
+            rows=tuple(rows),
+            ignore_label=self.cohort.ignore_label,
+            organ_mask=are_masked(self.cohort),
+            missing=tuple(missing),
+        )
         intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
         records = {}
         for name in table.cases:

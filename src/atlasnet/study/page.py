@@ -129,6 +129,8 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         "The worst tenth is the mean of the tenth of the subjects with the lowest Dice. A subject that a method could "
         "not segment is named and in none of that method's means; a distance is undefined where a label was not found."
     )
+    if study.organ_mask:
+        page.text("All methods were trained, tested and scored within organ masks; what lies outside is background.")
     page.heading("Methods")
     head, rows = main_rows(found)
     names = list(found["methods"])

@@ -42,7 +42,8 @@ def with_patches(
         execution.pause()
         prediction = read_labels(path)
         reference = subjects[case].read_labels(prediction.grid)
-        return protocol.count(prediction, reference, study.labels, ignore_label=ignore_label, case=case)
+        mask = subjects[case].read_mask(prediction.grid)
+        return protocol.count(prediction, reference, study.labels, ignore_label=ignore_label, mask=mask, case=case)
 
     def remembered(path: Path, case: str) -> PatchCounts:
         kept = path.with_name(f"{case}.patches.json")

@@ -187,6 +187,7 @@ class Study:
         recipe: of AtlasNet's networks.
         results: of all runs; a scan that a run could not segment has no scores there.
         observers: per observer, its scores of every scan that it holds.
+        organ_mask: whether everything was done within organ masks.
         protocol: which patches were classified, if any.
         patches: those of every method of the main table, for each seed.
         observer_patches: those of every observer.
@@ -199,6 +200,7 @@ class Study:
     recipe: Recipe
     results: tuple[CaseResult, ...]
     observers: tuple[tuple[dict[str, Any], ...], ...]
+    organ_mask: bool = False
     protocol: PatchProtocol | None = None
     patches: Mapping[str, Sequence[OfSubjects]] = field(default_factory=dict)
     observer_patches: tuple[OfSubjects, ...] = ()

@@ -12,15 +12,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
+from atlasnet.cohort.masks import are_masked, check_masks, within
 from atlasnet.errors import CohortError, InputError, RegistrationError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
+from atlasnet.study.canvas import write_canvas
 from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
@@ -33,7 +33,7 @@ from atlasnet.training.atlases import atlas_count
 from atlasnet.training.fit import FitOptions, fit, planned_operator
 from atlasnet.training.model import Model, class_values
 from atlasnet.training.recipe import Augmentation, check_epochs
-from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
+from atlasnet.volume import Volume, canonical, read_labels, write_volume
 
 CANVAS = "canvas"
 SETTINGS, JOBS, ATLASES = "settings.json", "jobs.json", "atlases.json"
@@ -41,7 +41,7 @@ SETTINGS, JOBS, ATLASES = "settings.json", "jobs.json", "atlases.json"
 MEMBER_SEED = 1000
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
 Fuse = Callable[[int | None], Prediction]
-Segment = Callable[[Volume], Fuse]
+Segment = Callable[[Volume, Volume | None], Fuse]  # of a scan, within its organ mask
 
 
 def run_study(
@@ -106,6 +106,7 @@ class StudyRun:
         check_epochs(self.options.curve_epochs, self.recipe)
         if self.options.patches is not None:
             self.options.patches.values(self.labels)
+        check_masks((*self.cohort, *self.tests), self.say)
         self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
         check_test_subjects(self.cohort, self.tests, self.files)
 
@@ -137,6 +138,7 @@ class StudyRun:
             recipe=self.recipe,
             results=tuple(results),
             observers=observers,
+            organ_mask=are_masked(self.tests),
         )
         if self.options.patches is None:
             return study
@@ -224,21 +226,6 @@ class StudyRun:
             )
         return settings
 
-    def _canvas(self, plan: Plan) -> Path:
-        """A blank image as large as the largest scan: the common frame of networks without registration."""
-        path = self.folder / f"{CANVAS}.nii.gz"
-        if not path.exists():
-            spacing = np.asarray(plan.spacing)
-            grids = [canonical(subject.read_grid())[0] for subject in (*self.cohort, *self.tests)]
-            # A voxel has a size of its own around the outermost centres.
-            extent = np.max(
-                [np.ptp(grid.corners(), axis=0) + np.abs(grid.affine[:3, :3]).sum(1) for grid in grids], axis=0
-            )
-            x, y, z = (int(n) for n in np.maximum(1, np.ceil(extent / spacing - 1e-6)))
-            blank = np.zeros((len(self.cohort.channels), z, y, x), dtype=np.uint8)
-            write_volume(path, Volume(blank, Grid.from_parts((z, y, x), tuple(spacing))))
-        return path
-
     # Training
 
     def _share(self, job: Run, plan: Plan) -> Cohort:
@@ -267,7 +254,9 @@ class StudyRun:
         atlases = tuple(s.name if s.name in known else str(s.paths[0]) for s in sources)
         operator, settings = self.options.operator, self.options.operator_settings
         if method.space == "own":
-            atlases, operator, settings = (str(self._canvas(plan)),), "centre", {}
+            canvas = self.folder / f"{CANVAS}.nii.gz"
+            write_canvas(canvas, (*self.cohort, *self.tests), plan.spacing)
+            atlases, operator, settings = (str(canvas),), "centre", {}
         folder = self.folder / job.model
         plan.write(folder / "plan.json")
         return fit(
@@ -321,7 +310,8 @@ class StudyRun:
         for test in self.say.track(missing, f"segmenting: {job.method.name}", len(missing)):
             self.execution.pause()
             try:
-                fuse = segment(test.read_image())
+                image = test.read_image()
+                fuse = segment(image, test.read_mask(image.grid))
             except RegistrationError as error:
                 for run in runs:
                     self._fail(run, test, error)
@@ -356,11 +346,11 @@ class StudyRun:
                 )
             )
 
-        def segment(image: Volume) -> Fuse:
+        def segment(image: Volume, mask: Volume | None) -> Fuse:
             # Networks on the canvas see a blank atlas, with which no registration agrees.
             quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
             fit = self.wanted.fusion == "local"
-            first, *others = [predictor.ask(image, minimum_quality=quality, fit=fit) for predictor in predictors]
+            first, *others = [p.ask(image, minimum_quality=quality, fit=fit, mask=mask) for p in predictors]
             answers = first.and_those_of(others)
 
             def fuse(atlases: int | None) -> Prediction:
@@ -378,12 +368,14 @@ class StudyRun:
             planned_operator(self.options.operator, self.options.operator_settings, plan), self.work
         )
 
-        def segment(image: Volume) -> Fuse:
+        def segment(image: Volume, mask: Volume | None) -> Fuse:
             start = time.perf_counter()
             pairs = [(image, labels) for image, (_, labels) in zip(images, atlases, strict=True)]
             labels, seconds = propagate_labels(
                 image, pairs, self.values, operator, local=method.local, execution=self.execution
             )
+            if mask is not None:
+                labels = within(labels, mask)
             record = {"seconds": round(seconds + time.perf_counter() - start, 3)}
             return lambda _: Prediction(labels, record)
 
@@ -391,16 +383,18 @@ class StudyRun:
 
     def _keep(self, run: Run, test: Subject, prediction: Prediction) -> None:
         """Score a segmentation and write it; the JSON comes last: where it is, the label map is."""
-        reference = test.read_labels(prediction.labels.grid)
+        grid = prediction.labels.grid
+        reference, mask = test.read_labels(grid), test.read_mask(grid)
         scores = self._scores(test, prediction.labels, reference)
         path = self._path(run, test.name)
         write_volume(path.with_suffix(".nii.gz"), prediction.labels)
-        details = describe(prediction, reference, self.cohort.ignore_label)
+        details = describe(prediction, reference, self.cohort.ignore_label, mask)
         write_json(path, {"scores": scores, "details": details})
 
     def _scores(self, test: Subject, labels: Volume, reference: Volume) -> list[dict[str, Any]]:
         """The fields of `LabelScores`, per label."""
-        found = evaluate_subject(labels, reference, self.labels, case=test.name, ignore_label=self.cohort.ignore_label)
+        ignore, mask = self.cohort.ignore_label, test.read_mask(reference.grid)
+        found = evaluate_subject(labels, reference, self.labels, case=test.name, ignore_label=ignore, mask=mask)
         return [asdict(row) for row in found.rows]
 
     def _observer(self, folder: Path) -> tuple[dict[str, Any], ...]:

@@ -64,13 +64,14 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
     return tuple(found[name] for name in names)
 
 
-def subject_digests(subject: Subject) -> tuple[str, str]:
-    """Of a subject's images and of its reference, empty where there is none."""
+def subject_digests(subject: Subject) -> tuple[str, ...]:
+    """Of a subject's images, of its reference, empty where there is none, and of its organ mask where it has one."""
     images = digest([path_digest(path) for path in subject.images])
-    return images, "" if subject.labels is None else file_digest(subject.labels)
+    labels = "" if subject.labels is None else file_digest(subject.labels)
+    return (images, labels) if subject.mask is None else (images, labels, file_digest(subject.mask))
 
 
-def check_test_subjects(cohort: Cohort, tests: Sequence[Subject], digests: Mapping[Subject, tuple[str, str]]) -> None:
+def check_test_subjects(cohort: Cohort, tests: Sequence[Subject], digests: Mapping[Subject, tuple[str, ...]]) -> None:
     """Whether one can learn from the training subjects and test on ``tests``.
 
     Args:

@@ -19,6 +19,7 @@ import torch
 
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
+from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, file_digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
@@ -181,6 +182,7 @@ class Fitting:
                 remedy="ask for independent networks",
             )
         check_epochs(self.options.keep_epochs, self.recipe)
+        check_masks(self.cohort, self.say)
         self.execution.torch_device()
 
     def model(self) -> Model:
@@ -230,6 +232,7 @@ class Fitting:
             provenance=self._provenance(settings, recipe, networks, hashes, targets),
             segment_table=self.segments,
             typical=typical,
+            organ_mask=are_masked(self.cohort),
         )
         model.save()
         return Model.load(self.folder)
@@ -292,6 +295,8 @@ class Fitting:
                     "images": [path_digest(path) for path in subject.images],
                     "labels": [file_digest(subject.labels)] if subject.labels is not None else [],
                 }
+                if subject.mask is not None:
+                    hashes[subject.name]["mask"] = [file_digest(subject.mask)]
             except OSError as error:
                 raise CohortError(
                     f"subject {subject.name} cannot be read", path=self.cohort.root, found=str(error)

@@ -190,7 +190,8 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
             transform = Transform.identity()  # it took its time
         grid = working_grid(atlas.grid, plan)
         mapped = map_image(prepare(image, plan), transform, grid)
-        reference = map_labels(labels, run.values, transform, grid)
+        mask = None if source.read_mask is None else source.read_mask()
+        reference = map_labels(labels, run.values, transform, grid, mask)
         pair = time.perf_counter() - start
     slices = to_slices(mapped.array, plan.slice_axis), to_slices(reference.array, plan.slice_axis)[0]
     case = MappedCase(source.name, *slices)

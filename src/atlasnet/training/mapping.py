@@ -38,7 +38,9 @@ def map_image(prepared: Volume, transform: Transform, grid: Grid) -> Volume:
     return transform.warp(prepared, grid)
 
 
-def map_labels(labels: Volume, values: tuple[int, ...], transform: Transform, grid: Grid) -> Volume:
+def map_labels(
+    labels: Volume, values: tuple[int, ...], transform: Transform, grid: Grid, mask: Volume | None = None
+) -> Volume:
     """A reference in an atlas's space as class indices, uint8 (1, z, y, x).
 
     Args:
@@ -46,6 +48,7 @@ def map_labels(labels: Volume, values: tuple[int, ...], transform: Transform, gr
         values: the label value of each class index.
         transform: maps points of ``grid`` into the labels' space.
         grid: the atlas's working grid.
+        mask: on the labels' grid, (1, z, y, x); where it is zero, voxels become `IGNORED` too.
 
     Returns:
         Class indices; `IGNORED` where the nearest voxel of the labels is, and where ``grid`` reaches outside their
@@ -54,6 +57,8 @@ def map_labels(labels: Volume, values: tuple[int, ...], transform: Transform, gr
     indices = np.full(labels.array.shape, IGNORED, dtype=np.uint8)
     for index, value in enumerate(values):
         indices[labels.array == value] = index
+    if mask is not None:
+        indices[mask.array == 0] = IGNORED
     annotated = indices != IGNORED
     if annotated.all():
         return transform.warp(labels.replace(indices), grid, interpolation="label", fill=IGNORED)

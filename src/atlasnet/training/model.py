@@ -93,6 +93,7 @@ class Model:
         segment_table: codes and colours by label name, where the cohort had them.
         typical: what the training subjects are like, for the verdict on a scan; None in a model of format 1.
         dice_estimate: what tells the Dice of a result, where the model was cross-validated.
+        organ_mask: whether it was trained within organ masks, so that a scan needs its own.
     """
 
     folder: Path
@@ -109,6 +110,7 @@ class Model:
     segment_table: Mapping[str, Any] = field(default_factory=dict)
     typical: Typical | None = None
     dice_estimate: DiceEstimate | None = None
+    organ_mask: bool = False
     _unpacked: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -151,6 +153,7 @@ class Model:
                 "atlases": [atlas.to_json() for atlas in self.atlases],
                 "typical": None if self.typical is None else self.typical.to_json(),
                 "dice_estimate": None if self.dice_estimate is None else self.dice_estimate.to_json(),
+                "organ_mask": self.organ_mask,
                 "provenance": dict(self.provenance),
                 "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
             },
@@ -213,6 +216,7 @@ class Model:
                 segment_table=content.get("segments", {}),
                 typical=_optional(content, "typical", lambda value: Typical.from_json(value, len(content["channels"]))),
                 dice_estimate=_optional(content, "dice_estimate", DiceEstimate.from_json),
+                organ_mask=bool(content.get("organ_mask", False)),
                 _unpacked=unpacked,
             )
             _ = model.segments  # what it says of the labels is understood
@@ -288,6 +292,7 @@ class Model:
             "ignore_label": self.ignore_label,
             "channels": list(self.channels),
             "network": self.network.to_json(),
+            "organ_mask": self.organ_mask,
             "registration": self.operator,
             "network_spacing_mm": list(self.plan.spacing),
             "registration_spacing_mm": list(self.plan.registration_spacing),

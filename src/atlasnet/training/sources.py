@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 from atlasnet.cohort import Subject
+from atlasnet.errors import CohortError
 from atlasnet.execution import digest, file_digest
 from atlasnet.volume import Volume, canonical, read_volume
 
@@ -22,6 +23,8 @@ class Keyed:
         read: gives the image, (c, z, y, x).
         labels_key: the same for the reference, empty without one.
         read_labels: gives the reference, (1, z, y, x) label values, or None without one.
+        mask_key: the same for the organ mask, empty without one.
+        read_mask: gives the organ mask, (1, z, y, x), not zero in the organ, or None without one.
     """
 
     name: str
@@ -29,17 +32,20 @@ class Keyed:
     read: Callable[[], Volume]
     labels_key: str = ""
     read_labels: Callable[[], Volume] | None = None
+    mask_key: str = ""
+    read_mask: Callable[[], Volume] | None = None
 
     def remembered(self) -> Keyed:
         """The same, its files read once and kept as long as this object lives."""
         labels = None if self.read_labels is None else cache(self.read_labels)
-        return Keyed(self.name, self.key, cache(self.read), self.labels_key, labels)
+        return replace(self, read=cache(self.read), read_labels=labels)
 
 
-def keyed_subject(subject: Subject, images: list[str], labels: list[str]) -> Keyed:
+def keyed_subject(subject: Subject, images: list[str], labels: list[str], mask: Sequence[str] = ()) -> Keyed:
     """A subject whose files have these hashes."""
     read_labels = None if subject.labels is None else partial(_labels, subject)
-    return Keyed(subject.name, digest(images), partial(_image, subject), digest(labels), read_labels)
+    keyed = Keyed(subject.name, digest(images), partial(_image, subject), digest(labels), read_labels)
+    return replace(keyed, mask_key=digest([*mask]), read_mask=partial(_mask, subject)) if mask else keyed
 
 
 def keyed_atlas(name: str, key: str, path: Path, channels: int) -> Keyed:
@@ -60,6 +66,13 @@ def _image(subject: Subject) -> Volume:
 
 def _labels(subject: Subject) -> Volume:
     return canonical(subject.read_labels())[0]
+
+
+def _mask(subject: Subject) -> Volume:
+    mask = subject.read_mask()
+    if mask is None:
+        raise CohortError(f"subject {subject.name} has no organ mask")
+    return canonical(mask)[0]
 
 
 def _stored(path: Path, channels: int) -> Volume:

@@ -145,20 +145,24 @@ class Transformer:
                 "labels": source.labels_key,
                 "values": self.values,
                 "plan": self.plan.to_json(),
+                **({"mask": source.mask_key} if source.mask_key else {}),
             }
         )
 
-    def _prepared(self, source: Keyed) -> tuple[Volume, Volume]:
-        """The normalised image and the reference."""
+    def _prepared(self, source: Keyed) -> tuple[Volume, Volume, Volume | None]:
+        """The normalised image, the reference, and the organ mask where there is one."""
         if source.read_labels is None:
             raise CohortError(f"subject {source.name} has no reference")
-        return prepare(source.read(), self.plan), source.read_labels()
+        mask = None if source.read_mask is None else source.read_mask()
+        return prepare(source.read(), self.plan), source.read_labels(), mask
 
-    def _case(self, name: str, image: Volume, labels: Volume, transform: Transform, grid: Grid) -> MappedCase:
+    def _case(
+        self, name: str, image: Volume, labels: Volume, mask: Volume | None, transform: Transform, grid: Grid
+    ) -> MappedCase:
         """A subject in an atlas's space, slices first."""
         axis = self.plan.slice_axis
         mapped = map_image(image, transform, grid)
-        reference = map_labels(labels, self.values, transform, grid)
+        reference = map_labels(labels, self.values, transform, grid, mask)
         return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
 
     def _cohort(self, cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]) -> MappedCohort:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.atlas import AtlasSource
 from atlasnet.cohort import Cohort, Plan
+from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Reporter, digest, file_digest
 from atlasnet.training.model import Model
@@ -117,6 +118,14 @@ class Update:
                 "a model is not updated in its own folder",
                 path=folder,
                 remedy="name another with -o, and remove this one when you trust the new one",
+            )
+        if model.organ_mask != are_masked(self.cohort):
+            raise ModelError(
+                "the cohort has organ masks and the model was trained without"
+                if not model.organ_mask
+                else "the model was trained within organ masks and the cohort has none",
+                path=self.cohort.root,
+                remedy="give --organ-mask as it was given then; else train a new model, without --update",
             )
         for what, expected, found, declared in (
             ("channels", list(model.channels), list(self.cohort.channels), "channel_names"),

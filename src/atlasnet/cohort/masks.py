@@ -1,0 +1,86 @@
+"""Organ masks: the part of each scan in which labels are looked for. They lie in a folder of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from atlasnet.cohort.cohort import Cohort
+from atlasnet.cohort.subject import Subject
+from atlasnet.errors import CohortError
+from atlasnet.execution import Reporter, SilentReporter
+from atlasnet.volume.io import READABLE_SUFFIXES
+from atlasnet.volume.volume import Volume
+
+_SHOWN = 10  # names of a sentence
+
+
+def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
+    """The mask of every case.
+
+    Args:
+        names: of the cases.
+        place: folder with CASE.nii.gz, or another readable suffix, for each case; of a single case also its file.
+
+    Raises:
+        CohortError: the folder is not there, a case has no mask in it, or several.
+    """
+    place = Path(place)
+    if place.is_file() and len(names) == 1:
+        return {names[0]: place}
+    if not place.is_dir():
+        raise CohortError("there is no such folder of organ masks", path=place, expected="a folder with CASE.nii.gz")
+    found = {name: [p for suffix in READABLE_SUFFIXES if (p := place / f"{name}{suffix}").is_file()] for name in names}
+    for name, paths in found.items():
+        if len(paths) > 1:
+            raise CohortError(f"two organ masks of the case {name}", path=paths[1], found=f"{paths[0].name} beside it")
+    missing = [name for name, paths in found.items() if not paths]
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise CohortError(
+            f"no organ mask for {len(missing)} of {len(names)} cases",
+            path=place,
+            expected="a file CASE.nii.gz, non-zero in the organ, for each case",
+            found="none for " + ", ".join(missing[:_SHOWN]) + more,
+        )
+    return {name: paths[0] for name, paths in found.items()}
+
+
+def with_masks(cohort: Cohort, place: str | Path) -> Cohort:
+    """The cohort with the mask of every subject, see `find_masks`."""
+    masks = find_masks([subject.name for subject in cohort], place)
+    return replace(cohort, subjects=tuple(replace(subject, mask=masks[subject.name]) for subject in cohort))
+
+
+def are_masked(subjects: Iterable[Subject]) -> bool:
+    """Whether subjects have organ masks.
+
+    Raises:
+        CohortError: only some of them have.
+    """
+    every = tuple(subjects)
+    without = [subject.name for subject in every if subject.mask is None]
+    if without and len(without) < len(every):
+        raise CohortError("some subjects have an organ mask and others none", found="none for " + ", ".join(without))
+    return bool(every) and not without
+
+
+def check_masks(subjects: Iterable[Subject], reporter: Reporter | None = None) -> None:
+    """Read every organ mask before any work, where there are some.
+
+    Raises:
+        CohortError: only some subjects have one.
+        VolumeError: a mask cannot be read, is empty, or does not lie on the grid of its image.
+    """
+    every = tuple(subjects)
+    if are_masked(every):
+        for subject in (reporter or SilentReporter()).track(every, "checking the organ masks", len(every)):
+            subject.read_mask()
+
+
+def within(labels: Volume, mask: Volume) -> Volume:
+    """A label map (1, z, y, x) with background where the mask (1, z, y, x) on the same grid is zero."""
+    return labels.replace(np.where(mask.array != 0, labels.array, labels.array.dtype.type(0)))
