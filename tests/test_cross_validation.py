@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,10 +129,10 @@ def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
     (copy / "predictions" / "s1.nii.gz").unlink()
     predict = Predictor.predict
 
-    def refuse_one(self: Predictor, image: Volume) -> Prediction:
+    def refuse_one(self: Predictor, image: Volume, **options: Any) -> Prediction:
         if np.array_equal(image.array, cohort["s1"].read_image().array):
             raise RegistrationError("it fits no atlas")
-        return predict(self, image)
+        return predict(self, image, **options)
 
     monkeypatch.setattr(Predictor, "predict", refuse_one)
     without = cross_validate(cohort, copy, QUICK, folds=2, execution=ONE)

@@ -294,4 +294,4 @@ def test_what_cannot_be_asked_of_an_ensemble_is_refused_before_any_work(
 def test_models_of_equal_folder_names_get_names_of_their_own(models: list[Model], tmp_path: Path) -> None:
     for place, model in zip(("a", "b"), models, strict=True):
         shutil.copytree(model.folder, tmp_path / place / "model", ignore=shutil.ignore_patterns("work"))
-    assert Ensemble.load([tmp_path / "a" / "model", tmp_path / "b" / "model"]).names == ("model-1", "model-2")
+    assert Ensemble.load([tmp_path / "a" / "model", tmp_path / "b" / "model"]).names == ("1-model", "2-model")

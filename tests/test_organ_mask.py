@@ -19,7 +19,8 @@ from atlasnet.errors import CohortError, ModelError, VolumeError
 from atlasnet.evaluation import PatchProtocol, evaluate_subject
 from atlasnet.execution import Execution, read_json
 from atlasnet.prediction import PredictOptions, Predictor
-from atlasnet.study import StudyOptions, cross_validate, run_study
+from atlasnet.study import cross_validate
+from atlasnet.training import recipe
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.mapping import map_labels
 from atlasnet.training.model import Model
@@ -89,10 +90,8 @@ def test_what_lies_outside_the_masks_trains_nothing(model: Model, cohort: Cohort
         write_volume(
             other / "labelsTr" / f"{one.name}.nii.gz", labels.replace(np.where(mask.array, labels.array, noise))
         )
-    (tmp_path / "m").mkdir()
-    shutil.copy(model.folder / "plan.json", tmp_path / "m" / "plan.json")
     same = fit(with_masks(Cohort.read(other), other / "masks"), tmp_path / "m", QUICK, execution=ONE)
-    assert same.checksums == model.checksums
+    assert (same.plan, same.checksums) == (model.plan, model.checksums)
     assert same.atlases[0].region == model.atlases[0].region
     (case,) = (tmp_path / "m" / "work" / "mapped").glob("*/phantom_001.labels.npy")
     counted = np.asarray(MappedCase.open(case.parent, "phantom_001").labels) != IGNORED
@@ -232,7 +231,7 @@ def test_the_mask_is_the_region_of_the_patches_where_no_other_is_named(cohort: C
     assert counts.healthy > 0
 
 
-def test_folds_and_studies_keep_to_the_masks(cohort: Cohort, data: Path, tmp_path: Path) -> None:
+def test_folds_keep_to_the_masks(cohort: Cohort, tmp_path: Path) -> None:
     template = tmp_path / "template.nii.gz"
     write_volume(template, cohort.subjects[0].read_image())
     options = replace(QUICK, atlases=(str(template),))
@@ -245,28 +244,28 @@ def test_folds_and_studies_keep_to_the_masks(cohort: Cohort, data: Path, tmp_pat
         assert not labels.array[mask.array == 0].any()
         there = (truth.array == cohort.labels[row.label]) & (mask.array != 0)
         assert row.reference_volume_ml == pytest.approx(there.sum() * np.prod(truth.grid.spacing) / 1000)
-    test = replace(
-        cohort.subjects[0],
-        name="phantom_003",
-        images=(scan(data)[0],),
-        labels=data / "labelsTs" / "phantom_003.nii.gz",
-        mask=data / "masks" / "phantom_003.nii.gz",
-    )
-    wanted = StudyOptions(
-        atlases=("phantom_000",),
-        methods=("plain", "propagation"),
-        seeds=1,
-        preset=RECIPE,
-        width=0.25,
-        operator="centre",
-    )
-    study = run_study(cohort, [test], tmp_path / "study", wanted, execution=ONE)
-    assert study.organ_mask
-    assert len(study.results) == 2
-    outside = scan(data)[2].array == 0
-    for result in study.results:
-        assert not read_labels(study.folder / result.run.folder / "phantom_003.nii.gz").array[outside].any()
-    assert len(read_json(study.folder / "settings.json")["tests"]["phantom_003"]) == 3
+
+
+def test_a_study_keeps_to_the_masks(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "_PRESETS", {"default": RECIPE})
+    words = ["study", str(data), "-o", str(tmp_path / "s"), "--organ-mask", str(data / "masks"), "--threads", "1"]
+    words += ["--atlas", "phantom_000", "--only", "plain", "propagation", "--seeds", "1", "--width", "0.25"]
+    assert main([*words, "--registration", "centre", "--quiet"]) == 0
+    _, _, mask = scan(data)
+    maps = list((tmp_path / "s" / "runs").glob("*/100/seed0/phantom_003.nii.gz"))
+    assert len(maps) == 2
+    truth = read_labels(data / "labelsTs" / "phantom_003.nii.gz")
+    for path in maps:
+        found = read_labels(path)
+        assert not found.array[mask.array == 0].any()
+        cut = truth.replace(truth.array * mask.array)
+        dice = {row.label: row.dice for row in evaluate_subject(found, cut, {"lung": 1, "disease": 2}).rows}
+        scores = read_json(path.with_name("phantom_003.json"))["scores"]
+        assert {row["label"]: row["dice"] for row in scores} == dice
+    assert "within organ masks" in (tmp_path / "s" / "study.html").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "s" / "study.json")["organ_mask"]
+    # Without them, it is another study.
+    assert main([*words[:4], *words[6:], "--registration", "centre", "--quiet"]) == 2
 
 
 def test_an_update_keeps_to_what_the_model_was_trained_within(model: Model, data: Path, tmp_path: Path) -> None:

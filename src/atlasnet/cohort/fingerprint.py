@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort.cohort import Cohort
+from atlasnet.cohort.masks import within
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.orientation import canonical
@@ -110,7 +111,7 @@ class Measured:
 
 
 def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Fingerprint:
-    """Read every subject, one at a time, and measure it.
+    """Read every subject, one at a time, and measure it; labels outside its organ mask, where it has one, are none.
 
     Raises:
         VolumeError: the first file that cannot be used; `atlasnet.cohort.check.check_cohort` names all of them.
@@ -119,7 +120,10 @@ def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Finger
     measured = []
     for subject in reporter.track(cohort, "fingerprint", len(cohort)):
         image = subject.read_image()
-        labels = subject.read_labels(image.grid) if subject.labels is not None else None
+        labels, mask = None, subject.read_mask(image.grid)
+        if subject.labels is not None:
+            labels = subject.read_labels(image.grid)
+            labels = labels if mask is None else within(labels, mask)
         measured.append(measure(subject.name, image, labels, cohort.labels, cohort.ignore_label))
     return combine(cohort.channels, measured)
 

@@ -77,9 +77,9 @@ class Ensemble:
         for path in map(Path, paths):
             found += _members(path) if path.is_dir() else [(path.stem, Model.load(path))]
         names = [name for name, _ in found]
-        # The folders of different models may have the same name.
-        unique = [f"{n}-{names[: i + 1].count(n)}" if names.count(n) > 1 else n for i, n in enumerate(names)]
-        return cls(tuple(model for _, model in found), tuple(unique))
+        if len(set(names)) < len(names):  # folders of different models may be called alike
+            names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
+        return cls(tuple(model for _, model in found), tuple(names))
 
     def __len__(self) -> int:
         return len(self.models)

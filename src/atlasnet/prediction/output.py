@@ -65,7 +65,7 @@ def provenance(
     # A strict prediction is the same one, or none.
     chosen = {name: value for name, value in asdict(options).items() if name not in (*MAPS, "strict")}
     ensemble = Ensemble.of(models)
-    request = {
+    request: dict[str, Any] = {
         "atlasnet": __version__,
         "input": inputs,
         "series": case.series,

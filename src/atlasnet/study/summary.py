@@ -39,7 +39,7 @@ def summarise(study: Study) -> dict[str, Any]:
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
         with one atlas, as ``atlasnet-1``. ``confidence``: per method the rank correlation of what it says of itself
         with its Dice. ``observers``: per observer and score the mean; ``subjects``: per method and test subject the
-        mean Dice. ``patches``: see `summarise_patches`.
+        mean Dice. ``patches``: see `summarise_patches`. ``organ_mask``: whether everything was done within organ masks.
     """
     by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
@@ -72,6 +72,7 @@ def summarise(study: Study) -> dict[str, Any]:
         "confidence": {name: _confidence(found) for name, found in main.items()},
         "subjects": subjects,
         "patches": summarise_patches(study),
+        "organ_mask": study.organ_mask,
     }
 
 
