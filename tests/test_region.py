@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,45 @@ def test_networks_work_where_the_structures_are(model: Model) -> None:
     image, reference = subject(101, shape=WIDE)
     prediction = Predictor(model).predict(image)
     assert dice(prediction.labels.array > 0, reference.array > 0) > 0.8
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_box_around_two_holds_both_and_is_the_smallest(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    low = random.integers(0, 9, (2, 3))
+    high = low + random.integers(1, 9, (2, 3))
+    one, other = (Region(tuple(a), tuple(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    assert one.united(other) == other.united(one) == Region(tuple(low.min(0)), tuple(high.max(0)))
+
+
+def updated(model: Model, folder: Path, region: Region | None, **options: Any) -> Region | None:
+    """The region of the model's atlas after an update with one new case alone, where it was ``region`` before."""
+    image, labels = subject(7, shape=WIDE)
+    write_volume(folder / "data" / "imagesTr" / "new_0000.nii.gz", image)
+    write_volume(folder / "data" / "labelsTr" / "new.nii.gz", labels)
+    names = {"channel_names": {"0": "MR"}, "labels": LABELS, "numTraining": 1, "file_ending": ".nii.gz"}
+    write_json(folder / "data" / "dataset.json", names)
+    before = replace(model, atlases=(replace(model.atlases[0], region=region),))
+    quick = FitOptions(preset=replace(RECIPE, epochs=1, iterations=1), **options)
+    found = fit(Cohort.read(folder / "data"), folder / "model", quick, update=before, work=model.folder / "work")
+    return found.atlases[0].region
+
+
+def test_a_network_that_goes_on_works_where_it_has_learnt_and_where_new_cases_have_structures(
+    model: Model, tmp_path: Path
+) -> None:
+    corner = Region((0, 0, 0), (3, 4, 5))
+    new = updated(model, tmp_path / "anew", corner, sharing="independent")  # knows nothing of the corner
+    assert new is not None
+    assert new.start > (0, 0, 0)
+    assert updated(model, tmp_path / "on", corner) == new.united(corner)
+    assert updated(model, tmp_path / "everywhere", None) is None
+
+
+def test_a_region_beyond_the_atlas_is_refused_before_an_update(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not lie in its image"):
+        updated(model, tmp_path, Region((0, 0, 0), (15, 56, 60)))
+    assert not (tmp_path / "model" / "networks").exists()
 
 
 @pytest.mark.parametrize("axis", ["z", "y", "x"])

@@ -267,8 +267,17 @@ class Fitting:
         # Structures do not come to one place without a registration; where voxels may be unannotated in all subjects,
         # nobody knows what lies there.
         cropped = self.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None
+        # What a network knows of the places where earlier subjects had structures is of use only where it is asked.
+        known = self.update if self.sharing.kind == "model" else None
         return Transformer(
-            plan, operator, self.values, self.options.minimum_quality, self.work, self.execution, cropped=cropped
+            plan,
+            operator,
+            self.values,
+            self.options.minimum_quality,
+            self.work,
+            self.execution,
+            cropped=cropped,
+            regions=None if known is None else known.regions,
         )
 
     def networks(self, names: Sequence[str], mapped: Sequence[MappedCohort], spec: NetworkSpec) -> AtlasNetworks:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+import numpy as np
+
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments
@@ -28,9 +30,10 @@ from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_path, digest, file_digest, read_json, unpack, write_json
 from atlasnet.network import NetworkSpec
 from atlasnet.training.estimate import DiceEstimate
+from atlasnet.training.mapping import to_slices, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
-from atlasnet.volume import Volume, read_volume
+from atlasnet.volume import Grid, Volume, read_volume
 
 T = TypeVar("T")
 
@@ -134,6 +137,27 @@ class Model:
     def atlas_image(self, atlas: Atlas) -> Volume:
         """The atlas, (c, z, y, x), canonical orientation."""
         return read_volume(self.atlas_path(atlas), channels=len(self.channels) > 1)
+
+    def check_region(self, atlas: Atlas, grid: Grid) -> None:
+        """Check that the atlas's region lies in the grid of its network.
+
+        Args:
+            atlas: of this model.
+            grid: of its image.
+
+        Raises:
+            ModelError: it does not.
+        """
+        blank = np.broadcast_to(np.zeros(1, np.uint8), (1, *working_grid(grid, self.plan).shape))
+        slices = to_slices(blank, self.plan.slice_axis).shape[1:]
+        if atlas.region is not None and not atlas.region.fits(slices):
+            raise ModelError(
+                f"the region of atlas {atlas.name} does not lie in its image",
+                path=self.folder / "model.json",
+                expected="at most " + " x ".join(map(str, slices)),
+                found=str(atlas.region.to_json()),
+                remedy="copy the model again",
+            )
 
     def save(self) -> None:
         """Write model.json with the checksums of the other files; it comes last: a model that has it is whole."""

@@ -57,6 +57,12 @@ class Region:
         high = [min(side, value + margin) for value, side in zip(stop, shape, strict=True)]
         return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
+    def united(self, other: Region) -> Region:
+        """The box around both."""
+        low = [min(pair) for pair in zip(self.start, other.start, strict=True)]
+        high = [max(pair) for pair in zip(self.stop, other.stop, strict=True)]
+        return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
     @classmethod
     def from_json(cls, value: Any) -> Region:
         """Read what `to_json` wrote.

@@ -51,6 +51,8 @@ class Transformer:
         work: where registrations and mapped cases are kept.
         execution: device, threads, seed, progress.
         cropped: whether networks see only the region that holds the structures of all subjects.
+        regions: by the name of an atlas, the region in which its network has learnt before, None being everywhere: it
+            stays part of the region.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Transformer:
         execution: Execution,
         *,
         cropped: bool = False,
+        regions: Mapping[str, Region | None] | None = None,
     ) -> None:
         self.plan, self.values, self.minimum_quality, self.cropped = plan, values, minimum_quality, cropped
+        self.regions = dict(regions or {})
         self.work, self.execution = work, execution
         self.registrar = PairRegistrar(operator, work, execution)
 
@@ -102,7 +106,7 @@ class Transformer:
         for atlas, cases in zip(atlases, kept, strict=True):
             if not cases:
                 raise RegistrationError(f"no subject could be mapped onto atlas {atlas.name}; choose another one")
-        return [self._cohort(cases, values) for cases, values in zip(kept, qualities, strict=True)]
+        return [self._cohort(*of) for of in zip(atlases, kept, qualities, strict=True)]
 
     def kept(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> tuple[int, list[MappedCohort] | None]:
         """What the work folder holds of `map`, without doing any of it.
@@ -131,10 +135,10 @@ class Transformer:
                     whole = False
                     continue
                 cases.append((key, MappedCase.open(case, subject.name)))
-            cohorts.append((cases, qualities))
-        if not whole or not all(cases for cases, _ in cohorts):
+            cohorts.append((atlas, cases, qualities))
+        if not whole or not all(cases for _, cases, _ in cohorts):
             return registered, None
-        return registered, [self._cohort(cases, qualities) for cases, qualities in cohorts]
+        return registered, [self._cohort(*cohort) for cohort in cohorts]
 
     def _key(self, source: Keyed, atlas: Keyed) -> str:
         """What a mapped case depends on."""
@@ -165,12 +169,17 @@ class Transformer:
         reference = map_labels(labels, self.values, transform, grid, mask)
         return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
 
-    def _cohort(self, cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]) -> MappedCohort:
+    def _cohort(
+        self, atlas: Keyed, cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]
+    ) -> MappedCohort:
         key, spread = digest([key for key, _ in cases]), _spread(qualities)
         whole = tuple(case for _, case in cases)
-        if not self.cropped:
+        before = self.regions.get(atlas.name)
+        if not self.cropped or (before is None and atlas.name in self.regions):
             return MappedCohort(key, whole, spread)
         region = Region.of([case.labels for case in whole])
+        if before is not None:
+            region = region.united(before)
         cut = tuple(region.cut(case) for case in whole)
         return MappedCohort(digest([key, region.to_json()]), cut, spread, region)
 

@@ -13,6 +13,8 @@ from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Reporter, digest, file_digest
 from atlasnet.training.model import Model
+from atlasnet.training.region import Region
+from atlasnet.volume import read_grid
 
 if TYPE_CHECKING:
     from atlasnet.training.fit import FitOptions
@@ -242,6 +244,18 @@ class Update:
         own = {atlas.name: atlas for atlas in self.model.atlases}
         paths = [self.model.weights_path(own.get(name, self.model.atlases[0])) for name in names]
         return [(path, self.model.checksums[path.relative_to(self.model.folder).as_posix()]) for path in paths]
+
+    @property
+    def regions(self) -> dict[str, Region | None]:
+        """By name, the region of each of the model's atlases: what its network has learnt, it has learnt there.
+
+        Raises:
+            ModelError: one does not lie in its atlas.
+        """
+        model = self.model
+        for atlas in model.atlases:
+            model.check_region(atlas, read_grid(model.atlas_path(atlas)))
+        return {atlas.name: atlas.region for atlas in model.atlases}
 
     def record(self, hashes: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """What was updated, and by what, for the provenance of the new model.
