@@ -145,6 +145,16 @@ def test_other_options_are_another_prediction(scans: Path, model: Model, capsys:
     assert done(capsys, predict(scans, model, *options))["kept"] == {"anna", "bert"}
 
 
+def test_names_and_colours_of_labels_lie_beside_them(scans: Path, model: Model, tmp_path: Path) -> None:
+    assert main(predict(scans, model, "--quiet")) == 0
+    assert main(["predict", str(scans / "anna.nii.gz"), "-m", str(model.folder), "-o", str(tmp_path / "a.nrrd")]) == 0
+    for stem in (scans.parent / "out" / "labels", tmp_path / "a"):
+        for suffix in (".label", ".ctbl"):
+            rows = stem.with_name(stem.name + suffix).read_text(encoding="utf-8").splitlines()
+            assert [row.split()[0] for row in rows if not row.startswith("#")] == ["0", "2", "4"]
+            assert any("shell" in row for row in rows)
+
+
 def test_maps_that_nobody_asks_for_again_change_nothing(scans: Path, model: Model, capsys: Capture) -> None:
     main(predict(scans, model, "--quiet", "--agreement"))
     assert done(capsys, predict(scans, model))["kept"] == {"anna", "bert"}

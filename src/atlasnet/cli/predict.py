@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
+LABELS = "labels"  # in a folder, the stem of the files that name and colour its labels
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
@@ -50,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="with an image suffix a file, else a folder with CASE.nii.gz and CASE.json for each case",
+        help="with an image suffix a file, else a folder with CASE.nii.gz and CASE.json for each case; beside them "
+        "names and colours of the labels, for ITK-SNAP (.label) and 3D Slicer (.ctbl)",
     )
     parser.add_argument("--series", metavar="S", help="number or UID of the DICOM series, where an input holds several")
     parser.add_argument(
@@ -94,7 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict case after case; one that fails or is refused is reported at the end and makes the exit code 1 or 3."""
     from atlasnet.cohort import find_masks
-    from atlasnet.prediction import Ensemble, PredictOptions, Predictor, find_cases, predict_cases
+    from atlasnet.prediction import (
+        Ensemble,
+        PredictOptions,
+        Predictor,
+        find_cases,
+        predict_cases,
+        write_label_tables,
+    )
     from atlasnet.prediction.batch import wanted_outputs
     from atlasnet.prediction.dicom import require_dicom, require_writers
     from atlasnet.prediction.forecast import forecast_cases
@@ -113,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         cases = [replace(case, mask=masks[case.name]) for case in cases]
     models.check_masks(cases)
     paths = _places(args.output, cases)
-    is_file = image_stem(args.output) is not None
+    stem = image_stem(args.output)  # of the one file, None of a folder
     options = PredictOptions(
         fusion=args.fusion,
         probabilities=args.probabilities,
@@ -148,11 +158,14 @@ def run(args: argparse.Namespace) -> int:
         report=_report(predictor) if args.report else None,
         overwrite=args.overwrite,
     )
-    if args.report and not is_file:
+    if args.report and stem is None:
         from atlasnet.report import write_batch_report
 
         names = [segment.name for segment in models.segments]
         write_batch_report(args.output / "report.html", batch, names)
+    if batch.written or batch.kept:
+        tables = args.output / LABELS if stem is None else args.output.with_name(stem)
+        write_label_tables(tables, models.segments, reporter=execution.reporter)
     problems = {**batch.failed, **batch.refused}
     if len(cases) == 1 and problems:
         raise next(iter(problems.values()))

@@ -4,6 +4,7 @@ from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.batch import Batch, predict_cases
 from atlasnet.prediction.ensemble import Ensemble, write_ensemble
 from atlasnet.prediction.inputs import find_cases
+from atlasnet.prediction.label_tables import write_label_tables
 from atlasnet.prediction.output import provenance, write_prediction
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
@@ -19,5 +20,6 @@ __all__ = [
     "predict_cases",
     "provenance",
     "write_ensemble",
+    "write_label_tables",
     "write_prediction",
 ]

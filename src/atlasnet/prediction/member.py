@@ -86,7 +86,7 @@ class Member:
                 network = load_network(model.network, channels, classes, weights, allow_module=allow_module)
                 self.networks.append(network.to(self.device))
             for atlas, image in zip(model.atlases, self.images, strict=True):
-                self._check_region(atlas, image)
+                model.check_region(atlas, image.grid)
         self._atlas_keys, self._pair_keys = atlas_keys(model), pair_keys(model, operator)
 
     def register(self, scan: Scan) -> Made:
@@ -164,24 +164,6 @@ class Member:
             said = probabilities(network, region.crop(slices), device=self.device)
             said = region.paste(said.astype(np.float16), slices.shape[1:])
         return np.ascontiguousarray(from_slices(said, axis), dtype=np.float16)
-
-    def _check_region(self, atlas: Atlas, image: Volume) -> None:
-        """Whether the region lies in the grid of its network.
-
-        Raises:
-            ModelError: it does not.
-        """
-        grid = working_grid(image.grid, self.model.plan)
-        blank = np.broadcast_to(np.zeros(1, np.uint8), (1, *grid.shape))
-        slices = to_slices(blank, self.model.plan.slice_axis).shape[1:]
-        if atlas.region is not None and not atlas.region.fits(slices):
-            raise ModelError(
-                f"the region of atlas {atlas.name} does not lie in its image",
-                path=self.model.folder / "model.json",
-                expected="at most " + " x ".join(map(str, slices)),
-                found=str(atlas.region.to_json()),
-                remedy="copy the model again",
-            )
 
     def _as_networks_see(self, atlas: Atlas, image: Volume, grid: Grid) -> NDArray[Any]:
         """The atlas's own image (c, z, y, x) as a scan that is the atlas is mapped; kept for the next scan."""
