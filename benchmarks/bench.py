@@ -66,12 +66,25 @@ class Bench:
         self.stages: dict[str, dict[str, Any]] = {}
         self.result: dict[str, Any] = {"machine": machine(), "versions": versions(), "stages": self.stages}
 
-    def atlasnet(self, stage: str, *words: object) -> dict[str, Any]:
-        """Run a verb with this benchmark's seed and threads where the verb takes them; stop where it fails."""
+    def atlasnet(
+        self, stage: str, *words: object, limit_gib: float | None = None, exit_code: int = 0
+    ) -> dict[str, Any]:
+        """Run a verb with this benchmark's seed and threads where the verb takes them; stop where it fails.
+
+        Args:
+            stage: what the result is called.
+            words: of the command.
+            limit_gib: of the address space.
+            exit_code: that is wanted.
+        """
         command = [*program(), *[str(word) for word in words]]
         if words[0] != "evaluate":
             command += ["--seed", str(self.options.seed), "--threads", str(self.options.threads)]
         text = self.shown(["atlasnet", *command[len(program()) :]])
+        if limit_gib is not None:
+            kib = int(limit_gib * 2**20)
+            command = ["sh", "-c", f'ulimit -v {kib} && exec "$@"', "sh", *command]
+            text = f"ulimit -v {kib}; {text}"
         print(f"$ {text}", flush=True)
         usage = measure(command)
         print(
@@ -80,9 +93,9 @@ class Bench:
             flush=True,
         )
         self.stages[stage] = {"command": text, **usage}
-        if usage["exit_code"] != 0:
+        if usage["exit_code"] != exit_code:
             self.write()
-            sys.exit(f"{stage}: the command failed")
+            sys.exit(f"{stage}: the exit code is not {exit_code}")
         return self.stages[stage]
 
     def train_words(self, *words: object) -> list[object]:

@@ -22,8 +22,9 @@ from atlasnet.errors import AtlasNetError, UnusualInputError
 from atlasnet.prediction import Batch, PredictOptions, Predictor
 from atlasnet.report import PredictionReport, write_batch_report, write_training_report
 from atlasnet.report.page import Cell, Page
-from atlasnet.report.pair import pair_panels
-from atlasnet.report.stack import image_layer, label_layer, stacks
+from atlasnet.report.pair import add_panels, pair_panels
+from atlasnet.report.prediction_page import _time
+from atlasnet.report.stack import add_stacks, image_layer, label_layer, stacks
 from atlasnet.report.viewer import BUNDLE, LICENCE, SHA256, VERSION, Shown, add_viewer
 from atlasnet.training.model import Model
 from atlasnet.training.registered import registered_pairs
@@ -67,6 +68,47 @@ def test_a_page_without_warnings_says_so(tmp_path: Path) -> None:
     page = Page("title")
     page.warnings([], "Nothing to warn of.")
     assert "Nothing to warn of." in check(page.write(tmp_path / "page.html")).text
+
+
+def pictured(tmp_path: Path) -> Page:
+    """Text, a small part, a large part and a larger one."""
+    page = Page("title")
+    page.text("a paragraph that stays")
+    for size in (10, 3000, 6000):
+        page.part(f"<p>{'x' * size}</p>", what=f"part of {size}")
+    return page
+
+
+def test_a_page_that_would_be_too_large_loses_its_largest_pictures_and_says_so(tmp_path: Path) -> None:
+    whole = pictured(tmp_path).html()
+    for less, lost in ((1, {6000}), (7000, {6000, 3000})):
+        most = len(whole.encode()) - less
+        text = pictured(tmp_path).html(most=most)
+        assert len(text.encode()) <= most
+        assert {size for size in (10, 3000, 6000) if "x" * size not in text} == lost
+        assert {size for size in (10, 3000, 6000) if f"left out: part of {size}." in text} == lost
+        assert "a paragraph that stays" in text
+
+
+def test_what_fills_a_page_may_be_left_out(tmp_path: Path) -> None:
+    page, volume = Page("title"), block()
+    add_viewer(page, [Shown("scan", volume, window=GREY)])
+    layers = [image_layer(volume, GREY)]
+    add_stacks(page, stacks(volume.grid, layers), layers, "a scan")
+    add_panels(page, pair_panels(volume, volume, Transform.identity(), names=("a", "b")))
+    (tmp_path / "page.html").write_text(page.html(most=0), encoding="utf-8")
+    text = check(tmp_path / "page.html").text
+    for what in ("the volume to look through, scan", "the slices of a scan", "pictures of a registration"):
+        assert f"is left out: {what}" in text or what in text
+
+
+def test_gpu_memory_has_its_column_where_there_is_a_gpu() -> None:
+    record = {"seconds": {"network": 1.5}, "peak_memory_mib": {"network": 700.0}}
+    for more, expected in (({}, 3), ({"peak_gpu_memory_mib": {"network": 2345.6}}, 4)):
+        page = Page("title")
+        _time(page, record | more)
+        assert page.html().count("<th") - page.html().count("<thead") == expected
+        assert ("2346" in page.html()) == bool(more)
 
 
 def test_cases_without_a_result_are_on_top_of_a_batchs_page(tmp_path: Path) -> None:

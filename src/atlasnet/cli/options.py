@@ -109,6 +109,9 @@ def add_execution_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", metavar="D", help="torch device: cpu, cuda, cuda:1 (default: cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all that this process may use)")
     group.add_argument("--seed", type=int, default=0, metavar="S", help="origin of every random number (default: 0)")
+    group.add_argument(
+        "--no-memory-check", action="store_true", help="begin even where, by the estimate, memory does not suffice"
+    )
     add_output_options(parser)
 
 
@@ -117,7 +120,8 @@ def execution_from(args: argparse.Namespace) -> Execution:
     from atlasnet.execution import Execution
 
     options = {} if args.threads is None else {"threads": args.threads}
-    execution = Execution(device=args.device, seed=args.seed, reporter=args.reporter, **options)
+    checked = not args.no_memory_check
+    execution = Execution(device=args.device, seed=args.seed, reporter=args.reporter, check_memory=checked, **options)
     execution.torch_device()
     return execution
 

@@ -10,6 +10,7 @@ from atlasnet.cli.options import OPERATORS, add_execution_options, execution_fro
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
+    from atlasnet.execution import Execution
     from atlasnet.registration import Operator
     from atlasnet.transform import Transform
     from atlasnet.volume import Volume
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
     operator = _operator(args)
     execution = execution_from(args)
+    _require_memory(args, operator, execution)
     source = read_volume(args.source, series=args.source_series)
     target = read_volume(args.target, series=args.target_series)
     labels = _labels_on(source, args.source_labels, "source")
@@ -143,6 +145,22 @@ def run(args: argparse.Namespace) -> int:
     _write(args, source, target, labels, result.transform, record)
     tell(args, _summary(args, record), record)
     return 0
+
+
+def _require_memory(args: argparse.Namespace, operator: Operator, execution: Execution) -> None:
+    """Find out from the headers what the images would take.
+
+    Raises:
+        VolumeError: a header cannot be used.
+        InputError: memory does not suffice.
+    """
+    from atlasnet.registration import registration_bytes
+    from atlasnet.volume import read_grid
+
+    source = read_grid(args.source, series=args.source_series)
+    target = read_grid(args.target, series=args.target_series)
+    remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
+    execution.require_memory(registration_bytes(source, target, 1, operator), remedy, args.source)
 
 
 def _landmark_map(path: Path) -> Transform:

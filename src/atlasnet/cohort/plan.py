@@ -134,6 +134,8 @@ class Plan:
                 expected=f"{len(self.normalisation)} ({', '.join(self.channels)})",
                 found=str(volume.channels),
             )
+        if volume.channels == 1:  # without a second array of its size
+            return volume.replace(self.normalisation[0].apply(volume.array))
         result = np.empty(volume.array.shape, dtype=np.float32)
         for normalisation, channel, place in zip(self.normalisation, volume.array, result, strict=True):
             place[...] = normalisation.apply(channel)

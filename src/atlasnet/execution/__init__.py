@@ -4,6 +4,7 @@ from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import atomic_path, copy_file, digest, file_digest, read_json, reading_back, write_json
 from atlasnet.execution.log import Hidden, LogReporter, open_log
+from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
 from atlasnet.execution.stages import Stages, peak_memory
 from atlasnet.execution.work import WorkFolder
@@ -22,6 +23,8 @@ __all__ = [
     "copy_file",
     "digest",
     "file_digest",
+    "memory_held",
+    "memory_left",
     "open_log",
     "peak_memory",
     "read_json",

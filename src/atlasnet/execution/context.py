@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlasnet.errors import Cancelled, InputError
+from atlasnet.execution.memory import require_memory
 from atlasnet.execution.reporter import Reporter, SilentReporter
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Execution:
         seed: the origin of every random number.
         reporter: follows the work.
         cancelled: asked between units of work; when it answers true, `Cancelled` is raised.
+        check_memory: whether work is refused that, by its estimate, the memory does not suffice for.
     """
 
     device: str = "cpu"
@@ -43,6 +46,7 @@ class Execution:
     seed: int = 0
     reporter: Reporter = field(default_factory=SilentReporter)
     cancelled: Callable[[], bool] = _never
+    check_memory: bool = True
 
     def torch_device(self) -> torch.device:
         """The device, checked to exist.
@@ -80,6 +84,11 @@ class Execution:
         finally:
             torch.set_num_threads(before)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before_itk)
+
+    def require_memory(self, needed: float, remedy: str, path: Path | None = None) -> None:
+        """See `atlasnet.execution.memory.require_memory`; nothing is asked without ``check_memory``."""
+        if self.check_memory:
+            require_memory(needed, remedy, path)
 
     def pause(self) -> None:
         """A safe point at which the work may be stopped.

@@ -1,4 +1,4 @@
-"""What the stages of a piece of work took: seconds, and the memory that the process had needed by their end."""
+"""What the stages of a piece of work took: seconds, and the memory that had been needed by their end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ class Stages:
         seconds: that were spent in each.
         peak_mib: the most memory that the process had held when the stage was last left, MiB. It never falls, so the
             stage at which it rises is the one that needs it. Empty where the system does not tell.
+        gpu_mib: the same of the tensors on ``device``, as `torch.cuda.max_memory_allocated` counts; empty without CUDA.
+        device: torch device name.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
+    gpu_mib: dict[str, float] = field(default_factory=dict)
+    device: str = "cpu"
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -35,17 +39,24 @@ class Stages:
             peak = peak_memory()
             if peak is not None:
                 self.peak_mib[stage] = peak / MIB
+            if self.device.startswith("cuda"):
+                import torch
+
+                self.gpu_mib[stage] = torch.cuda.max_memory_allocated(self.device) / MIB
 
     def copy(self) -> Stages:
         """The same figures, to be counted on."""
-        return Stages(dict(self.seconds), dict(self.peak_mib))
+        return Stages(dict(self.seconds), dict(self.peak_mib), dict(self.gpu_mib), self.device)
 
     def to_json(self) -> dict[str, dict[str, float]]:
-        """``seconds`` and ``peak_memory_mib``, each by stage, rounded."""
-        return {
+        """``seconds``, ``peak_memory_mib`` and, with CUDA, ``peak_gpu_memory_mib``, each by stage, rounded."""
+        found = {
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "peak_memory_mib": {stage: round(value, 1) for stage, value in self.peak_mib.items()},
         }
+        if self.gpu_mib:
+            found["peak_gpu_memory_mib"] = {stage: round(value, 1) for stage, value in self.gpu_mib.items()}
+        return found
 
 
 def peak_memory() -> int | None:

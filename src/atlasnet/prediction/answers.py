@@ -115,6 +115,7 @@ class Answers:
             for stage, value in other.stages.seconds.items():
                 stages.seconds[stage] = stages.seconds.get(stage, 0.0) + value
             stages.peak_mib.update(other.stages.peak_mib)
+            stages.gpu_mib.update(other.stages.gpu_mib)
         return replace(
             self,
             atlases=(*self.atlases, *(a for o in others for a in o.atlases)),

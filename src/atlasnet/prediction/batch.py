@@ -12,6 +12,7 @@ from typing import Any
 from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError
 from atlasnet.execution import Stages
+from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
 from atlasnet.prediction.prediction import Prediction, PredictOptions
@@ -113,7 +114,7 @@ def predict_cases(
     batch = Batch()
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         execution.pause()
-        path, stages = paths[case.name], Stages()
+        path, stages = paths[case.name], Stages(device=execution.device)
         try:
             with stages("reading"):
                 made_of = provenance(case, predictor.ensemble, options, execution)
@@ -121,10 +122,12 @@ def predict_cases(
                     batch.kept[case.name] = path
                     execution.reporter.note(f"{case.name}: kept, it is of the same model, input and options")
                     continue
+                needed = predictor.require_memory(case, asked)
                 origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
                 image = case.read_image()
                 mask = case.read_mask(image.grid)
             prediction = predictor.predict(image, asked, mask=mask)
+            prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
             page = None
             if report is not None:
                 page = partial(report, case.name, image, prediction)

@@ -13,10 +13,10 @@ from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.batch import explained
 from atlasnet.prediction.ensemble import Ensemble
+from atlasnet.prediction.memory import answer_bytes
 from atlasnet.prediction.output import is_written, provenance
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.predictor import Predictor
-from atlasnet.training.mapping import working_grid
 from atlasnet.training.model import Model
 
 
@@ -127,6 +127,7 @@ def _measured(
     atlases = sum(len(model.atlases) for model in ensemble.models)
     times = {"registration": ensemble.pairs, "verdict": len(ensemble), "postprocessing": 1}
     with stages("reading"):
+        predictor.require_memory(case, options)
         image = case.read_image()
         mask = case.read_mask(image.grid)
     # One atlas that fits badly would not be asked, and the others might.
@@ -137,11 +138,8 @@ def _measured(
 
 
 def _atlas_mib(predictor: Predictor) -> float:
-    """What a further atlas keeps in memory: its image, its network, its map both ways, its probabilities twice."""
+    """What a further atlas keeps in memory: its image, its network, its answer."""
     (member,) = predictor.members
-    model, (image,) = member.model, member.images
-    grid, coarse = working_grid(image.grid, model.plan), image.grid.with_spacing(model.plan.registration_spacing)
+    (image,) = member.images
     weights = sum(tensor.nbytes for tensor in member.networks[0].state_dict().values())
-    maps = 2 * 3 * 4 * int(coarse.size.prod())
-    said = len(model.values) * (2 + 4) * int(grid.size.prod())
-    return float(image.array.nbytes + weights + maps + said) / MIB
+    return float(image.array.nbytes + weights + answer_bytes(member, image.grid)) / MIB

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from atlasnet.cohort import Subject
 from atlasnet.cohort.subject import GRID_TOLERANCE
 from atlasnet.errors import RegistrationError, VolumeError
-from atlasnet.execution import Execution, WitnessReporter
+from atlasnet.execution import Execution, WitnessReporter, memory_held
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.fusion import Agreement, fuse_models, fuse_slab, own_choice
 from atlasnet.prediction.member import Asked, Made, Member
+from atlasnet.prediction.memory import prediction_bytes
 from atlasnet.prediction.postprocess import postprocess
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.record import atlas_records, organ_ml, volumes
@@ -120,6 +121,25 @@ class Predictor:
             mask=mask,
         )
         return self.fuse(answers, options)
+
+    def require_memory(self, case: Subject, options: PredictOptions) -> int:
+        """Refuse a case that, by the size of its scan, memory does not suffice for; it is not read.
+
+        Args:
+            case: to be segmented.
+            options: what is asked for.
+
+        Returns:
+            The most memory that the process should need, bytes.
+
+        Raises:
+            VolumeError: the header of the scan cannot be used.
+            InputError: memory does not suffice.
+        """
+        needed = prediction_bytes(self, case.read_grid(), options)
+        remedy = "crop or resample the scan" + (", leave out --probabilities" if options.probabilities else "")
+        self.execution.require_memory(needed, remedy, case.images[0])
+        return memory_held() + needed
 
     def verdict(self, image: Volume) -> Verdict:
         """Whether a scan is like the training subjects; it is registered, and no network runs.

@@ -20,7 +20,8 @@ class Scan:
     """
 
     def __init__(self, image: Volume, execution: Execution) -> None:
-        self.given, self.execution, self.stages = image.grid, execution, Stages()
+        self.given, self.execution = image.grid, execution
+        self.stages = Stages(device=execution.device)
         self.source, self.orientation = canonical(image)
         self._prepared: tuple[Plan, Volume] | None = None
         self._registrations: dict[str, Registration | RegistrationError] = {}

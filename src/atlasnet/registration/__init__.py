@@ -4,6 +4,7 @@ from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.local_fit import local_weight
+from atlasnet.registration.memory import FIXED_BYTES, SCAN_BYTES, registration_bytes, work_bytes
 from atlasnet.registration.mirrors import mirror_correlations, orientation_margin
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration
@@ -13,6 +14,8 @@ from atlasnet.registration.register import WITHOUT_SETTINGS, WITHOUT_SPACING, ma
 from atlasnet.registration.settings import MRFSettings, preset
 
 __all__ = [
+    "FIXED_BYTES",
+    "SCAN_BYTES",
     "WITHOUT_SETTINGS",
     "WITHOUT_SPACING",
     "AffineOperator",
@@ -33,4 +36,6 @@ __all__ = [
     "preset",
     "regional_quality",
     "register_images",
+    "registration_bytes",
+    "work_bytes",
 ]

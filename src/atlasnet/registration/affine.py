@@ -349,7 +349,7 @@ def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], 
                 expected=f"different intensities between {low:g} and {high:g}",
                 found=f"{float(image.array.min()):g} to {float(image.array.max()):g}",
             )
-    weight = torch.ones(1, *kept, device=device)
+    weight = torch.ones((), device=device).expand(1, *kept)  # one number in memory
     if mask is not None:
         weight = torch.from_numpy((orientation.apply(mask.array) != 0).astype(np.float32)).reshape(1, *kept).to(device)
     frame = np.eye(4)

@@ -125,7 +125,8 @@ def coarser(level: Level, spacing: float) -> Level:
     parts = [_averaging(int(n), s, spacing) for n, s in zip(level.size, level.spacing, strict=True)]
     matrices = [None if matrix is None else level.tensor(matrix) for matrix, _ in parts]
     weight = _along_axes(level.weight, matrices)
-    image = _along_axes(level.image * level.weight, matrices) / weight.clamp(min=1e-3)
+    counted = level.image * level.weight if any(level.weight.stride()) else level.image  # no copy where all counts
+    image = _along_axes(counted, matrices) / weight.clamp(min=1e-3)
     return Level(image.contiguous(), weight.contiguous(), tuple(reached for _, reached in parts))
 
 

@@ -38,7 +38,7 @@ class Window:
     def normalise(self, values: Tensor) -> Tensor:
         """Intensities to [0, 1]."""
         low, high = self.clamp
-        return ((values.to(torch.float32) - low) / (high - low)).clamp_(0, 1)
+        return values.to(torch.float32, copy=True).sub_(low).div_(high - low).clamp_(0, 1)
 
     @property
     def relative_bins(self) -> Pair:

@@ -15,6 +15,7 @@ from typing import Any
 
 from atlasnet.execution import atomic_path
 
+MOST_BYTES = 60 * 10**6  # of a page; mail and browsers have trouble with more
 LONG_TABLE = 25  # rows, beyond which a table scrolls within itself
 NO_DEVICE = "Research software, not a medical device: what is shown here decides nothing about a patient."
 
@@ -51,6 +52,7 @@ class Page:
     def __init__(self, title: str) -> None:
         self.title = title
         self._parts: list[str] = []
+        self._instead: dict[int, str] = {}  # by the place of a part that may be left out
         self._ends: dict[str, str] = {}
 
     def heading(self, text: str) -> None:
@@ -111,13 +113,19 @@ class Page:
     def image(self, path: str | Path, caption: str) -> None:
         """A PNG, its bytes in the page."""
         data = data_uri(Path(path).read_bytes(), "png")
-        self._parts.append(
+        self.part(
             f'<figure class="picture"><img alt="{escape(caption)}" src="{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            f"<figcaption>{escape(caption)}</figcaption></figure>",
+            what=f"the picture: {caption}",
         )
 
-    def part(self, html: str) -> None:
-        """HTML of another module of this room, which has escaped what it was given."""
+    def part(self, html: str, *, what: str = "") -> None:
+        """HTML of another module of this room, which has escaped what it was given.
+
+        Where ``what`` names it, it may be left out of a page of more than `MOST_BYTES`.
+        """
+        if what:
+            self._instead[len(self._parts)] = what
         self._parts.append(html)
 
     @contextmanager
@@ -131,9 +139,21 @@ class Page:
         """HTML at the end of the page, however often it is asked for under this name."""
         self._ends.setdefault(name, html)
 
-    def html(self) -> str:
-        """The whole page."""
-        parts = "\n".join([*self._parts, *self._ends.values()])
+    def html(self, most: int = MOST_BYTES) -> str:
+        """The whole page, without the largest of its pictures and volumes where it would have more than ``most`` bytes.
+
+        A sentence says what was left out, in its place. Text and tables all stay.
+        """
+        shown = [*self._parts]
+        size = sum(len(part.encode()) for part in (*shown, *self._ends.values(), *map(asset, _ALWAYS)))
+        for place in sorted(self._instead, key=lambda place: -len(shown[place])):
+            if size <= most:
+                break
+            said = f"To keep the page below {most / 10**6:.0f} MB, this is left out: {self._instead[place]}."
+            sentence = f'<p class="note">{escape(said)}</p>'
+            size += len(sentence.encode()) - len(shown[place].encode())
+            shown[place] = sentence
+        parts = "\n".join([*shown, *self._ends.values()])
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -160,6 +180,9 @@ def script_json(value: Any) -> str:
     """A ``<script>`` that holds data; nothing in it can end it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json">{text}</script>'
+
+
+_ALWAYS = ("page.css", "page.js")
 
 
 @cache

@@ -168,13 +168,13 @@ def _change(jacobian: NDArray[np.float64]) -> NDArray[np.uint8]:
 def add_panels(page: Page, panels: Sequence[Panel]) -> None:
     """Put the pictures onto a page, those of a plane side by side as far as there is room."""
     for plane in dict.fromkeys(panel.plane for panel in panels):
+        alike = [panel for panel in panels if panel.plane == plane]
         figures = "".join(
             f'<figure class="panel"><img alt="{escape(panel.alt)}" '
             f'src="{data_uri(panel.picture, "jpeg")}"><figcaption>{escape(panel.title)}</figcaption></figure>'
-            for panel in panels
-            if panel.plane == plane
+            for panel in alike
         )
-        page.part(f'<div class="panels">{figures}</div>')
+        page.part(f'<div class="panels">{figures}</div>', what=f"{len(alike)} {plane} pictures of a registration")
 
 
 def add_scale(page: Page) -> None:

@@ -143,8 +143,15 @@ def _verdict(page: Page, verdict: Mapping[str, Any]) -> None:
 def _time(page: Page, record: Mapping[str, Any]) -> None:
     page.heading("Time and memory")
     seconds, peaks = record["seconds"], record["peak_memory_mib"]
-    rows = [[stage, number(value, ".2f"), number(peaks.get(stage), ".0f")] for stage, value in seconds.items()]
-    page.table(["stage", "seconds", "memory by its end, MiB"], rows)
+    head, memory = ["stage", "seconds", "memory by its end, MiB"], [peaks]
+    if "peak_gpu_memory_mib" in record:
+        head.append("GPU memory by its end, MiB")
+        memory.append(record["peak_gpu_memory_mib"])
+    rows = [
+        [stage, number(value, ".2f"), *(number(peak.get(stage), ".0f") for peak in memory)]
+        for stage, value in seconds.items()
+    ]
+    page.table(head, rows)
 
 
 def _origin(page: Page, record: Mapping[str, Any]) -> None:

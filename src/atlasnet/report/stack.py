@@ -177,8 +177,10 @@ def add_stacks(page: Page, found: Sequence[Stack], layers: Sequence[Layer], what
         if layer.scale
     ]
     figures = "".join(_figure(stack, layers, what) for stack in found)
+    switches = f'<div class="controls">{"".join(controls)}</div>'
     page.part(
-        f'<div class="browser"><div class="controls">{"".join(controls)}</div><div class="stacks">{figures}</div></div>'
+        f'<div class="browser">{switches}<div class="stacks">{figures}</div></div>',
+        what=f"the slices of {what}",
     )
     thinned = [f"{len(s.slices)} of {s.count} {s.plane}" for s in found if len(s.slices) < s.count]
     if thinned:

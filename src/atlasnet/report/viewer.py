@@ -68,7 +68,8 @@ def add_viewer(page: Page, shown: Sequence[Shown]) -> None:
         f'<span class="said" role="status"></span></div><div class="stage" hidden>'
         f'<div class="controls"><label>view <select>{options}</select></label>{fade}</div>'
         '<div class="screen"><canvas aria-label="the volume in the viewer"></canvas></div></div>'
-        f"{script_json({'volumes': volumes})}</div>"
+        f"{script_json({'volumes': volumes})}</div>",
+        what="the volume to look through, " + " and ".join(one.name for one in shown),
     )
     note = "Click into a plane to move the cross, scroll to leaf, drag with the right button to change the grey window."
     if coarser:

@@ -21,16 +21,18 @@ from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, WorkFolder, copy_file, digest, file_digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
-from atlasnet.registration import WITHOUT_SETTINGS, WITHOUT_SPACING, Operator, make_operator
+from atlasnet.registration import WITHOUT_SETTINGS, Operator
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
+from atlasnet.training.memory import mapping_bytes
 from atlasnet.training.model import Atlas, Model, class_values, weights_path
 from atlasnet.training.networks import AtlasNetworks
+from atlasnet.training.pairs import planned_operator
 from atlasnet.training.recipe import Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
-from atlasnet.training.sources import Keyed, keyed_subject, path_digest
+from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import measure_typical
@@ -115,16 +117,6 @@ def fit(
         return run.model()
 
 
-def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Operator:
-    """The operator of that name, with what the plan says where ``settings`` are silent; see `make_operator`."""
-    chosen = dict(settings)
-    if name == "mrf":
-        chosen.setdefault("mi_range", None if None in plan.mi_range else plan.mi_range)
-    if name not in WITHOUT_SPACING:
-        chosen.setdefault("spacing", min(plan.registration_spacing))
-    return make_operator(name, **chosen)
-
-
 class Fitting:
     """One call of `fit`; what it is made of tells `atlasnet.training.forecast` what the call would do."""
 
@@ -203,6 +195,7 @@ class Fitting:
         recipe = self.planned_recipe(plan)
         transformer = self.transformer(plan)
         operator = transformer.registrar.operator
+        self.require_memory(operator)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
@@ -236,6 +229,17 @@ class Fitting:
         )
         model.save()
         return Model.load(self.folder)
+
+    def require_memory(self, operator: Operator) -> None:
+        """Refuse scans that, by their headers, memory does not suffice for.
+
+        Raises:
+            InputError: it does not.
+        """
+        scans = [subject.read_grid() for subject in self.cohort]
+        needed = mapping_bytes(scans, len(self.cohort.channels), self.atlases.count, operator)
+        remedy = f"crop or resample the largest scans, or raise registration_spacing in {self.plan_path.name}"
+        self.execution.require_memory(needed, remedy, self.cohort.root)
 
     @property
     def plan_path(self) -> Path:
@@ -296,21 +300,8 @@ class Fitting:
         )
 
     def hashes(self) -> dict[str, dict[str, list[str]]]:
-        """SHA-256 of every file, per subject."""
-        hashes: dict[str, dict[str, list[str]]] = {}
-        for subject in self.say.track(self.cohort, "checking the files", len(self.cohort)):
-            try:
-                hashes[subject.name] = {
-                    "images": [path_digest(path) for path in subject.images],
-                    "labels": [file_digest(subject.labels)] if subject.labels is not None else [],
-                }
-                if subject.mask is not None:
-                    hashes[subject.name]["mask"] = [file_digest(subject.mask)]
-            except OSError as error:
-                raise CohortError(
-                    f"subject {subject.name} cannot be read", path=self.cohort.root, found=str(error)
-                ) from error
-        return hashes
+        """SHA-256 of every file, per subject; see `cohort_hashes`."""
+        return cohort_hashes(self.cohort, self.say)
 
     def plan(self) -> Plan:
         """The plan beside the model, or the one that follows from the cohort; in an update that of its model."""

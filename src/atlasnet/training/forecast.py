@@ -179,6 +179,7 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     sizes = {subject.name: int(subject.read_grid().size.prod()) for subject in run.cohort}
     source, target = (*sorted(subjects, key=lambda s: -sizes[s.name]), *subjects)[:2]
     transformer = run.transformer(plan)
+    run.require_memory(transformer.registrar.operator)
     with execution.active():
         image, atlas = source.read(), target.read()
         labels = canonical(run.cohort[source.name].read_labels())[0]

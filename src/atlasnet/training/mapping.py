@@ -30,7 +30,9 @@ def prepare(source: Volume, plan: Plan) -> Volume:
     sigma = antialias_sigma(np.asarray(plan.spacing) / source.grid.spacing)
     if (sigma == 0).all():
         return normalised
-    return normalised.replace(np.stack([smooth(channel, sigma) for channel in normalised.array]))
+    for channel in normalised.array:
+        channel[...] = smooth(channel, sigma, overwrite=True)
+    return normalised
 
 
 def map_image(prepared: Volume, transform: Transform, grid: Grid) -> Volume:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from atlasnet.cohort import Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
-from atlasnet.registration import Operator, Registration
+from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, make_operator
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
 REVISION = 1  # counts up when the same settings would give another map
+
+
+def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Operator:
+    """The operator of that name, with what the plan says where ``settings`` are silent; see `make_operator`."""
+    chosen = dict(settings)
+    if name == "mrf":
+        chosen.setdefault("mi_range", None if None in plan.mi_range else plan.mi_range)
+    if name not in WITHOUT_SPACING:
+        chosen.setdefault("spacing", min(plan.registration_spacing))
+    return make_operator(name, **chosen)
 
 
 class PairRegistrar:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
-from atlasnet.cohort import Subject
+from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
-from atlasnet.execution import digest, file_digest
+from atlasnet.execution import Reporter, digest, file_digest
 from atlasnet.volume import Volume, canonical, read_volume
 
 
@@ -58,6 +58,26 @@ def path_digest(path: Path) -> str:
     if path.is_dir():
         return digest([file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()])
     return file_digest(path)
+
+
+def cohort_hashes(cohort: Cohort, reporter: Reporter) -> dict[str, dict[str, list[str]]]:
+    """SHA-256 of every file, per subject, under ``images``, ``labels`` and, where there is one, ``mask``.
+
+    Raises:
+        CohortError: a file cannot be read.
+    """
+    hashes: dict[str, dict[str, list[str]]] = {}
+    for subject in reporter.track(cohort, "checking the files", len(cohort)):
+        try:
+            hashes[subject.name] = {
+                "images": [path_digest(path) for path in subject.images],
+                "labels": [file_digest(subject.labels)] if subject.labels is not None else [],
+            }
+            if subject.mask is not None:
+                hashes[subject.name]["mask"] = [file_digest(subject.mask)]
+        except OSError as error:
+            raise CohortError(f"subject {subject.name} cannot be read", path=cohort.root, found=str(error)) from error
+    return hashes
 
 
 def _image(subject: Subject) -> Volume:

@@ -1,0 +1,47 @@
+"""What a prediction takes in memory, from the size of the scan alone: known before it is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from atlasnet.prediction.prediction import PredictOptions
+from atlasnet.registration import FIXED_BYTES, SCAN_BYTES, work_bytes
+from atlasnet.training.mapping import working_grid
+from atlasnet.volume import Grid
+
+if TYPE_CHECKING:
+    from atlasnet.prediction.member import Member
+    from atlasnet.prediction.predictor import Predictor
+
+# Bytes per voxel of the scan, when its labels are there: the scan, its mask, the labels in three forms, and what is asked for.
+_RESULT, _CLEANING, _SHARES = 10, 16, 20
+_PROBABILITY = 16  # of every class
+
+
+def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) -> int:
+    """The memory that the prediction of a scan takes, beyond what the process has with the models loaded.
+
+    Args:
+        predictor: the model or models, ready.
+        scan: grid of the scan.
+        options: what is asked for.
+    """
+    ensemble = predictor.ensemble
+    mapped = SCAN_BYTES * len(ensemble.channels) * scan.voxels
+    mapped += max(work_bytes(image.grid, member.operator) for member in predictor.members for image in member.images)
+    fused = _RESULT * scan.voxels
+    if options.largest_component or options.minimum_size_ml > 0:
+        fused += _CLEANING * scan.voxels
+    if options.agreement:
+        fused += _SHARES * scan.voxels
+    if options.probabilities:
+        fused += _PROBABILITY * len(ensemble.values) * scan.voxels
+    answers = sum(answer_bytes(member, image.grid) for member in predictor.members for image in member.images)
+    return FIXED_BYTES + answers + max(mapped, fused)
+
+
+def answer_bytes(member: Member, atlas: Grid) -> int:
+    """What an atlas's answer keeps: the map both ways, and the probabilities, as they are and as they are read."""
+    plan = member.model.plan
+    maps = 2 * 3 * 4 * atlas.with_spacing(plan.registration_spacing).voxels
+    return maps + len(member.model.values) * (2 + 4) * working_grid(atlas, plan).voxels

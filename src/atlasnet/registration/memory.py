@@ -1,0 +1,42 @@
+"""What a registration takes in memory, from the sizes of the images alone: known before they are read."""
+
+from __future__ import annotations
+
+from atlasnet.registration.operator import Operator
+from atlasnet.registration.pyramid import registration_grid
+from atlasnet.registration.register import WITHOUT_SPACING
+from atlasnet.registration.settings import MRFSettings
+from atlasnet.volume import Grid
+
+# Bytes, as measured with float32 images; other types take less, or the time of a conversion in which they take more.
+SCAN_BYTES = 18
+"""Per voxel and channel of an image at work: as it was read and turned, as networks see it, and as it is reduced."""
+TARGET_BYTES = 32
+"""Per voxel of a target: the displacement there, its Jacobians, and what they are made of."""
+GRID_BYTES = 350
+"""Per voxel of the grid on which images are registered."""
+FIXED_BYTES = 2**28
+"""Work spaces of libraries and threads, whatever the images."""
+
+
+def registration_bytes(source: Grid, target: Grid, channels: int, operator: Operator) -> int:
+    """The memory that a registration takes, beyond what the process has, the images included.
+
+    Args:
+        source: grid of the image that is warped.
+        target: of that onto which it is.
+        channels: of each.
+        operator: registers.
+    """
+    images = SCAN_BYTES * channels * (source.voxels + target.voxels)
+    return FIXED_BYTES + images + work_bytes(target, operator)
+
+
+def work_bytes(target: Grid, operator: Operator) -> int:
+    """What the search for a map onto a target takes beside the images."""
+    grid = 0
+    if operator.name not in WITHOUT_SPACING:
+        settings = operator.settings()
+        wanted = settings.get("spacing"), settings.get("voxels", MRFSettings().voxels)
+        grid = registration_grid(target, *wanted).voxels
+    return TARGET_BYTES * target.voxels + GRID_BYTES * grid

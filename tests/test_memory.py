@@ -1,0 +1,249 @@
+"""Memory: what is left, what a piece of work takes, and that work is refused that cannot be held."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.cohort import Cohort
+from atlasnet.errors import InputError
+from atlasnet.execution import Execution, memory_held, memory_left
+from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction.memory import prediction_bytes
+from atlasnet.registration import make_operator, registration_bytes
+from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.memory import mapping_bytes
+from atlasnet.training.model import Model
+from atlasnet.training.recipe import Recipe
+from atlasnet.volume import Grid, Volume, write_volume
+from synthetic import subject, write_cohort
+
+GIB = 2**30
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the limit on address space is Linux's")
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
+QUICK = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="ascii")
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A machine with 8 GiB that are free, 1 GiB of them swap, and a process in no control group."""
+    write(
+        tmp_path / "proc",
+        {
+            "meminfo": f"MemTotal: {16 * 2**20} kB\nMemAvailable: {7 * 2**20} kB\nSwapFree: {2**20} kB\n",
+            "self/cgroup": "0::/\n",
+            "self/statm": "100 50 0 0 0 0 0\n",
+        },
+    )
+    return tmp_path / "proc"
+
+
+def left(proc: Path, groups: Path) -> float:
+    room = memory_left(proc, groups)
+    assert room is not None
+    return room.bytes / GIB
+
+
+def test_without_limits_what_the_machine_has_free_is_left(proc: Path, tmp_path: Path) -> None:
+    assert left(proc, tmp_path / "none") == 8
+
+
+@pytest.mark.parametrize(("used", "files", "expected"), [(1, 0, 3), (3, 2, 3), (5, 0, -1)])
+def test_a_control_group_leaves_its_limit_without_what_it_uses_but_for_files(
+    proc: Path, tmp_path: Path, used: int, files: int, expected: int
+) -> None:
+    groups = tmp_path / "groups"
+    stat = f"anon 5\ninactive_file {files * GIB}\n"
+    write(groups, {"memory.max": f"{4 * GIB}\n", "memory.current": f"{used * GIB}\n", "memory.stat": stat})
+    assert left(proc, groups) == expected
+
+
+def test_the_groups_around_a_group_count_too(proc: Path, tmp_path: Path) -> None:
+    write(proc, {"self/cgroup": "0::/outer/inner\n"})
+    none = {"memory.current": "0\n", "memory.stat": ""}
+    for group, limit in (("outer/inner", "max"), ("outer", str(2 * GIB)), (".", "max")):
+        write(tmp_path / "groups" / group, {"memory.max": f"{limit}\n", **none})
+    assert left(proc, tmp_path / "groups") == 2
+
+
+def test_groups_of_the_first_version_are_read(proc: Path, tmp_path: Path) -> None:
+    write(proc, {"self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/docker/0123\n"})
+    limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+    stat = f"total_inactive_file {GIB}\n"
+    # In a container, the host's path is not there; the mount shows the container's own group.
+    write(tmp_path / "groups/memory", {limit: f"{6 * GIB}\n", usage: f"{2 * GIB}\n", "memory.stat": stat})
+    assert left(proc, tmp_path / "groups") == 5
+
+
+@linux
+def test_a_limit_of_the_address_space_counts_what_is_taken_of_it() -> None:
+    script = """
+import resource
+from atlasnet.execution import memory_left
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**28, -1))
+room = memory_left()
+print(room.bytes, room.what)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    found, what = done.stdout.split(maxsplit=1)
+    assert 0.9 * 2**28 < int(found) <= 2**28
+    assert "ulimit -v" in what
+
+
+def test_what_is_held_is_in_memory() -> None:
+    before = memory_held()
+    array = np.ones(2**25)
+    assert memory_held() - before > 0.9 * array.nbytes
+
+
+# Estimates
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", QUICK)
+
+
+def test_estimates_grow_with_the_scan_and_with_what_is_asked_for(model: Model) -> None:
+    predictor = Predictor(model)
+    scan, twice = (Grid.from_parts((n, 512, 512), (0.7, 0.7, 1.0)) for n in (400, 800))
+    plain, voxels = prediction_bytes(predictor, scan, PredictOptions()), scan.voxels
+    assert 8 * voxels < prediction_bytes(predictor, twice, PredictOptions()) - plain < 24 * voxels
+    maps = prediction_bytes(predictor, scan, PredictOptions(probabilities=True, agreement=True))
+    assert maps - plain > (3 + 2) * 4 * voxels  # classes, and two maps, in float32
+    operator = make_operator("mrf")
+    pair = registration_bytes(scan, scan, 1, operator)
+    assert pair > 2 * 4 * voxels + 3 * 4 * voxels  # two images and a displacement
+    assert registration_bytes(scan, scan, 2, operator) - pair > 2 * 4 * voxels
+    assert mapping_bytes([scan, twice], 1, 2, operator) > mapping_bytes([scan, scan], 1, 1, operator)
+
+
+_MEASURED = """
+import resource, sys
+from pathlib import Path
+from atlasnet.execution import Execution, memory_held
+from atlasnet.prediction import PredictOptions, Predictor, find_cases, predict_cases
+from atlasnet.training.model import Model
+folder = Path(sys.argv[1])
+predictor = Predictor(Model.load(folder / "m"), execution=Execution(threads=1))
+before = memory_held()
+(case,) = find_cases([folder / "scan.nii"], 1)
+options = PredictOptions()
+estimate = predictor.require_memory(case, options) - before
+batch = predict_cases(predictor, [case], {case.name: folder / "out.nii"}, options)
+assert batch.written
+print(estimate, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@linux
+def test_a_large_scan_takes_no_more_than_is_said(model: Model, tmp_path: Path) -> None:
+    image, _ = subject(101)
+    size, spacing = (80, 256, 256), image.grid.spacing * image.grid.size / (256, 256, 80)
+    z, y, x = (np.arange(n) * m // n for n, m in zip(size, image.grid.shape, strict=True))
+    noise = np.random.default_rng(0).normal(scale=10, size=size)
+    large = (noise + image.array[0][np.ix_(z, y, x)]).astype(np.int16)
+    write_volume(tmp_path / "scan.nii", Volume(large, Grid.from_parts(size, spacing, image.grid.origin)))
+    (tmp_path / "m").symlink_to(model.folder)
+    words = [sys.executable, "-c", _MEASURED, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    estimate, held = map(int, done.stdout.split())
+    assert held <= estimate <= 2.5 * held
+    assert held > 4 * large.size
+
+
+# Refusals
+
+# Commands one after the other: libraries take seconds to load, and their room is counted before the limit is set.
+_LIMITED = """
+import contextlib, io, json, resource, sys
+import SimpleITK, torch
+import atlasnet.prediction, atlasnet.study
+from atlasnet.cli.main import main
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 600 * 2**20, -1))
+done = {}
+for name, words in json.loads(sys.argv[1]).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*words, "--threads", "1"])
+    done[name] = [code, out.getvalue(), err.getvalue()]
+print(json.dumps(done))
+"""
+
+
+def limited(commands: dict[str, list[object]]) -> dict[str, tuple[int, str, str]]:
+    """Exit code, output and messages of commands that may take 600 MiB of address space."""
+    words = json.dumps({name: [str(word) for word in command] for name, command in commands.items()})
+    done = subprocess.run([sys.executable, "-c", _LIMITED, words], capture_output=True, text=True, check=True)
+    return {name: tuple(found) for name, found in json.loads(done.stdout).items()}
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A scan of 50 million voxels, all of them 0, in a sparse file."""
+    path = tmp_path / "scans" / "large.nii"
+    write_volume(path, Volume(np.zeros((1, 1, 1), np.int16), Grid.from_parts((1, 1, 1), (0.5, 0.5, 0.5))))
+    header = bytearray(path.read_bytes()[:352])
+    header[40:48] = np.array([3, 500, 500, 200], "<i2").tobytes()
+    with path.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(352 + 2 * 500 * 500 * 200)
+    return path
+
+
+@linux
+def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
+    cohort: Cohort, model: Model, large: Path, tmp_path: Path
+) -> None:
+    write_volume(large.parent / "small.nii", subject(101)[0])
+    data, out = write_cohort(tmp_path / "data", range(1)), tmp_path / "out"
+    for place in ("imagesTr/large_0000.nii", "labelsTr/large.nii"):
+        (data / place).symlink_to(large)
+    model.plan.write(out / "model" / "plan.json")
+    done = limited(
+        {
+            "folder": ["predict", large.parent, "-m", model.folder, "-o", out / "cases", "--json"],
+            "predict": ["predict", large, "-m", model.folder, "-o", out / "one.nii"],
+            "register": ["register", large, cohort.subjects[0].images[0], "-o", out / "map"],
+            "train": ["train", data, "-o", out / "model", "--atlases", "1"],
+        }
+    )
+    for verb in ("predict", "register", "train"):
+        code, _, said = done[verb]
+        assert code == 2
+        for part in ("memory does not suffice", "GiB", "ulimit -v", "crop or resample", "--no-memory-check"):
+            assert part in said
+    found = json.loads(done["folder"][1])
+    assert done["folder"][0] == 1
+    assert set(found["written"]) == {"small"}  # the others go on
+    assert "large.nii: the memory does not suffice" in found["failed"]["large"]
+    record = json.loads((out / "cases" / "small.json").read_text(encoding="utf-8"))
+    assert record["estimated_memory_mib"] > 100
+    left_behind = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert not any("large" in name or "one" in name or "map" in name for name in left_behind)
+    assert not any("registrations" in name or "mapped" in name for name in left_behind)
+
+
+def test_the_check_can_be_left_out() -> None:
+    Execution(check_memory=False).require_memory(1e30, "nothing")
+    with pytest.raises(InputError, match="memory does not suffice"):
+        Execution().require_memory(1e30, "nothing")
