@@ -144,8 +144,8 @@ class Page:
 
         A sentence says what was left out, in its place. Text and tables all stay.
         """
-        shown = [*self._parts]
-        size = sum(len(part.encode()) for part in (*shown, *self._ends.values(), *map(asset, _ALWAYS)))
+        shown, ends = [*self._parts], [*self._ends.values()]
+        size = len(self._framed("\n".join([*shown, *ends])).encode())
         for place in sorted(self._instead, key=lambda place: -len(shown[place])):
             if size <= most:
                 break
@@ -153,7 +153,10 @@ class Page:
             sentence = f'<p class="note">{escape(said)}</p>'
             size += len(sentence.encode()) - len(shown[place].encode())
             shown[place] = sentence
-        parts = "\n".join([*shown, *self._ends.values()])
+        return self._framed("\n".join([*shown, *ends]))
+
+    def _framed(self, parts: str) -> str:
+        """The page around its parts."""
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -180,9 +183,6 @@ def script_json(value: Any) -> str:
     """A ``<script>`` that holds data; nothing in it can end it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json">{text}</script>'
-
-
-_ALWAYS = ("page.css", "page.js")
 
 
 @cache

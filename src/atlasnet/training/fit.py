@@ -106,7 +106,7 @@ def fit(
 
     Raises:
         CohortError: the cohort cannot be trained on.
-        InputError: an option cannot be used, or an update would change nothing.
+        InputError: an option cannot be used, an update would change nothing, or memory does not suffice.
         ModelError: ``folder`` holds a finished model that was trained differently, or ``cohort`` has other channels or
             labels than the model to update.
         RegistrationError: no subject could be mapped onto an atlas.
