@@ -215,9 +215,12 @@ def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
     cohort: Cohort, model: Model, large: Path, tmp_path: Path
 ) -> None:
     write_volume(large.parent / "small.nii", subject(101)[0])
-    data, out = write_cohort(tmp_path / "data", range(1)), tmp_path / "out"
-    for place in ("imagesTr/large_0000.nii", "labelsTr/large.nii"):
+    data, out = write_cohort(tmp_path / "data", range(0)), tmp_path / "out"
+    for place in ("imagesTr/a_0000.nii", "labelsTr/a.nii", "imagesTr/b_0000.nii", "labelsTr/b.nii"):
+        (data / place).parent.mkdir(parents=True, exist_ok=True)
         (data / place).symlink_to(large)
+    declared = data / "dataset.json"
+    declared.write_text(declared.read_text(encoding="utf-8").replace(".nii.gz", ".nii"), encoding="utf-8")
     model.plan.write(out / "model" / "plan.json")
     done = limited(
         {
