@@ -4,8 +4,8 @@
 
 A model of the phantom cohort is trained; a test phantom is brought to the size, with noise, and segmented. The limit is
 set with ``ulimit -v``, which counts what is reserved too: with libraries and threads more than is ever held. Wanted:
-the prediction keeps within the limit, its estimate is no less than what was held and at most twice that, the labels
-are those of the phantom as it was made (Dice), and under the lower limit it is refused before it begins.
+the prediction keeps within the limit, its estimate is no less than what was held and at most twice that, and under the
+lower limit it is refused within half a minute. The Dice with the phantom as it was made is reported.
 """
 
 from __future__ import annotations
