@@ -294,6 +294,8 @@ def test_labels_written_by_the_command_line_are_those_of_the_object(
         "scan_agreement.nii.gz",
         "scan_entropy.nii.gz",
         "scan_probabilities.nii.gz",
+        "labels.label",
+        "labels.ctbl",
     }
     written = read_volume(tmp_path / "out" / "scan.nii.gz")
     stored = read_volume(tmp_path / "in" / "scan_0000.nii.gz")
@@ -309,7 +311,8 @@ def test_a_case_that_fails_does_not_stop_the_others(model: Model, tmp_path: Path
     (tmp_path / "in" / "a.nii.gz").write_bytes(b"not an image")
     code = main(["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--quiet"])
     assert code == 1
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.nii.gz", "b.json"}
+    tables = {"labels.label", "labels.ctbl"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.nii.gz", "b.json", *tables}
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(

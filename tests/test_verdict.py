@@ -223,7 +223,7 @@ def test_strict_refuses_writes_nothing_and_goes_on(
     result = json.loads(said.out)
     assert (set(result["written"]), set(result["failed"]), set(result["refused"])) == ({"bert"}, set(), {"anna"})
     assert "error: anna: the scan is not like the training subjects" in said.err
-    assert sorted(path.name for path in out.iterdir()) == ["bert.json", "bert.nii.gz"]
+    assert sorted(path.name for path in out.iterdir()) == ["bert.json", "bert.nii.gz", "labels.ctbl", "labels.label"]
     assert json.loads((out / "bert.json").read_text(encoding="utf-8"))["verdict"]["result"] == "usual"
     # A case that failed is worse than one that was refused.
     (tmp_path / "in" / "carl.nii.gz").write_bytes(b"not an image")

@@ -1,8 +1,8 @@
 """Names and colours of labels in the files that ITK-SNAP and 3D Slicer load beside a label map.
 
-ITK-SNAP's label descriptions (``.label``) are written as `ColorLabelTable::SaveToFile` writes and `LoadFromFile` reads
+ITK-SNAP's label descriptions (``.label``) are written as ``ColorLabelTable::SaveToFile`` writes and ``LoadFromFile`` reads
 them (github.com/pyushkevich/itksnap, Logic/Common/ColorLabelTable.cxx). 3D Slicer's colour tables (``.ctbl``) follow
-slicer.readthedocs.io/en/5.6/developer_guide/modules/colors.html and what `vtkMRMLColorTableStorageNode` reads
+slicer.readthedocs.io/en/5.6/developer_guide/modules/colors.html and what ``vtkMRMLColorTableStorageNode`` reads
 (github.com/Slicer/Slicer, Libs/MRML/Core): names without spaces, label values up to 32768.
 """
 
@@ -46,7 +46,7 @@ def write_label_tables(
         reporter: is warned of labels whose value a viewer has no room for; they are left out.
 
     Returns:
-        What was written.
+        Where they lie.
     """
     say, written = reporter or SilentReporter(), []
     for suffix, text in _WRITERS.items():
@@ -55,8 +55,10 @@ def write_label_tables(
         if len(fitting) < len(segments):
             lost = ", ".join(f"{one.name} ({one.value})" for one in segments if one not in fitting)
             say.warn(f"{path.name} is without {lost}: its labels have values from 1 to {LARGEST[suffix]}")
-        with atomic_path(path) as temporary:
-            temporary.write_text(text(fitting), encoding="utf-8", newline="\n")
+        content = text(fitting).encode()
+        if not path.is_file() or path.read_bytes() != content:  # what is done stays as it is
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
         written.append(path)
     return written
 
