@@ -19,7 +19,7 @@ class Stages:
         seconds: that were spent in each.
         peak_mib: the most memory that the process had held when the stage was last left, MiB. It never falls, so the
             stage at which it rises is the one that needs it. Empty where the system does not tell.
-        gpu_mib: the same of the tensors on ``device``, as ``torch.cuda.max_memory_allocated`` counts; empty without CUDA.
+        gpu_mib: the same of the tensors on ``device``, by ``torch.cuda.max_memory_allocated``; empty without CUDA.
         device: torch device name.
     """
 

@@ -1,7 +1,7 @@
 """Names and colours of labels in the files that ITK-SNAP and 3D Slicer load beside a label map.
 
-ITK-SNAP's label descriptions (``.label``) are written as ``ColorLabelTable::SaveToFile`` writes and ``LoadFromFile`` reads
-them (github.com/pyushkevich/itksnap, Logic/Common/ColorLabelTable.cxx). 3D Slicer's colour tables (``.ctbl``) follow
+ITK-SNAP's label descriptions (``.label``) are as ``ColorLabelTable::LoadFromFile`` reads them
+(github.com/pyushkevich/itksnap, Logic/Common/ColorLabelTable.cxx). 3D Slicer's colour tables (``.ctbl``) follow
 slicer.readthedocs.io/en/5.6/developer_guide/modules/colors.html and what ``vtkMRMLColorTableStorageNode`` reads
 (github.com/Slicer/Slicer, Libs/MRML/Core): names without spaces, label values up to 32768.
 """
