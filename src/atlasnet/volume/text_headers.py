@@ -71,6 +71,12 @@ _META_FIELDS: Mapping[str, Callable[[int], str]] = {
     "Color": lambda n: _listed(_NUMBER, 4),
     "CompressionLevel": lambda n: _WHOLE,
 }
+# What places an image. ITK takes such a matrix apart, and never comes to an end where a product overflows.
+_PLACING = {
+    *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin", "CenterOfRotation"),
+    *("space directions", "space origin", "measurement frame"),
+}
+_FARTHEST = 1e9  # mm
 _META_DEPENDENT = [name for name, form in _META_FIELDS.items() if form(2) != form(3)]
 _VECTOR = rf"\(\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{0,3}}\s*\)"
 _QUOTED = r'"[^"\\]*"'
@@ -242,6 +248,8 @@ def _check_forms(path: Path, fields: Mapping[str, str], forms: Mapping[str, Call
             )
         if name in forms and not re.fullmatch(forms[name](axes), value, re.ASCII | re.IGNORECASE):
             _refuse(path, name, f"what the format has there, with {axes} axes", repr(value[:80]))
+        if name in _PLACING and not all(abs(float(word)) < _FARTHEST for word in re.findall(_NUMBER, value)):
+            _refuse(path, name, f"numbers below {_FARTHEST:g}", repr(value[:80]))
 
 
 def _check_length(path: Path, file: Path, offset: int, expected: int) -> None:
