@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atlasnet.prediction.member import Member
     from atlasnet.prediction.predictor import Predictor
 
-# Bytes per voxel of the scan, when its labels are there: the scan, its mask, the labels in three forms, and what is asked for.
+# Bytes per voxel of the scan, when its labels are there: it, its mask, the labels in three forms, and what is wanted.
 _RESULT, _CLEANING, _SHARES = 10, 16, 20
 _PROBABILITY = 16  # of every class
 

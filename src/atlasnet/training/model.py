@@ -229,13 +229,13 @@ class Model:
                 folder=folder,
                 channels=tuple(str(name) for name in content["channels"]),
                 labels={str(name): int(value) for name, value in content["labels"].items()},
-                ignore_label=content["ignore_label"],
+                ignore_label=None if content["ignore_label"] is None else int(content["ignore_label"]),
                 plan=Plan.from_json(content["plan"]),
                 operator=str(content["registration"]["operator"]),
                 operator_settings=dict(content["registration"]["settings"]),
                 network=NetworkSpec.from_json(content["network"]),
                 atlases=tuple(Atlas.from_json(atlas) for atlas in content["atlases"]),
-                provenance=dict(content["provenance"]),
+                provenance=_provenance(content["provenance"]),
                 checksums={str(name): str(value) for name, value in content["checksums"].items()},
                 segment_table=content.get("segments", {}),
                 typical=_optional(content, "typical", lambda value: Typical.from_json(value, len(content["channels"]))),
@@ -373,6 +373,15 @@ def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[i
         0,
         *sorted({int(v) for v in labels.values()} - {0} - ({ignore_label} if ignore_label is not None else set())),
     )
+
+
+def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model was made of, by whatever version; what is read of it is as it should be.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    return dict(content) | {name: dict(content[name]) for name in ("data", "versions") if name in content}
 
 
 def _optional(content: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
