@@ -33,7 +33,7 @@ def segment(model: Path, images: Path, folder: Path, threads: int) -> list[dict[
     """Segment the scans in turn; memory after each, seconds by stage."""
     from atlasnet.execution import Execution
     from atlasnet.prediction import Predictor, find_cases, predict_cases
-    from atlasnet.training import Model
+    from atlasnet.training.model import Model
 
     trained = Model.load(model)
     predictor = Predictor(trained, execution=Execution(threads=threads))

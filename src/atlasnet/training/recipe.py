@@ -187,7 +187,7 @@ _PRESETS = {
     ),
     "default": Recipe(
         name="default",
-        epochs=30,
+        epochs=60,
         iterations=25,
         passes=4.0,
         batch_pixels=3 * 2**15,
