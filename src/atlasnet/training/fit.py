@@ -21,16 +21,16 @@ from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, WorkFolder, copy_file, digest, file_digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, copy_file, digest, file_digest, path_digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
-from atlasnet.registration import WITHOUT_SETTINGS, WITHOUT_SPACING, Operator, make_operator
+from atlasnet.registration import WITHOUT_SETTINGS, WITHOUT_SPACING, Operator, contextual, make_operator
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.model import Atlas, Model, class_values, weights_path
 from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.recipe import Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
-from atlasnet.training.sources import Keyed, keyed_subject, path_digest
+from atlasnet.training.sources import Keyed, keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import measure_typical
@@ -206,14 +206,22 @@ class Fitting:
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
-            targets = self.atlases.written(sources, subjects, self.folder)
+            targets = self.atlases.written(sources, subjects, self.folder, labelled=contextual(operator))
+            if unlabelled := [target.name for target in targets if contextual(operator) and not target.labels_key]:
+                self.say.warn(
+                    f"these atlases have no reference, and the class-free average of the metric weights holds for "
+                    f"them: {', '.join(unlabelled)}"
+                )
             if changes is not None:
                 there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
                 self.say.note(f"{sum(there)} of {len(there)} registrations are there already")
             mapped = transformer.map(subjects, targets)
             typical = measure_typical(transformer, subjects, targets, mapped)
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
-        atlases = [Atlas(s.name, s.subject, m.quality, m.region) for s, m in zip(sources, mapped, strict=True)]
+        atlases = [
+            Atlas(s.name, s.subject, m.quality, m.region, t.labels_key)
+            for s, m, t in zip(sources, mapped, targets, strict=True)
+        ]
         networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
-from atlasnet.registration import Operator, Registration
+from atlasnet.registration import Operator, Registration, contextual, labelled
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
@@ -29,16 +29,17 @@ class PairRegistrar:
 
     def key(self, source: Keyed, target: Keyed) -> str:
         """What the map of ``source`` onto ``target`` depends on."""
-        return digest(
-            {
-                "revision": REVISION,
-                "operator": self.operator.name,
-                "settings": self.operator.settings(),
-                "source": source.key,
-                "target": target.key,
-                "seed": self.execution.seed if getattr(self.operator, "seeded", True) else None,
-            }
-        )
+        depends_on = {
+            "revision": REVISION,
+            "operator": self.operator.name,
+            "settings": self.operator.settings(),
+            "source": source.key,
+            "target": target.key,
+            "seed": self.execution.seed if getattr(self.operator, "seeded", True) else None,
+        }
+        if contextual(self.operator):
+            depends_on["target_labels"] = target.labels_key
+        return digest(depends_on)
 
     def place(self, source: Keyed, target: Keyed) -> Path | None:
         """Where the map and its record lie if the pair is registered already, unverified."""
@@ -63,7 +64,8 @@ class PairRegistrar:
         if not self.work.finished("registrations", key, reporter.warn):
             self.execution.pause()
             try:
-                (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution)
+                labels = labelled(self.operator, [None if target.read_labels is None else target.read_labels()])
+                (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution, **labels)
             except RegistrationError as error:
                 reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
                 return None

@@ -1,0 +1,330 @@
+"""A latent structured support vector machine for weights of energies.
+
+What labelling carried the labels best is not known: it is latent. The objective
+
+    R(w) + C mean_i ( min_l [w . f_i(l) + eta loss_i(l)] - min_l [w . f_i(l) - loss_i(l)] )
+
+is small where what weights prefer is as good as what they could prefer. Its first part is concave in w and its second
+convex. The concave-convex procedure (Yuille and Rangarajan, "The concave-convex procedure", Neural Computation 15(4),
+2003; Yu and Joachims, "Learning structural SVMs with latent variables", ICML 2009) alternates imputing the labelling of
+the first minimum and minimising over w with that one fixed, by cutting planes (Joachims, Finley, Yu, "Cutting-plane
+training of structural SVMs", Machine Learning 77, 2009). Where inference is approximate, the minima are over all
+labellings that have been met, and what is reported compares weights over the same ones.
+
+R(w) is half the squared length of what distinguishes the weights from each other, as multiples of those at the start:
+what the examples do not speak about stays at the mean of the others. Of the mean itself, which decides how much an
+energy counts against the loss, only `SCALE` is charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from atlasnet.errors import InputError, RegistrationError
+from atlasnet.registration.learning.problem import Found
+
+Float = NDArray[np.float64]
+# Common multiples of the weights that are tried at the start.
+START = (3.0, 10.0, 30.0, 100.0)
+# The share of the mean in what is charged for the weights.
+SCALE = 1e-3
+# Cutting planes of a programme without calls for new labellings; each cuts off what was the optimum.
+MOST_PLANES = 400
+# What a plane must cut off, relative to the objective.
+PLANE_TOLERANCE = 1e-5
+# SLSQP's word for a line search that finds nothing below what it has.
+AT_ROUNDING = 8
+
+
+class Example(Protocol):
+    """What weights are learnt from."""
+
+    def infer(self, weights: Float, factor: float) -> Found:
+        """The best labelling met for w . features + factor * loss."""
+
+
+@dataclass(frozen=True)
+class SVMSettings:
+    """How the weights are found.
+
+    Args:
+        cost: C, of the examples against R.
+        eta: how strongly the loss guides the imputation.
+        tolerance: of a cutting-plane round and of an iteration, as a share of the objective.
+        rounds: of cutting planes in an iteration, at most.
+        iterations: of the concave-convex procedure, at most.
+        floor: the smallest multiple of the last weight, the smoothness; that of the others is 0.
+
+    Raises:
+        InputError: a value that makes no sense.
+    """
+
+    cost: float = 100.0
+    eta: float = 1.0
+    tolerance: float = 1e-3
+    rounds: int = 6
+    iterations: int = 4
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        if min(asdict(self).values()) <= 0:
+            raise InputError("settings of the learning cannot be used", expected="positive numbers", found=str(self))
+
+
+class Pool:
+    """The labellings of one example that have been met."""
+
+    def __init__(self, found: Sequence[Found] = ()) -> None:
+        self.features: list[Float] = [one.features for one in found]
+        self.losses: list[float] = [one.loss for one in found]
+
+    def add(self, found: Found) -> None:
+        """Keep a labelling, unless one like it is there."""
+        same = [loss == found.loss and np.array_equal(f, found.features) for f, loss in self._pairs()]
+        if not any(same):
+            self.features.append(found.features)
+            self.losses.append(found.loss)
+
+    def least(self, weights: Float, factor: float) -> tuple[float, Found]:
+        """The smallest w . features + factor * loss, and whose it is."""
+        values = np.stack(self.features) @ weights + factor * np.array(self.losses)
+        number = int(values.argmin())
+        return float(values[number]), Found(self.features[number], self.losses[number])
+
+    def to_json(self) -> list[Any]:
+        """A list per labelling: the features and then the loss."""
+        return [[*features.tolist(), loss] for features, loss in self._pairs()]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Sequence[float]]) -> Pool:
+        """Read what `to_json` wrote."""
+        return cls([Found(np.array(row[:-1], dtype=np.float64), float(row[-1])) for row in rows])
+
+    def _pairs(self) -> Iterator[tuple[Float, float]]:
+        return zip(self.features, self.losses, strict=True)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One round of imputation and cutting planes.
+
+    Args:
+        weights: (d,) after it, as multiples of those at the start.
+        before: the objective of the weights before it, over all labellings met until its end.
+        objective: of ``weights``, over the same.
+        gap: how much less than that the convex programme, with what was imputed, could have at best.
+        planes: rounds of cutting planes.
+        loss: the mean loss of what ``weights`` prefer.
+        pools: the labellings met, per example.
+    """
+
+    weights: Float
+    before: float
+    objective: float
+    gap: float
+    planes: int
+    loss: float
+    pools: list[Pool]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; ``from_json`` reads them."""
+        return {
+            "weights": self.weights.tolist(),
+            "objective_before": self.before,
+            "objective": self.objective,
+            "gap": self.gap,
+            "rounds": self.planes,
+            "loss": self.loss,
+            "pools": [pool.to_json() for pool in self.pools],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Iteration:
+        """Read what `to_json` wrote."""
+        return cls(
+            weights=np.array(value["weights"], dtype=np.float64),
+            before=float(value["objective_before"]),
+            objective=float(value["objective"]),
+            gap=float(value["gap"]),
+            planes=int(value["rounds"]),
+            loss=float(value["loss"]),
+            pools=[Pool.from_json(rows) for rows in value["pools"]],
+        )
+
+    def converged(self, settings: SVMSettings) -> bool:
+        """Whether there is nothing to gain by another iteration."""
+        return self.before - self.objective <= settings.tolerance * abs(self.before)
+
+
+def regulariser(weights: Float) -> float:
+    """R(w)."""
+    return float(weights @ _charged(len(weights)) @ weights) / 2
+
+
+def objective(weights: Float, pools: Sequence[Pool], settings: SVMSettings) -> float:
+    """The objective of weights over the labellings that have been met."""
+    gaps = [pool.least(weights, settings.eta)[0] - pool.least(weights, -1.0)[0] for pool in pools]
+    return regulariser(weights) + settings.cost * float(np.mean(gaps))
+
+
+def started(
+    examples: Sequence[Example], dimension: int, settings: SVMSettings, pause: Callable[[], None] = lambda: None
+) -> Iteration:
+    """The best common multiple of the weights at the start, one of a few: how much energies count against losses."""
+    pools = [Pool() for _ in examples]
+    for scale in START:
+        for example, pool in zip(examples, pools, strict=True):
+            pause()
+            for factor in (settings.eta, -1.0):
+                pool.add(example.infer(np.full(dimension, scale), factor))
+    best = min(START, key=lambda scale: objective(np.full(dimension, scale), pools, settings))
+    weights = np.full(dimension, best)
+    value = objective(weights, pools, settings)
+    return Iteration(weights, value, value, 0.0, 0, _loss(weights, examples, pools), pools)
+
+
+def improved(
+    state: Iteration,
+    examples: Sequence[Example],
+    settings: SVMSettings,
+    pause: Callable[[], None] = lambda: None,
+) -> Iteration:
+    """One iteration of the concave-convex procedure.
+
+    Args:
+        state: from `started` or the iteration before.
+        examples: in the order of its pools.
+        settings: see `SVMSettings`.
+        pause: called between examples; may raise to stop.
+
+    Returns:
+        The objective of its weights is not above that of the weights before, over the same labellings.
+
+    Raises:
+        RegistrationError: the quadratic programme was not solved.
+    """
+    pools = [Pool.from_json(pool.to_json()) for pool in state.pools]
+
+    def meet(weights: Float, factor: float) -> None:
+        for example, pool in zip(examples, pools, strict=True):
+            pause()
+            pool.add(example.infer(weights, factor))
+
+    meet(state.weights, settings.eta)
+    imputed = [pool.least(state.weights, settings.eta)[1] for pool in pools]
+    programme = Programme(imputed, pools, settings)
+    # The weights before are a candidate: no iteration makes it worse.
+    tried, rounds = [state.weights], 0
+    meet(state.weights, -1.0)
+    weights, lower = programme.solve(state.weights)
+    while rounds < settings.rounds:
+        rounds += 1
+        meet(weights, -1.0)
+        tried.append(weights)
+        best = min(tried, key=programme.value)
+        weights, lower = programme.solve(best)
+        if programme.value(best) - lower <= settings.tolerance * abs(lower):
+            break
+    meet(best, settings.eta)
+    value, before = objective(best, pools, settings), objective(state.weights, pools, settings)
+    gap = max(0.0, programme.value(best) - lower)
+    if value > before:  # what was met last speaks for the weights before
+        best, value = state.weights, before
+    return Iteration(best, before, value, gap, rounds, _loss(best, examples, pools), pools)
+
+
+class Programme:
+    """The convex programme of one iteration, over the labellings met so far.
+
+    Args:
+        imputed: per example the labelling that stands for the truth.
+        pools: the labellings met; they may grow.
+        settings: see `SVMSettings`.
+    """
+
+    def __init__(self, imputed: Sequence[Found], pools: Sequence[Pool], settings: SVMSettings) -> None:
+        self.pools, self.settings = pools, settings
+        self.truth = np.mean([one.features for one in imputed], axis=0)
+        self.truth_loss = settings.eta * float(np.mean([one.loss for one in imputed]))
+        self.charged = _charged(len(self.truth))
+        self.slopes: list[Float] = []
+        self.heights: list[float] = []
+
+    def value(self, weights: Float) -> float:
+        """The objective with the imputed labellings in the place of the first minimum."""
+        height, slope = self._plane(weights)
+        return regulariser(weights) + self.settings.cost * (height - float(slope @ weights))
+
+    def solve(self, start: Float) -> tuple[Float, float]:
+        """The minimum over the labellings met so far: where, and a lower bound of what it is.
+
+        Raises:
+            RegistrationError: the quadratic programme was not solved.
+        """
+        weights, lower = start, -np.inf
+        for _ in range(MOST_PLANES):
+            height, slope = self._plane(weights)
+            value = regulariser(weights) + self.settings.cost * (height - float(slope @ weights))
+            if value - lower <= PLANE_TOLERANCE * abs(value):
+                break
+            self.heights.append(height)
+            self.slopes.append(slope)
+            weights, lower = self._quadratic(weights)
+        return weights, lower
+
+    def _plane(self, weights: Float) -> tuple[float, Float]:
+        """The plane height - slope . w under the mean hinge that touches it at ``weights``."""
+        worst = [pool.least(weights, -1.0)[1] for pool in self.pools]
+        slope = np.mean([one.features for one in worst], axis=0) - self.truth
+        return self.truth_loss + float(np.mean([one.loss for one in worst])), slope
+
+    def _quadratic(self, start: Float) -> tuple[Float, float]:
+        """Minimise R(w) + C xi where xi is above all planes and weights are not negative."""
+        # In units in which the numbers of the programme are about 1: the solver's line search ends at rounding.
+        unit = max(float(start.mean()), self.settings.floor)
+        slopes, heights = unit * np.stack(self.slopes), np.array(self.heights)
+        charged = unit**2 / self.settings.cost * self.charged
+        begin = start / unit
+        ceiling = float((heights - slopes @ begin).max())
+        before = float(begin @ charged @ begin) / 2 + ceiling
+        lowest = np.append(np.zeros(len(start) - 1), self.settings.floor / unit)
+
+        def height(v: Float) -> float:
+            return float(v[:-1] @ charged @ v[:-1]) / 2 + float(v[-1])
+
+        def slope(v: Float) -> Float:
+            return np.append(charged @ v[:-1], 1.0)
+
+        result = optimize.minimize(
+            height,
+            np.append(begin, ceiling),
+            jac=slope,
+            bounds=optimize.Bounds(np.append(lowest, -np.inf), np.full(len(start) + 1, np.inf)),
+            constraints=optimize.LinearConstraint(np.column_stack([slopes, np.ones(len(slopes))]), heights, np.inf),
+            method="SLSQP",
+            options={"ftol": 1e-10, "maxiter": 1000},
+        )
+        # The last plane cuts the start off, so that something is to be gained.
+        if not (result.success or (result.status == AT_ROUNDING and result.fun < before)):
+            raise RegistrationError(
+                f"the quadratic programme of the metric weights was not solved: {result.message}; lower the cost"
+            )
+        return unit * np.maximum(result.x[:-1], lowest), self.settings.cost * float(result.fun)
+
+
+def _charged(dimension: int) -> Float:
+    """The matrix of R."""
+    return np.asarray(np.eye(dimension) - (1 - SCALE) / dimension)
+
+
+def _loss(weights: Float, examples: Sequence[Example], pools: Sequence[Pool]) -> float:
+    """The mean loss of what weights prefer, of what inference finds and of all that has been met."""
+    for example, pool in zip(examples, pools, strict=True):
+        pool.add(example.infer(weights, 0.0))
+    return float(np.mean([pool.least(weights, 0.0)[1].loss for pool in pools]))
