@@ -31,15 +31,21 @@ from atlasnet.registration.learning.problem import Found
 
 Float = NDArray[np.float64]
 # Common multiples of the weights that are tried at the start.
-START = (3.0, 10.0, 30.0, 100.0)
+START = (10.0, 30.0, 100.0)
 # The share of the mean in what is charged for the weights.
 SCALE = 1e-3
 # Cutting planes of a programme without calls for new labellings; each cuts off what was the optimum.
 MOST_PLANES = 400
 # What a plane must cut off, relative to the objective.
 PLANE_TOLERANCE = 1e-5
-# SLSQP's word for a line search that finds nothing below what it has.
-AT_ROUNDING = 8
+# Steps of a least-squares problem of as many unknowns as there are planes.
+MOST_STEPS = 10_000
+# How often the range of the slack is halved.
+HALVINGS = 40
+# The residual below which a least-distance programme has no solution.
+FEASIBLE = 1e-12
+# Beyond, what is charged for the weights drowns in rounding.
+LARGEST_COST = 1e6
 
 
 class Example(Protocol):
@@ -65,16 +71,20 @@ class SVMSettings:
         InputError: a value that makes no sense.
     """
 
-    cost: float = 100.0
-    eta: float = 1.0
+    cost: float = 30_000.0
+    eta: float = 10.0
     tolerance: float = 1e-3
-    rounds: int = 6
-    iterations: int = 4
+    rounds: int = 5
+    iterations: int = 3
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) <= 0:
-            raise InputError("settings of the learning cannot be used", expected="positive numbers", found=str(self))
+        if min(asdict(self).values()) <= 0 or self.cost > LARGEST_COST:
+            raise InputError(
+                "settings of the learning cannot be used",
+                expected=f"positive numbers, a cost of at most {LARGEST_COST:g}",
+                found=str(self),
+            )
 
 
 class Pool:
@@ -120,7 +130,7 @@ class Iteration:
         objective: of ``weights``, over the same.
         gap: how much less than that the convex programme, with what was imputed, could have at best.
         planes: rounds of cutting planes.
-        loss: the mean loss of what ``weights`` prefer.
+        loss: the mean loss of what ``weights`` prefer among the labellings met.
         pools: the labellings met, per example.
     """
 
@@ -186,7 +196,7 @@ def started(
     best = min(START, key=lambda scale: objective(np.full(dimension, scale), pools, settings))
     weights = np.full(dimension, best)
     value = objective(weights, pools, settings)
-    return Iteration(weights, value, value, 0.0, 0, _loss(weights, examples, pools), pools)
+    return Iteration(weights, value, value, 0.0, 0, _loss(weights, pools), pools)
 
 
 def improved(
@@ -216,12 +226,11 @@ def improved(
             pause()
             pool.add(example.infer(weights, factor))
 
-    meet(state.weights, settings.eta)
+    # The weights before have been met from both sides when they were found.
     imputed = [pool.least(state.weights, settings.eta)[1] for pool in pools]
     programme = Programme(imputed, pools, settings)
     # The weights before are a candidate: no iteration makes it worse.
     tried, rounds = [state.weights], 0
-    meet(state.weights, -1.0)
     weights, lower = programme.solve(state.weights)
     while rounds < settings.rounds:
         rounds += 1
@@ -236,7 +245,7 @@ def improved(
     gap = max(0.0, programme.value(best) - lower)
     if value > before:  # what was met last speaks for the weights before
         best, value = state.weights, before
-    return Iteration(best, before, value, gap, rounds, _loss(best, examples, pools), pools)
+    return Iteration(best, before, value, gap, rounds, _loss(best, pools), pools)
 
 
 class Programme:
@@ -285,37 +294,45 @@ class Programme:
         return self.truth_loss + float(np.mean([one.loss for one in worst])), slope
 
     def _quadratic(self, start: Float) -> tuple[Float, float]:
-        """Minimise R(w) + C xi where xi is above all planes and weights are not negative."""
-        # In units in which the numbers of the programme are about 1: the solver's line search ends at rounding.
+        """Minimise R(w) + C xi where xi is above all planes and weights are not below their floors.
+
+        With xi given it is a least-distance programme, which non-negative least squares solve exactly (Lawson and
+        Hanson, "Solving least squares problems", 1974, chapter 23). Its multipliers of the planes sum to C at the xi
+        wanted, and fall as xi rises.
+        """
+        # In units in which the numbers of the programme are about 1.
         unit = max(float(start.mean()), self.settings.floor)
         slopes, heights = unit * np.stack(self.slopes), np.array(self.heights)
-        charged = unit**2 / self.settings.cost * self.charged
-        begin = start / unit
-        ceiling = float((heights - slopes @ begin).max())
-        before = float(begin @ charged @ begin) / 2 + ceiling
         lowest = np.append(np.zeros(len(start) - 1), self.settings.floor / unit)
+        root = np.linalg.cholesky(self.charged)
+        rows = np.linalg.solve(root, np.vstack([slopes, np.eye(len(start))]).T).T
 
-        def height(v: Float) -> float:
-            return float(v[:-1] @ charged @ v[:-1]) / 2 + float(v[-1])
+        def nearest(xi: float) -> tuple[Float, float]:
+            """The weights, in ``unit``, and what the multipliers of the planes sum to beyond C."""
+            ends = np.append(heights - xi, lowest)
+            columns = np.vstack([rows.T, ends])
+            lengths = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(float).tiny)
+            target = np.append(np.zeros(len(start)), 1.0)
+            try:
+                multipliers = optimize.nnls(columns / lengths, target, maxiter=MOST_STEPS)[0] / lengths
+            except RuntimeError as error:
+                raise RegistrationError(f"the weights of the metrics cannot be found: {error}") from error
+            rest = ends @ multipliers - 1
+            if rest > -FEASIBLE:
+                return start, np.inf  # no weights are above the planes and this low
+            found = np.linalg.solve(root.T, -(multipliers @ rows) / rest)
+            return found, -(unit**2) * float(multipliers[: len(heights)].sum()) / rest - self.settings.cost
 
-        def slope(v: Float) -> Float:
-            return np.append(charged @ v[:-1], 1.0)
-
-        result = optimize.minimize(
-            height,
-            np.append(begin, ceiling),
-            jac=slope,
-            bounds=optimize.Bounds(np.append(lowest, -np.inf), np.full(len(start) + 1, np.inf)),
-            constraints=optimize.LinearConstraint(np.column_stack([slopes, np.ones(len(slopes))]), heights, np.inf),
-            method="SLSQP",
-            options={"ftol": 1e-10, "maxiter": 1000},
-        )
-        # The last plane cuts the start off, so that something is to be gained.
-        if not (result.success or (result.status == AT_ROUNDING and result.fun < before)):
-            raise RegistrationError(
-                f"the quadratic programme of the metric weights was not solved: {result.message}; lower the cost"
-            )
-        return unit * np.maximum(result.x[:-1], lowest), self.settings.cost * float(result.fun)
+        high = float((heights - slopes @ lowest).max())
+        low, step = high - 1.0, 1.0
+        while nearest(low)[1] <= 0:
+            step *= 2
+            low = high - step
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if nearest(middle)[1] > 0 else (low, middle)
+        weights = unit * np.maximum(nearest(high)[0], lowest)
+        return weights, regulariser(weights) + self.settings.cost * high
 
 
 def _charged(dimension: int) -> Float:
@@ -323,8 +340,6 @@ def _charged(dimension: int) -> Float:
     return np.asarray(np.eye(dimension) - (1 - SCALE) / dimension)
 
 
-def _loss(weights: Float, examples: Sequence[Example], pools: Sequence[Pool]) -> float:
-    """The mean loss of what weights prefer, of what inference finds and of all that has been met."""
-    for example, pool in zip(examples, pools, strict=True):
-        pool.add(example.infer(weights, 0.0))
+def _loss(weights: Float, pools: Sequence[Pool]) -> float:
+    """The mean loss of what weights prefer of all that has been met."""
     return float(np.mean([pool.least(weights, 0.0)[1].loss for pool in pools]))
