@@ -174,18 +174,12 @@ def summary(kind: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for method, found in table.items():
         keys = sorted(set(found) & set(table["learnt"]))
+        own, learnt = scores_of(found, keys), scores_of(table["learnt"], keys)
         row: dict[str, Any] = {"kind": kind, "method": method, "pairs": len(keys)}
-        structures = list(found[keys[0]]["dice"])
-        for structure in (*structures, "mean"):
-
-            def values(of: dict[str, Any], structure: str = structure) -> np.ndarray:
-                rows = [of[key]["dice"] for key in keys]
-                return np.array([np.mean(list(r.values())) if structure == "mean" else r[structure] for r in rows])
-
-            own, learnt = values(found), values(table["learnt"])
-            row[structure] = round(float(own.mean()), 4)
-            if method != "learnt" and (own != learnt).any():
-                gain = learnt - own
+        for structure, values in own.items():
+            row[structure] = round(float(values.mean()), 4)
+            gain = learnt[structure] - values
+            if gain.any():
                 ends = stats.bootstrap((gain,), np.mean, method="basic", rng=0).confidence_interval
                 row[f"learnt_minus_this_{structure}"] = {
                     "mean": round(float(gain.mean()), 4),
@@ -197,6 +191,12 @@ def summary(kind: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["seconds_over_equal"] = round(float(np.median(ratios)), 3)
         rows.append(row)
     return rows
+
+
+def scores_of(found: dict[str, dict[str, Any]], keys: list[str]) -> dict[str, np.ndarray]:
+    """Dice of every structure, and their mean, by pair."""
+    scores = {name: np.array([found[key]["dice"][name] for key in keys]) for name in found[keys[0]]["dice"]}
+    return scores | {"mean": np.mean(list(scores.values()), axis=0)}
 
 
 if __name__ == "__main__":
