@@ -19,6 +19,7 @@ With ``--resume`` the runs that the output holds stay, if it was made on the sam
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from registration import BONE, BONE_LABEL, body
 from scipy import stats
 
 METRICS = ("mi", "ncc", "dwt", "sad")
+METHODS = ("equal", "learnt", "learnt_target", "learnt_average", *METRICS)
 CHEST_SPACING = (3.0, 3.0, 3.0)
 PAIRS = 40
 
@@ -92,6 +94,8 @@ def methods(weights: Any) -> dict[str, tuple[dict[str, Any], str | None]]:
 def main() -> None:
     parser = arguments(__doc__, "learn_metrics")
     parser.add_argument("--only", nargs="+", choices=("hippocampus", "chest"), default=["hippocampus", "chest"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--learn-options", default="", metavar="TEXT", help="passed to `atlasnet learn-metrics`")
     parser.add_argument("--resume", action="store_true", help="keep the runs that the output holds, add those it lacks")
     options = parser.parse_args()
     with work_folder(options.work) as work:
@@ -111,6 +115,7 @@ def main() -> None:
                     subjects = work / f"{name}.txt"
                     subjects.write_text("\n".join(learning) + "\n", encoding="utf-8")
                     words = ["--subjects", subjects, "--preset", "publication", *classes, "-o", file]
+                    words += shlex.split(options.learn_options)
                     bench.atlasnet(f"learn {name}", "learn-metrics", root, *words)
                 bench.result.setdefault("weights", {})[name] = json.loads(file.read_text(encoding="utf-8"))
                 report(kind, name, root, pairs, file, bench, runs)
@@ -134,7 +139,7 @@ def report(
     wanted = methods(MetricWeights.read(file))
     for source, target in pairs:
         name = f"{source} onto {target}"
-        missing = [method for method in wanted if (fold, name, method) not in done]
+        missing = [method for method in bench.options.methods if (fold, name, method) not in done]
         if not missing:
             continue
         (image, labels), (atlas, reference) = (

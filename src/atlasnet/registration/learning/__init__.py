@@ -7,6 +7,6 @@ JBHI 2019.
 
 from atlasnet.registration.learning.draw import draw_pairs, label_classes
 from atlasnet.registration.learning.learn import LearnSettings, learn_metrics
-from atlasnet.registration.learning.svm import SVMSettings
+from atlasnet.registration.learning.programme import SVMSettings
 
 __all__ = ["LearnSettings", "SVMSettings", "draw_pairs", "label_classes", "learn_metrics"]

@@ -24,7 +24,8 @@ from atlasnet.registration.context import TissueClass
 from atlasnet.registration.learning.draw import Pair, draw_pairs, label_classes
 from atlasnet.registration.learning.observe import observe
 from atlasnet.registration.learning.problem import Found, Problem
-from atlasnet.registration.learning.svm import Iteration, SVMSettings, improved, started
+from atlasnet.registration.learning.programme import SVMSettings
+from atlasnet.registration.learning.svm import Iteration, improved, started
 from atlasnet.registration.metric_weights import MetricWeights
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.settings import MRFSettings
