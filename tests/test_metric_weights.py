@@ -24,6 +24,7 @@ from atlasnet.registration.similarity import unary_costs, weighted_costs
 from atlasnet.training.fit import FitOptions, fit
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import PairRegistrar
+from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed
 from atlasnet.volume import Grid, Volume, write_volume
 from synthetic import subject, write_cohort
@@ -40,7 +41,7 @@ WEIGHTS = MetricWeights(CLASSES, {"mi": 0.4, "ncc": 0.6}, 0.15, {"seed": 0})
 TINY = LearnSettings(
     metrics=("ncc", "sad"),
     pairs=2,
-    registration={"levels": LEVELS, "iterations": 3},
+    registration={"levels": LEVELS, "iterations": 3, "spacing": 3.5},
     svm=SVMSettings(iterations=2, rounds=2),
 )
 
@@ -57,8 +58,7 @@ def cohort(data):
 
 @pytest.fixture(scope="module")
 def learnt(cohort, tmp_path_factory):
-    work = tmp_path_factory.mktemp("learnt") / "work"
-    return work, learn_metrics(cohort, work, TINY, execution=ONE)
+    return learn_metrics(cohort, tmp_path_factory.mktemp("learnt") / "work", TINY, execution=ONE)
 
 
 def operator(**more):
@@ -138,7 +138,7 @@ def test_labels_that_cannot_tell_the_tissue_are_refused():
     (source, labels), (target, _) = subject(0), subject(1)
     for wrong in (
         Volume(labels.array[:, 1:], Grid((13, 28, 32), labels.grid.affine)),
-        labels.replace(labels.array * 0),
+        labels.replace(np.full_like(labels.array, 7)),
     ):
         with pytest.raises(VolumeError, match="source's labels"):
             register_images(source, target, operator=operator(), source_labels=wrong, execution=ONE)
@@ -186,7 +186,7 @@ def test_a_file_of_weights_that_make_no_sense_is_refused_by_name(tmp_path, wrong
 
 
 def test_a_cohort_gives_weights_with_the_record_of_how_they_came_about(learnt):
-    _, weights = learnt
+    weights = learnt
     assert [one.name for one in weights.classes] == ["background", "shell", "core"]
     assert sum(weights.average.values()) == pytest.approx(1)
     assert all(weight >= 0 for one in weights.classes for weight in one.weights.values())
@@ -201,15 +201,13 @@ def test_a_cohort_gives_weights_with_the_record_of_how_they_came_about(learnt):
 
 
 def test_learning_goes_on_where_it_was_stopped_and_ends_in_the_same_bytes(cohort, learnt, tmp_path):
-    work, weights = learnt
-    weights.write(tmp_path / "whole.json")
+    learnt.write(tmp_path / "whole.json")
     calls = iter(range(10_000))
     stopped = Execution(threads=1, cancelled=lambda: next(calls) > 40)
     with pytest.raises(Cancelled):
         learn_metrics(cohort, tmp_path / "work", TINY, execution=stopped)
     learn_metrics(cohort, tmp_path / "work", TINY, execution=ONE).write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert not WorkFolder(work).finished("problems", "none", print)
 
 
 def test_judging_pairs_choose_among_the_iterations(tmp_path):
@@ -229,14 +227,30 @@ def test_a_subject_without_a_reference_is_named(cohort, tmp_path):
 
 def test_the_verb_writes_weights_that_register_takes(data, tmp_path, capsys):
     out = tmp_path / "weights.json"
-    options = ["--pairs", "1", "--metrics", "ncc,sad", "--iterations", "1", "--class", "organ=2,4", "--quiet"]
+    options = ["--pairs", "1", "--metrics", "ncc,sad", "--iterations", "1", "--class", "organ=2,4", "--spacing", "4"]
     figure = tmp_path / "weights.svg"
-    assert main(["learn-metrics", str(data), "-o", str(out), "--figure", str(figure), "--threads", "1", *options]) == 0
+    words = ["learn-metrics", str(data), "-o", str(out), "--figure", str(figure), "--threads", "1", *options]
+    assert main(words) == 0
+    assert "weights of iteration 1 of 1" in capsys.readouterr().out
     assert figure.read_text(encoding="utf-8").startswith("<?xml")
     assert [(one.name, one.labels) for one in MetricWeights.read(out).classes] == [("other", (0,)), ("organ", (2, 4))]
     images = [str(data / "imagesTr" / f"s{n}_0000.nii.gz") for n in (0, 1)]
     labels = ["--target-labels", str(data / "labelsTr" / "s1.nii.gz")]
-    code = main(["register", *images, "-o", str(tmp_path / "r"), "--metrics", str(out), *labels, "--threads", "1"])
+    code = main(
+        [
+            "register",
+            *images,
+            "-o",
+            str(tmp_path / "r"),
+            "--metrics",
+            str(out),
+            *labels,
+            "--threads",
+            "1",
+            "--spacing",
+            "4",
+        ]
+    )
     assert code == 0
     record = json.loads((tmp_path / "r" / "record.json").read_text(encoding="utf-8"))
     assert record["classes_from"] == "target"
@@ -253,7 +267,8 @@ def test_the_verb_refuses_a_class_without_labels():
 
 def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(cohort, tmp_path):
     settings = {**WEIGHTS.settings(), "levels": [asdict(level) for level in LEVELS]}
-    options = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator_settings=settings)
+    short = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
+    options = FitOptions(atlases=("s0",), width=0.25, preset=short, operator_settings=settings)
     model = fit(cohort, tmp_path / "m", options, execution=ONE)
     assert "atlas_labels/s0.nii.gz" in model.checksums
     model.export(tmp_path / "m.zip")
@@ -268,6 +283,23 @@ def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(coho
     register, predictor.operator.register = predictor.operator.register, remembered
     predictor.ask(subject(9)[0])
     assert np.array_equal(seen["target_labels"][0].array, cohort["s0"].read_labels().array)
+
+
+def test_a_training_refuses_weights_that_were_learnt_for_other_labels(cohort, tmp_path):
+    other = MetricWeights((TissueClass("liver", (17,), {"mi": 1.0}),), {"mi": 1.0}, 0.1)
+    with pytest.raises(InputError, match="other labels than the cohort's"):
+        fit(cohort, tmp_path / "m", FitOptions(atlases=("s0",), operator_settings=other.settings()), execution=ONE)
+
+
+def test_a_reference_without_any_structure_is_all_background():
+    (source, labels), (target, _) = subject(0), subject(1)
+    nothing = labels.replace(np.zeros_like(labels.array))
+    alone = replace(MRFSettings(metrics={"mi": 0.2, "ncc": 0.6}, alpha=0.15, levels=LEVELS), alpha=0.15 / 0.8)
+    expected = register_images(source, target, operator=MRFOperator(alone), execution=ONE)
+    weights = {"metrics": {"mi": 0.4, "ncc": 0.6}, "temperature": 0.02 * 0.8}
+    found = register_images(source, target, operator=operator(**weights), source_labels=nothing, execution=ONE)
+    apart = found.transform.displacement(target.grid) - expected.transform.displacement(target.grid)
+    assert float(apart.abs().mean()) < 0.02  # mm; beyond the source there is no class, and the average holds
 
 
 def test_a_pair_is_registered_anew_when_the_reference_of_its_atlas_changes(tmp_path):

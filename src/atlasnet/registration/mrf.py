@@ -83,7 +83,7 @@ class MRFOperator(MeasuringOperator):
         ``classes_from`` in the record says which it was: ``source``, ``target`` or ``average``.
 
         Raises:
-            VolumeError: also for labels that do not lie on their image's grid, hold none of the classes, or are not one
+            VolumeError: also for labels that do not lie on their image's grid, are of other classes, or are not one
                 entry per target.
         """
         wanted = tasks(source, targets, source_mask, target_masks, initial)

@@ -272,6 +272,15 @@ class Fitting:
     def transformer(self, plan: Plan) -> Transformer:
         """What maps the subjects onto the atlases."""
         operator = planned_operator(self.operator, self.options.operator_settings, plan)
+        if contextual(operator):
+            known = {label for one in operator.settings()["classes"] for label in one["labels"]}
+            if not known & set(self.values[1:]):
+                raise InputError(
+                    "the metric weights were learnt for other labels than the cohort's",
+                    expected="some of " + ", ".join(map(str, self.values[1:])),
+                    found=", ".join(map(str, sorted(known))),
+                    remedy="learn them from this cohort: atlasnet learn-metrics",
+                )
         # Structures do not come to one place without a registration; where voxels may be unannotated in all subjects,
         # nobody knows what lies there.
         cropped = self.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None

@@ -230,7 +230,8 @@ class Learning:
     def _iterations(self, keys: Sequence[str], examples: Sequence[_Stored]) -> Any:
         """The start and every iteration, kept ones first."""
         dimension, svm = len(self.classes) * len(self.settings.metrics) + 1, self.settings.svm
-        key = digest({"revision": REVISION, "problems": list(keys), "svm": asdict(svm), "seed": self.execution.seed})
+        fixed = {name: value for name, value in asdict(svm).items() if name != "iterations"}
+        key = digest({"revision": REVISION, "problems": list(keys), "svm": fixed})
         state: Iteration | None = None
         for number in range(svm.iterations + 1):
             own = f"{key}-{number}"
