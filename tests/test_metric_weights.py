@@ -289,7 +289,7 @@ def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(coho
     )
     grid = atlas.read_grid()
     apart = made.transform.displacement(grid) - expected.transform.displacement(grid)
-    assert float(apart.abs().max()) < 0.05  # mm; headers are rounded
+    assert float(apart.abs().mean()) < 0.02  # mm; headers are rounded
 
 
 def test_a_training_refuses_weights_that_were_learnt_for_other_labels(cohort, tmp_path):

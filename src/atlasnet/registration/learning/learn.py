@@ -146,6 +146,7 @@ class Learning:
         if not examples:
             raise RegistrationError("no pair can be learnt from: none shows a structure where the registration looks")
         points = self._points(keys)
+        self.judging = [pair for pair in self.judging if self._aligned(pair)]
         rows, found = [], []
         for state in self._iterations(keys, examples):
             found.append(self._weights(state, points))
@@ -200,15 +201,22 @@ class Learning:
                 aligned.save(folder / "transform.safetensors")
         return Transform.load(self.work.entry("starts", key) / "transform.safetensors")
 
+    def _aligned(self, pair: Pair) -> bool:
+        """Whether a pair has an affine alignment; of one that has none, the reporter is warned."""
+        try:
+            self._start(pair)
+        except RegistrationError as error:
+            self.say.warn(f"{pair[0]} onto {pair[1]} is left out: {error}")
+            return False
+        return True
+
     def _problems(self, pair: Pair) -> str | None:
         """The key under which the problems of a pair lie; None where it cannot be registered."""
         key = self._key(pair, settings=self.start.as_json())
         if not self.work.finished("problems", key, self.say.warn):
-            try:
-                start = self._start(pair)
-            except RegistrationError as error:
-                self.say.warn(f"{pair[0]} and {pair[1]} are not learnt from: {error}")
+            if not self._aligned(pair):
                 return None
+            start = self._start(pair)
             images = (*self._read(pair[0]), *self._read(pair[1]))
             met = observe(*images, start, self.settings.metrics, self.start, self.execution)
             with self.work.making("problems", key) as folder:
