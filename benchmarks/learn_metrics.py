@@ -1,6 +1,6 @@
 """Metric weights learnt by tissue class beside equal weights and each metric alone.
 
-    python benchmarks/learn_metrics.py DATA [--only hippocampus chest] [--resume] [--work DIR]
+    python benchmarks/learn_metrics.py DATA [--only hippocampus chest] [--resume --work DIR]
 
 - hippocampus: learnt on the first 12 subjects of `train17.txt`, 20 pairs; reported on 40 pairs of 80 other subjects of
   `imagesTr`, none of them twice.
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("hippocampus", "chest"), default=["hippocampus", "chest"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--learn-options", default="", metavar="TEXT", help="passed to `atlasnet learn-metrics`")
+    parser.add_argument("--limit", type=int, help="the first so many pairs of each fold only")
     parser.add_argument("--resume", action="store_true", help="keep the runs that the output holds, add those it lacks")
     options = parser.parse_args()
     with work_folder(options.work) as work:
@@ -118,7 +119,7 @@ def main() -> None:
                     words += shlex.split(options.learn_options)
                     bench.atlasnet(f"learn {name}", "learn-metrics", root, *words)
                 bench.result.setdefault("weights", {})[name] = json.loads(file.read_text(encoding="utf-8"))
-                report(kind, name, root, pairs, file, bench, runs)
+                report(kind, name, root, pairs[: options.limit], file, bench, runs)
         bench.result["summary"] = [row for kind in options.only for row in summary(kind, runs)]
         bench.write()
         for row in bench.result["summary"]:
