@@ -77,6 +77,7 @@ def others(folder: Path) -> dict[str, Specimen]:
     import torch
 
     from atlasnet.network.weights import read_tensors, write_tensors
+    from atlasnet.registration import MetricWeights, TissueClass
     from atlasnet.training.subjects import read_names
     from atlasnet.transform import AffineMap, DisplacementMap, Transform, compose
     from atlasnet.transform.itk import read_itk_field, write_itk_field
@@ -86,7 +87,9 @@ def others(folder: Path) -> dict[str, Specimen]:
     grid = Grid.from_parts(SHAPE, (1.1, 1.7, 2.3), (0.1, 0.2, 0.3))
     dense = DisplacementMap(torch.linspace(-1, 1, 180).reshape(3, *SHAPE), grid)
     transform = Transform(compose(dense, AffineMap(np.eye(4))), dense)
+    tissue = tuple(TissueClass(f"class {label}", (label,), {"mi": 0.3, "ncc": 0.7}) for label in range(2))
     for name, read, write in (
+        ("weights.json", MetricWeights.read, MetricWeights(tissue, {"mi": 0.3, "ncc": 0.7}, 0.1).write),
         ("transform.safetensors", Transform.load, transform.save),
         ("field.nii.gz", read_itk_field, lambda path: write_itk_field(path, dense, grid)),
         ("field.mha", read_itk_field, lambda path: write_itk_field(path, dense, grid)),

@@ -38,7 +38,9 @@ COMMANDS = [(block, call) for block in BLOCKS for command in block.commands for 
 SKIPPED = [block for block in BLOCKS if block.not_run is not None]
 RUN = sorted({block.page for block in BLOCKS if block.not_run is None})
 # Those with many trainings take minutes together.
-LONG = {f"docs/{name}.md" for name in ("start", "gpu", "own-network", "own-registration", "resuming", "study")}
+LONG = {
+    f"docs/{name}.md" for name in ("start", "gpu", "metrics", "own-network", "own-registration", "resuming", "study")
+}
 
 
 def cut_down(patch: pytest.MonkeyPatch) -> None:

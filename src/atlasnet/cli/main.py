@@ -24,9 +24,10 @@ EXIT_CODES = """exit codes:
   1    done, but something is not as it should be: a case failed, a cohort has errors; or the work itself failed
   2    an input or the command line cannot be used
   3    predict --strict refused scans that are not like the training subjects, and nothing else failed
-  130  stopped by the user (Ctrl-C); train, predict, study and demo go on when the same command is given again"""
-RESUMED = ("demo", "train", "predict", "study")
-VERBS = ("demo", "check", "register", "train", "predict", "evaluate", "study", "model")
+  130  stopped by the user (Ctrl-C); learn-metrics, train, predict, study and demo go on when the same command is given
+       again"""
+RESUMED = ("demo", "learn-metrics", "train", "predict", "study")
+VERBS = ("demo", "check", "register", "learn-metrics", "train", "predict", "evaluate", "study", "model")
 
 
 class _Completion(argparse.Action):
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name in VERBS:
-        module = importlib.import_module(f"atlasnet.cli.{name}")
+        module = importlib.import_module(f"atlasnet.cli.{name.replace('-', '_')}")
         sub = verbs.add_parser(
             name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )

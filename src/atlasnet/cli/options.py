@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atlasnet.errors import InputError
 
@@ -55,6 +55,20 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
         choices=OPERATORS,
         help="registration operator (default: mrf); the last three need their packages",
     )
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        metavar="FILE",
+        help="weights of the registration's metrics by tissue, a file of learn-metrics; the atlases' references say "
+        "which tissue is where",
+    )
+
+
+def metric_settings(path: Path | None) -> dict[str, Any]:
+    """The settings of the registration that a file of learnt weights stands for; none without a file."""
+    from atlasnet.registration import MetricWeights
+
+    return {} if path is None else MetricWeights.read(path).settings()
 
 
 def add_mask_option(parser: argparse.ArgumentParser, use: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder
+from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder, metric_settings
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness")
     group.add_argument(
         "--metrics",
-        metavar="NAME[=WEIGHT],...",
-        help="similarity: mi, ncc, dwt, sad and mind with their weights, as in mi=1,ncc=1,dwt=0.5",
+        metavar="NAME[=WEIGHT],... | FILE",
+        help="similarity: mi, ncc, dwt, sad and mind with their weights, as in mi=1,ncc=1,dwt=0.5; or a file of "
+        "learn-metrics, with which labels of the source, else of the target, say which tissue is where",
     )
     group.add_argument(
         "--mi-range",
@@ -100,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
-    from atlasnet.registration import regional_quality, register_images
+    from atlasnet.registration import contextual, regional_quality, register_images
     from atlasnet.transform import Transform
     from atlasnet.volume import read_labels, read_volume
 
@@ -115,6 +116,11 @@ def run(args: argparse.Namespace) -> int:
     initial = None if given is None else Transform.load(given)
     if args.landmarks is not None:
         given, initial = args.landmarks, _landmark_map(args.landmarks)
+    tissue: dict[str, Volume | None] = {}
+    if contextual(operator):
+        tissue = {"source_labels": labels, "target_labels": target_labels}
+        if labels is None and target_labels is None:
+            execution.reporter.note("no labels are given: the class-free average of the metric weights holds")
     masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
     make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
@@ -126,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         source_mask=masks[0],
         target_mask=masks[1],
         initial=initial,
+        **tissue,
         execution=execution,
     )
     record = {"source": str(args.source), "target": str(args.target), **result.record}
@@ -208,7 +215,7 @@ def _operator(args: argparse.Namespace) -> Operator:
     if args.mi_range is not None:
         settings["mi_range"] = [args.mi_range]
     if args.metrics is not None:
-        settings["metrics"] = dict(_metric(text) for text in args.metrics.split(","))
+        settings = {**_metrics(args.metrics), **settings}
     if args.no_affine:
         settings["affine"] = False
     if args.symmetric:
@@ -230,6 +237,13 @@ def _operator(args: argparse.Namespace) -> Operator:
     return make_operator("identity" if args.transform else args.operator, **settings)
 
 
+def _metrics(text: str) -> dict[str, Any]:
+    """The settings that a list of metrics, or a file of learnt weights, stands for."""
+    if Path(text).suffix == ".json":
+        return metric_settings(Path(text))
+    return {"metrics": dict(_metric(part) for part in text.split(","))}
+
+
 def _metric(text: str) -> tuple[str, float]:
     from atlasnet.errors import InputError
 
@@ -238,7 +252,9 @@ def _metric(text: str) -> tuple[str, float]:
         return name, float(weight) if weight else 1.0
     except ValueError as error:
         raise InputError(
-            "this is no metric with a weight", expected="mi, ncc, dwt, sad and mind, as in mi=1,ncc=0.5", found=text
+            "this is no metric with a weight",
+            expected="mi, ncc, dwt, sad and mind, as in mi=1,ncc=0.5, or a .json file",
+            found=text,
         ) from error
 
 

@@ -15,6 +15,7 @@ from atlasnet.cli.options import (
     add_patch_options,
     execution_from,
     make_folder,
+    metric_settings,
     patches_from,
 )
 from atlasnet.cli.reporting import tell
@@ -115,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         allow_module=args.allow_module,
         width=args.width,
         operator=args.registration,
+        operator_settings=metric_settings(args.metrics),
         fusion=args.fusion,
         observers=tuple(args.observer),
         patches=patches_from(args),

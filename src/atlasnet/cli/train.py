@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.dry_run import add_dry_run_option, as_text, fold_lines, training_lines
-from atlasnet.cli.options import add_execution_options, add_mask_option, add_network_options, execution_from
+from atlasnet.cli.options import (
+    add_execution_options,
+    add_mask_option,
+    add_network_options,
+    execution_from,
+    metric_settings,
+)
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
@@ -121,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         sharing=args.sharing,
         operator=args.registration,
+        operator_settings=metric_settings(args.metrics),
         time_budget=args.time_budget,
     )
     work = args.work or args.output / "work"

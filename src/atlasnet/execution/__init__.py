@@ -2,7 +2,16 @@
 
 from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
-from atlasnet.execution.files import atomic_path, copy_file, digest, file_digest, read_json, reading_back, write_json
+from atlasnet.execution.files import (
+    atomic_path,
+    copy_file,
+    digest,
+    file_digest,
+    path_digest,
+    read_json,
+    reading_back,
+    write_json,
+)
 from atlasnet.execution.log import Hidden, LogReporter, open_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
@@ -26,6 +35,7 @@ __all__ = [
     "memory_held",
     "memory_left",
     "open_log",
+    "path_digest",
     "peak_memory",
     "read_json",
     "reading_back",

@@ -114,3 +114,10 @@ def file_digest(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def path_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a DICOM folder and the folders in it."""
+    if path.is_dir():
+        return digest([file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()])
+    return file_digest(path)

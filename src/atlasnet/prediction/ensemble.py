@@ -178,7 +178,8 @@ def pair_keys(model: Model, operator: Operator | None = None) -> list[str]:
         operator: registers instead of the model's own.
     """
     how = [model.operator, dict(model.operator_settings)] if operator is None else [operator.name, operator.settings()]
-    return [digest([*how, key]) for key in atlas_keys(model)]
+    references = [[atlas.labels_key] if atlas.labels_key else [] for atlas in model.atlases]
+    return [digest([*how, key, *own]) for key, own in zip(atlas_keys(model), references, strict=True)]
 
 
 def write_ensemble(folder: Path, members: Sequence[str]) -> Path:

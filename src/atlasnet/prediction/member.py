@@ -80,6 +80,7 @@ class Member:
         with model.named():
             self.operator = operator or _operator(model)
             self.images = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
+            self.labels = [model.atlas_labels(atlas) for atlas in model.atlases]
             for atlas in model.atlases:
                 weights = model.weights_path(atlas, epoch)
                 channels, classes = len(model.channels), len(model.values)
@@ -91,9 +92,8 @@ class Member:
 
     def register(self, scan: Scan) -> Made:
         """The scan's map onto each atlas, or why there is none."""
-        return [
-            scan.registered(key, self.operator, image) for key, image in zip(self._pair_keys, self.images, strict=True)
-        ]
+        pairs = zip(self._pair_keys, self.images, self.labels, strict=True)
+        return [scan.registered(key, self.operator, image, labels) for key, image, labels in pairs]
 
     def judge(self, scan: Scan, made: Made) -> Verdict:
         """Whether the scan is like the training subjects.

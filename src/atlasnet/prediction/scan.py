@@ -5,7 +5,7 @@ from __future__ import annotations
 from atlasnet.cohort import Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, Stages
-from atlasnet.registration import Operator, Registration
+from atlasnet.registration import Operator, Registration, labelled
 from atlasnet.training.evidence import orientation
 from atlasnet.training.mapping import prepare
 from atlasnet.volume import Volume, canonical
@@ -35,19 +35,24 @@ class Scan:
                 self._prepared = plan, prepare(self.source, plan)
         return self._prepared[1]
 
-    def registered(self, key: str, operator: Operator, atlas: Volume) -> Registration | RegistrationError:
+    def registered(
+        self, key: str, operator: Operator, atlas: Volume, labels: Volume | None = None
+    ) -> Registration | RegistrationError:
         """The map onto an atlas, or why there is none.
 
         Args:
             key: equal keys mean an equal operator and an equal atlas.
             operator: registers.
             atlas: (c, z, y, x), canonical orientation.
+            labels: (1, z, y, x) its reference, if the operator asks for it.
         """
         if key not in self._registrations:
             self.execution.pause()
             try:
+                known = labelled(operator, [labels])
                 with self.stages("registration"):
-                    (self._registrations[key],) = operator.register(self.source, [atlas], execution=self.execution)
+                    (made,) = operator.register(self.source, [atlas], execution=self.execution, **known)
+                self._registrations[key] = made
             except RegistrationError as error:
                 self._registrations[key] = error
         return self._registrations[key]

@@ -1,13 +1,15 @@
 """Registration: the operator protocol, affine alignment, and the multi-metric discrete deformable registration."""
 
 from atlasnet.registration.affine import AffineSettings, prealign
+from atlasnet.registration.context import TissueClass
 from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.local_fit import local_weight
 from atlasnet.registration.memory import FIXED_BYTES, SCAN_BYTES, registration_bytes, work_bytes
+from atlasnet.registration.metric_weights import MetricWeights
 from atlasnet.registration.mirrors import mirror_correlations, orientation_margin
 from atlasnet.registration.mrf import MRFOperator
-from atlasnet.registration.operator import Operator, Registration
+from atlasnet.registration.operator import Operator, Registration, contextual, labelled
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.quality import regional_quality
 from atlasnet.registration.register import WITHOUT_SETTINGS, WITHOUT_SPACING, make_operator, register_images
@@ -25,9 +27,13 @@ __all__ = [
     "LevelSettings",
     "MRFOperator",
     "MRFSettings",
+    "MetricWeights",
     "Operator",
     "Registration",
+    "TissueClass",
+    "contextual",
     "in_hounsfield_units",
+    "labelled",
     "local_weight",
     "make_operator",
     "mirror_correlations",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from atlasnet.execution import Execution
 from atlasnet.registration import lattice
+from atlasnet.registration.context import ClassMap, point_weights
 from atlasnet.registration.free_form import compose, resize, step_field
 from atlasnet.registration.intensity import Ranges, Window, choose_windows
 from atlasnet.registration.lattice import Lattice
@@ -19,7 +21,7 @@ from atlasnet.registration.propagation import Labelling, Smoothness, propagate
 from atlasnet.registration.pyramid import Level, finest_spacing
 from atlasnet.registration.refinement import Step, refine
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, self_similarity, unary_costs
+from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, self_similarity, weighted_costs
 from atlasnet.transform import FramedPoints, PointMap, repair
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import inside, sample
@@ -172,9 +174,8 @@ def align(source: Image, target: Image, displacement: Tensor, initial: PointMap,
         initial: takes target points into the source.
         level: where to work.
     """
-    rz, ry, rx = level.labels.radii
-    padded = torch.nn.functional.pad(displacement[None], (rx, rx, ry, ry, rz, rz), mode="replicate")[0]
-    values, contrast, descriptor, known = source.at(_warped_voxels(source, padded, (rx, ry, rz), initial, level.grid))
+    index = warped_voxels(source.grid, displacement, level.labels.radii, initial, level.grid)
+    values, contrast, descriptor, known = source.at(index)
     bins = tuple((s.relative_bins, t.relative_bins) for s, t in zip(source.windows, target.windows, strict=True))
     return AlignedPair(
         target=target.values,
@@ -192,21 +193,58 @@ def align(source: Image, target: Image, displacement: Tensor, initial: PointMap,
     )
 
 
-def _warped_voxels(
-    source: Image, displacement: Tensor, margin: tuple[int, int, int], initial: PointMap, grid: Grid
+def warped_voxels(
+    source: Grid, displacement: Tensor, margin: tuple[int, int, int], initial: PointMap, grid: Grid
 ) -> Tensor:
-    """Where the displaced voxels of ``grid`` lie in the source: its index points (..., 3).
+    """Where the displaced voxels of ``grid`` lie in the source.
 
-    ``displacement`` (3, ...) begins ``margin`` (x, y, z) voxels before the grid.
+    Args:
+        source: its grid.
+        displacement: (3, z, y, x) on ``grid``, voxels, components (x, y, z), applied before ``initial``.
+        margin: how many voxels beyond ``grid`` are wanted along (z, y, x); the displacement continues there.
+        initial: takes target points into the source.
+        grid: of the target.
+
+    Returns:
+        Index points (z + 2 rz, y + 2 ry, x + 2 rx, 3) of the source.
     """
+    rz, ry, rx = margin
+    displacement = torch.nn.functional.pad(displacement[None], (rx, rx, ry, ry, rz, rz), mode="replicate")[0]
     _, z, y, x = displacement.shape
     points = index_points((z, y, x), 0, z, device=displacement.device)
-    points = points + displacement.movedim(0, -1) - points.new_tensor(margin)
-    return initial.advance(FramedPoints(points, grid.affine)).relative_to(source.grid.affine)
+    points = points + displacement.movedim(0, -1) - points.new_tensor((rx, ry, rz))
+    return initial.advance(FramedPoints(points, grid.affine)).relative_to(source.affine)
+
+
+def control_classes(classes: ClassMap, displacement: Tensor, initial: PointMap, level: Level) -> Tensor:
+    """The class index (cz, cy, cx) most present in the support of each control point, as the images lie now.
+
+    Args:
+        classes: of the source, which are warped as it is, or of the target.
+        displacement: see `align`.
+        initial: see `align`.
+        level: where to work.
+    """
+    if not classes.of_source:
+        return classes.prevailing(classes.on(level.grid), level)
+    index = warped_voxels(classes.grid, displacement, (0, 0, 0), initial, level.grid)
+    return classes.prevailing(classes.at(index), level)
+
+
+Witness = Callable[[Level, Tensor, AlignedPair], None]
+"""Is shown a search before it is done: the level, the displacement so far (see `align`), and the images."""
 
 
 def deform(
-    source: Image, target: Image, initial: PointMap, levels: list[Level], settings: MRFSettings, execution: Execution
+    source: Image,
+    target: Image,
+    initial: PointMap,
+    levels: list[Level],
+    settings: MRFSettings,
+    execution: Execution,
+    *,
+    classes: ClassMap | None = None,
+    witness: Witness | None = None,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Find the displacement that, applied before ``initial``, aligns the source with the target.
 
@@ -217,6 +255,8 @@ def deform(
         levels: from `build_levels`, coarsest first.
         settings: weights and regularisation.
         execution: asked for cancellation between levels.
+        classes: of the voxels of one of the images, if the weights depend on them.
+        witness: is shown every search.
 
     Returns:
         (3, z, y, x) displacement on the last level's grid, voxels, components (x, y, z) along its axes; and a
@@ -238,15 +278,19 @@ def deform(
             "control_points": level.control.shape[0] * level.control.shape[1] * level.control.shape[2],
             "labels": len(level.labels),
         }
+        there = None if classes is None else control_classes(classes, displacement, initial, level)
+        weights = point_weights(settings.metrics, settings.classes, there)
         if len(level.labels) > 1:
-            labelling, coefficients = _search(
-                align(source, here, displacement, initial, level), displacement, level, settings
-            )
+            pair = align(source, here, displacement, initial, level)
+            if witness is not None:
+                witness(level, displacement, pair)
+            labelling, coefficients = _search(pair, weights, displacement, level, settings)
             displacement = compose(step_field(coefficients, level.control, level.image), displacement)
             record |= {"energy_before": labelling.energy_before, "energy_after": labelling.energy}
         correlations = []
         for _ in range(level.settings.refinements):
-            step = _refine(source, here, displacement, initial, level, settings)
+            # The contrasts stand for all metrics together.
+            step = _refine(source, here, displacement, initial, level, settings, sum(weights.values()))
             displacement = compose(step_field(step.coefficients, level.control, level.image), displacement)
             correlations.append(round(step.correlation, 6))
         record["correlation_before_refinements"] = correlations
@@ -260,32 +304,45 @@ def deform(
     return displacement, records
 
 
-def _search(pair: AlignedPair, displacement: Tensor, level: Level, settings: MRFSettings) -> tuple[Labelling, Tensor]:
+def _search(
+    pair: AlignedPair,
+    weights: dict[str, float | Tensor],
+    displacement: Tensor,
+    level: Level,
+    settings: MRFSettings,
+) -> tuple[Labelling, Tensor]:
     """Belief propagation on one level: the labelling, and the step's coefficients (3, cz, cy, cx) in voxels."""
-    unary = unary_costs(pair, settings.metrics)
-    smoothness = _smoothness(displacement, level, settings)
+    unary = weighted_costs(pair, weights)
+    smoothness = level_smoothness(displacement, level, settings.alpha, settings.truncation)
     labelling = propagate(unary, smoothness, level.labels, iterations=settings.iterations, damping=settings.damping)
     return labelling, level.labels.expectation(labelling.beliefs, settings.temperature)
 
 
 def _refine(
-    source: Image, target: Image, displacement: Tensor, initial: PointMap, level: Level, settings: MRFSettings
+    source: Image,
+    target: Image,
+    displacement: Tensor,
+    initial: PointMap,
+    level: Level,
+    settings: MRFSettings,
+    weight: float | Tensor,
 ) -> Step:
     """One step between the labels; ``target`` at the voxels of the level."""
-    index = _warped_voxels(source, displacement, (0, 0, 0), initial, level.grid)
+    index = warped_voxels(source.grid, displacement, (0, 0, 0), initial, level.grid)
     return refine(
         target.contrast,
         sample(source.contrast, index),
         target.counted & source.known(index),
         Supports(lattice.support(level.image, level.control, displacement.device)),
-        _smoothness(displacement, level, settings),
+        level_smoothness(displacement, level, settings.alpha, settings.truncation),
+        weight,
     )
 
 
-def _smoothness(displacement: Tensor, level: Level, settings: MRFSettings) -> Smoothness:
+def level_smoothness(displacement: Tensor, level: Level, alpha: float, truncation: float | None = None) -> Smoothness:
     """The penalty between the control points of a level, which have been displaced already."""
     to_control = lattice.interpolation(level.image, level.control, displacement.device)
-    return Smoothness(lattice.apply(to_control, displacement), pair_weights(level, settings.alpha), settings.truncation)
+    return Smoothness(lattice.apply(to_control, displacement), pair_weights(level, alpha), truncation)
 
 
 def pair_weights(level: Level, alpha: float) -> tuple[tuple[float, float, float], ...]:

@@ -60,9 +60,16 @@ class MeasuringOperator(ABC):
         execution: Execution,
     ) -> list[Registration]:
         """See `Operator.register`."""
+        return self._register_all(
+            source, source_mask, tasks(source, targets, source_mask, target_masks, initial), execution
+        )
+
+    def _register_all(
+        self, source: Volume, source_mask: Volume | None, wanted: Sequence[Task], execution: Execution
+    ) -> list[Registration]:
         with execution.active():
             results = []
-            for task in tasks(source, targets, source_mask, target_masks, initial):
+            for task in wanted:
                 execution.pause()
                 results.append(self._register_one(source, source_mask, task, execution))
             return results

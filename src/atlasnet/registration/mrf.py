@@ -9,15 +9,19 @@ steps between the labels.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from atlasnet.errors import VolumeError
 from atlasnet.execution import Execution
-from atlasnet.registration.deformation import deform, prepare_pair
+from atlasnet.registration.context import ClassMap, check_labels
+from atlasnet.registration.deformation import Witness, deform, prepare_pair
 from atlasnet.registration.measured import Found, MeasuringOperator, started
-from atlasnet.registration.operator import Task
+from atlasnet.registration.operator import Registration, Task, tasks
 from atlasnet.registration.pyramid import build_levels, registration_grid
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import (
@@ -50,9 +54,53 @@ class MRFOperator(MeasuringOperator):
         self.options = settings or MRFSettings()
         self.clamp, self.mi_range = self.options.clamp, self.options.mi_range
 
+    @property
+    def contextual(self) -> bool:
+        """Whether the weights of the metrics depend on the tissue; see `Operator`."""
+        return bool(self.options.classes)
+
     def settings(self) -> dict[str, Any]:
         """All settings as JSON."""
         return self.options.as_json()
+
+    def register(
+        self,
+        source: Volume,
+        targets: Sequence[Volume],
+        *,
+        source_mask: Volume | None = None,
+        target_masks: Sequence[Volume | None] | None = None,
+        initial: Sequence[Transform | None] | None = None,
+        source_labels: Volume | None = None,
+        target_labels: Sequence[Volume | None] | None = None,
+        execution: Execution,
+    ) -> list[Registration]:
+        """See `Operator.register`.
+
+        Where the weights of the metrics depend on the tissue, the class of a control point is the one most present in
+        its support in the source as it is mapped at the time, by ``source_labels``; without these by the target's
+        labels, which are what the source's are predicted to be; without these either, the class-free average holds.
+        ``classes_from`` in the record says which it was: ``source``, ``target`` or ``average``.
+
+        Raises:
+            VolumeError: also for labels that do not lie on their image's grid, are of other classes, or are not one
+                entry per target.
+        """
+        wanted = tasks(source, targets, source_mask, target_masks, initial)
+        labels = [None] * len(targets) if target_labels is None else list(target_labels)
+        if len(labels) != len(targets):
+            raise VolumeError(
+                "target_labels must have one entry per target", expected=str(len(targets)), found=str(len(labels))
+            )
+        if self.contextual:
+            check_labels("source's labels", source, source_labels, self.options.classes)
+            for target, known in zip(targets, labels, strict=True):
+                check_labels("target's labels", target, known, self.options.classes)
+            wanted = [
+                replace(task, labels=known, source_labels=source_labels)
+                for task, known in zip(wanted, labels, strict=True)
+            ]
+        return self._register_all(source, source_mask, wanted, execution)
 
     def find(self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution) -> Found:
         """The fold-free map, both directions."""
@@ -62,8 +110,11 @@ class MRFOperator(MeasuringOperator):
         aligned = time.perf_counter()
         displacement, levels = self._deform(source, source_mask, task, start, execution)
         record: dict[str, Any] = {"levels": levels}
+        if self.contextual:
+            known = "source" if task.source_labels is not None else "target" if task.labels is not None else "average"
+            record["classes_from"] = known
         if options.symmetric:
-            swapped = Task(source, source_mask, None)
+            swapped = Task(source, source_mask, None, task.source_labels, task.labels)
             back, record["levels_back"] = self._deform(task.target, task.mask, swapped, start.inverse, execution)
             displacement, record["disagreement_mm"] = self._mean(displacement, back, start)
         deformed = time.perf_counter()
@@ -80,24 +131,13 @@ class MRFOperator(MeasuringOperator):
     def _deform(
         self, source: Volume, source_mask: Volume | None, task: Task, initial: Transform, execution: Execution
     ) -> tuple[DisplacementMap, list[dict[str, Any]]]:
-        """The fold-free displacement applied before ``initial``, and the record of the levels."""
-        options, device = self.options, execution.torch_device()
-        grid = registration_grid(task.target.grid, options.spacing, options.voxels)
-        there, here = prepare_pair(
-            source,
-            source_mask,
-            task.target,
-            task.mask,
-            grid,
-            device,
-            clamp=options.clamp,
-            mi_range=options.mi_range,
-            descriptor=options.metrics.get("mind", 0) > 0,
-        )
-        plane = min(grid.shape) == 1
-        levels = build_levels(grid, options.plane_pyramid if plane else options.pyramid)
-        steps, records = deform(there, here, initial.forward.to(device), levels, options, execution)
-        return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
+        """`displacement_of` with the classes of whichever image has labels."""
+        classes, device = None, execution.torch_device()
+        if task.source_labels is not None:
+            classes = ClassMap.of(task.source_labels, self.options.classes, device)
+        elif task.labels is not None:
+            classes = ClassMap.of(task.labels, self.options.classes, device, of_source=False)
+        return displacement_of(source, source_mask, task, initial, self.options, execution, classes=classes)
 
     def _invertible(self, displacement: DisplacementMap) -> tuple[Transform, dict[str, Any]]:
         """The map with an inverse that does not fold either, and what that took.
@@ -131,6 +171,49 @@ class MRFOperator(MeasuringOperator):
         apart = (displacement.displacement - undone).square().sum(0).sqrt().flatten()
         mean, _ = repair((displacement.displacement + undone) / 2, grid, floor=self.options.smallest_jacobian)
         return DisplacementMap(mean, grid), {k: round(v, 4) for k, v in length_summary(apart).items()}
+
+
+def displacement_of(
+    source: Volume,
+    source_mask: Volume | None,
+    task: Task,
+    initial: Transform,
+    options: MRFSettings,
+    execution: Execution,
+    *,
+    classes: ClassMap | None = None,
+    witness: Witness | None = None,
+) -> tuple[DisplacementMap, list[dict[str, Any]]]:
+    """The fold-free displacement applied before ``initial``, and the record of the levels.
+
+    Args:
+        source: (c, z, y, x).
+        source_mask: where it counts.
+        task: the target and its mask.
+        initial: from where to start.
+        options: everything about the search.
+        execution: where to compute.
+        classes: see `deform`.
+        witness: see `deform`.
+    """
+    device = execution.torch_device()
+    grid = registration_grid(task.target.grid, options.spacing, options.voxels)
+    there, here = prepare_pair(
+        source,
+        source_mask,
+        task.target,
+        task.mask,
+        grid,
+        device,
+        clamp=options.clamp,
+        mi_range=options.mi_range,
+        descriptor=any(row.get("mind", 0) > 0 for row in (options.metrics, *(one.weights for one in options.classes))),
+    )
+    plane = min(grid.shape) == 1
+    levels = build_levels(grid, options.plane_pyramid if plane else options.pyramid)
+    forward = initial.forward.to(device)
+    steps, records = deform(there, here, forward, levels, options, execution, classes=classes, witness=witness)
+    return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
 
 
 def _origins(inverse: DisplacementMap, bad: Tensor, grid: Grid) -> Tensor:

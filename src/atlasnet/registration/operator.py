@@ -42,6 +42,10 @@ class Operator(Protocol):
 
     An operator whose result does not depend on the seed may say so with ``seeded = False``; its maps are then shared
     between runs with different seeds.
+
+    One whose metric weights depend on the tissue says so with ``contextual = True``. Its `register` also takes
+    ``source_labels`` (1, z, y, x) and ``target_labels``, one or None per target, each on its image's grid; see
+    `labelled`.
     """
 
     name: str
@@ -80,11 +84,27 @@ class Operator(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One target with what belongs to it."""
+    """One target with what belongs to it, and the labels of the source where tissue decides."""
 
     target: Volume
     mask: Volume | None
     initial: Transform | None
+    labels: Volume | None = None
+    source_labels: Volume | None = None
+
+
+def contextual(operator: Operator) -> bool:
+    """Whether the metric weights of an operator depend on the tissue, which label maps tell it."""
+    return bool(getattr(operator, "contextual", False))
+
+
+def labelled(operator: Operator, target_labels: Sequence[Volume | None]) -> dict[str, Any]:
+    """The argument of `Operator.register` with which the targets' labels decide on the weights, if they matter to it.
+
+    Those of the source are left out: a scan that is to be segmented has none, and subjects with references are
+    registered as it will be. So no reference by which a result is scored can have had a part in it.
+    """
+    return {"target_labels": list(target_labels)} if contextual(operator) else {}
 
 
 def tasks(

@@ -41,7 +41,14 @@ class Step:
     correlation: float
 
 
-def refine(target: Tensor, source: Tensor, counted: Tensor, supports: Supports, smoothness: Smoothness) -> Step:
+def refine(
+    target: Tensor,
+    source: Tensor,
+    counted: Tensor,
+    supports: Supports,
+    smoothness: Smoothness,
+    weight: float | Tensor = 1.0,
+) -> Step:
     """One regularised Gauss-Newton step.
 
     Args:
@@ -51,13 +58,14 @@ def refine(target: Tensor, source: Tensor, counted: Tensor, supports: Supports, 
         supports: of the control points over the voxels.
         smoothness: the quadratic penalty, with the displacement that the control points already have. Its truncation
             does not matter here: steps of less than a voxel do not jump.
+        weight: of the images against the penalty, everywhere or (cz, cy, cx) at each control point.
     """
     seen = counted.to(target.dtype)
     target, source = _standardised(target, seen), _standardised(source, seen)
     difference = target - source
     gradient = [(ours + theirs) / 2 for ours, theirs in zip(_gradient(target), _gradient(source), strict=True)]
-    curvature = torch.stack([supports.mean((gradient[i] * gradient[j]).mean(0)) for i, j in UPPER])
-    slope = torch.stack([supports.mean((component * difference).mean(0)) for component in gradient])
+    curvature = weight * torch.stack([supports.mean((gradient[i] * gradient[j]).mean(0)) for i, j in UPPER])
+    slope = weight * torch.stack([supports.mean((component * difference).mean(0)) for component in gradient])
     coefficients = _solve(curvature, slope - _penalty_gradient(smoothness.offsets, smoothness), smoothness)
     length = coefficients.square().sum(0).sqrt()
     coefficients = coefficients * (LONGEST_STEP / length.clamp(min=LONGEST_STEP))

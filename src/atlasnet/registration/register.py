@@ -11,7 +11,7 @@ from atlasnet.registration.external import EXTERNAL, ExternalSettings
 from atlasnet.registration.field_types import with_field_types
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
-from atlasnet.registration.operator import Operator, Registration
+from atlasnet.registration.operator import Operator, Registration, contextual
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
@@ -60,6 +60,8 @@ def register_images(
     source_mask: Volume | None = None,
     target_mask: Volume | None = None,
     initial: Transform | None = None,
+    source_labels: Volume | None = None,
+    target_labels: Volume | None = None,
     execution: Execution | None = None,
 ) -> Registration:
     """Register one source onto one target.
@@ -75,19 +77,33 @@ def register_images(
         source_mask: on the source's grid, non-zero where voxels count.
         target_mask: on the target's grid, likewise.
         initial: a map to start from instead of the operator's own start.
+        source_labels: (1, z, y, x) on the source's grid: which tissue is where, for an operator whose metric weights
+            depend on it; see `MRFOperator.register`.
+        target_labels: likewise on the target's grid, used without the others.
         execution: device, threads, seed, progress; by default all CPU threads.
 
     Raises:
-        VolumeError: images or masks that do not fit each other.
+        VolumeError: images, masks or labels that do not fit each other.
+        InputError: labels are given to an operator to which they say nothing.
         RegistrationError: no acceptable map was found.
     """
     chosen = make_operator(operator) if isinstance(operator, str) else operator
+    labels: dict[str, Any] = {}
+    if contextual(chosen):
+        labels = {"source_labels": source_labels, "target_labels": [target_labels]}
+    elif source_labels is not None or target_labels is not None:
+        raise InputError(
+            "labels say nothing to a registration whose metric weights do not depend on the tissue",
+            found=f"operator {chosen.name!r}",
+            remedy="leave them out, or give it weights that atlasnet learn-metrics wrote",
+        )
     (result,) = chosen.register(
         source,
         [target],
         source_mask=source_mask,
         target_masks=[target_mask],
         initial=[initial],
+        **labels,
         execution=execution or Execution(),
     )
     return result

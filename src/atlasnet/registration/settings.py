@@ -8,6 +8,7 @@ from typing import Any
 
 from atlasnet.errors import InputError
 from atlasnet.registration.affine import AffineSettings
+from atlasnet.registration.context import TissueClass, check_classes
 from atlasnet.registration.intensity import Ranges
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.similarity import METRICS
@@ -98,6 +99,8 @@ class MRFSettings:
         affine_settings: of that alignment.
         smallest_jacobian: after every level the map is smoothed where its one-sided corner Jacobians do not exceed
             this.
+        classes: weights of the metrics by tissue class, in the unit of ``metrics``, which hold where no class is known
+            and are the class-free average; none: ``metrics`` everywhere. See `atlasnet.registration.learning`.
         symmetric: register in both directions and take the mean of the map found in one and the inverse of that found
             in the other, so that it hardly matters which image is called the target; twice the time.
 
@@ -120,6 +123,7 @@ class MRFSettings:
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
     smallest_jacobian: float = 0.33
     symmetric: bool = False
+    classes: tuple[TissueClass, ...] = ()
 
     def __post_init__(self) -> None:
         # JSON has neither tuples nor our types: a settings() dictionary read back is taken as it is.
@@ -128,12 +132,15 @@ class MRFSettings:
             object.__setattr__(self, "levels", levels)
         if isinstance(self.affine_settings, Mapping):
             object.__setattr__(self, "affine_settings", AffineSettings(**self.affine_settings))
+        classes = tuple(TissueClass(**v) if isinstance(v, Mapping) else v for v in self.classes)
+        object.__setattr__(self, "classes", classes)
         for name in ("mi_range", "clamp"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, tuple((float(low), float(high)) for low, high in value))
         object.__setattr__(self, "metrics", {name: float(weight) for name, weight in self.metrics.items()})
         self._check()
+        check_classes(self.classes)
 
     def _check(self) -> None:
         unknown = sorted(set(self.metrics) - set(METRICS))
@@ -202,4 +209,7 @@ class MRFSettings:
 
     def as_json(self) -> dict[str, Any]:
         """A dictionary of plain values; ``MRFSettings(**that)`` is this again, also through a JSON file."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.classes:
+            del values["classes"]  # it is a part of keys, which are the same as before there were any
+        return values

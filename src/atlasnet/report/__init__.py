@@ -11,6 +11,7 @@ from atlasnet.report.registration import registration_figure
 from atlasnet.report.registration_page import write_registration_report
 from atlasnet.report.stages import stages_figure
 from atlasnet.report.training_page import write_training_report
+from atlasnet.report.weights import write_weights_figure
 
 __all__ = [
     "Page",
@@ -35,4 +36,5 @@ __all__ = [
     "write_evaluation_report",
     "write_registration_report",
     "write_training_report",
+    "write_weights_figure",
 ]

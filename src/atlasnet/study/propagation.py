@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.prediction import PredictOptions
-from atlasnet.registration import Operator, local_weight
+from atlasnet.registration import Operator, labelled, local_weight
 from atlasnet.volume import Volume, canonical
 
 
@@ -51,7 +51,8 @@ def propagate_labels(
             execution.pause()
             start = time.perf_counter()
             try:
-                (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution)
+                known = labelled(operator, [canonical(labels)[0]])
+                (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution, **known)
             except RegistrationError:
                 continue
             if registration.record["quality"] < PredictOptions.minimum_quality:

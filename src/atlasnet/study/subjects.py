@@ -11,10 +11,9 @@ from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.evaluation.table import shortened
-from atlasnet.execution import digest, file_digest
+from atlasnet.execution import digest, file_digest, path_digest
 from atlasnet.prediction import find_cases
 from atlasnet.prediction.inputs import image_stem
-from atlasnet.training.sources import path_digest
 from atlasnet.volume.io import read_grid
 
 

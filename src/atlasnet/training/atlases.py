@@ -10,8 +10,18 @@ from typing import Any
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
-from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, reading_back, write_json
-from atlasnet.training.sources import Keyed, keyed_atlas, path_digest
+from atlasnet.execution import (
+    Execution,
+    WorkFolder,
+    copy_file,
+    digest,
+    path_digest,
+    read_json,
+    reading_back,
+    write_json,
+)
+from atlasnet.training.model import atlas_labels_path
+from atlasnet.training.sources import Keyed, keyed_atlas
 from atlasnet.training.update import Update
 from atlasnet.volume import Volume, canonical, write_volume
 
@@ -153,8 +163,17 @@ class AtlasSet:
                 keys[source.name] = own[source.subject] if source.subject else digest([path_digest(p) for p in files])
         return keys
 
-    def written(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed], folder: Path) -> list[Keyed]:
-        """The atlases, written into the model's folder, where prediction will read them too."""
+    def written(
+        self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed], folder: Path, *, labelled: bool = False
+    ) -> list[Keyed]:
+        """The atlases, written into the model's folder, where prediction will read them too.
+
+        Args:
+            sources: the atlases.
+            subjects: of the cohort.
+            folder: of the model.
+            labelled: whether the registration looks at the references of atlases, which are written then too.
+        """
         keys, targets, old = self.keys(sources, subjects), [], self.old
         for source in sources:
             path = folder / "atlases" / f"{source.name}.nii.gz"
@@ -163,8 +182,28 @@ class AtlasSet:
                 copy_file(source.paths[0], path)
             else:
                 write_volume(path, canonical(source.read())[0])
-            targets.append(keyed_atlas(source.name, keys[source.name], path, len(self.cohort.channels)))
+            labels = self._labels(source, subjects, folder) if labelled else None
+            targets.append(keyed_atlas(source.name, keys[source.name], path, len(self.cohort.channels), labels))
         return targets
+
+    def labels_key(self, source: AtlasSource, subjects: Sequence[Keyed]) -> str:
+        """What stands for the reference of an atlas; empty where it has none."""
+        if self.update is not None and source in self.old:
+            return self.update.atlas_labels.get(source.name, ("", None))[0]
+        return next((s.labels_key for s in subjects if s.name == source.subject and s.read_labels is not None), "")
+
+    def _labels(self, source: AtlasSource, subjects: Sequence[Keyed], folder: Path) -> tuple[str, Path] | None:
+        """Write an atlas's reference: its key and its place; None where it has none."""
+        key, place = self.labels_key(source, subjects), atlas_labels_path(folder, source.name)
+        if not key:
+            return None
+        if self.update is not None and source in self.old:
+            copy_file(self.update.atlas_labels[source.name][1], place)
+        else:
+            (reading,) = (s.read_labels for s in subjects if s.name == source.subject)
+            assert reading is not None
+            write_volume(place, reading())
+        return key, place
 
     def _named(self, names: Sequence[str]) -> list[AtlasSource]:
         return resolve_atlases(self.cohort, names)

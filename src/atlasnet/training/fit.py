@@ -23,13 +23,13 @@ from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
-from atlasnet.registration import WITHOUT_SETTINGS, Operator
+from atlasnet.registration import WITHOUT_SETTINGS, Operator, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.memory import mapping_bytes
 from atlasnet.training.model import Atlas, Model, class_values, weights_path
 from atlasnet.training.networks import AtlasNetworks
-from atlasnet.training.pairs import planned_operator
+from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
 from atlasnet.training.recipe import Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
@@ -199,14 +199,18 @@ class Fitting:
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
-            targets = self.atlases.written(sources, subjects, self.folder)
+            targets = self.atlases.written(sources, subjects, self.folder, labelled=contextual(operator))
+            warn_of_unlabelled(operator, targets, self.say)
             if changes is not None:
                 there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
                 self.say.note(f"{sum(there)} of {len(there)} registrations are there already")
             mapped = transformer.map(subjects, targets)
             typical = measure_typical(transformer, subjects, targets, mapped)
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
-        atlases = [Atlas(s.name, s.subject, m.quality, m.region) for s, m in zip(sources, mapped, strict=True)]
+        atlases = [
+            Atlas(s.name, s.subject, m.quality, m.region, t.labels_key)
+            for s, m, t in zip(sources, mapped, targets, strict=True)
+        ]
         networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
@@ -268,6 +272,7 @@ class Fitting:
     def transformer(self, plan: Plan) -> Transformer:
         """What maps the subjects onto the atlases."""
         operator = planned_operator(self.operator, self.options.operator_settings, plan)
+        check_tissues(operator, self.values)
         # Structures do not come to one place without a registration; where voxels may be unannotated in all subjects,
         # nobody knows what lies there.
         cropped = self.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None

@@ -151,7 +151,10 @@ def forecast_fit(
     count, sources = run.atlases.count, run.atlases.known(subjects)
     settled = run.atlases.old if sources is None else sources
     keys = run.atlases.keys(settled, subjects)
-    atlases = [Keyed(source.name, keys[source.name], source.read) for source in settled]
+    atlases = [
+        Keyed(source.name, keys[source.name], source.read, run.atlases.labels_key(source, subjects))
+        for source in settled
+    ]
     kept, mapped = run.transformer(plan).kept(subjects, atlases)
     pairs = sum(s.key != a.key for s in subjects for a in atlases), kept
     done = 0

@@ -2,6 +2,7 @@
 
 model.json               format, labels, channels, plan, registration, network, atlases, provenance, checksums
 atlases/NAME.nii.gz      the reference anatomies, canonical orientation
+atlas_labels/NAME.nii.gz their references, where the registration's metric weights depend on the tissue
 networks/NAME.safetensors
 log/NAME.csv             one row an epoch
 epochs/E/NAME.safetensors  weights after epoch E, where they were asked for; never shipped
@@ -33,7 +34,7 @@ from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.mapping import to_slices, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
-from atlasnet.volume import Grid, Volume, read_volume
+from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
 
 T = TypeVar("T")
 
@@ -52,12 +53,15 @@ class Atlas:
         subject: the training subject that it is, or was before an update; None for an image from elsewhere.
         quality: the lowest, median and highest registration quality of the training subjects onto it.
         region: the part of its working grid on which its network works; None: all of it.
+        labels_key: stands for its reference, which the model keeps where metric weights depend on the tissue; empty: it
+            keeps none.
     """
 
     name: str
     subject: str | None
     quality: Mapping[str, float] = field(default_factory=dict)
     region: Region | None = None
+    labels_key: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Atlas:
@@ -69,12 +73,15 @@ class Atlas:
         """
         box = value.get("region")
         region = None if box is None else Region.from_json(box)
-        return cls(str(value["name"]), value["subject"], dict(value["quality"]), region)
+        return cls(
+            str(value["name"]), value["subject"], dict(value["quality"]), region, str(value.get("labels_key", ""))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         region = None if self.region is None else self.region.to_json()
-        return {"name": self.name, "subject": self.subject, "quality": dict(self.quality), "region": region}
+        own = {"name": self.name, "subject": self.subject, "quality": dict(self.quality), "region": region}
+        return own | ({"labels_key": self.labels_key} if self.labels_key else {})
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,15 @@ class Model:
         """Where the atlas image lies."""
         return self.folder / "atlases" / f"{atlas.name}.nii.gz"
 
+    def atlas_labels(self, atlas: Atlas) -> Volume | None:
+        """The atlas's reference, (1, z, y, x), canonical orientation, where its tissue decides on metric weights."""
+        return canonical(read_labels(atlas_labels_path(self.folder, atlas.name)))[0] if atlas.labels_key else None
+
+    def files(self, atlas: Atlas) -> list[Path]:
+        """Those that the model keeps of an atlas."""
+        labels = [atlas_labels_path(self.folder, atlas.name)] if atlas.labels_key else []
+        return [self.atlas_path(atlas), *labels, self.weights_path(atlas)]
+
     def weights_path(self, atlas: Atlas, epoch: int | None = None) -> Path:
         """Where the weights of the atlas's network lie, those after an epoch where it is given."""
         return weights_path(self.folder, atlas, epoch)
@@ -161,7 +177,7 @@ class Model:
 
     def save(self) -> None:
         """Write model.json with the checksums of the other files; it comes last: a model that has it is whole."""
-        files = [p for a in self.atlases for p in (self.atlas_path(a), self.weights_path(a))]
+        files = [path for atlas in self.atlases for path in self.files(atlas)]
         write_json(
             self.folder / "model.json",
             {
@@ -259,11 +275,7 @@ class Model:
                 or not name.isprintable()
             ):
                 raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(name[:80]))
-        own = {
-            p.relative_to(folder).as_posix()
-            for a in model.atlases
-            for p in (model.atlas_path(a), model.weights_path(a))
-        }
+        own = {p.relative_to(folder).as_posix() for atlas in model.atlases for p in model.files(atlas)}
         if set(model.checksums) != own:
             raise ModelError(
                 "model.json has not the checksums of the model's files",
@@ -279,7 +291,7 @@ class Model:
         Raises:
             ModelError: a file is absent or not what was written.
         """
-        files = [file for atlas in self.atlases for file in (self.atlas_path(atlas), self.weights_path(atlas))]
+        files = [file for atlas in self.atlases for file in self.files(atlas)]
         with self.named():
             for file in files:
                 name = file.relative_to(self.folder).as_posix()
@@ -359,6 +371,11 @@ def import_model(archive: str | Path, folder: str | Path) -> Model:
         whole.chmod(plain.stat().st_mode & 0o777)
         whole.rename(folder)
     return Model.load(folder)
+
+
+def atlas_labels_path(folder: Path, name: str) -> Path:
+    """Where a model in ``folder`` keeps the reference of the atlas of this name."""
+    return folder / "atlas_labels" / f"{name}.nii.gz"
 
 
 def weights_path(folder: Path, atlas: Atlas, epoch: int | None = None) -> Path:

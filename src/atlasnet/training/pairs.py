@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Plan
-from atlasnet.errors import RegistrationError
-from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
-from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, make_operator
+from atlasnet.errors import InputError, RegistrationError
+from atlasnet.execution import Execution, Reporter, WorkFolder, digest, read_json, write_json
+from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, contextual, labelled, make_operator
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
@@ -24,6 +24,38 @@ def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Oper
     if name not in WITHOUT_SPACING:
         chosen.setdefault("spacing", min(plan.registration_spacing))
     return make_operator(name, **chosen)
+
+
+def check_tissues(operator: Operator, values: Sequence[int]) -> None:
+    """Whether metric weights by tissue are of the labels that are trained.
+
+    Args:
+        operator: registers; if its weights do not depend on the tissue, nothing is asked.
+        values: the label value of each class index, background first.
+
+    Raises:
+        InputError: they are of none of them.
+    """
+    if not contextual(operator):
+        return
+    known = {label for one in operator.settings()["classes"] for label in one["labels"]}
+    if not known & set(values[1:]):
+        raise InputError(
+            "the metric weights were learnt for other labels than the cohort's",
+            expected="some of " + ", ".join(map(str, values[1:])),
+            found=", ".join(map(str, sorted(known))),
+            remedy="learn them from this cohort: atlasnet learn-metrics",
+        )
+
+
+def warn_of_unlabelled(operator: Operator, targets: Sequence[Keyed], reporter: Reporter) -> None:
+    """Say which atlases have no reference, where the metric weights depend on the tissue."""
+    unlabelled = [target.name for target in targets if contextual(operator) and not target.labels_key]
+    if unlabelled:
+        reporter.warn(
+            "these atlases have no reference, and the class-free average of the metric weights holds for them: "
+            + ", ".join(unlabelled)
+        )
 
 
 class PairRegistrar:
@@ -41,16 +73,17 @@ class PairRegistrar:
 
     def key(self, source: Keyed, target: Keyed) -> str:
         """What the map of ``source`` onto ``target`` depends on."""
-        return digest(
-            {
-                "revision": REVISION,
-                "operator": self.operator.name,
-                "settings": self.operator.settings(),
-                "source": source.key,
-                "target": target.key,
-                "seed": self.execution.seed if getattr(self.operator, "seeded", True) else None,
-            }
-        )
+        depends_on = {
+            "revision": REVISION,
+            "operator": self.operator.name,
+            "settings": self.operator.settings(),
+            "source": source.key,
+            "target": target.key,
+            "seed": self.execution.seed if getattr(self.operator, "seeded", True) else None,
+        }
+        if contextual(self.operator):
+            depends_on["target_labels"] = target.labels_key
+        return digest(depends_on)
 
     def place(self, source: Keyed, target: Keyed) -> Path | None:
         """Where the map and its record lie if the pair is registered already, unverified."""
@@ -75,7 +108,8 @@ class PairRegistrar:
         if not self.work.finished("registrations", key, reporter.warn):
             self.execution.pause()
             try:
-                (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution)
+                labels = labelled(self.operator, [None if target.read_labels is None else target.read_labels()])
+                (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution, **labels)
             except RegistrationError as error:
                 reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
                 return None

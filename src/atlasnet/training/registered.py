@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort, Subject
-from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
+from atlasnet.execution import Execution, WorkFolder, digest, path_digest, read_json, reading_back
 from atlasnet.registration import make_operator
 from atlasnet.training.model import Atlas, Model
 from atlasnet.training.pairs import PairRegistrar
-from atlasnet.training.sources import Keyed, keyed_subject, path_digest
+from atlasnet.training.sources import Keyed, keyed_subject
 from atlasnet.transform import Transform
 
 
@@ -76,6 +76,7 @@ def registered_pairs(
             target = Keyed(atlas.name, digest([path_digest(path) for path in source.paths]), source.read)
         else:
             continue
+        target = replace(target, labels_key=atlas.labels_key)
         for name, keyed in subjects.items():
             if keyed.key == target.key:
                 continue

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
-from atlasnet.execution import Reporter, digest, file_digest
-from atlasnet.volume import Volume, canonical, read_volume
+from atlasnet.execution import Reporter, digest, file_digest, path_digest
+from atlasnet.volume import Volume, canonical, read_labels, read_volume
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,10 @@ def keyed_subject(subject: Subject, images: list[str], labels: list[str], mask: 
     return replace(keyed, mask_key=digest([*mask]), read_mask=partial(_mask, subject)) if mask else keyed
 
 
-def keyed_atlas(name: str, key: str, path: Path, channels: int) -> Keyed:
-    """An atlas stored in a model; it is read once."""
-    return Keyed(name, key, partial(_stored, path, channels)).remembered()
-
-
-def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a DICOM folder and the folders in it."""
-    if path.is_dir():
-        return digest([file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()])
-    return file_digest(path)
+def keyed_atlas(name: str, key: str, path: Path, channels: int, labels: tuple[str, Path] | None = None) -> Keyed:
+    """An atlas stored in a model, with the key and the place of its reference where that is kept; it is read once."""
+    labels_key, read_labels = ("", None) if labels is None else (labels[0], partial(_stored_labels, labels[1]))
+    return Keyed(name, key, partial(_stored, path, channels), labels_key, read_labels).remembered()
 
 
 def cohort_hashes(cohort: Cohort, reporter: Reporter) -> dict[str, dict[str, list[str]]]:
@@ -97,3 +91,7 @@ def _mask(subject: Subject) -> Volume:
 
 def _stored(path: Path, channels: int) -> Volume:
     return canonical(read_volume(path, channels=channels > 1))[0]
+
+
+def _stored_labels(path: Path) -> Volume:
+    return canonical(read_labels(path))[0]

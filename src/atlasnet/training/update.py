@@ -12,7 +12,7 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Reporter, digest, file_digest
-from atlasnet.training.model import Model
+from atlasnet.training.model import Model, atlas_labels_path
 from atlasnet.training.region import Region
 from atlasnet.volume import read_grid
 
@@ -224,6 +224,16 @@ class Update:
         """The model's atlases."""
         channels = len(self.model.channels)
         return [AtlasSource(a.name, (self.model.atlas_path(a),), a.subject, channels) for a in self.model.atlases]
+
+    @property
+    def atlas_labels(self) -> dict[str, tuple[str, Path]]:
+        """By name, the key and the place of the references of atlases that the model keeps."""
+        folder = self.model.folder
+        return {
+            atlas.name: (atlas.labels_key, atlas_labels_path(folder, atlas.name))
+            for atlas in self.model.atlases
+            if atlas.labels_key
+        }
 
     @property
     def atlas_keys(self) -> dict[str, str]:

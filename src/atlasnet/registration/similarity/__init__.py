@@ -41,11 +41,7 @@ METRICS: dict[str, type[Metric]] = {
 
 
 def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
-    """The weighted mean of the metrics for every label and control point.
-
-    Where a label takes a voxel out of the source's field of view, the voxel costs what covered voxels cost on average
-    as the images lie: a part of the body that the source lacks is neither filled by stretching what the source has, nor
-    does it push away what fits.
+    """The weighted mean of the metrics for every label and control point; see `weighted_costs`.
 
     Args:
         pair: the images.
@@ -55,28 +51,44 @@ def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
         (lz, ly, lx, cz, cy, cx) float32 costs.
     """
     total = sum(weights.values())
-    metrics = [(weight / total, METRICS[name](pair)) for name, weight in weights.items() if weight > 0]
-    neutral = None if bool(pair.covered.all()) else _covered_cost(pair, metrics)
+    return weighted_costs(pair, {name: weight / total for name, weight in weights.items() if weight > 0})
+
+
+def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> Tensor:
+    """The weighted sum of the metrics for every label and control point.
+
+    Where a label takes a voxel out of the source's field of view, the voxel costs what covered voxels cost on average
+    as the images lie: a part of the body that the source lacks is neither filled by stretching what the source has, nor
+    does it push away what fits.
+
+    Args:
+        pair: the images.
+        weights: of each metric, by name: a number, or (cz, cy, cx) a number for every control point.
+
+    Returns:
+        (lz, ly, lx, cz, cy, cx) float32 costs.
+    """
+    metrics = [(weight, METRICS[name](pair)) for name, weight in weights.items()]
+    beyond = None if bool(pair.covered.all()) else sum(w * (_covered_cost(pair, metric) - 1) for w, metric in metrics)
     supports, windows = pair.supports(), pair.labels.windows(pair.covered[None])
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
         costs = [metric.unary(block) * weight for weight, metric in metrics]
-        if neutral is not None:
+        if beyond is not None:
             missing = (~windows[block][:, :, :, 0] & pair.counted).to(torch.float32)
-            costs.append(supports.mean(missing) * (neutral - 1))
+            costs.append(supports.mean(missing) * beyond)
         result[block] = torch.stack(costs).sum(0) if len(costs) > 1 else costs[0]
     return result
 
 
-def _covered_cost(pair: AlignedPair, metrics: list[tuple[float, Metric]]) -> float:
+def _covered_cost(pair: AlignedPair, metric: Metric) -> float:
     """The mean cost of the voxels that are covered, as the images lie; 1 without any."""
     mean = pair.supports().mean
     covered = float(mean((pair.counted & pair.aligned(pair.covered)).to(torch.float32)).double().sum())
     missing = float(mean((pair.counted & ~pair.aligned(pair.covered)).to(torch.float32)).double().sum())
     if covered == 0:
         return 1.0
-    here = _still(pair)
-    return sum(weight * (float(metric.unary(here).double().sum()) - missing) / covered for weight, metric in metrics)
+    return (float(metric.unary(_still(pair)).double().sum()) - missing) / covered
 
 
 def _still(pair: AlignedPair) -> Block:
@@ -111,4 +123,5 @@ __all__ = [
     "local_contrast",
     "self_similarity",
     "unary_costs",
+    "weighted_costs",
 ]
