@@ -384,7 +384,8 @@ def test_a_prediction_shows_verdict_estimate_and_spread_where_the_record_has_the
 def test_a_prediction_into_a_file_has_its_page_beside_it(model: Path, cohort: Path, tmp_path: Path) -> None:
     scan = cohort / "imagesTr" / "s0_0000.nii.gz"
     assert main(["predict", str(scan), "-m", str(model), "-o", str(tmp_path / "x.nrrd"), "--report", "--quiet"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"x.nrrd", "x.json", "x_report.html"}
+    tables = {"x.label", "x.ctbl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.nrrd", "x.json", "x_report.html"} | tables
 
 
 def test_a_registration_shows_what_its_record_says(cohort: Path, tmp_path: Path) -> None:
