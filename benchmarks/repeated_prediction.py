@@ -77,10 +77,13 @@ def main() -> None:
     bench.result |= {
         "runs": runs,
         "memory_growth": round(held[COUNT - 1] / held[SETTLED - 1] - 1, 4),
+        # What the allocator has not given back yet comes and goes; the least of a round through the scans does not.
+        "growth_of_the_least_of_five": round(min(held[-SETTLED:]) / min(held[:SETTLED]) - 1, 4),
         "median_share_outside": float(np.median([run["share_outside"] for run in runs])),
         "wanted": {"memory_growth": "at most 0.02", "median_share_outside": "below 0.10"},
     }
-    print(summary_lines({key: bench.result[key] for key in ("memory_growth", "median_share_outside")}))
+    shown = ("memory_growth", "growth_of_the_least_of_five", "median_share_outside")
+    print(summary_lines({key: bench.result[key] for key in shown}))
     bench.write()
 
 
