@@ -278,7 +278,7 @@ class _CrossValidation:
 
 
 def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
-    """Note that the models of the folds in ``folder`` segment together from now on; see `Ensemble.load`."""
+    """Note that the models of the folds in ``folder`` segment together; see `atlasnet.prediction.Ensemble.load`."""
     return write_ensemble(Path(folder), [fold_name(number) for number, _ in enumerate(found.folds, start=1)])
 
 
