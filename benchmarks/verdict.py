@@ -23,8 +23,9 @@ from scipy import ndimage, stats
 from atlasnet.cohort import Cohort
 from atlasnet.execution import Execution, TextReporter
 from atlasnet.prediction import Predictor
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume

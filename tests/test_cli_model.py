@@ -10,8 +10,9 @@ import pytest
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from synthetic import LABELS, write_cohort
 
 Capture = pytest.CaptureFixture[str]

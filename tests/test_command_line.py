@@ -16,8 +16,9 @@ import pytest
 from atlasnet.cli.main import VERBS, main
 from atlasnet.cohort import Cohort
 from atlasnet.execution import Hidden
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import write_volume
 from synthetic import subject, write_cohort

@@ -18,8 +18,8 @@ from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.prediction import Prediction, Predictor
 from atlasnet.study import CrossValidation, cross_validate, split
-from atlasnet.training.fit import FitOptions
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.volume import Volume
 from synthetic import LABELS, write_cohort
 

@@ -16,9 +16,10 @@ import pytest
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from synthetic import write_cohort
 

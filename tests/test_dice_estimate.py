@@ -16,7 +16,8 @@ from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor
 from atlasnet.study import CrossValidation, keep_estimate
 from atlasnet.training.estimate import FEATURES, DiceEstimate, Line, fit_estimate
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from synthetic import subject, write_cohort
 

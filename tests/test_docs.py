@@ -28,7 +28,8 @@ from atlasnet.cohort import Cohort
 from atlasnet.network import registry
 from atlasnet.registration.settings import DEFAULT_LEVELS
 from atlasnet.training import recipe
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
+from atlasnet.training.options import FitOptions
 from atlasnet.volume import write_volume
 from code_blocks import PAGES, ROOT, SHELL, Block, blocks, calls, options
 from synthetic import subject, write_study_cohort

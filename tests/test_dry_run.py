@@ -14,8 +14,9 @@ from atlasnet.errors import InputError, ModelError
 from atlasnet.prediction import Predictor, find_cases, predict_cases
 from atlasnet.prediction.forecast import forecast_cases
 from atlasnet.study import StudyOptions, forecast_study, run_study
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import write_volume
 from synthetic import subject, write_cohort

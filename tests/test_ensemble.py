@@ -25,8 +25,9 @@ from atlasnet.prediction.ensemble import checksum, pair_keys
 from atlasnet.prediction.fusion import FusedSlab, fuse_models, fuse_slab
 from atlasnet.prediction.verdict import UNKNOWN, UNUSUAL, USUAL, Verdict, joined
 from atlasnet.registration import Operator, Registration, make_operator
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.typical import KINDS
 from atlasnet.volume import Grid, Volume, read_volume, write_volume

@@ -18,8 +18,9 @@ from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, WorkFolder
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.fusion import METHODS
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Grid, Volume, read_volume, resample
 from synthetic import LABELS, SPACING, dice, subject, write_cohort

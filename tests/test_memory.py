@@ -17,9 +17,10 @@ from atlasnet.execution import Execution, memory_held, memory_left
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.memory import prediction_bytes
 from atlasnet.registration import FIXED_BYTES, make_operator, registration_bytes
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.memory import mapping_bytes
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Grid, Volume, write_volume
 from synthetic import subject, write_cohort

@@ -22,8 +22,9 @@ from atlasnet.registration.context import ClassMap, point_weights
 from atlasnet.registration.learning import LearnSettings, SVMSettings, learn_metrics
 from atlasnet.registration.pyramid import LevelSettings, build_levels
 from atlasnet.registration.similarity import unary_costs, weighted_costs
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import PairRegistrar
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed

@@ -21,9 +21,10 @@ from atlasnet.execution import Execution, read_json
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.study import cross_validate
 from atlasnet.training import recipe
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.mapping import map_labels
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase
 from atlasnet.transform import Transform

@@ -20,8 +20,9 @@ from atlasnet.cohort import Cohort
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
 from atlasnet.prediction.batch import explained
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import read_volume, write_volume
 from synthetic import subject, write_cohort

@@ -17,8 +17,9 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
 from atlasnet.execution import read_json, write_json
 from atlasnet.prediction import find_cases
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.volume import read_volume, write_volume
 from synthetic import subject, write_cohort
 

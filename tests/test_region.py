@@ -14,8 +14,9 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import write_json
 from atlasnet.prediction import Predictor
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.region import MARGIN, Region
 from atlasnet.training.store import IGNORED

@@ -25,8 +25,9 @@ from atlasnet.errors import Cancelled, InputError
 from atlasnet.execution import Execution
 from atlasnet.network.weights import read_tensors
 from atlasnet.study import StudyOptions, cross_validate, run_study
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 from synthetic import write_cohort

@@ -20,8 +20,9 @@ from atlasnet.network.weights import read_tensors
 from atlasnet.study import Study, StudyOptions, read_test_subjects, run_study, write_study
 from atlasnet.study.patches import accuracies
 from atlasnet.study.shares import share_of_slices, share_of_subjects, spread
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.loop import WEIGHTS, epoch_weights, train_network
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import MappedCase
 from atlasnet.volume import read_labels

@@ -17,9 +17,10 @@ from atlasnet.errors import Cancelled, InputError, ModelError
 from atlasnet.execution import Execution, SilentReporter, digest, write_json
 from atlasnet.network.weights import read_tensors
 from atlasnet.study import StudyOptions
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 from atlasnet.volume import write_volume

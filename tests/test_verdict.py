@@ -18,8 +18,9 @@ from atlasnet.execution import Execution, write_json
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.registration import mirror_correlations
 from atlasnet.training.evidence import POINTS, SHARES, covered_share, measure_intensities, region_points
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED, MappedCase

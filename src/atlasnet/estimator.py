@@ -11,8 +11,9 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Execution
 from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 from atlasnet.volume import Volume, read_labels, read_volume

@@ -19,8 +19,8 @@ from atlasnet.cli.reporting import tell
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
     from atlasnet.execution import Execution
-    from atlasnet.training.fit import FitOptions
     from atlasnet.training.model import Model
+    from atlasnet.training.options import FitOptions
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
     from atlasnet.study import cross_validate, keep_ensemble, keep_estimate, plan_folds
-    from atlasnet.training.fit import FitOptions, fit
+    from atlasnet.training.fit import fit
     from atlasnet.training.model import Model
+    from atlasnet.training.options import FitOptions
     from atlasnet.training.subjects import read_names
 
     execution = execution_from(args)

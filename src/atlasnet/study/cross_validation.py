@@ -18,8 +18,9 @@ from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ens
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.volume import read_labels
 
 DEFAULT_FOLDS = 5

@@ -13,8 +13,9 @@ from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.study import ATLASES, StudyRun
 from atlasnet.training.atlases import atlas_count, chosen_names
-from atlasnet.training.fit import FitOptions, Fitting
+from atlasnet.training.fit import Fitting
 from atlasnet.training.forecast import Cost, measure
+from atlasnet.training.options import FitOptions
 from atlasnet.training.sources import keyed_subject
 
 

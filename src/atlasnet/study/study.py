@@ -30,8 +30,9 @@ from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
 from atlasnet.study.shares import share_of_slices, share_of_subjects
 from atlasnet.study.subjects import check_test_subjects, subject_digests
 from atlasnet.training.atlases import atlas_count
-from atlasnet.training.fit import FitOptions, fit
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model, class_values
+from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import planned_operator
 from atlasnet.training.recipe import Augmentation, check_epochs
 from atlasnet.volume import Volume, canonical, read_labels, write_volume

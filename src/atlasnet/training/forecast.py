@@ -13,9 +13,10 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json, reading_back
 from atlasnet.execution.stages import MIB
-from atlasnet.training.fit import FitOptions, Fitting
+from atlasnet.training.fit import Fitting
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.region import Region
 from atlasnet.training.sources import Keyed, keyed_subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atlasnet.atlas import AtlasSource
 from atlasnet.cohort import Cohort, Plan
@@ -15,9 +15,6 @@ from atlasnet.execution import Reporter, digest, file_digest
 from atlasnet.training.model import Model, atlas_labels_path
 from atlasnet.training.region import Region
 from atlasnet.volume import read_grid
-
-if TYPE_CHECKING:
-    from atlasnet.training.fit import FitOptions
 
 ATLAS_KEYS = "atlas_keys"  # in a model's provenance: by name, the key of an atlas's voxels
 _SHOWN = 10  # names of a sentence

@@ -1,0 +1,51 @@
+"""What a user may choose of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.sharing import Sharing
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a user may choose; the plan holds what follows from the data.
+
+    Args:
+        atlases: how many to choose among the subjects (None: 6, or all of fewer subjects), or their names: subjects or
+            image files. In an update, how many there are to be in all (None: no more), or the names of those to be
+            added.
+        network: a registered name or ``"module:Class"``; None takes the plan's, in an update the model's.
+        allow_module: whether the latter may be imported.
+        width: factor on the network's channels; None takes the plan's, in an update the model's.
+        preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
+        epochs: of every network that is trained from scratch; None takes the recipe's.
+        sharing: ``"independent"``, ``"first"`` or ``"common"``: whether atlases' networks start from what one of them,
+            or one trained for all of them, has learnt; in an update also ``"model"``: from what the model has learnt;
+            or a `Sharing` of one's own. None takes the recipe's, in an update ``"model"``.
+        operator: name of the registration operator, see `make_operator`; None takes ``"mrf"``, in an update the
+            model's.
+        operator_settings: passed to the operator, over what the plan says.
+        minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
+        time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
+            number is decided once, by timing some steps, and kept: the same call goes on with it after a stop, and the
+            model says how many it was.
+        keep_epochs: epochs after which the networks' weights are kept beside the model, see `Model.weights_path`; asked
+            for after the training, they cost another one.
+    """
+
+    atlases: int | tuple[str, ...] | None = None
+    network: str | None = None
+    allow_module: bool = False
+    width: float | None = None
+    preset: str | Recipe = "default"
+    epochs: int | None = None
+    sharing: str | Sharing | None = None
+    operator: str | None = None
+    operator_settings: Mapping[str, Any] = field(default_factory=dict)
+    minimum_quality: float = 0.05
+    time_budget: float | None = None
+    keep_epochs: tuple[int, ...] = ()
