@@ -63,6 +63,26 @@ def test_1_a_case_of_several_failed(scan: Path, model: Model, tmp_path: Path) ->
     assert main(predict(tmp_path, model, "--quiet")) == 1
 
 
+def test_1_a_result_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
+    labels = write_cohort(tmp_path, range(1)) / "labelsTr"
+    table, log = labels / "s0.nii.gz" / "table.json", tmp_path / "log"
+    words = ["evaluate", labels, labels, "-o", table, "--log", log, "--quiet"]
+        "evaluate",
+        labels,
+        labels,
+        "-o",
+        labels / "s0.nii.gz" / "table.json",
+        "--log",
+        tmp_path / "log",
+        "--quiet",
+    ]
+    assert main([str(word) for word in words]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("atlasnet evaluate: error: a file cannot be read or written: ")
+    assert len(said.splitlines()) == 1
+    assert "a file cannot be read or written" in log.read_text(encoding="utf-8")
+
+
 def test_1_a_cohort_has_errors(tmp_path: Path) -> None:
     folder = write_cohort(tmp_path, range(2))
     (folder / "labelsTr" / "s1.nii.gz").write_bytes(b"no labels")

@@ -137,6 +137,41 @@ def test_estimates_grow_with_the_scan_and_with_what_is_asked_for(model: Model) -
     assert mapping_bytes([scan, twice], 1, 2, operator) > mapping_bytes([scan, scan], 1, 1, operator)
 
 
+_STEP = """
+import json, sys, torch
+from atlasnet.execution import memory_held, peak_memory
+from atlasnet.network import NetworkSpec, Traits, build_network
+from atlasnet.network.weights import tensor_channels_last
+from atlasnet.training.allocator import kept_memory
+from atlasnet.training.loss import segmentation_loss
+from atlasnet.training.memory import step_bytes
+name, width, shape = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+module = build_network(NetworkSpec(name, width), 1, 4)
+optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+traits = Traits.of(module)
+batch, *sides = shape
+images, target = torch.zeros(batch, traits.input_channels(1), *sides), torch.zeros(shape, dtype=torch.int64)
+estimate = step_bytes(module, traits, 1, target.numel())
+before = memory_held()
+with kept_memory():
+    for _ in range(2):
+        optimiser.zero_grad()
+        segmentation_loss(module(tensor_channels_last(images)), target, None, dice=True).backward()
+        optimiser.step()
+print(estimate, peak_memory() - before)
+"""
+
+
+@linux
+@pytest.mark.parametrize("network", [("segnet", 0.5, (4, 96, 96)), ("unet3d", 1.0, (2, 32, 48, 48))])
+def test_a_step_takes_about_what_is_said(network: tuple[str, float, tuple[int, ...]]) -> None:
+    words = [sys.executable, "-c", _STEP, json.dumps(network)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    estimate, held = map(float, done.stdout.split())
+    assert 0.75 * held < estimate < 1.5 * held
+
+
 _MEASURED = """
 import sys
 from pathlib import Path
@@ -148,7 +183,7 @@ predictor = Predictor(Model.load(folder / "m"), execution=Execution(threads=1))
 before = memory_held()
 (case,) = find_cases([folder / "scan.nii"], 1)
 options = PredictOptions()
-estimate = predictor.require_memory(case, options) - before
+estimate = predictor.require_memory(case.read_grid(), options) - before
 batch = predict_cases(predictor, [case], {case.name: folder / "out.nii"}, options)
 assert batch.written
 print(estimate, peak_memory() - before)
@@ -237,6 +272,7 @@ def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
             "predict": ["predict", large, "-m", model.folder, "-o", out / "one.nii"],
             "register": ["register", large, cohort.subjects[0].images[0], "-o", out / "map"],
             "train": ["train", data, "-o", out / "model", "--atlases", "1"],
+            "step": ["train", cohort.root, "-o", out / "wide", "--width", "8", "--registration", "affine"],
         }
     )
     for verb in ("predict", "register", "train"):
@@ -244,6 +280,11 @@ def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
         assert code == 2
         for part in ("memory does not suffice", "GiB", "ulimit -v", "crop or resample", "--no-memory-check"):
             assert part in said
+    code, _, said = done["step"]  # its network is known when all is mapped
+    assert code == 2
+    for part in ("memory does not suffice", "batch_size", "plan.json", "--no-memory-check"):
+        assert part in said
+    assert not list((out / "wide").rglob("network.safetensors"))
     found = json.loads(done["folder"][1])
     assert done["folder"][0] == 1
     assert set(found["written"]) == {"small"}  # the others go on

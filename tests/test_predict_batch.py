@@ -17,9 +17,9 @@ import torch
 from atlasnet import __version__
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
+from atlasnet.errors import explained
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
-from atlasnet.prediction.batch import explained
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions

@@ -15,7 +15,11 @@ A message names the file, what was expected, what was found and what mends it: e
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# NumPy raises a MemoryError; torch and ITK a RuntimeError, each in words of its own.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc")
 
 
 class AtlasNetError(Exception):
@@ -86,3 +90,15 @@ class Cancelled(AtlasNetError):
     """The caller asked for the work to stop; what was finished stays on disk."""
 
     exit_code = 130
+
+
+def explained(problem: Exception) -> AtlasNetError | None:
+    """What work failed of, as one of ours; None where that is for nobody to mend but us."""
+    if isinstance(problem, AtlasNetError):
+        return problem
+    if isinstance(problem, OSError):
+        return AtlasNetError(f"a file cannot be read or written: {problem}")
+    if isinstance(problem, MemoryError) or _NO_MEMORY.search(str(problem)):
+        text = str(problem).strip().splitlines()
+        return AtlasNetError("; ".join(["the memory does not suffice", *text[-1:]]))
+    return None

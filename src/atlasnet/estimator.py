@@ -16,7 +16,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
-from atlasnet.volume import Volume, read_labels, read_volume
+from atlasnet.volume import Volume, read_grid, read_labels, read_volume
 
 
 class AtlasNet:
@@ -106,17 +106,19 @@ class AtlasNet:
         Raises:
             ModelError: nothing was fitted or loaded, or the model needs a mask.
             VolumeError: the scan or the mask cannot be used.
+            InputError: memory does not suffice for the scan in that file; see `Execution.check_memory`.
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
         models = self._ensemble or Ensemble.of(self._fitted())
-        if not isinstance(image, Volume):
-            image = read_volume(image, channels=len(models.channels) > 1)
-        if not (mask is None or isinstance(mask, Volume)):
-            mask = read_labels(mask)
         chosen = PredictOptions(**options)
         if self._predictor is None:
             self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
+        if not isinstance(image, Volume):
+            self._predictor.require_memory(read_grid(image), chosen, Path(image))
+            image = read_volume(image, channels=len(models.channels) > 1)
+        if not (mask is None or isinstance(mask, Volume)):
+            mask = read_labels(mask)
         return self._predictor.predict(image, chosen, mask=mask)
 
     def save(self, path: str | Path) -> None:

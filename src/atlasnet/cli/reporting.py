@@ -34,13 +34,13 @@ def run_verb(args: argparse.Namespace) -> int:
 
     args.reporter = SilentReporter() if args.quiet else TextReporter()
     if args.log is None:
-        return int(args.run(args))
+        return _run(args)
     with open_log(args.log) as stream:
         args.reporter = log = LogReporter(args.reporter, stream, _hidden(args))
         log.write("begin", f"atlasnet {__version__} {args.verb}")
         start, end = time.perf_counter(), "exit code 1"
         try:
-            code = int(args.run(args))
+            code = _run(args)
             end = f"exit code {code}"
             return code
         except AtlasNetError as error:
@@ -55,6 +55,21 @@ def run_verb(args: argparse.Namespace) -> int:
             raise
         finally:
             log.write("end", f"{end}, {time.perf_counter() - start:.1f} s")
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the verb; what a full disk or memory makes it fail of is an error as any other."""
+    from atlasnet.errors import explained
+
+    try:
+        return int(args.run(args))
+    except BrokenPipeError:  # nobody reads on
+        raise
+    except (OSError, MemoryError, RuntimeError) as problem:
+        error = explained(problem)
+        if error is None:
+            raise
+        raise error from problem
 
 
 def tell(args: argparse.Namespace, text: str, result: Any) -> None:

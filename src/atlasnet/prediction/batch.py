@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError
+from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError, explained
 from atlasnet.execution import Stages
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
@@ -21,9 +20,6 @@ from atlasnet.volume import Volume
 
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
 Report = Callable[[str, Volume, Prediction, Path, Mapping[str, Any]], None]
-
-# NumPy raises a MemoryError; torch and ITK a RuntimeError, each in words of its own.
-_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def predict_cases(
                     batch.kept[case.name] = path
                     execution.reporter.note(f"{case.name}: kept, it is of the same model, input and options")
                     continue
-                needed = predictor.require_memory(case, asked)
+                needed = predictor.require_memory(case.read_grid(), asked, case.images[0])
                 origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
                 image = case.read_image()
                 mask = case.read_mask(image.grid)
@@ -160,15 +156,3 @@ def predict_cases(
         execution.reporter.note(f"{case.name}: {prediction.summary()}")
         del image, mask, prediction, page  # nothing of a case is in memory while the next one is segmented
     return batch
-
-
-def explained(problem: Exception) -> AtlasNetError | None:
-    """What a case failed of, None where that is for nobody to mend but us."""
-    if isinstance(problem, AtlasNetError):
-        return problem
-    if isinstance(problem, OSError):
-        return AtlasNetError(f"a file cannot be read or written: {problem}")
-    if isinstance(problem, MemoryError) or _NO_MEMORY.search(str(problem)):
-        text = str(problem).strip().splitlines()
-        return AtlasNetError("; ".join(["the memory does not suffice", *text[-1:]]))
-    return None

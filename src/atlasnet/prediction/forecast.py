@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.errors import AtlasNetError
+from atlasnet.errors import AtlasNetError, explained
 from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
-from atlasnet.prediction.batch import explained
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.memory import answer_bytes
 from atlasnet.prediction.output import is_written, provenance
@@ -127,7 +126,7 @@ def _measured(
     atlases = sum(len(model.atlases) for model in ensemble.models)
     times = {"registration": ensemble.pairs, "verdict": len(ensemble), "postprocessing": 1}
     with stages("reading"):
-        predictor.require_memory(case, options)
+        predictor.require_memory(case.read_grid(), options, case.images[0])
         image = case.read_image()
         mask = case.read_mask(image.grid)
     # One atlas that fits badly would not be asked, and the others might.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from atlasnet.prediction.staple import Patterns, Performance
 from atlasnet.prediction.verdict import UNUSUAL, Verdict, joined
 from atlasnet.registration import Operator
 from atlasnet.training.model import Model
-from atlasnet.volume import Volume
+from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import slabs
 
 SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
@@ -122,23 +123,23 @@ class Predictor:
         )
         return self.fuse(answers, options)
 
-    def require_memory(self, case: Subject, options: PredictOptions) -> int:
-        """Refuse a case that, by the size of its scan, memory does not suffice for; it is not read.
+    def require_memory(self, scan: Grid, options: PredictOptions, path: Path | None = None) -> int:
+        """Refuse a scan that, by its size, memory does not suffice for; it need not have been read.
 
         Args:
-            case: to be segmented.
+            scan: its grid.
             options: what is asked for.
+            path: where it lies.
 
         Returns:
             The most memory that the process should need, bytes.
 
         Raises:
-            VolumeError: the header of the scan cannot be used.
             InputError: memory does not suffice.
         """
-        needed = prediction_bytes(self, case.read_grid(), options)
+        needed = prediction_bytes(self, scan, options)
         remedy = "crop or resample the scan" + (", leave out --probabilities" if options.probabilities else "")
-        self.execution.require_memory(needed, remedy, case.images[0])
+        self.execution.require_memory(needed, remedy, path)
         return memory_held() + needed
 
     def verdict(self, image: Volume) -> Verdict:

@@ -32,6 +32,7 @@ from atlasnet.training.checkpoint import (
     save_checkpoint,
 )
 from atlasnet.training.loss import median_frequency_weights, segmentation_loss
+from atlasnet.training.memory import step_bytes
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import MappedCase, SliceTable
 
@@ -80,7 +81,7 @@ def train_network(
 
     Raises:
         CohortError: nothing to train on.
-        InputError: the architecture cannot be built.
+        InputError: the architecture cannot be built, or memory does not suffice.
         ModelError: ``start`` cannot be read, or holds the weights of another architecture.
         AtlasNetError: the loss is not finite.
         Cancelled: on request, between two steps; the same call goes on from the last whole epoch.
@@ -112,6 +113,7 @@ def train_network(
     remove_remains(folder)
     with execution.active() as device, _reproducible(device), kept_memory():
         training = _Training(cases, table, spec, recipe, classes, device, execution, key, allow_module, start)
+        training.require_memory()
         progress, damaged = load_checkpoint(folder, identity, training.module, training.optimiser)
         for sentence in damaged:
             execution.reporter.warn(f"{folder}: {sentence}")
@@ -171,6 +173,7 @@ class _Training:
         self.traits = Traits.of(self.module, spec.name)
         voxels, self.slices = typical_sample(cases, self.traits)
         self.batch = recipe.batch(voxels)
+        self.voxels = self.batch * voxels
         self.steps = recipe.steps(len(table), self.batch * self.slices)
         self.scaler = torch.amp.GradScaler(device.type, enabled=reduced_precision(device) == torch.float16)
         balanced = torch.from_numpy(median_frequency_weights(table.counts)).to(device)
@@ -185,6 +188,16 @@ class _Training:
         # Momentum and step sizes of another training are those of its last, smallest learning rates and of its own
         # slices: they would steer the first steps of this one, whose rate is higher, where these slices do not point.
         self.optimiser = _optimiser(self.module, self.recipe)
+
+    def require_memory(self) -> None:
+        """Refuse steps that the memory does not suffice for; a GPU says so itself.
+
+        Raises:
+            InputError: it does not.
+        """
+        if self.device.type == "cpu":
+            needed = step_bytes(self.module, self.traits, int(self.cases[0].image.shape[0]), self.voxels)
+            self.execution.require_memory(needed, "lower batch_size or width, or raise spacing, in plan.json")
 
     def _seed(self, epoch: int) -> int:
         return int(epoch_random(self.execution.seed, self.key, epoch).integers(2**62))

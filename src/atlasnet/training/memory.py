@@ -1,21 +1,31 @@
-"""What registering and mapping a cohort takes in memory, from the sizes of its scans alone."""
+"""What a training takes in memory: mapping a cohort, from the sizes of its scans alone, and a step of a network."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+
+from atlasnet.network.slices import padded_side
+from atlasnet.network.spec import Traits
 from atlasnet.registration import FIXED_BYTES, SCAN_BYTES, Operator, work_bytes
+from atlasnet.training.loss import segmentation_loss
 from atlasnet.volume import Grid
 
 # Bytes per voxel: of a reference while it is mapped, and of an atlas's channel, which stays.
 _REFERENCE, _ATLAS = 8, 4
+# What a step holds beside the tensors that are kept for its way back, measured on the networks of the package: what is
+# under way, in tensors as large as the largest, and the rest, in bytes.
+_UNDER_WAY, _REST = 3, 80 * 2**20
 
 
 def mapping_bytes(scans: Sequence[Grid], channels: int, atlases: int, operator: Operator) -> int:
     """The memory that mapping every scan onto atlases takes, beyond what the process has.
 
-    The largest scans are taken for the atlases. What a step of a network takes does not depend on the scans: batches
-    are bounded by the recipe.
+    The largest scans are taken for the atlases.
 
     Args:
         scans: grids of the subjects.
@@ -27,3 +37,36 @@ def mapping_bytes(scans: Sequence[Grid], channels: int, atlases: int, operator: 
     kept = _ATLAS * channels * sum(grid.voxels for grid in largest[:atlases])
     scan = (SCAN_BYTES * channels + _REFERENCE) * largest[0].voxels
     return FIXED_BYTES + kept + scan + max(work_bytes(grid, operator) for grid in largest[:atlases])
+
+
+def step_bytes(module: nn.Module, traits: Traits, channels: int, voxels: int) -> float:
+    """The memory that a step of the optimiser takes on the CPU, beyond what the process has.
+
+    The tensors that autograd keeps are counted on the smallest input of the network. Those that grow with the input are
+    as large for another one as it has more voxels.
+
+    Args:
+        module: the network; it is left as it is.
+        traits: what it declares.
+        channels: of an image.
+        voxels: of a whole batch, padding included.
+    """
+    side = padded_side(1, traits.divisibility)
+    trial = copy.deepcopy(module).cpu().train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*trial.parameters(), *trial.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    shape = (side,) * traits.spatial_dims
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = trial(torch.zeros(2, traits.input_channels(channels), *shape))
+        loss = segmentation_loss(logits, torch.zeros(2, *shape, dtype=torch.int64), None, dice=True)
+    weights = sum(parameter.nbytes for parameter in trial.parameters())
+    growth = voxels / (2 * math.prod(shape))
+    del loss  # the tensors lived as long as it did, hence no two at one address
+    return growth * (sum(kept.values()) + _UNDER_WAY * max(kept.values())) + 2 * weights + _REST

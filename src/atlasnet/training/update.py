@@ -13,6 +13,7 @@ from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Reporter, digest, file_digest
 from atlasnet.training.model import Model, atlas_labels_path
+from atlasnet.training.options import FitOptions
 from atlasnet.training.region import Region
 from atlasnet.volume import read_grid
 
