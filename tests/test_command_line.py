@@ -67,15 +67,6 @@ def test_1_a_result_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
     labels = write_cohort(tmp_path, range(1)) / "labelsTr"
     table, log = labels / "s0.nii.gz" / "table.json", tmp_path / "log"
     words = ["evaluate", labels, labels, "-o", table, "--log", log, "--quiet"]
-        "evaluate",
-        labels,
-        labels,
-        "-o",
-        labels / "s0.nii.gz" / "table.json",
-        "--log",
-        tmp_path / "log",
-        "--quiet",
-    ]
     assert main([str(word) for word in words]) == 1
     said = capsys.readouterr().err
     assert said.startswith("atlasnet evaluate: error: a file cannot be read or written: ")
