@@ -12,6 +12,7 @@ import pytest
 from atlasnet.cli import check
 from atlasnet.cli.reporting import run_verb
 from atlasnet.cohort import Plan
+from atlasnet.errors import InputError
 from atlasnet.volume import Grid, Volume, write_volume
 
 
@@ -51,9 +52,9 @@ def test_problems_are_printed_and_end_with_1(cohort: Path, capsys: pytest.Captur
     assert "2 errors" in printed
 
 
-def test_a_folder_that_is_not_there_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path / "absent") == 1
-    assert "not a folder" in capsys.readouterr().out
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        run(tmp_path / "absent")
 
 
 def test_json_is_one_object_with_problems_fingerprint_and_plan(

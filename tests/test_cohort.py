@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,28 @@ def test_check_lists_every_problem_of_every_subject(tmp_path: Path) -> None:
     for start, text in expected:
         assert any(line.startswith(start) and text in line for line in found), (start, text, found)
     assert len(found) == len(expected)
+
+
+def test_ct_that_is_not_called_so_is_pointed_out(tmp_path: Path) -> None:
+    array = np.linspace(-1024, 1500, math.prod(GRID.shape)).reshape(1, *GRID.shape).astype(np.int16)
+    write_volume(tmp_path / "images/a.nii.gz", Volume(array, GRID))
+    labels(tmp_path / "labels/a.nii.gz")
+    assert "looks like CT in Hounsfield units" in texts(tmp_path)
+    assert '"channel_names": {"0": "CT"}' in texts(tmp_path)
+    declare(tmp_path, channel_names={"0": "CT"}, labels={"background": 0, "left": 1, "right": 2})
+    assert texts(tmp_path) == ""
+
+
+def test_labels_of_nearly_the_right_name_are_pointed_out(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.nii.gz")
+    labels(tmp_path / "labels/a_seg.nii.gz")
+    assert "if a_seg.nii.gz is meant, rename it to a.nii.gz" in texts(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_the_folder_above_is_named_to_who_names_a_part_of_a_cohort(tmp_path: Path, part: str) -> None:
+    with pytest.raises(CohortError, match=f"name the folder above, {tmp_path}$"):
+        Cohort.read(nnunet(tmp_path) / part)
 
 
 def test_two_files_of_one_name_are_a_problem(tmp_path: Path) -> None:

@@ -87,6 +87,29 @@ def test_2_an_input_cannot_be_used(model: Model, tmp_path: Path, capsys: Capture
     assert len(error.splitlines()) == 1
 
 
+def test_2_the_output_is_named_like_a_file_that_is_no_image(scan: Path, model: Model, capsys: Capture) -> None:
+    for name in ("seg.dcm", "seg.xyz"):
+        assert main(["predict", str(scan), "-m", str(model.folder), "-o", str(scan.parent / name)]) == 2
+        assert f"{name}: this is the name of a file that cannot be written" in capsys.readouterr().err
+        assert not (scan.parent / name).exists()
+
+
+def test_2_the_one_case_fails_and_leaves_no_empty_folder(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert main(["predict", str(tmp_path / "a.nii.gz"), "-m", str(model.folder), "-o", str(out)]) == 2
+    assert capsys.readouterr().err.count("a.nii.gz") == 1
+    assert not out.exists()
+
+
+def test_the_epochs_in_the_help_are_those_of_the_recipes(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    usual, published = (Recipe.preset(name).epochs for name in ("default", "publication"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"(default: {usual}; with --preset publication {published})" in said
+
+
 def test_2_the_command_line_cannot_be_used() -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["predict"])

@@ -104,6 +104,17 @@ def test_piped_progress_is_one_plain_line(capsys: pytest.CaptureFixture[str]) ->
     assert captured.err == "registering: 3 done\nwarning: a scan is short\n"
 
 
+def test_piped_progress_of_long_work_tells_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlasnet.execution.reporter._SILENCE", 0.0)  # however short the work is
+    assert list(TextReporter().track(range(3), "registering", 3)) == [0, 1, 2]
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("registering: 1 of 3 done, about ")
+    assert second.startswith("registering: 2 of 3 done, about ")
+    assert last == "registering: 3 done"
+
+
 def test_a_silent_reporter_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = SilentReporter()
     reporter.note("hidden")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasnet.cli.options import add_output_options
+from atlasnet.cli.options import add_output_options, require_folder
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; 0 when the cohort can be used, else 1."""
+    """Check; 0 when the cohort can be used, else 1.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    require_folder(args.data)
     from atlasnet.cohort.check import check_cohort
     from atlasnet.execution import SilentReporter
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.check import plan_lines
+from atlasnet.wording import duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def training_lines(found: Forecast, folder: Path) -> list[str]:
     if found.epochs is None:
         lines.append("networks     as many epochs as fit into the time budget: decided when the subjects are mapped")
     else:
-        lines.append(_kept("networks", *found.epochs, " epochs, of all networks together"))
+        lines.append(_kept("networks", *found.epochs, f" epochs, {found.networks}"))
     return [*lines, *_cost_lines(found.cost, found.seconds, found.peak_mib, found.chosen is None)]
 
 
@@ -97,13 +98,6 @@ def batch_lines(found: BatchForecast, folder: Path) -> list[str]:
             "as large, and writing is not in it",
         ]
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person, to two digits or so."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _atlases(found: Forecast | StudyForecast) -> str:

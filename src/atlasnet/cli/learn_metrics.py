@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder, require_folder
 from atlasnet.cli.register import PRESETS
 from atlasnet.cli.reporting import tell
 
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Learn, write, and say what was learnt."""
+    require_folder(args.data)
     from atlasnet.cohort import Cohort
     from atlasnet.registration.learning import learn_metrics
     from atlasnet.training.subjects import read_names

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             for atlas in model.atlases:
                 read_tensors(model.weights_path(atlas))
                 model.atlas_image(atlas)
-            text = f"{len(model.checksums)} files are what was written"
+            text = f"all {len(model.checksums)} files are intact"
         elif args.action == "export":
             if args.output.suffix != ".zip":
                 raise InputError("a model is exported as a zip", path=args.output, expected="a name that ends in .zip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
+# Names of folders may have dots; few end in what looks like the suffix of a file.
+_FILE_SUFFIX = re.compile(r"\.[A-Za-z]{2,5}")
 LABELS = "labels"  # in a folder, the stem of the files that name and colour its labels
 
 
@@ -110,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.prediction.forecast import forecast_cases
     from atlasnet.prediction.inputs import image_stem
 
+    _check_name(args.output)
     execution = execution_from(args)
     wants_dicom = args.dicom_seg or args.rtstruct
     if wants_dicom:
@@ -146,7 +150,8 @@ def run(args: argparse.Namespace) -> int:
         tell(args, as_text(batch_lines(found, args.output)), found.to_json())
         return 0
     models.check(options)
-    make_folder(next(iter(paths.values())).parent if paths else args.output)
+    folder = next(iter(paths.values())).parent if paths else args.output
+    made = make_folder(folder)
     predictor = Predictor(models, execution=execution, allow_module=args.allow_module)
     batch = predict_cases(
         predictor,
@@ -167,6 +172,8 @@ def run(args: argparse.Namespace) -> int:
         tables = args.output / LABELS if stem is None else args.output.with_name(stem)
         write_label_tables(tables, models.segments, reporter=execution.reporter)
     problems = {**batch.failed, **batch.refused}
+    if made and not any(folder.iterdir()):
+        folder.rmdir()
     if len(cases) == 1 and problems:
         raise next(iter(problems.values()))
     result = {
@@ -185,6 +192,26 @@ def _report(predictor: Predictor) -> Report:
     from atlasnet.report import PredictionReport
 
     return PredictionReport(predictor)
+
+
+def _check_name(output: Path) -> None:
+    """Refuse what looks like the name of a file that is no image.
+
+    Raises:
+        InputError: it does.
+    """
+    from atlasnet.errors import InputError
+    from atlasnet.prediction.inputs import image_stem
+    from atlasnet.volume.io import WRITABLE_SUFFIXES
+
+    if image_stem(output) is None and _FILE_SUFFIX.fullmatch(output.suffix) and not output.is_dir():
+        raise InputError(
+            "this is the name of a file that cannot be written",
+            path=output,
+            expected=f"a folder, or a name that ends in {' '.join(WRITABLE_SUFFIXES)}",
+            found=output.suffix,
+            remedy="name a folder; with --dicom-seg and --rtstruct DICOM is written into it too",
+        )
 
 
 def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:

@@ -17,6 +17,7 @@ from atlasnet.cli.options import (
     make_folder,
     metric_settings,
     patches_from,
+    require_folder,
 )
 from atlasnet.cli.reporting import tell
 
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, test, compare; what an earlier call finished is used again."""
+    require_folder(args.data)
     from atlasnet.cohort import Cohort, find_masks, with_masks
     from atlasnet.study import (
         PAGE,

@@ -13,6 +13,7 @@ from atlasnet.cli.options import (
     add_network_options,
     execution_from,
     metric_settings,
+    require_folder,
 )
 from atlasnet.cli.reporting import tell
 
@@ -97,6 +98,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
+    require_folder(args.data)
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
     from atlasnet.study import cross_validate, keep_ensemble, keep_estimate, plan_folds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from atlasnet.volume.volume import Volume
 
 _LISTED = 8
 _UNLIKE = 3.0
+_AIR, _TISSUE = -900.0, 0.0  # HU that a CT scan reaches below and above
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,13 @@ def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
     for name, value in cohort.labels.items():
         if labelled and value != 0 and not any(subject.label_ml.get(name) for subject in labelled):
             problems.append(Problem(f"no subject has the label {name} ({value})", path=cohort.root, severity="warning"))
+    for index, channel in enumerate(cohort.channels):
+        ranges = [part.print.percentiles[index] for part in measured]
+        if not is_ct(channel) and all(low <= _AIR and high >= _TISSUE for low, *_, high in ranges):
+            text = f"channel {channel} looks like CT in Hounsfield units and would be normalised image by image"
+            name = json.dumps({str(index): "CT"})
+            text += f'; to mend it: call it so in dataset.json, "channel_names": {name}'
+            problems.append(Problem(text, path=cohort.root, severity="warning"))
     spacings = np.array([part.print.spacing for part in measured])
     extents = np.array([np.array(part.print.shape[::-1]) * part.print.spacing for part in measured])
     for what, values in (("spacing", spacings), ("field of view", extents)):

@@ -59,10 +59,11 @@ class Cohort:
         cohort, problems = scan(path, labelled=labelled)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors or not cohort.subjects:
+            count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
             lines = [f"\n  {problem}" for problem in errors[:_SHOWN]]
             more = f"\n  and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
             raise CohortError(
-                f"the cohort has {len(errors)} problems" if errors else "the cohort has no subjects",
+                f"the cohort has {count}" if errors else "the cohort has no subjects",
                 path=path,
                 remedy=f"see them all with: atlasnet check {path}" + "".join(lines) + more,
             )
@@ -115,7 +116,8 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
     """
     root = Path(path)
     if not root.is_dir():
-        raise CohortError("this is not a folder", path=root, expected="a folder of subjects")
+        what = "this is not a folder" if root.exists() else "there is no such folder"
+        raise CohortError(what, path=root, expected="a folder of subjects")
     file = root / "dataset.json"
     declaration = read_declaration(file) if file.is_file() else Declaration()
     listing = list_subjects(root, declaration, labelled=labelled)

@@ -14,6 +14,7 @@ from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.volume.io import image_suffix
 
+_PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
@@ -54,6 +55,7 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
         expected="imagesTr/ and labelsTr/ (nnU-Net), a dataset.json with a 'training' list (Decathlon), "
         "or images/ and labels/",
         found=", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder",
+        remedy=f"name the folder above, {root.absolute().parent}" if root.name in _PARTS else None,
     )
 
 
@@ -131,9 +133,12 @@ def _folders(
             continue
         if label is None and labelled:
             if labels.is_dir():
-                listing.add(
-                    f"the labels are missing: expected {name} with an image suffix in {labels.name}/", name, labels
-                )
+                text = f"the labels are missing: expected {name} with an image suffix in {labels.name}/"
+                alike = [own for own in label_files if own not in cases and (name in own or own in name)]
+                if len(alike) == 1:
+                    file = label_files[alike[0]]
+                    text += f"; if {file.name} is meant, rename it to {name}{image_suffix(file)}"
+                listing.add(text, name, labels)
             continue
         listing.subjects.append(Subject(name, files, label, channels))
     for name, path in sorted(label_files.items()):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
+from atlasnet.wording import duration
+
 T = TypeVar("T")
+_SILENCE = 30.0  # seconds after which a task tells how far it is
 
 
 class Reporter(Protocol):
@@ -64,7 +68,7 @@ class WitnessReporter(SilentReporter):
 
 
 class TextReporter(SilentReporter):
-    """Writes to standard error: a bar on a terminal, one line per task and one per warning elsewhere."""
+    """Writes to standard error: bars on a terminal; elsewhere a line per task, and now and then one on its way."""
 
     def note(self, text: str) -> None:
         """Print the line above a running bar."""
@@ -76,12 +80,18 @@ class TextReporter(SilentReporter):
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Show a bar on a terminal, one line when done elsewhere."""
+        """Show a bar on a terminal; elsewhere one line when done, and one now and then before."""
         if sys.stderr.isatty():
             yield from tqdm(items, description, total=total, file=sys.stderr, leave=False, dynamic_ncols=True)
             return
-        count = 0
+        count, begin = 0, time.monotonic()
+        told = begin
         for item in items:
             yield item
             count += 1
+            now = time.monotonic()
+            if total is not None and count < total and now - told >= _SILENCE:
+                told = now
+                left = duration((now - begin) / count * (total - count))
+                self.note(f"{description}: {count} of {total} done, about {left} left")
         self.note(f"{description}: {count} done")

@@ -143,14 +143,16 @@ def predict_cases(
             raise
         except UnusualInputError as refusal:
             batch.refused[case.name] = refusal
-            execution.reporter.warn(f"{case.name}: refused: {refusal}")
+            if len(cases) > 1:
+                execution.reporter.warn(f"{case.name}: refused: {refusal}")
             continue
         except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
             error = explained(problem)
             if error is None:
                 raise
             batch.failed[case.name] = error
-            execution.reporter.warn(f"{case.name}: {error}")
+            if len(cases) > 1:
+                execution.reporter.warn(f"{case.name}: {error}")
             continue
         batch.written[case.name] = path
         execution.reporter.note(f"{case.name}: {prediction.summary()}")

@@ -98,6 +98,9 @@ class AtlasSet:
                 expected=f"{least} or more",
                 found=str(self.wanted),
             )
+        if isinstance(self.wanted, int) and self.wanted > self.count:
+            asked = f"{self.wanted} atlases were asked for and there are {self.count} subjects"
+            self.execution.reporter.warn(f"{asked}: all of them are atlases")
         if isinstance(self.wanted, tuple):
             taken = {source.name for source in self.old} & {source.name for source in self._named(self.wanted)}
             if taken:
@@ -137,9 +140,6 @@ class AtlasSet:
         if self.count == len(self.old):
             return self.old
         say, path = self.execution.reporter, self._choice(subjects)
-        if self.wanted is not None and self.wanted > self.count:
-            asked = f"{self.wanted} atlases were asked for and there are {self.count} subjects"
-            say.warn(f"{asked}: all of them are atlases")
         key = path.parent.name
         if not self.work.finished("choice", key, say.warn):
             say.note(f"choosing {self.count - len(self.old)} atlases among {len(subjects)} subjects")

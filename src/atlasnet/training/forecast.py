@@ -62,6 +62,7 @@ class Forecast:
         finished: whether the model is there; then there is nothing to do.
         pairs: registrations in all, and how many of them are kept.
         epochs: of all networks in all, and how many of them are kept; None while a time budget is to decide.
+        networks: whose epochs they are, in words.
         cost: of the parts, None where nothing is left to do.
         changes: how the subjects differ from those of the model that is updated, None without one.
     """
@@ -73,6 +74,7 @@ class Forecast:
     finished: bool
     pairs: tuple[int, int] = (0, 0)
     epochs: tuple[int, int] | None = (0, 0)
+    networks: str = ""
     cost: Cost | None = None
     changes: Changes | None = None
 
@@ -172,6 +174,7 @@ def forecast_fit(
         finished=False,
         pairs=pairs,
         epochs=None if recipe is None else (run.sharing.epochs(recipe.epochs, count), done),
+        networks="" if recipe is None else run.sharing.described(recipe.epochs, count),
         cost=measure(run, plan, subjects),
         changes=changes,
     )

@@ -127,6 +127,9 @@ def train_network(
         log = progress.log
         remaining = range(progress.epoch, recipe.epochs)
         work = "training" if start is None else "tuning"
+        if progress.epoch:
+            at = f"goes on after epoch {progress.epoch} of {recipe.epochs}"
+            execution.reporter.note(f"{work} {key or spec.name} {at}")
         for epoch in execution.reporter.track(remaining, f"{work} {key or spec.name}", len(remaining)):
             log = [*log, training.epoch(epoch)]
             if epoch + 1 in absent:

@@ -224,11 +224,13 @@ class Model:
         try:
             content = read_json(folder / "model.json")
         except FileNotFoundError as error:
-            raise ModelError(
-                "the model has no model.json: it is not finished, or not a model",
-                path=path,
-                remedy="run the same atlasnet train command again; it goes on where it stopped",
-            ) from error
+            if (folder / "plan.json").exists():
+                raise ModelError(
+                    "the model has no model.json: it is not finished",
+                    path=path,
+                    remedy="run the same atlasnet train command again; it goes on where it stopped",
+                ) from error
+            raise ModelError("this is not a model", path=path, expected="a folder or zip with model.json") from error
         except (OSError, ValueError) as error:
             raise ModelError("model.json cannot be read", path=path, found=str(error)) from error
         found = content.get("format") if isinstance(content, dict) else None

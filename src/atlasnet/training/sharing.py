@@ -71,6 +71,14 @@ class Sharing:
         from_scratch = 0 if self.kind == "model" else 1 if tunings else atlases
         return from_scratch * epochs + tunings * self._tuning(epochs)
 
+    def described(self, epochs: int, atlases: int) -> str:
+        """Whose epochs they are, in words."""
+        tunings = self.tunings(atlases)
+        if not tunings:
+            return f"{epochs} for each of {atlases}"
+        first = {"model": "", "first": f"{epochs} for the first, "}.get(self.kind, f"{epochs} for a common one, ")
+        return f"{first}{self._tuning(epochs)} for each of {tunings}"
+
     def tuned(self, recipe: Recipe) -> Recipe:
         """The recipe of a tuning: the schedule of ``recipe``, shrunk in time and in rate; epochs keep their steps."""
         epochs = self._tuning(recipe.epochs)

@@ -144,10 +144,14 @@ def improved(
     # The weights before are a candidate: no iteration makes it worse.
     tried, rounds = [state.weights], 0
     weights, lower = programme.solve(state.weights)
+    best = state.weights
     while rounds < settings.rounds:
         rounds += 1
-        meet(weights, -1.0)
-        tried.append(weights)
+        # Where few labellings have been met the programme's minimum jumps about. Between it and the best weights met
+        # a plane cuts off both its error and some of its distance.
+        middle = (best + weights) / 2
+        meet(middle, -1.0)
+        tried.append(middle)
         best = min(tried, key=programme.value)
         weights, lower = programme.solve(best)
         if programme.value(best) - lower <= settings.tolerance * abs(lower):
