@@ -197,6 +197,18 @@ def test_a_programme_ends_at_its_minimum(listed):
         assert programme.value(other) >= value * (1 - 1e-5)
 
 
+def test_few_rounds_of_cutting_planes_come_near_the_minimum():
+    # More weights than labellings are met in a round, as where there are several classes and metrics.
+    truth = np.random.default_rng(1).uniform(0, 2, 13)
+    examples = [Listed(seed, truth, noise=0.05, count=3000) for seed in range(20)]
+    settings = SVMSettings(cost=1000.0, eta=1.0, rounds=5)
+    first = started(examples, len(truth), settings)
+    pools = first.pools
+    programme = Programme([pool.least(first.weights, settings.eta)[1] for pool in pools], pools, settings)
+    gap = programme.value(first.weights) - programme.solve(first.weights)[1]
+    assert improved(first, examples, settings).gap < 0.1 * gap
+
+
 def test_what_no_example_speaks_about_stays_at_the_mean_of_the_others():
     examples = [Listed(seed, TRUTH) for seed in range(8)]
     for example in examples:
