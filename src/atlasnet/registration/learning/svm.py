@@ -144,15 +144,15 @@ def improved(
     # The weights before are a candidate: no iteration makes it worse.
     tried, rounds = [state.weights], 0
     weights, lower = programme.solve(state.weights)
-    best = state.weights
+    best, share = state.weights, 0.5
     while rounds < settings.rounds:
         rounds += 1
-        # Where few labellings have been met the programme's minimum jumps about. Between it and the best weights met
-        # a plane cuts off both its error and some of its distance.
-        middle = (best + weights) / 2
-        meet(middle, -1.0)
-        tried.append(middle)
+        # Of few labellings the programme's minimum may lie far off, where all that is met is worse. Between it and the
+        # best weights a plane cuts off as much; the way is longer after a step that was good, shorter after a bad one.
+        tried.append(best + share * (weights - best))
+        meet(tried[-1], -1.0)
         best = min(tried, key=programme.value)
+        share = min(1.0, 2 * share) if best is tried[-1] else share / 2
         weights, lower = programme.solve(best)
         if programme.value(best) - lower <= settings.tolerance * abs(lower):
             break
