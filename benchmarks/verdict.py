@@ -6,6 +6,8 @@ DATA holds hippocampus, chest-ct and chest-ct-512. A model of the 17 hippocampi 
 five models of four chests each judge the chest that is left out. Limits come from the training subjects alone. The
 networks are trained for two steps only: they have no part in it. Wanted: at most 5 % of the normal scans refused, at
 least 95 % of every kind of broken ones, area under the curve above 0.95.
+
+With ``--resume``, the scans that the output holds are not judged again; models are kept with ``--work``.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
 
 NORMAL = "normal"
+KEY = ("model", "left_out", "case", "kind", "change")  # which scan, and whose verdict
 CHEST_NOISE, MR_NOISE = 300.0, 1.0  # standard deviation: HU, and of the scan's own
 IN_VIEW = 0.4  # share of the organ that a cropped scan shows
 RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
@@ -221,6 +224,7 @@ def main() -> None:
     parser.add_argument("--hippocampi", type=int, default=40, help="normal hippocampi, of 60")
     parser.add_argument("--broken", type=int, default=20, help="how many of them are broken, each in every way")
     parser.add_argument("--chests", type=int, default=5, help="left out in turn")
+    parser.add_argument("--resume", action="store_true", help="keep the verdicts that the output holds")
     options = parser.parse_args()
     execution = Execution(threads=options.threads, seed=options.seed, reporter=TextReporter())
     hippocampus = options.data / "hippocampus"
@@ -229,6 +233,8 @@ def main() -> None:
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         rows: list[dict[str, Any]] = []
+        if options.resume and options.output.exists():
+            rows = json.loads(options.output.read_text(encoding="utf-8"))["rows"]
         chosen = [
             word
             for name in ("operator", "hippocampi", "broken", "chests", "seed", "threads")
@@ -239,12 +245,16 @@ def main() -> None:
             "rows": rows,
         }
 
-        def judge(organ: str, predictor: Predictor, inputs: Iterator[Input]) -> None:
+        def judge(organ: str, predictor: Predictor, inputs: Iterator[Input], left_out: str | None = None) -> None:
+            done = {tuple(row[name] for name in KEY) for row in rows}
             for one in inputs:
+                if (organ, left_out, one.case, one.kind, one.change) in done:
+                    continue
                 verdict = predictor.verdict(one.image)
                 rows.append(
                     {
                         "model": organ,
+                        "left_out": left_out,
                         "case": one.case,
                         "kind": one.kind,
                         "change": one.change,
@@ -254,7 +264,7 @@ def main() -> None:
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)
-            bench.write()
+                bench.write()
 
         def strangers(model: str, inputs: Iterator[Input]) -> Iterator[Input]:
             for one in inputs:
@@ -275,8 +285,9 @@ def main() -> None:
             rest = cohort.select([other for other in chests if other != case])
             model = trained(rest, work / case, options.operator, work / "work", execution)
             predictor = Predictor(model, execution=execution)
-            judge("chest", predictor, chest_inputs(options.data, case, options.seed + number))
-            judge("chest", predictor, strangers("chest", hippocampus_inputs(options.data, tests[-3:], 0, options.seed)))
+            judge("chest", predictor, chest_inputs(options.data, case, options.seed + number), case)
+            others = strangers("chest", hippocampus_inputs(options.data, tests[-3:], 0, options.seed))
+            judge("chest", predictor, others, case)
         found = summary(rows)
         bench.result["summary"] = {
             **found,
