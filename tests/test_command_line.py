@@ -165,8 +165,9 @@ def test_the_log_holds_what_was_said_with_the_time(scan: Path, model: Model, tmp
     lines = log.read_text(encoding="utf-8").splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \w+ \S", line) for line in lines)
     kinds = [line.split()[1] for line in lines]
-    assert kinds == ["begin", "begin", "note", "done", "result", "end"]
-    assert "core " in lines[2]
+    tasks = ["begin", "done"] * 2  # registrations, networks
+    assert kinds == ["begin", "begin", *tasks, "note", "done", "result", "end"]
+    assert "core " in lines[6]
     assert "exit code 0" in lines[-1]
     assert main(arguments) == 0
     assert len(log.read_text(encoding="utf-8").splitlines()) == 2 * len(lines)

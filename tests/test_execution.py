@@ -115,6 +115,13 @@ def test_piped_progress_of_long_work_tells_how_far_it_is(
     assert last == "registering: 3 done"
 
 
+def test_of_a_task_within_a_task_a_pipe_gets_the_outer_line(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = TextReporter()
+    for _ in reporter.track(range(2), "segmenting", 2):
+        assert list(reporter.track(range(3), "registering", 3)) == [0, 1, 2]
+    assert capsys.readouterr().err == "segmenting: 2 done\n"
+
+
 def test_a_silent_reporter_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = SilentReporter()
     reporter.note("hidden")

@@ -68,7 +68,14 @@ class WitnessReporter(SilentReporter):
 
 
 class TextReporter(SilentReporter):
-    """Writes to standard error: bars on a terminal; elsewhere a line per task, and now and then one on its way."""
+    """Writes to standard error: bars on a terminal; elsewhere a line per task, and now and then one on its way.
+
+    Of a task within another, elsewhere only that it is on its way is told.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks = 0
 
     def note(self, text: str) -> None:
         """Print the line above a running bar."""
@@ -84,6 +91,13 @@ class TextReporter(SilentReporter):
         if sys.stderr.isatty():
             yield from tqdm(items, description, total=total, file=sys.stderr, leave=False, dynamic_ncols=True)
             return
+        self._tasks += 1
+        try:
+            yield from self._told(items, description, total)
+        finally:
+            self._tasks -= 1
+
+    def _told(self, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
         count, begin = 0, time.monotonic()
         told = begin
         for item in items:
@@ -94,4 +108,5 @@ class TextReporter(SilentReporter):
                 told = now
                 left = duration((now - begin) / count * (total - count))
                 self.note(f"{description}: {count} of {total} done, about {left} left")
-        self.note(f"{description}: {count} done")
+        if self._tasks == 1:
+            self.note(f"{description}: {count} done")

@@ -92,8 +92,9 @@ class Member:
 
     def register(self, scan: Scan) -> Made:
         """The scan's map onto each atlas, or why there is none."""
-        pairs = zip(self._pair_keys, self.images, self.labels, strict=True)
-        return [scan.registered(key, self.operator, image, labels) for key, image, labels in pairs]
+        pairs = list(zip(self._pair_keys, self.images, self.labels, strict=True))
+        tracked = scan.execution.reporter.track(pairs, "registering onto the atlases", len(pairs))
+        return [scan.registered(key, self.operator, image, labels) for key, image, labels in tracked]
 
     def judge(self, scan: Scan, made: Made) -> Verdict:
         """Whether the scan is like the training subjects.
@@ -123,7 +124,8 @@ class Member:
         """
         found: list[Asked] = []
         warn = scan.execution.reporter.warn
-        for index, (name, registration) in enumerate(zip(self.names, made, strict=True)):
+        atlases = list(enumerate(zip(self.names, made, strict=True)))
+        for index, (name, registration) in scan.execution.reporter.track(atlases, "asking the networks", len(atlases)):
             scan.execution.pause()
             if isinstance(registration, RegistrationError):
                 found.append((None, {"name": name, "quality": 0.0, "used": False, "error": str(registration)}))
