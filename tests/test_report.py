@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import InputError
 from atlasnet.report import (
@@ -65,6 +66,40 @@ def test_slices_do_not_depend_on_how_the_volume_is_stored(axes: tuple[int, ...],
         found = take_slice(stored(patient(), axes, flips), 3, plane)
         np.testing.assert_array_equal(found.pixels, expected.pixels)
         assert found.aspect == pytest.approx(expected.aspect)
+
+
+def named(direction: np.ndarray) -> str:
+    """The patient's sides that lie in a direction, LPS: all of those within 67.5 degrees of it, the nearest first."""
+    sides = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    angles = {side: np.degrees(np.arccos(direction @ axis / np.linalg.norm(direction))) for side, axis in sides.items()}
+    return "".join(sorted((side for side, angle in angles.items() if angle < 67.5), key=angles.__getitem__))
+
+
+def world(grid: Grid, axis: int) -> Volume:
+    """Every voxel says where it lies along an axis of the world, mm."""
+    z, y, x = np.indices(grid.shape)
+    return Volume(grid.to_world(np.stack([x, y, z], -1))[..., axis], grid)
+
+
+TURNED = [Rotation.from_euler("xyz", angles, degrees=True).as_matrix() for angles in ((0, 0, 30), (8, -20, 40))]
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("turned", [np.eye(3), *TURNED], ids=["straight", "oblique", "doubly oblique"])
+def test_the_letters_at_the_edges_say_where_the_drawn_pixels_lie_in_the_patient(turned: np.ndarray, plane: str) -> None:
+    for axes, flips in ORIENTATIONS:
+        straight = stored(patient(), axes, flips).grid
+        grid = Grid.from_parts(straight.shape, straight.spacing, straight.origin, turned @ straight.direction)
+        drawn = [take_slice(world(grid, axis), 3, plane) for axis in range(3)]  # type: ignore[arg-type]
+        right = np.array([picture.pixels[0, -1] - picture.pixels[0, 0] for picture in drawn])
+        down = np.array([picture.pixels[-1, 0] - picture.pixels[0, 0] for picture in drawn])
+        expected = {"left": named(-right), "right": named(right), "top": named(-down), "bottom": named(down)}
+        assert vars(drawn[0].edges) == expected
+
+
+def test_the_left_edge_of_an_axial_slice_is_the_patients_right() -> None:
+    edges = take_slice(patient(), 3, "axial").edges
+    assert (edges.left, edges.right, edges.top, edges.bottom) == ("R", "L", "A", "P")
 
 
 def test_axial_slice_has_the_front_up_and_the_patients_left_on_the_right() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from atlasnet.report import Point, curve_figure, svg
 from atlasnet.report.page import Page
 from atlasnet.report.pair import add_panels, add_scale, pair_panels
 from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, label_layer, stacks
@@ -40,6 +41,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_viewer(page, [Shown("scan", image, window=WINDOW), Shown("labels", labels, labels=named)])
     add_scale(page)
     add_panels(page, pair_panels(image, image, Transform.identity()))
+    head = [f"a heading of several words {place}" for place in range(12)]
+    page.table(head, [["0.123"] * len(head)])
+    page.svg(svg(curve_figure({"one": [Point(1, 0.5)], "two": [Point(1, 0.6)]}, x="x", y="y")), "curves")
     return page.write(tmp_path_factory.mktemp("page") / "report.html")
 
 
@@ -71,6 +75,36 @@ def test_it_opens_at_every_width_and_in_both_colours(
     assert pixels.shape[1] == width
     # The page's ground, at its left edge.
     assert (np.median(pixels[:, 2]) < 0.3) == dark
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_headings_have_two_lines_and_charts_fit(tab: Tab, page: Path, width: int) -> None:
+    tab.open(page, width=width)
+    lines = tab.run(
+        "[...document.querySelectorAll('thead th')].map(th => new Set([...th.querySelectorAll('span')]"
+        ".flatMap(span => [...span.getClientRects()].map(box => Math.round(box.top)))).size)"
+    )
+    assert max(lines) == 2
+    box = tab.run(
+        "(() => { const box = document.querySelector('figure.drawing svg').getBoundingClientRect();"
+        "return [box.left, box.right, innerWidth]; })()"
+    )
+    assert 0 <= box[0] < box[1] <= width == box[2]
+
+
+def test_letters_lie_at_their_edges_of_every_picture(tab: Tab, page: Path) -> None:
+    tab.open(page)
+    places = tab.run("""[...document.querySelectorAll('.edge')].map(letter => {
+        const own = letter.getBoundingClientRect();
+        const box = letter.parentElement.querySelector('img').getBoundingClientRect();
+        const x = ((own.left + own.right) / 2 - box.left) / box.width;
+        const y = ((own.top + own.bottom) / 2 - box.top) / box.height;
+        return [letter.classList[1], x, y];
+    })""")
+    assert len(places) == 4 * (3 + 10)
+    expected = {"left": (0, 0.5), "right": (1, 0.5), "top": (0.5, 0), "bottom": (0.5, 1)}
+    for side, x, y in places:
+        assert (x, y) == pytest.approx(expected[side], abs=0.1)
 
 
 def test_a_click_on_a_heading_sorts_numbers_by_value_and_names_as_people_do(tab: Tab, page: Path) -> None:

@@ -23,9 +23,32 @@ Plane = Literal["axial", "coronal", "sagittal"]
 # Of canonical arrays (z, y, x): the axis across the plane, and whether the first axis that remains points up.
 _PLANES: dict[str, tuple[int, bool]] = {"axial": (0, False), "coronal": (1, True), "sagittal": (2, True)}
 
+# By world axis (LPS), what lies towards its lower and its higher end.
+_ENDS = ("RL", "AP", "IS")
+_OBLIQUE = float(np.sin(np.pi / 8))  # a direction turned further than this out of an axis is named by a second letter
+
 # Windows of CT, HU.
 LUNG_WINDOW = (-1150.0, 150.0)
 SOFT_WINDOW = (-160.0, 240.0)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What of the patient lies beyond each edge of a slice as it is drawn: of R, L, A, P, I and S one letter.
+
+    Where an edge faces a direction more than 22.5 degrees from the nearest, it has two or three, the nearest first.
+    """
+
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+    def html(self) -> str:
+        """Letters that lie over a picture, in an element of the class ``lettered``."""
+        return "".join(
+            f'<span class="edge {side}" aria-hidden="true">{letters}</span>' for side, letters in vars(self).items()
+        )
 
 
 @dataclass(frozen=True)
@@ -35,10 +58,12 @@ class Slice:
     Args:
         pixels: (rows, columns); row 0 is at the top.
         spacing: mm between rows, and between columns.
+        edges: where they lie in the patient.
     """
 
     pixels: NDArray[Any]
     spacing: tuple[float, float]
+    edges: Edges
 
     @property
     def aspect(self) -> float:
@@ -66,8 +91,12 @@ def take_slice(volume: Volume, index: int, plane: Plane = "axial", channel: int 
         raise InputError(f"there is no {plane} slice {index}", expected=f"0 to {size - 1}", found=str(index))
     pixels = np.take(upright.array[channel], index, axis=across)
     z_y_x = upright.grid.spacing[::-1]
-    rows, columns = (float(z_y_x[axis]) for axis in range(3) if axis != across)
-    return Slice(pixels[::-1] if up else pixels, (rows, columns))
+    inside = [axis for axis in range(3) if axis != across]
+    rows, columns = (float(z_y_x[axis]) for axis in inside)
+    down, right = (upright.grid.direction[:, 2 - axis] for axis in inside)
+    down = -down if up else down
+    edges = Edges(_facing(-right), _facing(right), _facing(-down), _facing(down))
+    return Slice(pixels[::-1] if up else pixels, (rows, columns), edges)
 
 
 def slice_count(volume: Volume, plane: Plane = "axial") -> int:
@@ -115,6 +144,12 @@ def colours(labels: Mapping[str, int]) -> dict[int, str]:
     """A colour for every label value but the background, the same whichever labels a picture happens to hold."""
     values = sorted(value for value in set(labels.values()) if value != 0)
     return {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(values)}
+
+
+def _facing(direction: NDArray[np.float64]) -> str:
+    """The letters of a direction in the world, a unit vector."""
+    axes = sorted(range(3), key=lambda axis: -abs(direction[axis]))
+    return "".join(_ENDS[axis][int(direction[axis] > 0)] for axis in axes if abs(direction[axis]) > _OBLIQUE)
 
 
 def _plane(plane: str) -> tuple[int, bool]:

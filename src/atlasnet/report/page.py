@@ -17,6 +17,7 @@ from atlasnet.execution import atomic_path
 
 MOST_BYTES = 60 * 10**6  # of a page; mail and browsers have trouble with more
 LONG_TABLE = 25  # rows, beyond which a table scrolls within itself
+LONG_HEADING = 12  # letters, beyond which the heading of a column is broken
 NO_DEVICE = "Research software, not a medical device: what is shown here decides nothing about a patient."
 
 
@@ -90,7 +91,7 @@ class Page:
             words: columns besides the first that hold words, not numbers.
         """
         kinds = [' class="words"' if name in words else "" for name in head]
-        names = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True))
+        names = "".join(f"<th{kind}>{_in_two_lines(name)}</th>" for name, kind in zip(head, kinds, strict=True))
         lines = []
         for index, row in enumerate(rows):
             cells = (
@@ -183,6 +184,14 @@ def script_json(value: Any) -> str:
     """A ``<script>`` that holds data; nothing in it can end it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json">{text}</script>'
+
+
+def _in_two_lines(heading: str) -> str:
+    """A heading of a column, which is broken where it is long and room is scarce, once, into the narrowest halves."""
+    words = heading.split(" ") if len(heading) > LONG_HEADING else [heading]
+    halves = [(" ".join(words[:place]), " ".join(words[place:])) for place in range(1, len(words))]
+    best: tuple[str, ...] = min(halves, key=lambda pair: max(map(len, pair)), default=(heading,))
+    return " ".join(f"<span>{escape(half)}</span>" for half in best)
 
 
 @cache

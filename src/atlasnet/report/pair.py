@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from atlasnet.report.display import Plane, slice_count, take_slice, window
+from atlasnet.report.display import Edges, Plane, slice_count, take_slice, window
 from atlasnet.report.page import Page, data_uri
 from atlasnet.report.pixels import gradient, grey, jpeg
 from atlasnet.report.registration import LARGEST_CHANGE, checkerboard
@@ -35,12 +35,14 @@ class Panel:
         title: what it is, in two or three words.
         alt: what it is for who does not see it.
         picture: a JPEG.
+        edges: where its edges lie in the patient.
     """
 
     plane: Plane
     title: str
     alt: str
     picture: bytes
+    edges: Edges
 
 
 def pair_panels(
@@ -98,23 +100,22 @@ def _panels(
     step = next((s for s in _STEPS if s * LINES >= extent), _STEPS[-1])
     warped = grey(theirs.pixels, windows[1])
     target_name, source_name = names
-    return [
-        Panel(plane, f"{target_name}, {plane}", f"{plane} slice of {target_name}", jpeg(grey(ours.pixels, windows[0]))),
-        Panel(plane, f"{source_name}, warped", f"the same slice of {source_name}, warped", jpeg(warped)),
-        Panel(
-            plane,
+    drawn = [
+        (f"{target_name}, {plane}", f"{plane} slice of {target_name}", grey(ours.pixels, windows[0])),
+        (f"{source_name}, warped", f"the same slice of {source_name}, warped", warped),
+        (
             "checkerboard",
             f"checkerboard of {target_name} and {source_name}, warped",
-            jpeg(grey(checkerboard(ours, theirs, windows).pixels, (0.0, 1.0))),
+            grey(checkerboard(ours, theirs, windows).pixels, (0.0, 1.0)),
         ),
-        Panel(
-            plane,
+        (
             f"grid of {step} mm, warped",
             f"a regular grid of {step} mm laid over {source_name} and warped with it",
-            jpeg(_with_lines(warped, places, step)),
+            _with_lines(warped, places, step),
         ),
-        Panel(plane, "Jacobian", f"Jacobian determinant of the map, {plane} slice", jpeg(_change(change.pixels))),
+        ("Jacobian", f"Jacobian determinant of the map, {plane} slice", _change(change.pixels)),
     ]
+    return [Panel(plane, title, alt, jpeg(pixels), ours.edges) for title, alt, pixels in drawn]
 
 
 def _slab(grid: Grid, plane: Plane, edge: int) -> tuple[Grid, int]:
@@ -170,8 +171,9 @@ def add_panels(page: Page, panels: Sequence[Panel]) -> None:
     for plane in dict.fromkeys(panel.plane for panel in panels):
         alike = [panel for panel in panels if panel.plane == plane]
         figures = "".join(
-            f'<figure class="panel"><img alt="{escape(panel.alt)}" '
-            f'src="{data_uri(panel.picture, "jpeg")}"><figcaption>{escape(panel.title)}</figcaption></figure>'
+            f'<figure class="panel"><div class="lettered"><img alt="{escape(panel.alt)}" '
+            f'src="{data_uri(panel.picture, "jpeg")}">{panel.edges.html()}</div>'
+            f"<figcaption>{escape(panel.title)}</figcaption></figure>"
             for panel in alike
         )
         page.part(f'<div class="panels">{figures}</div>', what=f"{len(alike)} {plane} pictures of a registration")

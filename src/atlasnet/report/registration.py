@@ -85,4 +85,4 @@ def checkerboard(first: Slice, second: Slice, windows: tuple[tuple[float, float]
         np.clip((picture.pixels - low) / (high - low), 0, 1)
         for picture, (low, high) in zip((first, second), windows, strict=True)
     ]
-    return Slice(np.where(even, *parts), first.spacing)
+    return Slice(np.where(even, *parts), first.spacing, first.edges)

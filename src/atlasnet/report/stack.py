@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from atlasnet.report.display import Plane, richest_slice, slice_count, take_slice
+from atlasnet.report.display import Edges, Plane, richest_slice, slice_count, take_slice
 from atlasnet.report.page import Page, script_json
 from atlasnet.report.pixels import (
     SHARE_COLOURS,
@@ -95,6 +95,7 @@ class Stack:
         slices: canonical indices of those that are held.
         first: place among them of the one that is shown first.
         size: width and height in mm.
+        edges: where the edges of the pictures lie in the patient.
         pictures: one per slice for each layer.
     """
 
@@ -103,6 +104,7 @@ class Stack:
     slices: tuple[int, ...]
     first: int
     size: tuple[float, float]
+    edges: Edges
     pictures: tuple[tuple[bytes, ...], ...]
 
     @property
@@ -150,7 +152,7 @@ def _stack(
     shape = take_slice(anything, 0, plane)
     height, width = (n * mm for n, mm in zip(shape.pixels.shape, shape.spacing, strict=True))
     pictures = tuple(tuple(layer.paint(index, plane) for index in held) for layer in layers)
-    return Stack(plane, count, held, first, (width, height), pictures)
+    return Stack(plane, count, held, first, (width, height), shape.edges, pictures)
 
 
 def add_stacks(page: Page, found: Sequence[Stack], layers: Sequence[Layer], what: str) -> None:
@@ -204,7 +206,8 @@ def _figure(stack: Stack, layers: Sequence[Layer], what: str) -> str:
     widest = TALLEST * width / height
     return (
         f'<figure class="stack {stack.plane}">'
-        f'<div class="layers" style="aspect-ratio:{width:.4g}/{height:.4g};max-width:{widest:.4g}rem">{images}</div>'
+        f'<div class="layers lettered" style="aspect-ratio:{width:.4g}/{height:.4g};max-width:{widest:.4g}rem">'
+        f"{images}{stack.edges.html()}</div>"
         f'<input type="range" min="0" max="{len(stack.slices) - 1}" value="{stack.first}" '
         f'aria-label="{stack.plane} slice">'
         f"<figcaption>{stack.plane} slice <output>{stack.slices[stack.first] + 1}</output> of {stack.count}"
