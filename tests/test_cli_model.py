@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
+from atlasnet.training.recipe import Recipe
 from synthetic import LABELS, write_cohort
 
 Capture = pytest.CaptureFixture[str]
@@ -35,6 +37,17 @@ def test_info_says_what_the_model_is_for(model: Model, capsys: Capture) -> None:
     assert main(["model", "info", str(model.folder)]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("core = 4", "2 subjects", "affine", model.atlases[0].name))
+
+
+def test_info_leaves_out_the_quality_of_an_atlas_onto_itself(model: Model, tmp_path: Path, capsys: Capture) -> None:
+    (record,) = (model.folder / "work" / "registrations").glob("*/record.json")
+    quality = json.loads(record.read_text(encoding="utf-8"))["quality"]
+    assert set(model.atlases[0].quality.values()) == {quality}
+    alone = Cohort.read(write_cohort(tmp_path / "data", range(1)))
+    short = replace(Recipe.preset("default"), epochs=1, iterations=1, passes=0.0, batch_slices=4)
+    fit(alone, tmp_path / "m", FitOptions(atlases=1, width=0.25, preset=short, operator="affine"))
+    assert main(["model", "info", str(tmp_path / "m")]) == 0
+    assert "s0: there is no other subject" in capsys.readouterr().out
 
 
 def test_a_model_travels_as_a_zip(model: Model, tmp_path: Path, capsys: Capture) -> None:

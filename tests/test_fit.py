@@ -175,7 +175,6 @@ def test_an_image_file_may_be_an_atlas(cohort: Cohort, tmp_path: Path) -> None:
 def test_a_subject_that_is_the_atlas_is_mapped_by_the_identity(cohort: Cohort, model: Model) -> None:
     atlas = model.atlases[0]
     stored = model.atlas_image(atlas)
-    assert atlas.quality["maximum"] == 1.0
     grid = stored.grid
     for path in (model.folder / "work" / "mapped").rglob(f"{atlas.name}.labels.npy"):
         mapped = np.load(path)

@@ -26,10 +26,11 @@ from atlasnet.execution import Execution
 from atlasnet.network.weights import read_tensors
 from atlasnet.study import StudyOptions, cross_validate, run_study
 from atlasnet.training.fit import fit
-from atlasnet.training.model import Model
+from atlasnet.training.model import Model, import_model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
+from atlasnet.volume import write_volume
 from synthetic import write_cohort
 
 ATLASES = ("s0", "s1", "s2")
@@ -236,6 +237,32 @@ def test_the_model_says_what_was_shared(models: dict[str, Model]) -> None:
     log = models["first"].folder / "log"
     rows = {name: len((log / f"{name}.csv").read_text(encoding="utf-8").splitlines()) - 1 for name in ATLASES}
     assert rows == {"s0": 4, "s1": 2, "s2": 2}
+
+
+def test_the_model_keeps_the_log_of_the_common_network_and_takes_it_along(
+    models: dict[str, Model], tmp_path: Path
+) -> None:
+    model = models["common"]
+    log = Path("log/common/log.csv")
+    assert len((model.folder / log).read_text(encoding="utf-8").splitlines()) == 1 + EPOCHS
+    assert not any((models[kind].folder / log).exists() for kind in ("independent", "first"))
+    model.export(tmp_path / "m.zip")
+    copy = import_model(tmp_path / "m.zip", tmp_path / "copy")
+    assert (copy.folder / log).read_bytes() == (model.folder / log).read_bytes()
+    (copy.folder / log).unlink()  # as in models of before
+    assert Model.load(copy.folder).checksums == model.checksums
+
+
+def test_no_atlas_has_the_name_of_the_common_network(cohort: Cohort, mapped: Path, tmp_path: Path) -> None:
+    names = ("common", "all atlases")
+    for name in names:
+        write_volume(tmp_path / f"{name}.nii.gz", cohort["s0"].read_image())
+    atlases = tuple(str(tmp_path / f"{name}.nii.gz") for name in names)
+    work = Path(shutil.copytree(mapped, tmp_path / "work"))
+    model = train(cohort, tmp_path / "m", work, HALF["common"], atlases=atlases)
+    assert [atlas.name for atlas in model.atlases] == [*names]
+    logs = {path.relative_to(model.folder / "log").as_posix() for path in model.folder.rglob("log/**/*.csv")}
+    assert logs == {"common.csv", "all atlases.csv", "common/log.csv"}
 
 
 # Going on

@@ -70,9 +70,9 @@ def _described(summary: dict[str, Any]) -> str:
         f"size         {summary['bytes'] / 2**20:.1f} MiB",
         f"made with    {', '.join(f'{name} {version}' for name, version in summary['versions'].items())}",
         f"checksum     {summary['checksum']}",
-        "atlases      registration quality of the training subjects: lowest, median, highest",
+        "atlases      registration quality of the other training subjects: lowest, median, highest",
     ]
     for atlas in summary["atlases"]:
         quality = ", ".join(f"{value:.3f}" for value in atlas["quality"].values())
-        lines.append(f"  {atlas['name']}: {quality}")
+        lines.append(f"  {atlas['name']}: {quality or 'there is no other subject'}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from atlasnet.report.pair import Panel, add_panels, add_scale, pair_panels
 from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
 from atlasnet.report.stack import add_stacks, image_layer, stacks
 from atlasnet.training.model import Model
+from atlasnet.training.networks import COMMON, log_path
 from atlasnet.training.registered import RegisteredPair
 from atlasnet.volume import Volume, canonical
 
@@ -70,10 +71,9 @@ def _warnings(model: Model, pairs: Sequence[RegisteredPair]) -> list[str]:
         for pair in pairs
         if pair.record.get("folded_share", 0) > 0
     ]
-    for atlas in model.atlases:
-        losses = [loss for _, loss in _log(model, atlas.name)]
-        if len(losses) > 1 and losses[-1] >= losses[0]:
-            found.append(f"The network of {atlas.name} has not learnt: its loss did not fall.")
+    for name, log in _logs(model).items():
+        if len(log) > 1 and log[-1].y >= log[0].y:
+            found.append(f"The network of {name or COMMON} has not learnt: its loss did not fall.")
     return found
 
 
@@ -98,7 +98,7 @@ def _summary(page: Page, model: Model) -> None:
 
 def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
     page.heading(f"{len(model.atlases)} atlases")
-    page.text("Quality: of the registrations of the training subjects onto the atlas.")
+    page.text("Quality: of the registrations of the other training subjects onto the atlas.")
     rows = [
         [
             atlas.name,
@@ -114,21 +114,36 @@ def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
             add_stacks(page, stacks(image.grid, layers, limit=ATLAS_BYTES // len(images)), layers, name)
 
 
-def _log(model: Model, atlas: str) -> list[tuple[float, float]]:
-    """Epoch and loss; empty where there is no log, as in a model that was imported without it."""
-    path = model.folder / "log" / f"{atlas}.csv"
-    if not path.is_file():
-        return []
-    with reading_back(path), open(path, newline="", encoding="utf-8") as stream:
-        return [(float(row["epoch"]), float(row["loss"])) for row in csv.DictReader(stream)]
+def _logs(model: Model) -> dict[str | None, list[Point]]:
+    """Epoch and loss of every network by its atlas, None for the common one, as far as the model has them."""
+    shared = model.provenance.get("sharing", {})
+    # A common one's log is of an earlier training in the same folder where the model says nothing of it.
+    names = [
+        *([None] if shared.get("kind") == "common" and shared.get("tuned") else []),
+        *(a.name for a in model.atlases),
+    ]
+    found: dict[str | None, list[Point]] = {}
+    for name in names:
+        path = log_path(model.folder, name)
+        if path.is_file():
+            with reading_back(path), open(path, newline="", encoding="utf-8") as stream:
+                found[name] = [Point(float(row["epoch"]), float(row["loss"])) for row in csv.DictReader(stream)]
+    return found
 
 
 def _curves(page: Page, model: Model) -> None:
-    curves = {atlas.name: [Point(*point) for point in _log(model, atlas.name)] for atlas in model.atlases}
-    curves = {name: points for name, points in curves.items() if points}
-    if curves:
-        page.heading("Loss")
-        page.svg(svg(curve_figure(curves, x="epoch", y="loss")), "Training loss of every atlas's network.")
+    logs = _logs(model)
+    if not logs:
+        return
+    said, common = "Training loss of every atlas's network.", logs.pop(None, [])
+    curves = {str(name): log for name, log in logs.items()}
+    if common:
+        said = "Training loss of one network on all atlases, and of every atlas's, which goes on from it."
+        end = common[-1].x
+        tuned = {f"{name}, tuned": [Point(end + p.x, p.y) for p in log] for name, log in curves.items()}
+        curves = {COMMON: common, **tuned}
+    page.heading("Loss")
+    page.svg(svg(curve_figure(curves, x="epoch", y="loss")), said)
 
 
 def _registrations(

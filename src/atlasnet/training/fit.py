@@ -28,7 +28,7 @@ from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.memory import mapping_bytes
 from atlasnet.training.model import Atlas, Model, class_values, weights_path
-from atlasnet.training.networks import AtlasNetworks
+from atlasnet.training.networks import AtlasNetworks, log_path
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
 from atlasnet.training.recipe import Recipe, check_epochs
@@ -174,8 +174,11 @@ class Fitting:
         networks = self.networks([atlas.name for atlas in atlases], mapped, spec)
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
-        for atlas, folder in zip(atlases, networks.train(recipe), strict=True):
-            self._keep(atlas, folder)
+        by_name = {atlas.name: atlas for atlas in atlases}
+        for name, folder in networks.train(recipe):
+            copy_file(folder / LOG, log_path(self.folder, name))
+            if name is not None:
+                self._keep(by_name[name], folder)
         model = Model(
             folder=self.folder,
             channels=self.cohort.channels,
@@ -344,10 +347,9 @@ class Fitting:
         return self.work.entry("budget", settings) / "recipe.json"
 
     def _keep(self, atlas: Atlas, folder: Path) -> None:
-        """Put the weights and the log of an atlas's network into the model."""
+        """Put the weights of an atlas's network into the model."""
         for file, place in (
             (folder / WEIGHTS, weights_path(self.folder, atlas)),
-            (folder / LOG, self.folder / "log" / f"{atlas.name}.csv"),
             *((epoch_weights(folder, e), weights_path(self.folder, atlas, e)) for e in self.options.keep_epochs),
         ):
             copy_file(file, place)

@@ -5,6 +5,7 @@ atlases/NAME.nii.gz      the reference anatomies, canonical orientation
 atlas_labels/NAME.nii.gz their references, where the registration's metric weights depend on the tissue
 networks/NAME.safetensors
 log/NAME.csv             one row an epoch
+log/common/log.csv       likewise of the network that those of the atlases were tuned from, where they share one
 epochs/E/NAME.safetensors  weights after epoch E, where they were asked for; never shipped
 plan.json                the plan as it can be edited before training; model.json holds the one that was used
 work/                    registrations, mapped cases, checkpoints: may be deleted, never shipped
@@ -51,7 +52,7 @@ class Atlas:
     Args:
         name: unique in the model; names its files.
         subject: the training subject that it is, or was before an update; None for an image from elsewhere.
-        quality: the lowest, median and highest registration quality of the training subjects onto it.
+        quality: the lowest, median and highest registration quality of the training subjects onto it, without its own.
         region: the part of its working grid on which its network works; None: all of it.
         labels_key: stands for its reference, which the model keeps where metric weights depend on the tissue; empty: it
             keeps none.
@@ -346,8 +347,8 @@ class Model:
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for name in ["model.json", *self.checksums]:
                 archive.write(self.folder / name, name)
-            for log in sorted((self.folder / "log").glob("*.csv")):
-                archive.write(log, f"log/{log.name}")
+            for log in sorted((self.folder / "log").rglob("*.csv")):
+                archive.write(log, log.relative_to(self.folder))
 
 
 def import_model(archive: str | Path, folder: str | Path) -> Model:

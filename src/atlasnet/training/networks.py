@@ -24,15 +24,26 @@ COMMON = "all atlases"  # the name of the network that is trained on all of them
 _Start = tuple[Path, str]  # weights, and what they depend on
 
 
+def log_path(folder: Path, atlas: str | None) -> Path:
+    """Where a model in ``folder`` keeps the log of this atlas's network; None: of the one that is common to all."""
+    # No atlas is called so: what its name begins with would be a folder.
+    return folder / "log" / f"{'common/log' if atlas is None else atlas}.csv"
+
+
 @dataclass(frozen=True)
 class _Training:
-    """One network's training: on which cases, for how long, where, and from which weights."""
+    """One network's training: for which atlas (None: all), on which cases, for how long, where, from which weights."""
 
-    name: str
+    atlas: str | None
     cases: Sequence[MappedCase]
     recipe: Recipe
     folder: Path
     start: Path | None
+
+    @property
+    def name(self) -> str:
+        """What it is called, also as a part of its key."""
+        return COMMON if self.atlas is None else self.atlas
 
     def run(self, networks: AtlasNetworks) -> None:
         """Train it, or find it trained."""
@@ -95,16 +106,18 @@ class AtlasNetworks:
         """The atlases whose networks start from another network's weights."""
         return [*self.names][len(self.names) - self.sharing.tunings(len(self.names)) :]
 
-    def train(self, recipe: Recipe) -> Iterator[Path]:
-        """Train the networks; gives, as each is finished, the folder that holds its `WEIGHTS` and its `LOG`.
+    def train(self, recipe: Recipe) -> Iterator[tuple[str | None, Path]]:
+        """Train the networks, those of the atlases in their order.
+
+        Returns:
+            As each is finished, its atlas, None of the common one, and the folder of its `WEIGHTS` and its `LOG`.
 
         Raises:
             Cancelled: on request; the same call goes on from the last whole epoch.
         """
         for training in self._trainings(recipe):
             training.run(self)
-            if training.name != COMMON:
-                yield training.folder
+            yield training.atlas, training.folder
 
     def epochs_done(self, recipe: Recipe) -> list[tuple[str, int, int]]:
         """Per network, in the order of training: its name, and how many epochs are done of how many."""
@@ -117,7 +130,7 @@ class AtlasNetworks:
             cases = [case for mapped in self.mapped for case in mapped.cases]
             slices, batch = self._extent(cases, recipe)
             shared = pooled(recipe, slices, batch, len(self.mapped))
-            first = self._training(COMMON, digest([mapped.key for mapped in self.mapped]), cases, shared)
+            first = self._training(None, digest([mapped.key for mapped in self.mapped]), cases, shared)
             start = first.gives
             yield first
         for index, (name, mapped) in enumerate(zip(self.names, self.mapped, strict=True)):
@@ -130,7 +143,12 @@ class AtlasNetworks:
                 yield first
 
     def _training(
-        self, name: str, cases_key: str, cases: Sequence[MappedCase], recipe: Recipe, start: _Start | None = None
+        self,
+        atlas: str | None,
+        cases_key: str,
+        cases: Sequence[MappedCase],
+        recipe: Recipe,
+        start: _Start | None = None,
     ) -> _Training:
         """One network's training, from the weights ``start`` if they are given."""
         key = {
@@ -142,7 +160,7 @@ class AtlasNetworks:
         if start is not None:
             key["start"] = start[1]
         folder = self.work.entry("networks", digest(key))
-        return _Training(name, cases, recipe, folder, None if start is None else start[0])
+        return _Training(atlas, cases, recipe, folder, None if start is None else start[0])
 
     def within(self, recipe: Recipe, end: float) -> Recipe:
         """The recipe with as many epochs as all networks have time for until ``end`` of `time.perf_counter`.

@@ -30,7 +30,8 @@ class MappedCohort:
     Args:
         key: of all the cases together.
         cases: those whose registration was good enough, cut to the region.
-        quality: lowest, median and highest registration quality of all subjects.
+        quality: lowest, median and highest registration quality of all subjects but the atlas's own, which is not
+            registered; empty where there is no other.
         region: of the networks' grid, slices first; None: all of it.
     """
 
@@ -88,7 +89,8 @@ class Transformer:
             prepared = cache(partial(self._prepared, source))
             for index, (atlas, grid, registration) in enumerate(zip(atlases, grids, registrations, strict=True)):
                 quality = 0.0 if registration is None else float(registration.record["quality"])
-                qualities[index].append(quality)
+                if source.key != atlas.key:
+                    qualities[index].append(quality)
                 if registration is None:
                     continue
                 if quality < self.minimum_quality:
@@ -125,10 +127,10 @@ class Transformer:
                     registered += 1
                     with reading_back(pair):
                         quality = float(read_json(pair / "record.json")["quality"])
+                    qualities.append(quality)
                 else:
                     whole = False
                     continue
-                qualities.append(quality)
                 if quality < self.minimum_quality:
                     continue
                 if (case := self.work.lying("mapped", key)) is None:
@@ -185,7 +187,9 @@ class Transformer:
 
 
 def _spread(qualities: Sequence[float]) -> dict[str, float]:
-    """The lowest, median and highest of some registration qualities."""
+    """The lowest, median and highest of some registration qualities, if there are any."""
+    if not qualities:
+        return {}
     return {
         "minimum": float(np.min(qualities)),
         "median": float(np.median(qualities)),
