@@ -6,8 +6,11 @@ import gzip
 import hashlib
 import io
 import json
+import re
+import shutil
 import tomllib
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,7 +23,12 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import AtlasNetError, UnusualInputError
 from atlasnet.prediction import Batch, PredictOptions, Predictor
-from atlasnet.report import PredictionReport, write_batch_report, write_training_report
+from atlasnet.report import (
+    PredictionReport,
+    write_batch_report,
+    write_evaluation_report,
+    write_training_report,
+)
 from atlasnet.report.page import Cell, Page
 from atlasnet.report.pair import add_panels, pair_panels
 from atlasnet.report.prediction_page import _time
@@ -135,6 +143,31 @@ def test_slices_show_the_voxels_the_right_way_up() -> None:
     np.testing.assert_array_equal(np.argwhere(bright[1])[[0, -1]], [[0, 30], [7, 39]])
     np.testing.assert_array_equal(np.argwhere(bright[2])[[0, -1]], [[0, 0], [7, 7]])
     assert axial.size == (80.0, 64.0)
+
+
+def letters(page: Path, picture: str) -> list[dict[str, str]]:
+    """The letters over every picture whose words begin so."""
+    text = page.read_text(encoding="utf-8")
+    lettered = re.findall(r'<div class="[a-z ]*lettered"[^>]*>(?:(?!</div>).)*', text)
+    return [
+        dict(re.findall(r'<span class="edge (\w+)" aria-hidden="true">(\w+)</span>', found))
+        for found in lettered
+        if f'alt="{picture}' in found
+    ]
+
+
+def test_every_picture_of_a_slice_has_its_letters(tmp_path: Path) -> None:
+    page, volume = Page("title"), block()
+    layers = [image_layer(volume, GREY), label_layer(volume, {250: "#E69F00"})]
+    add_stacks(page, stacks(volume.grid, layers), layers, "a scan")
+    add_panels(page, pair_panels(volume, volume, Transform.identity(), planes=("axial", "sagittal")))
+    path = page.write(tmp_path / "page.html")
+    axial = {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    sagittal = {"left": "A", "right": "P", "top": "S", "bottom": "I"}
+    assert letters(path, "axial slice of a scan") == letters(path, "axial slice of target") == [axial]
+    assert letters(path, "coronal slice of a scan") == [{"left": "R", "right": "L", "top": "S", "bottom": "I"}]
+    assert letters(path, "checkerboard") == letters(path, "Jacobian") == [axial, sagittal]
+    assert len(letters(path, "")) == sum("labels" not in image["alt"] for image in check(path).images)
 
 
 def test_labels_have_their_colours_and_the_background_none() -> None:
@@ -299,6 +332,29 @@ def test_training_shows_every_pair_the_worst_on_top(model: Path) -> None:
     assert "1" in [row["which"] for row in found.table("what") if row["what"] == "epochs"]
 
 
+def test_training_shows_the_qualities_of_the_pairs_without_the_atlas_itself(model: Path) -> None:
+    found = check(model / "report.html")
+    for row in found.table("atlas"):
+        onto = [float(pair["quality"]) for pair in found.table("subject") if pair["atlas"] == row["atlas"]]
+        assert len(onto) == 2
+        expected = (min(onto), np.median(onto), max(onto))
+        for key, value in zip(("lowest quality", "median", "highest"), expected, strict=True):
+            assert float(row[key]) == pytest.approx(value, abs=1.1e-3)
+
+
+def test_training_shows_the_loss_of_the_common_network_where_the_model_has_one(model: Path, tmp_path: Path) -> None:
+    loaded = Model.load(model)
+    names = [atlas.name for atlas in loaded.atlases]
+    text = check(model / "report.html").text
+    assert text.index("all atlases") < text.index(f"{names[0]}, tuned") < text.index(f"{names[1]}, tuned")
+    earlier = replace(loaded, provenance=dict(loaded.provenance) | {"sharing": {"kind": "independent", "tuned": []}})
+    without = Path(shutil.copytree(model, tmp_path / "m", ignore=shutil.ignore_patterns("work", "common")))
+    for one in (earlier, Model.load(without)):
+        text = check(write_training_report(tmp_path / "page.html", one, [])).text
+        assert "all atlases" not in text
+        assert "Loss" in text
+
+
 def test_training_shows_the_scores_of_cross_validation(model: Path) -> None:
     scores = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8"))
     rows = check(model / "report.html").table("case")
@@ -336,6 +392,9 @@ def test_a_prediction_shows_what_its_record_says(model: Path, cohort: Path, tmp_
         name: f"{ml:.4g}" for name, ml in record["volumes_ml"].items()
     }
     atlases = {atlas["name"]: atlas for atlas in record["atlases"]}
+    stages = [row["stage"] for row in found.table("stage")]
+    assert stages[:2] == ["reading", "registration"]
+    assert list(record["seconds"]) == [*stages, "report"]
     for row in found.table("atlas"):
         assert row["quality"] == f"{atlases[row['atlas']]['quality']:.3f}"
         assert row["least Jacobian"] == f"{atlases[row['atlas']]['jacobian_min']:.3f}"
@@ -372,13 +431,15 @@ def test_a_prediction_shows_verdict_estimate_and_spread_where_the_record_has_the
         "volumes_of_atlases_ml": {name: {"minimum": 1.5, "maximum": 2.5} for name in ("shell", "core")},
         "estimated_dice": {"labels": {"shell": dice, "core": None}, "mean": None},
         "provenance": {**origin, "options": {}, "input_sha256": []},
+        "uncovered_voxels": image.grid.voxels // 8,
     }
     PredictionReport(predictor)("s0", image, prediction, tmp_path / "page.html", record)
     found = check(tmp_path / "page.html")
     assert "the scan is unusual: too dark." in found.text
     assert found.table("evidence")[0] == {"evidence": "intensity", "value": "3", "limit": "1.5", "score": "2"}
     assert [row["estimated Dice"] for row in found.table("label")] == ["0.810 ± 0.050", ""]
-    assert {row["atlases, ml"] for row in found.table("label")} == {"1.5 to 2.5"}
+    assert {row["by one atlas alone, ml"] for row in found.table("label")} == {"1.5 to 2.5"}
+    assert "No atlas reached 12.5 % of the scan; it is background" in found.text
 
 
 def test_a_prediction_into_a_file_has_its_page_beside_it(model: Path, cohort: Path, tmp_path: Path) -> None:
@@ -426,6 +487,24 @@ def test_an_evaluation_has_the_worst_case_on_top(model: Path, cohort: Path, tmp_
         score = by_place[row["case"], row["label"]]
         assert row["sensitivity"] == f"{score['sensitivity']:.3f}"
         assert row["volume, ml"] == f"{score['volume_ml']:.4g}"
+
+
+def test_few_cases_are_not_drawn(model: Path, tmp_path: Path) -> None:
+    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8")) | {"unreferenced": []}
+    said = "Dice of every case"
+    assert table["subjects"] == 3
+    assert said in check(write_evaluation_report(tmp_path / "page.html", table)).text
+    assert said not in check(write_evaluation_report(tmp_path / "page.html", table | {"subjects": 2})).text
+
+
+def test_a_hausdorff_distance_far_above_hd95_is_explained(model: Path, tmp_path: Path) -> None:
+    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8")) | {"unreferenced": []}
+    rows = [row for row in table["rows"] if row["label"] == "core"]
+    for figures in ([(21.0, 6.9), (30.0, 2.0), (None, None)], [(21.0, 7.1), (19.0, 1.0), (None, None)]):
+        for row, (farthest, most) in zip(rows, figures, strict=True):
+            row |= {"hausdorff_mm": farthest, "hd95_mm": most}
+        text = check(write_evaluation_report(tmp_path / "page.html", table)).text
+        assert ("(core in 2 cases): stray islands" in text) == ("--largest-component" in text) == (figures[0][1] < 7)
 
 
 def test_a_missing_prediction_is_warned_of_first(model: Path, cohort: Path, tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ def write_prediction(
     Returns:
         What was written.
     """
-    path, watch = Path(path), Stages() if stages is None else stages.copy()
+    path, before = Path(path), Stages() if stages is None else stages
+    watch = before.copy()
     record, written = output_path(path, RECORD), {}
     record.unlink(missing_ok=True)
     with watch("writing"):
@@ -187,14 +188,15 @@ def write_prediction(
     if page is not None:
         with watch("report"):
             written[REPORT] = output_path(path, REPORT)
-            page(written[REPORT], {**_with_times(prediction.record, watch), "provenance": dict(provenance)})
+            page(written[REPORT], {**_with_times(prediction.record, before, watch), "provenance": dict(provenance)})
     with watch("writing"):
         hashes = {name: file_digest(file) for name, file in written.items()}
-    found = {**_with_times(prediction.record, watch), "outputs": hashes, "provenance": dict(provenance)}
+    found = {**_with_times(prediction.record, before, watch), "outputs": hashes, "provenance": dict(provenance)}
     write_json(record, found)
     return [*written.values(), record]
 
 
-def _with_times(record: Mapping[str, Any], watch: Stages) -> dict[str, Any]:
-    """The record with what the stages around the prediction took."""
-    return {**record, **{kind: {**record.get(kind, {}), **figures} for kind, figures in watch.to_json().items()}}
+def _with_times(record: Mapping[str, Any], before: Stages, watch: Stages) -> dict[str, Any]:
+    """The record with what the stages before the prediction and all around it took, in the order they came."""
+    first, whole = before.to_json(), watch.to_json()
+    return {**record, **{kind: {**first.get(kind, {}), **record.get(kind, {}), **whole[kind]} for kind in whole}}

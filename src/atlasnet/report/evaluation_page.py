@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
 
 _VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
+_FEWEST_DRAWN = 3  # cases, below which a chart says less than the table
+# A Hausdorff distance over so many mm and so many times HD95 is that of a few voxels far off.
+_STRAY_MM, _STRAY_RATIO = 20.0, 3.0
 
 
 def write_evaluation_report(path: Path, table: Mapping[str, Any]) -> Path:
@@ -38,12 +41,14 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
     page.warnings(warnings, "Every reference has a prediction, and every prediction a reference.")
     page.heading(f"Summary of {table['subjects']} cases")
     _summary(page, table["summary"], table["tolerance_mm"], table.get("dice_interval_95", {}))
-    curves = {}
-    for label in table["labels"]:
-        dice = sorted(row["dice"] for row in table["rows"] if row["label"] == label)
-        curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
-    figure = curve_figure(curves, x="cases, from the lowest Dice of each label to the highest", y="Dice")
-    page.svg(svg(figure), "Dice of every case, label by label, sorted.")
+    _strays(page, table["rows"])
+    if table["subjects"] >= _FEWEST_DRAWN:
+        curves = {}
+        for label in table["labels"]:
+            dice = sorted(row["dice"] for row in table["rows"] if row["label"] == label)
+            curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
+        figure = curve_figure(curves, x="cases, from the lowest Dice of each label to the highest", y="Dice")
+        page.svg(svg(figure), "Dice of every case, label by label, sorted.")
     page.heading("Cases")
     page.text("The case and label with the lowest Dice comes first; a click on a heading sorts by it.")
     scores = [name for name in SCORES if table["rows"] and name in table["rows"][0]]
@@ -84,6 +89,23 @@ def _summary(
                 row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")
             rows.append(row)
     page.table(head, rows, words=["score", "worst case"])
+
+
+def _strays(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say of which labels the Hausdorff distance is that of stray islands, and what removes them."""
+    found = []
+    for row in rows:
+        farthest, most = row.get("hausdorff_mm"), row.get("hd95_mm")
+        if farthest is not None and most is not None and farthest > max(_STRAY_MM, _STRAY_RATIO * most):
+            found.append(row["label"])
+    if found:
+        counts = {label: found.count(label) for label in dict.fromkeys(found)}
+        listed = ", ".join(f"{label} in {n} case{'' if n == 1 else 's'}" for label, n in counts.items())
+        page.text(
+            f"The Hausdorff distance is over {_STRAY_MM:g} mm and more than {_STRAY_RATIO:g} times HD95 ({listed}): "
+            "stray islands are the usual reason, and predict --largest-component removes them, where a label is in one "
+            "piece."
+        )
 
 
 def _patches(page: Page, patches: Mapping[str, Any]) -> None:

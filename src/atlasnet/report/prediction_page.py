@@ -18,6 +18,8 @@ from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, labe
 from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.volume import Volume
 
+_ALONE = "by one atlas alone, ml"  # heading of volumes
+
 
 class PredictionReport:
     """Writes the page of one case after the other.
@@ -40,14 +42,14 @@ class PredictionReport:
             record: the run record, as far as it is known by now.
         """
         page = Page(f"Prediction: {name}")
-        self._found(page, record)
+        self._found(page, record, image.grid.voxels)
         self._slices(page, name, image, prediction)
         self._registrations(page, name, image, prediction, record)
         _time(page, record)
         _origin(page, record)
         page.write(path)
 
-    def _found(self, page: Page, record: Mapping[str, Any]) -> None:
+    def _found(self, page: Page, record: Mapping[str, Any], voxels: int) -> None:
         """Warnings, volumes, and how far the atlases agreed."""
         page.warnings(record["warnings"], "No warnings.")
         if record.get("verdict"):
@@ -64,11 +66,11 @@ class PredictionReport:
                 else "Nothing was found."
             )
             + (f" Within an organ mask of {record['organ_mask_ml']:.4g} ml." if record.get("organ_mask_ml") else "")
-            + (f" No atlas reached {record['uncovered_voxels']} voxels." if record["uncovered_voxels"] else "")
+            + _unreached(record["uncovered_voxels"], voxels)
         )
         colours = {segment.name: segment.colour for segment in self.ensemble.segments}
         spread, estimate = record.get("volumes_of_atlases_ml"), record.get("estimated_dice")
-        head = ["label", "volume, ml", *(["atlases, ml"] if spread else []), *(["estimated Dice"] if estimate else [])]
+        head = ["label", "volume, ml", *([_ALONE] if spread else []), *(["estimated Dice"] if estimate else [])]
         head += ["Dice between atlases", *(f"Dice, {atlas['name']}" for atlas in asked)]
         rows: list[list[str | Cell]] = []
         for label, volume in record["volumes_ml"].items():
@@ -82,7 +84,15 @@ class PredictionReport:
             row += [number(dice[label]) for dice in agreement["dice_with_result"]]
             rows.append(row)
         page.table(head, rows)
-        page.text("Dice of an atlas: of its own choice with the fused result.", small=True)
+        page.text(
+            "Dice of an atlas: of its own choice with the fused result."
+            + (
+                " By one atlas alone: from the atlas that gives the least volume to the one that gives the most."
+                if spread
+                else ""
+            ),
+            small=True,
+        )
 
     def _slices(self, page: Page, name: str, image: Volume, prediction: Prediction) -> None:
         grey = window(image, self.ensemble.channels[0])
@@ -124,6 +134,13 @@ class PredictionReport:
                 add_panels(page, panels)
 
 
+def _unreached(uncovered: int, voxels: int) -> str:
+    """What share of the scan no atlas reaches, if some of it."""
+    if not uncovered:
+        return ""
+    return f" No atlas reached {100 * uncovered / voxels:.3g} % of the scan; it is background in the result."
+
+
 def _verdict(page: Page, verdict: Mapping[str, Any]) -> None:
     """Whether the scan is like the training subjects, and what that rests on."""
     reasons = "; ".join(verdict["reasons"])
@@ -152,6 +169,8 @@ def _time(page: Page, record: Mapping[str, Any]) -> None:
         for stage, value in seconds.items()
     ]
     page.table(head, rows)
+    if "report" not in seconds:
+        page.text("The seconds of this page itself stand in the run record.", small=True)
 
 
 def _origin(page: Page, record: Mapping[str, Any]) -> None:
