@@ -225,6 +225,9 @@ def test_a_model_json_that_makes_no_sense_is_refused(
 
 
 def test_an_unfinished_model_says_how_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="this is not a model"):
+        Model.load(tmp_path)
+    (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match="same atlasnet train command"):
         Model.load(tmp_path)
     with pytest.raises(ModelError, match="there is no model"):

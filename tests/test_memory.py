@@ -272,7 +272,7 @@ def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
             "predict": ["predict", large, "-m", model.folder, "-o", out / "one.nii"],
             "register": ["register", large, cohort.subjects[0].images[0], "-o", out / "map"],
             "train": ["train", data, "-o", out / "model", "--atlases", "1"],
-            "step": ["train", cohort.root, "-o", out / "wide", "--width", "8", "--registration", "affine"],
+            "step": ["train", cohort.root, "-o", tmp_path / "wide", "--width", "8", "--registration", "affine"],
         }
     )
     for verb in ("predict", "register", "train"):
@@ -284,7 +284,7 @@ def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
     assert code == 2
     for part in ("memory does not suffice", "batch_size", "plan.json", "--no-memory-check"):
         assert part in said
-    assert not list((out / "wide").rglob("network.safetensors"))
+    assert not list((tmp_path / "wide").rglob("network.safetensors"))
     found = json.loads(done["folder"][1])
     assert done["folder"][0] == 1
     assert set(found["written"]) == {"small"}  # the others go on
