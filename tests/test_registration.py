@@ -362,6 +362,7 @@ def test_hippocampus_labels_are_carried_over(data_folder):
     assert np.mean(scores) > 0.65
 
 
+@pytest.mark.slow
 def test_a_scan_that_shows_a_part_of_the_chest_is_not_stretched_over_the_whole(data_folder):
     chest, part = data_folder / "chest-ct", data_folder / "chest-ct-cropped"
     source, labels = read_volume(part / "cropped_0000.nii.gz"), read_labels(part / "cropped.nii.gz")
