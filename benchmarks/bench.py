@@ -112,6 +112,15 @@ class Bench:
 
         write_json(self.options.output, self.result)
 
+    def before(self) -> dict[str, Any] | None:
+        """The result that an earlier call wrote on this machine, for ``--resume``; None where there is none."""
+        if not self.options.resume or not self.options.output.exists():
+            return None
+        found: dict[str, Any] = json.loads(self.options.output.read_text(encoding="utf-8"))
+        if found["machine"] != self.result["machine"]:
+            sys.exit(f"{self.options.output} was made on another machine")
+        return found
+
     def shown(self, command: Sequence[str]) -> str:
         """The command line without the folders of this machine."""
         places = {str(self.work): "WORK"}

@@ -102,10 +102,8 @@ def main() -> None:
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         runs: list[dict[str, Any]] = []
-        if options.resume and options.output.exists():
-            before = json.loads(options.output.read_text(encoding="utf-8"))
-            if before["machine"] != bench.result["machine"]:
-                parser.error(f"{options.output} was made on another machine")
+        before = bench.before()
+        if before is not None:
             runs = before["runs"]
             bench.stages.update(before["stages"])
         bench.result["runs"] = runs

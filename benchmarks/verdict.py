@@ -232,9 +232,8 @@ def main() -> None:
     chests = sorted(p.name.removesuffix(".nii.gz") for p in (options.data / "chest-ct" / "labelsTr").glob("*.nii.gz"))
     with work_folder(options.work) as work:
         bench = Bench(options, work)
-        rows: list[dict[str, Any]] = []
-        if options.resume and options.output.exists():
-            rows = json.loads(options.output.read_text(encoding="utf-8"))["rows"]
+        before = bench.before()
+        rows: list[dict[str, Any]] = [] if before is None else before["rows"]
         chosen = [
             word
             for name in ("operator", "hippocampi", "broken", "chests", "seed", "threads")

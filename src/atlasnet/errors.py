@@ -92,6 +92,17 @@ class Cancelled(AtlasNetError):
     exit_code = 130
 
 
+def require_folder(path: Path) -> None:
+    """Refuse a cohort's folder that is not there; the command line asks before libraries take seconds to load.
+
+    Raises:
+        CohortError: it is not.
+    """
+    if not path.is_dir():
+        what = "this is not a folder" if path.exists() else "there is no such folder"
+        raise CohortError(what, path=path, expected="a folder of subjects")
+
+
 def explained(problem: Exception) -> AtlasNetError | None:
     """What work failed of, as one of ours; None where that is for nobody to mend but us."""
     if isinstance(problem, AtlasNetError):

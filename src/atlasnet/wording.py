@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things whose plural ends in s."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def duration(seconds: float) -> str:
     """Seconds to two digits or so, in seconds, minutes or hours."""
     if seconds < 100:

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasnet.cli.options import add_output_options, require_folder
+from atlasnet.cli.options import add_output_options
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import require_folder
+from atlasnet.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,11 +68,11 @@ def _lines(report: CheckReport) -> list[str]:
         lines += ["", *plan_lines(report.plan)]
     errors, warnings = len(report.errors), len(report.warnings)
     subjects = 0 if report.fingerprint is None else len(report.fingerprint.subjects)
-    return [*lines, "", f"{_count(subjects, 'subject')} read, {_count(errors, 'error')}, {_count(warnings, 'warning')}"]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return [
+        *lines,
+        "",
+        f"{counted(subjects, 'subject')} read, {counted(errors, 'error')}, {counted(warnings, 'warning')}",
+    ]
 
 
 def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:

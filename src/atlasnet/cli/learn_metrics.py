@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder, require_folder
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder
 from atlasnet.cli.register import PRESETS
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import require_folder
 
 if TYPE_CHECKING:
     from atlasnet.registration import MetricWeights

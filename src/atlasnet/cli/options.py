@@ -142,17 +142,6 @@ def execution_from(args: argparse.Namespace) -> Execution:
     return execution
 
 
-def require_folder(path: Path) -> None:
-    """Refuse a folder that is not there, before libraries take seconds to load.
-
-    Raises:
-        InputError: it is not.
-    """
-    if not path.is_dir():
-        what = "this is not a folder" if path.exists() else "there is no such folder"
-        raise InputError(what, path=path, expected="a folder of subjects")
-
-
 def make_folder(path: Path) -> bool:
     """Create the folder of the output, before any work is done for it; whether it was not there.
 

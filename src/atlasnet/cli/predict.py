@@ -195,15 +195,17 @@ def _report(predictor: Predictor) -> Report:
 
 
 def _check_name(output: Path) -> None:
-    """Refuse what looks like the name of a file that is no image.
+    """Refuse the name of an image that cannot be written, and what looks like that of another file.
 
     Raises:
-        InputError: it does.
+        InputError: it is one.
     """
     from atlasnet.errors import InputError
     from atlasnet.prediction.inputs import image_stem
-    from atlasnet.volume.io import WRITABLE_SUFFIXES
+    from atlasnet.volume.io import WRITABLE_SUFFIXES, image_suffix
 
+    if image_stem(output) is not None and image_suffix(output) not in WRITABLE_SUFFIXES:
+        raise InputError("no such image can be written", path=output, expected=" ".join(WRITABLE_SUFFIXES))
     if image_stem(output) is None and _FILE_SUFFIX.fullmatch(output.suffix) and not output.is_dir():
         raise InputError(
             "this is the name of a file that cannot be written",
@@ -218,11 +220,10 @@ def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:
     """Where the labels of each case go.
 
     Raises:
-        InputError: several cases would go into one file, or no such image can be written.
+        InputError: several cases would go into one file.
     """
     from atlasnet.errors import InputError
     from atlasnet.prediction.inputs import image_stem
-    from atlasnet.volume.io import WRITABLE_SUFFIXES, image_suffix
 
     if image_stem(output) is None:
         return {case.name: output / f"{case.name}.nii.gz" for case in cases}
@@ -230,6 +231,4 @@ def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:
         raise InputError(
             f"{len(cases)} cases cannot be written to one file", path=output, remedy="give a folder after -o"
         )
-    if image_suffix(output) not in WRITABLE_SUFFIXES:
-        raise InputError("no such image can be written", path=output, expected=" ".join(WRITABLE_SUFFIXES))
     return {cases[0].name: output}

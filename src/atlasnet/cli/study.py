@@ -17,9 +17,9 @@ from atlasnet.cli.options import (
     make_folder,
     metric_settings,
     patches_from,
-    require_folder,
 )
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import require_folder
 
 HELP = "compare the method with plain networks, ensembles and label propagation on your own data"
 

@@ -13,9 +13,9 @@ from atlasnet.cli.options import (
     add_network_options,
     execution_from,
     metric_settings,
-    require_folder,
 )
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import require_folder
 
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort

@@ -13,8 +13,9 @@ from atlasnet.cohort.declaration import BACKGROUND, Declaration, read_declaratio
 from atlasnet.cohort.layout import list_subjects
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
-from atlasnet.errors import CohortError, VolumeError
+from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
+from atlasnet.wording import counted
 
 UNNAMED_CHANNEL = "image"
 _SHOWN = 20
@@ -59,11 +60,10 @@ class Cohort:
         cohort, problems = scan(path, labelled=labelled)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors or not cohort.subjects:
-            count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
             lines = [f"\n  {problem}" for problem in errors[:_SHOWN]]
             more = f"\n  and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
             raise CohortError(
-                f"the cohort has {count}" if errors else "the cohort has no subjects",
+                f"the cohort has {counted(len(errors), 'problem')}" if errors else "the cohort has no subjects",
                 path=path,
                 remedy=f"see them all with: atlasnet check {path}" + "".join(lines) + more,
             )
@@ -115,9 +115,7 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
         CohortError: the folder or its ``dataset.json`` cannot be read, or no layout is recognised.
     """
     root = Path(path)
-    if not root.is_dir():
-        what = "this is not a folder" if root.exists() else "there is no such folder"
-        raise CohortError(what, path=root, expected="a folder of subjects")
+    require_folder(root)
     file = root / "dataset.json"
     declaration = read_declaration(file) if file.is_file() else Declaration()
     listing = list_subjects(root, declaration, labelled=labelled)

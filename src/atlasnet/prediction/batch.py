@@ -17,6 +17,7 @@ from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, 
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume
+from atlasnet.wording import counted
 
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
 Report = Callable[[str, Volume, Prediction, Path, Mapping[str, Any]], None]
@@ -48,7 +49,7 @@ class Batch:
         }
         total = sum(counts.values())
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        return f"{total} case{'' if total == 1 else 's'}: {said or 'nothing to do'}"
+        return f"{counted(total, 'case')}: {said or 'nothing to do'}"
 
 
 def wanted_outputs(

@@ -9,6 +9,7 @@ from typing import Any
 from atlasnet.evaluation.table import SCORES
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
+from atlasnet.wording import counted
 
 _VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
 _FEWEST_DRAWN = 3  # cases, below which a chart says less than the table
@@ -100,7 +101,7 @@ def _strays(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
             found.append(row["label"])
     if found:
         counts = {label: found.count(label) for label in dict.fromkeys(found)}
-        listed = ", ".join(f"{label} in {n} case{'' if n == 1 else 's'}" for label, n in counts.items())
+        listed = ", ".join(f"{label} in {counted(n, 'case')}" for label, n in counts.items())
         page.text(
             f"The Hausdorff distance is over {_STRAY_MM:g} mm and more than {_STRAY_RATIO:g} times HD95 ({listed}): "
             "stray islands are the usual reason, and predict --largest-component removes them, where a label is in one "

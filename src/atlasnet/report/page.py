@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.execution import atomic_path
+from atlasnet.wording import counted
 
 MOST_BYTES = 60 * 10**6  # of a page; mail and browsers have trouble with more
 LONG_TABLE = 25  # rows, beyond which a table scrolls within itself
@@ -70,7 +71,7 @@ class Page:
         if not texts:
             self.text(none)
             return
-        count = "1 warning" if len(texts) == 1 else f"{len(texts)} warnings"
+        count = counted(len(texts), "warning")
         items = "".join(f"<li>{escape(text)}</li>" for text in texts)
         self._parts.append(f'<div class="warnings" role="alert"><strong>{count}</strong><ul>{items}</ul></div>')
 
