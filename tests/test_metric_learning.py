@@ -298,9 +298,17 @@ def test_pairs_to_judge_by_share_no_subject_with_those_to_learn_from():
     assert not {n for pair in learning for n in pair} & {n for pair in judging for n in pair}
     assert all(source != target for source, target in learning + judging)
     assert learning != draw_pairs(names, 20, 8, np.random.default_rng(1))[0]
-    few, none = draw_pairs(names[:4], 20, 8, np.random.default_rng(0))
-    assert len(few) == 12
-    assert none == []
+
+
+def test_of_few_subjects_one_is_spared_whose_pairs_judge():
+    for count in range(3, 8):
+        learning, judging = draw_pairs([f"s{number}" for number in range(count)], 50, 50, np.random.default_rng(0))
+        (spared,) = set.intersection(*(set(pair) for pair in judging))
+        assert len(set(judging)) == 2 * (count - 1)
+        assert len(set(learning)) == (count - 1) * (count - 2)
+        assert not any(spared in pair for pair in learning)
+    assert draw_pairs(["a", "b"], 20, 8, np.random.default_rng(0))[1] == []
+    assert len(draw_pairs(["a", "b", "c", "d"], 20, 0, np.random.default_rng(0))[0]) == 12
 
 
 def test_labels_that_no_class_names_are_one_class():

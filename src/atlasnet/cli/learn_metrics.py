@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         metavar="N",
-        help="pairs of other subjects, a quarter of them, that choose among the iterations; with fewer than 8 subjects "
-        "there are none (default: 8)",
+        help="pairs of a quarter of the subjects, which are not learnt from, that choose among the iterations; of one "
+        "subject with the others where there are fewer than 8 (default: 8)",
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the weights, as SVG")
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: beside the output, *_work)")

@@ -9,10 +9,11 @@ import numpy as np
 from atlasnet.errors import CohortError, InputError
 
 Pair = tuple[str, str]  # source, target
-# A cohort of so many subjects spares some, on whose pairs the weights are judged...
-LEAST_TO_SPARE = 8
-# ...one of so many.
+# One subject of so many is spared, and the weights are judged on pairs of those. Of fewer than two such it is one, and
+# his pairs are with the subjects that are learnt from.
 SPARED = 4
+# With fewer subjects none is spared.
+LEAST_TO_SPARE = 3
 # The class of all labels that no class names.
 OTHER = "other"
 
@@ -25,11 +26,12 @@ def draw_pairs(
     Args:
         names: of the subjects.
         learning: how many pairs to learn from, at most.
-        judging: how many pairs of other subjects to judge by, at most; below 8 subjects there are none.
+        judging: how many pairs to judge by, at most; with two subjects there are none.
         generator: decides the order.
 
     Returns:
-        The pairs to learn from, and those to judge by; no subject is in both.
+        The pairs to learn from, and those to judge by. From 8 subjects on no subject is in both; of fewer, one is in
+        all that judge and in none to learn from.
 
     Raises:
         CohortError: fewer than two subjects.
@@ -37,8 +39,14 @@ def draw_pairs(
     if len(names) < 2:
         raise CohortError("a pair needs two subjects", expected="at least 2 subjects", found=str(len(names)))
     order = [names[int(number)] for number in generator.permutation(len(names))]
-    spared = len(order) // SPARED if len(order) >= LEAST_TO_SPARE and judging else 0
-    return _cycled(order[spared:], learning), _cycled(order[:spared], judging)
+    if len(order) < LEAST_TO_SPARE or not judging:
+        return _cycled(order, learning), []
+    spared = max(1, len(order) // SPARED)
+    rest = order[spared:]
+    judged = _cycled(order[:spared], judging)
+    if spared == 1:
+        judged = [pair for other in rest for pair in ((other, order[0]), (order[0], other))][:judging]
+    return _cycled(rest, learning), judged
 
 
 def _cycled(names: Sequence[str], count: int) -> list[Pair]:
