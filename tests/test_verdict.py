@@ -25,7 +25,7 @@ from atlasnet.training.recipe import Recipe
 from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED, MappedCase
 from atlasnet.training.transformer import MappedCohort
-from atlasnet.training.typical import FALSE_ALARMS, KINDS, Kind, Typical
+from atlasnet.training.typical import FALSE_ALARMS, KINDS, Kind, Typical, relative_qualities
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, write_volume
 from synthetic import LABELS, subject
@@ -100,6 +100,17 @@ def test_numbers_that_do_no_harm_are_never_unusual() -> None:
 
 def test_two_subjects_say_nothing() -> None:
     assert LOW.usual([1.0, 2.0]) is None
+
+
+def test_a_training_subject_is_compared_with_the_others_as_a_new_scan_is_with_all() -> None:
+    found = [{"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.9}, {"a": 0.5}, {"c": 0.1}]
+    means = [{"a": 0.6, "b": 0.9}, {"a": 0.7, "b": 0.8}, {"a": 0.8}]
+    expected = [
+        Typical(np.zeros((1, len(SHARES))), {}, others, {}).relative_quality(own)
+        for own, others in zip(found[:3], means, strict=True)
+    ]
+    # The last one shares no atlas with another.
+    assert relative_qualities(found) == pytest.approx(expected)
 
 
 def test_mirroring_the_scan_mirrors_what_it_is_compared_by() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ from atlasnet.training.sources import Keyed
 from atlasnet.training.transformer import MappedCohort, Transformer
 
 REVISION = 1  # counts up when the same scan would give other numbers
-FALSE_ALARMS = 0.05
-"""Of so many scans like the training subjects one piece of evidence or another calls unusual, at most."""
+FALSE_ALARMS = 0.02
+"""Of so many scans like the training subjects one piece of evidence or another calls unusual, at most. It is so little
+because broken scans lie far beyond: at 0.05, on subjects that no result is reported of, no nearer than 3 times."""
 FEWEST = 3
 """Training subjects with a number, below which nothing is said."""
 
@@ -189,23 +190,39 @@ def measure_typical(
         margin = None if best is None else _margin(transformer, source, others[best])
         if margin is not None:
             values["orientation"].append(margin)
-    quality = {}
-    for atlas in atlases if looks else ():
-        onto = [own[atlas.name] for own in found if atlas.name in own]
-        if onto:
-            quality[atlas.name] = float(np.mean(onto))
+    # Each is compared with the mean of the others, so that it is as strange to them as a new scan is.
     mean: Float = np.stack([own.quantiles for own in intensities]).mean(0)
-    typical = Typical(np.round(mean, 5), points, quality, {})
-    for own, reached in zip(intensities, found, strict=True):
-        values["noise"].append(own.roughness)
-        if len(subjects) > 1:
-            # The mean of the others, so that a subject is as strange to it as a new scan is.
-            values["intensities"].append(own.distance(mean + (mean - own.quantiles) / (len(subjects) - 1)))
-        relative = typical.relative_quality(reached)
-        if relative is not None:
-            values["registration"].append(relative)
-    rounded = {name: tuple(sorted(round(value, 6) for value in numbers)) for name, numbers in values.items()}
-    return replace(typical, values=rounded)
+    if len(subjects) > 1:
+        rest = [mean + (mean - own.quantiles) / (len(subjects) - 1) for own in intensities]
+        values["intensities"] = [own.distance(others) for own, others in zip(intensities, rest, strict=True)]
+    values["noise"] = [own.roughness for own in intensities]
+    values["registration"] = relative_qualities(found) if looks else []
+    onto = {atlas.name: [own[atlas.name] for own in found if atlas.name in own] for atlas in atlases if looks}
+    return Typical(
+        quantiles=np.round(mean, 5),
+        points=points,
+        quality={name: float(np.mean(reached)) for name, reached in onto.items() if reached},
+        values={name: tuple(sorted(round(value, 6) for value in numbers)) for name, numbers in values.items()},
+    )
+
+
+def relative_qualities(found: Sequence[Mapping[str, float]]) -> list[float]:
+    """Of each subject, how far its registrations are above the mean of the others' onto the same atlas.
+
+    Args:
+        found: per subject, by atlas, the quality.
+
+    Returns:
+        Mean over the atlases, of every subject that shares one with another.
+    """
+    relative = []
+    for number, own in enumerate(found):
+        others = [*found[:number], *found[number + 1 :]]
+        rest = {name: [other[name] for other in others if name in other] for name in own}
+        above = [own[name] - float(np.mean(reached)) for name, reached in rest.items() if reached]
+        if above:
+            relative.append(float(np.mean(above)))
+    return relative
 
 
 def _intensities(transformer: Transformer, source: Keyed) -> Intensities:
