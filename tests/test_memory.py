@@ -137,12 +137,27 @@ def test_estimates_grow_with_the_scan_and_with_what_is_asked_for(model: Model) -
     assert mapping_bytes([scan, twice], 1, 2, operator) > mapping_bytes([scan, scan], 1, 1, operator)
 
 
+_FREED = """
+from atlasnet.execution import give_back_memory, memory_held
+blocks = [bytearray(100_000) for _ in range(2000)]  # below the size from which glibc maps a block by itself
+del blocks[:-1]
+before = memory_held()  # the last block holds down what lies below it
+give_back_memory()
+print(before - memory_held())
+"""
+
+
+@linux
+def test_memory_that_was_freed_is_given_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", _FREED], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 150 * 1e6
+
+
 _STEP = """
 import json, sys, torch
-from atlasnet.execution import memory_held, peak_memory
+from atlasnet.execution import give_back_memory, kept_memory, memory_held, peak_memory
 from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.network.weights import tensor_channels_last
-from atlasnet.training.allocator import kept_memory
 from atlasnet.training.loss import segmentation_loss
 from atlasnet.training.memory import step_bytes
 name, width, shape = json.loads(sys.argv[1])
@@ -153,6 +168,7 @@ traits = Traits.of(module)
 batch, *sides = shape
 images, target = torch.zeros(batch, traits.input_channels(1), *sides), torch.zeros(shape, dtype=torch.int64)
 estimate = step_bytes(module, traits, 1, target.numel())
+give_back_memory()
 before = memory_held()
 with kept_memory():
     for _ in range(2):

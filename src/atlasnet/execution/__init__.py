@@ -1,5 +1,6 @@
 """Where work runs: device, threads, progress, cancellation, and files that survive a power cut."""
 
+from atlasnet.execution.allocator import give_back_memory, kept_memory
 from atlasnet.execution.archive import unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import (
@@ -32,6 +33,8 @@ __all__ = [
     "copy_file",
     "digest",
     "file_digest",
+    "give_back_memory",
+    "kept_memory",
     "memory_held",
     "memory_left",
     "open_log",

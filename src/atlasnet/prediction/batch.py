@@ -10,7 +10,7 @@ from typing import Any
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError, explained
-from atlasnet.execution import Stages
+from atlasnet.execution import Stages, give_back_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
@@ -157,5 +157,7 @@ def predict_cases(
             continue
         batch.written[case.name] = path
         execution.reporter.note(f"{case.name}: {prediction.summary()}")
-        del image, mask, prediction, page  # nothing of a case is in memory while the next one is segmented
+        # Nothing of a case is in memory while the next one is segmented.
+        del image, mask, prediction, page
+        give_back_memory()
     return batch

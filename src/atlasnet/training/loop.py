@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from atlasnet.errors import AtlasNetError, ModelError
-from atlasnet.execution import Execution, atomic_path, digest, file_digest
+from atlasnet.execution import Execution, atomic_path, digest, file_digest, kept_memory
 from atlasnet.network.inference import mixed, reduced_precision
 from atlasnet.network.registry import build_network
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.weights import channels_last, load_weights, read_tensors, tensor_channels_last, write_tensors
-from atlasnet.training.allocator import kept_memory
 from atlasnet.training.augmentation import Draw, move, recolour
 from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, typical_sample
 from atlasnet.training.checkpoint import (
