@@ -74,7 +74,7 @@ def inverted(image: Volume) -> Volume:
 
 
 def test_a_new_number_like_the_others_is_beyond_the_bound_as_often_as_was_said() -> None:
-    random, trials = np.random.default_rng(0), 4000
+    random, trials = np.random.default_rng(0), 20_000
     numbers = random.normal(3, 2, (trials, 7))
     bounds = np.array([LOW.usual(row[:6])[1] for row in numbers])  # type: ignore[index]
     beyond = int((numbers[:, 6] < bounds).sum())
