@@ -9,7 +9,7 @@ from atlasnet.cohort.phantom.render import LABELS
 from atlasnet.cohort.phantom.subject import phantom_grid, phantom_subject
 from atlasnet.errors import InputError
 from atlasnet.execution import Reporter, SilentReporter, read_json, write_json
-from atlasnet.volume.io import write_volume
+from atlasnet.volume import write_volume
 
 
 def write_phantom_cohort(
