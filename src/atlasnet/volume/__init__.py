@@ -6,7 +6,7 @@ from atlasnet.volume.orientation import Orientation, canonical
 from atlasnet.volume.resample import resample
 from atlasnet.volume.sampling import sample
 from atlasnet.volume.volume import Volume
-from atlasnet.volume.writing import write_volume
+from atlasnet.volume.writing import write_labels, write_volume
 
 __all__ = [
     "Grid",
@@ -18,5 +18,6 @@ __all__ = [
     "read_volume",
     "resample",
     "sample",
+    "write_labels",
     "write_volume",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from atlasnet.volume.volume import Volume
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 _STORED_TYPES = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
+_INTENT_OFFSET, _INTENT_LABEL = 68, 1002  # of a NIfTI-1 header: where its intent stands, and that of a label map
+_GZIP_LEVEL = 6  # as ITK compresses; Python's own choice, 9, takes ten times as long
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -31,20 +36,82 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         VolumeError: an unknown suffix, or a voxel type that no format keeps faithfully.
     """
     path = Path(path)
+    image = _as_stored(path, volume)
+    with atomic_path(path) as temporary:
+        _write(path, image, temporary)
+        if _suffix(path) == ".mhd":
+            os.replace(temporary.with_suffix(".raw"), path.with_suffix(".raw"))
+
+
+def write_labels(path: str | Path, labels: Volume) -> None:
+    """Write a label map as `write_volume` does, and in NIfTI say that it is one: intent code 1002, NIFTI_INTENT_LABEL.
+
+    Viewers then show labels instead of intensities. The other formats have no word for it.
+
+    Args:
+        path: of the file.
+        labels: whole numbers in an integer type, or bool, (c, z, y, x).
+
+    Raises:
+        VolumeError: as `write_volume`, or the voxels are of another type.
+    """
+    path = Path(path)
+    if labels.array.dtype.kind not in "biu":
+        raise VolumeError(
+            "a label map must hold whole numbers",
+            path=path,
+            expected="an integer type",
+            found=str(labels.array.dtype),
+            remedy="write an image with write_volume, or convert labels to integers",
+        )
+    if not _suffix(path).startswith(".nii"):
+        write_volume(path, labels)
+        return
+    image = _as_stored(path, labels)
+    with atomic_path(path) as temporary:
+        # Nothing can be changed within compressed bytes, so the header is completed before they are compressed.
+        plain = temporary.with_suffix("") if _suffix(path) == ".nii.gz" else temporary
+        _write(path, image, plain)
+        with plain.open("r+b") as stream:
+            stream.seek(_INTENT_OFFSET)
+            stream.write(struct.pack("=h", _INTENT_LABEL))  # ITK writes in the order of this machine
+        if plain != temporary:
+            _compress(plain, temporary)
+
+
+def _suffix(path: Path) -> str:
+    """The writable suffix of a file name, in lower case."""
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise VolumeError(
             "the format cannot be written", path=path, expected="a name ending in " + ", ".join(WRITABLE_SUFFIXES)
         )
-    image = to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=not suffix.startswith(".nii"))
-    with atomic_path(path) as temporary, quiet_itk():
+    return suffix
+
+
+def _as_stored(path: Path, volume: Volume) -> sitk.Image:
+    """The image that ITK writes to ``path``, in a voxel type that the format keeps."""
+    vector = not _suffix(path).startswith(".nii")
+    return to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=vector)
+
+
+def _write(path: Path, image: sitk.Image, place: Path) -> None:
+    """Let ITK write to ``place`` what is to lie at ``path``."""
+    with quiet_itk():
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=suffix not in (".nii", ".mhd"))
+            sitk.WriteImage(image, str(place), useCompression=_suffix(place) not in (".nii", ".mhd"))
         except RuntimeError as error:
             raise VolumeError("the image cannot be written", path=path, found=itk_reason(error)) from error
-        if suffix == ".mhd":
-            voxels = temporary.with_suffix(".raw")
-            os.replace(voxels, path.with_suffix(".raw"))
+
+
+def _compress(plain: Path, compressed: Path) -> None:
+    """Compress a file; no name and no time go into the result, so that equal files stay equal."""
+    with (
+        plain.open("rb") as source,
+        compressed.open("wb") as target,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, target, mtime=0) as stream,
+    ):
+        shutil.copyfileobj(source, stream, 1 << 20)
 
 
 def to_sitk(volume: Volume, *, vector: bool = True) -> sitk.Image:
