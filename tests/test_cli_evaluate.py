@@ -12,8 +12,8 @@ import pytest
 from atlasnet.cli import evaluate
 from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import InputError
+from atlasnet.volume import write_volume
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.io import write_volume
 from atlasnet.volume.volume import Volume
 
 

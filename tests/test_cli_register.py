@@ -103,6 +103,14 @@ def test_labels_keep_their_values(result):
     assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(result / "warped_labels.nii.gz"))))) == {0, 3, 7}
 
 
+def test_warped_labels_are_called_labels_and_a_warped_image_is_not(result):
+    intents = {
+        name: sitk.ReadImage(str(result / name)).GetMetaData("intent_code")
+        for name in ("warped_labels.nii.gz", "warped.nii.gz")
+    }
+    assert intents == {"warped_labels.nii.gz": "1002", "warped.nii.gz": "0"}
+
+
 def test_the_two_fields_undo_each_other(scans, result):
     forward, backward = (
         itk_transform(result / name) for name in ("displacement.nii.gz", "inverse_displacement.nii.gz")

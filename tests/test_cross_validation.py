@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,6 +86,11 @@ def test_the_table_holds_every_subject_and_its_interval_the_mean(found: CrossVal
     written = json.loads((folder / "cross_validation.json").read_text())
     assert written["folds"] == [list(fold) for fold in found.folds]
     assert (folder / "table.csv").exists()
+
+
+def test_predictions_are_called_label_maps(found: CrossValidation, folder: Path) -> None:
+    for name in NAMES:
+        assert sitk.ReadImage(folder / "predictions" / f"{name}.nii.gz").GetMetaData("intent_code") == "1002"
 
 
 def test_the_same_call_goes_on_where_it_was_stopped(found: CrossValidation, cohort: Cohort, folder: Path) -> None:

@@ -13,8 +13,8 @@ from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.evaluation import Table, evaluate_folder
 from atlasnet.evaluation.folder import label_values
 from atlasnet.evaluation.scores import LabelScores
+from atlasnet.volume import write_volume
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.io import write_volume
 from atlasnet.volume.volume import Volume
 
 GRID = Grid.from_parts((4, 6, 8), (1.0, 1.0, 2.0))

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from atlasnet.cli import learn_metrics as verb
@@ -279,6 +280,7 @@ def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(coho
     options = FitOptions(atlases=("s0",), width=0.25, preset=short, operator_settings=settings)
     model = fit(cohort, tmp_path / "m", options, execution=ONE)
     assert "atlas_labels/s0.nii.gz" in model.checksums
+    assert sitk.ReadImage(model.folder / "atlas_labels/s0.nii.gz").GetMetaData("intent_code") == "1002"
     model.export(tmp_path / "m.zip")
     (member,) = Predictor(Model.load(tmp_path / "m.zip"), execution=ONE).members
     assert member.operator.settings()["classes"][2]["weights"] == dict(CLASSES[2].weights)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from atlasnet.volume import Grid, Volume, canonical, read_volume, write_volume
-from atlasnet.volume.io import to_sitk
+from atlasnet.volume.writing import to_sitk
 
 STORAGES = list(product(permutations(range(3)), product((False, True), repeat=3)))
 

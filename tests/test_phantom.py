@@ -258,6 +258,7 @@ def test_written_cohort_has_nnunets_layout_and_can_be_read(tmp_path: Path) -> No
     assert image.GetSize() == labels.GetSize() == (32, 32, 12)
     assert image.GetPixelID() == sitk.sitkInt16
     np.testing.assert_allclose(image.GetOrigin(), labels.GetOrigin())
+    assert (image.GetMetaData("intent_code"), labels.GetMetaData("intent_code")) == ("0", "1002")
 
 
 def test_writing_a_cohort_again_keeps_the_cases_that_exist(tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ def test_the_record_tells_what_was_done_and_not_to_whom(scans: Path, model: Mode
         assert record["outputs"][output] == hashlib.sha256((out / name).read_bytes()).hexdigest()
 
 
+def test_labels_are_called_labels_and_maps_are_not(scans: Path, model: Model) -> None:
+    assert main(predict(scans, model, "--agreement", "--probabilities")) == 0
+    for name, intent in (("anna", "1002"), ("anna_agreement", "0"), ("anna_probabilities", "0")):
+        assert sitk.ReadImage(scans.parent / "out" / f"{name}.nii.gz").GetMetaData("intent_code") == intent
+
+
 def test_warnings_of_a_case_are_in_its_record(scans: Path, model: Model) -> None:
     from atlasnet.prediction import PredictOptions
     from atlasnet.registration import Registration, make_operator

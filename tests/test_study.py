@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Subject
@@ -63,6 +64,12 @@ def test_every_method_segments_every_test_subject(study: Study, found: dict) -> 
         for case in TESTS:
             labels = read_labels(study.folder / "runs" / name / "100" / "seed0" / f"{case}.nii.gz")
             assert set(np.unique(labels.array)) <= set(LABELS.values())
+
+
+def test_every_label_map_of_a_study_is_called_one(study: Study) -> None:
+    written = list((study.folder / "runs").rglob("*.nii.gz"))
+    assert len(written) >= len(TESTS)
+    assert {sitk.ReadImage(path).GetMetaData("intent_code") for path in written} == {"1002"}
 
 
 def test_the_table_is_the_mean_of_the_scores_on_disk(study: Study, found: dict) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import Cancelled, InputError
@@ -274,6 +275,7 @@ def test_references_keep_whole_slices_and_lose_whole_slices(
 ) -> None:
     part = share_of_slices(cohort, 0.5, 0, axis, tmp_path)
     assert part.ignore_label == 5
+    assert all(sitk.ReadImage(subject.labels).GetMetaData("intent_code") == "1002" for subject in part)
     for before, after in zip(cohort, part, strict=True):
         full, thinned = before.read_labels().array, after.read_labels().array
         other = tuple(a for a in range(4) if a != across)

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from atlasnet.estimator import AtlasNet
     from atlasnet.execution import Execution
     from atlasnet.registration import register_images as register
-    from atlasnet.volume import Volume, read_volume, write_volume
+    from atlasnet.volume import Volume, read_volume, write_labels, write_volume
 
-__all__ = ["AtlasNet", "Cohort", "Execution", "Volume", "__version__", "read_volume", "register", "write_volume"]
+__all__ = [
+    "AtlasNet",
+    "Cohort",
+    "Execution",
+    "Volume",
+    "__version__",
+    "read_volume",
+    "register",
+    "write_labels",
+    "write_volume",
+]
 
 _HOMES = {
     "AtlasNet": ("atlasnet.estimator", "AtlasNet"),
@@ -27,6 +37,7 @@ _HOMES = {
     "Volume": ("atlasnet.volume", "Volume"),
     "read_volume": ("atlasnet.volume", "read_volume"),
     "register": ("atlasnet.registration", "register_images"),
+    "write_labels": ("atlasnet.volume", "write_labels"),
     "write_volume": ("atlasnet.volume", "write_volume"),
 }
 

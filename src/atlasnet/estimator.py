@@ -24,7 +24,7 @@ class AtlasNet:
 
         net = AtlasNet(atlases=3).fit("data/", "model/")
         prediction = net.predict("ct.nii.gz")
-        write_volume("seg.nii.gz", prediction.labels)
+        write_labels("seg.nii.gz", prediction.labels)
 
     Args:
         atlases: how many to choose among the subjects (None: 6, or all of fewer), or names of subjects or image files.

@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
 def _predict(method: AtlasNet, data: Path, predictions: Path, execution: Execution) -> None:
     """Segment the test subjects, all of them anew: the models may have changed."""
     from atlasnet.prediction import find_cases
-    from atlasnet.volume import write_volume
+    from atlasnet.volume import write_labels, write_volume
 
     shutil.rmtree(predictions, ignore_errors=True)
     cases = find_cases([data / "imagesTs"], 1)
     for case in execution.reporter.track(cases, f"segmenting for {predictions.name}", len(cases)):
         prediction = method.predict(case.read_image(), agreement=True)
-        write_volume(predictions / f"{case.name}.nii.gz", prediction.labels)
+        write_labels(predictions / f"{case.name}.nii.gz", prediction.labels)
         if prediction.agreement is not None:
             write_volume(predictions / f"{case.name}_agreement.nii.gz", prediction.agreement)
 

@@ -202,7 +202,8 @@ def _check_name(output: Path) -> None:
     """
     from atlasnet.errors import InputError
     from atlasnet.prediction.inputs import image_stem
-    from atlasnet.volume.io import WRITABLE_SUFFIXES, image_suffix
+    from atlasnet.volume.io import image_suffix
+    from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
     if image_stem(output) is not None and image_suffix(output) not in WRITABLE_SUFFIXES:
         raise InputError("no such image can be written", path=output, expected=" ".join(WRITABLE_SUFFIXES))

@@ -269,7 +269,7 @@ def _write(
     """Write every file whole; what an earlier run left and this one does not replace goes: it describes another map."""
     from atlasnet.execution import write_json
     from atlasnet.transform import write_itk_field
-    from atlasnet.volume import write_volume
+    from atlasnet.volume import write_labels, write_volume
 
     folder = args.output
     # The record says that everything beside it belongs together, so it goes first and comes last.
@@ -279,7 +279,7 @@ def _write(
     warped = transform.warp(source, target.grid, fill=float(source.array.min()))
     write_volume(folder / WARPED, warped)
     if labels is not None:
-        write_volume(folder / LABELS, transform.warp(labels, target.grid, interpolation="label"))
+        write_labels(folder / LABELS, transform.warp(labels, target.grid, interpolation="label"))
     if args.fields:
         write_itk_field(folder / FIELD, transform.forward, target.grid)
         write_itk_field(folder / INVERSE_FIELD, transform.backward, source.grid)

@@ -21,7 +21,7 @@ from atlasnet.prediction.inputs import image_stem
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
-from atlasnet.volume import write_volume
+from atlasnet.volume import write_labels, write_volume
 
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
@@ -174,7 +174,8 @@ def write_prediction(
             volume = getattr(prediction, name)
             if volume is not None:
                 written[name] = output_path(path, name)
-                write_volume(written[name], volume)
+                write = write_labels if name == LABELS else write_volume
+                write(written[name], volume)
         if origin is not None and dicom_seg:
             from atlasnet.prediction.dicom_seg import write_dicom_seg
 

@@ -18,13 +18,14 @@ from atlasnet.report.display import (
     window,
 )
 from atlasnet.report.panel import (
+    AROUND,
     TITLE,
     draw_image,
     draw_labels,
     draw_legend,
     draw_outlines,
     legend_entries,
-    new_figure,
+    picture_figure,
     save,
 )
 from atlasnet.volume import Volume
@@ -75,7 +76,7 @@ def overlay(
     chosen = _spread(shown, plane) if slices is None else list(slices)
     grey, palette = window(image, modality), colours(names)
     pictures = [take_slice(image, index, plane) for index in chosen]
-    figure = new_figure(PANEL * len(chosen), panel_height(pictures[0]) + 1.1)
+    figure = picture_figure((PANEL + AROUND) * len(chosen), panel_height(pictures[0]) + AROUND + 1.1)
     grid = np.atleast_1d(figure.subplots(1, len(chosen)))
     for axes, index, picture in zip(grid, chosen, pictures, strict=True):
         draw_image(axes, picture, grey, f"{plane} slice {index}")

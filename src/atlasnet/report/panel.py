@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from atlasnet.execution import atomic_path
-from atlasnet.report.display import Slice
+from atlasnet.report.display import Edges, Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +24,21 @@ if TYPE_CHECKING:
 FILL = 0.45  # opacity of filled labels: the image still shows through
 PIXELS_PER_INCH = 110
 TITLE, TEXT = 13, 11  # points
+LETTER_GAP = 4  # points between a picture and the letters at its edges
+AROUND = 0.5  # inches that the letters beside a picture, or above and below it, need, with some room between pictures
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of its own, in inches, without matplotlib's global state."""
     figure = Figure(figsize=(width, height), layout="compressed", dpi=PIXELS_PER_INCH)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def picture_figure(width: float, height: float) -> Figure:
+    """A figure for pictures side by side, with room between the L of one and the R of the next."""
+    figure = new_figure(width, height)
+    figure.set_layout_engine("compressed", w_pad=0.1)
     return figure
 
 
@@ -44,8 +53,29 @@ def save(figure: Figure, path: str | Path) -> Path:
 def draw_image(axes: Axes, image: Slice, window: tuple[float, float], title: str = "") -> None:
     """The grey image, in true proportions."""
     axes.imshow(image.pixels, cmap="gray", vmin=window[0], vmax=window[1], aspect=image.aspect, interpolation="nearest")
-    axes.set_title(title, fontsize=TITLE)
     axes.set_axis_off()
+    draw_frame(axes, image.edges, title)
+
+
+def draw_frame(axes: Axes, edges: Edges, title: str = "") -> None:
+    """Around a picture its title and, beyond each edge, what of the patient lies there: letters within hide anatomy."""
+    axes.set_title(title, fontsize=TITLE, pad=TEXT + 2 * LETTER_GAP)
+    for letters, x, y, horizontal, vertical in (
+        (edges.left, 0.0, 0.5, "right", "center"),
+        (edges.right, 1.0, 0.5, "left", "center"),
+        (edges.top, 0.5, 1.0, "center", "baseline"),
+        (edges.bottom, 0.5, 0.0, "center", "top"),
+    ):
+        axes.annotate(
+            letters,
+            (x, y),
+            xycoords="axes fraction",
+            xytext=(2 * LETTER_GAP * (x - 0.5), 2 * LETTER_GAP * (y - 0.5)),
+            textcoords="offset points",
+            horizontalalignment=horizontal,
+            verticalalignment=vertical,
+            fontsize=TEXT,
+        )
 
 
 def draw_labels(axes: Axes, labels: Slice, colours: Mapping[int, str]) -> None:

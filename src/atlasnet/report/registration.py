@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from atlasnet.report.display import Plane, Slice, slice_count, take_slice, window
-from atlasnet.report.panel import TEXT, TITLE, draw_image, new_figure, save
+from atlasnet.report.panel import AROUND, TEXT, TITLE, draw_frame, draw_image, picture_figure, save
 from atlasnet.volume import Volume
 
 # A panel is so many inches wide, and no higher than so many.
@@ -41,8 +41,8 @@ def registration_figure(
     # The slices that the middle of the field of view lies in.
     middles = [slice_count(target, plane) // 2 for plane in planes]
     pictures = [take_slice(target, middle, plane) for plane, middle in zip(planes, middles, strict=True)]
-    heights = [min(HEIGHT, WIDTH * p.pixels.shape[0] / p.pixels.shape[1] * p.aspect) + 0.4 for p in pictures]
-    figure = new_figure(4 * WIDTH + 0.8, sum(heights) + 0.6)
+    heights = [min(HEIGHT, WIDTH * p.pixels.shape[0] / p.pixels.shape[1] * p.aspect) + 0.4 + AROUND for p in pictures]
+    figure = picture_figure(4 * (WIDTH + AROUND) + 0.8, sum(heights) + 0.6)
     panels = figure.subplots(len(planes), 4, squeeze=False, height_ratios=heights)
     windows = window(target, modality), window(warped, modality)
     limit = float(np.log2(LARGEST_CHANGE))
@@ -59,7 +59,7 @@ def registration_figure(
         row[3].set_facecolor("black")
         row[3].set_xticks([])
         row[3].set_yticks([])
-        row[3].set_title("Jacobian of the map", fontsize=TITLE)
+        draw_frame(row[3], change.edges, "Jacobian of the map")
     bar = figure.colorbar(scale, ax=panels[:, 3].tolist(), shrink=0.8)
     ticks = (1 / LARGEST_CHANGE, 0.5, 1.0, 2.0, LARGEST_CHANGE)
     bar.set_ticks([float(np.log2(tick)) for tick in ticks], labels=[f"{tick:.3g}" for tick in ticks])

@@ -8,6 +8,7 @@ from pathlib import Path
 from atlasnet.report.display import colours, richest_slice, same_level, slice_count, take_slice, window
 from atlasnet.report.overlay import PANEL, panel_height
 from atlasnet.report.panel import (
+    AROUND,
     TEXT,
     TITLE,
     draw_image,
@@ -15,7 +16,7 @@ from atlasnet.report.panel import (
     draw_map,
     draw_outlines,
     legend_entries,
-    new_figure,
+    picture_figure,
     save,
 )
 from atlasnet.volume import Volume
@@ -57,7 +58,7 @@ def stages_figure(
     else:
         there = round((here + 0.5) / slice_count(source) * slice_count(mapped) - 0.5)
     picture = take_slice(source, here)
-    figure = new_figure(3 * PANEL, 2 * panel_height(picture) + 1.2)
+    figure = picture_figure(3 * (PANEL + AROUND), 2 * (panel_height(picture) + AROUND) + 1.2)
     panels = figure.subplots(2, 3).ravel()
     draw_image(panels[0], picture, grey, "1  source")
     draw_image(panels[1], take_slice(atlas, same_level(mapped, there, atlas)), grey, "2  atlas")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.training.mapping import to_slices
-from atlasnet.volume import Volume, canonical, write_volume
+from atlasnet.volume import Volume, canonical, write_labels
 
 FEWEST_SUBJECTS = 2
 # Multiples of the golden ratio, without their whole parts, fill the unit interval more evenly than those of any other
@@ -46,7 +46,7 @@ def share_of_slices(cohort: Cohort, fraction: float, seed: int, axis: Literal["z
     for number, subject in enumerate(sorted(cohort, key=lambda subject: subject.name)):
         path = folder / f"{subject.name}.nii.gz"
         if not path.exists():
-            write_volume(path, _thinned(subject, fraction, np.random.default_rng([seed, number]), axis, ignore))
+            write_labels(path, _thinned(subject, fraction, np.random.default_rng([seed, number]), axis, ignore))
         subjects.append(replace(subject, labels=path))
     return replace(cohort, subjects=tuple(subjects), ignore_label=ignore)
 

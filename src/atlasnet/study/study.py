@@ -35,7 +35,7 @@ from atlasnet.training.model import Model, class_values
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import planned_operator
 from atlasnet.training.recipe import Augmentation, check_epochs
-from atlasnet.volume import Volume, canonical, read_labels, write_volume
+from atlasnet.volume import Volume, canonical, read_labels, write_labels
 
 CANVAS = "canvas"
 SETTINGS, JOBS, ATLASES = "settings.json", "jobs.json", "atlases.json"
@@ -389,7 +389,7 @@ class StudyRun:
         reference, mask = test.read_labels(grid), test.read_mask(grid)
         scores = self._scores(test, prediction.labels, reference)
         path = self._path(run, test.name)
-        write_volume(path.with_suffix(".nii.gz"), prediction.labels)
+        write_labels(path.with_suffix(".nii.gz"), prediction.labels)
         details = describe(prediction, reference, self.cohort.ignore_label, mask)
         write_json(path, {"scores": scores, "details": details})
 

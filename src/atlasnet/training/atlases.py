@@ -23,7 +23,7 @@ from atlasnet.execution import (
 from atlasnet.training.model import atlas_labels_path
 from atlasnet.training.sources import Keyed, keyed_atlas
 from atlasnet.training.update import Update
-from atlasnet.volume import Volume, canonical, write_volume
+from atlasnet.volume import Volume, canonical, write_labels, write_volume
 
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
@@ -202,7 +202,7 @@ class AtlasSet:
         else:
             (reading,) = (s.read_labels for s in subjects if s.name == source.subject)
             assert reading is not None
-            write_volume(place, reading())
+            write_labels(place, reading())
         return key, place
 
     def _named(self, names: Sequence[str]) -> list[AtlasSource]:

@@ -1,11 +1,12 @@
 """Volumes with trustworthy geometry: reading, writing, orientation, resampling."""
 
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.io import read_grid, read_labels, read_volume, write_volume
+from atlasnet.volume.io import read_grid, read_labels, read_volume
 from atlasnet.volume.orientation import Orientation, canonical
 from atlasnet.volume.resample import resample
 from atlasnet.volume.sampling import sample
 from atlasnet.volume.volume import Volume
+from atlasnet.volume.writing import write_labels, write_volume
 
 __all__ = [
     "Grid",
@@ -17,5 +18,6 @@ __all__ = [
     "read_volume",
     "resample",
     "sample",
+    "write_labels",
     "write_volume",
 ]

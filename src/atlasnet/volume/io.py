@@ -1,7 +1,7 @@
-"""Reading and writing volumes: NIfTI, NRRD and MetaImage files, and DICOM (read only).
+"""Reading volumes: NIfTI, NRRD and MetaImage files, and DICOM.
 
-SimpleITK does the reading and writing. What it lets pass, this module refuses: a geometry or a voxel that cannot be
-trusted never enters.
+SimpleITK does the reading. What it lets pass, this module refuses: a geometry or a voxel that cannot be trusted never
+enters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
-from atlasnet.execution import atomic_path
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.headers import NiftiGeometry, check_nifti, check_spacing
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
@@ -28,14 +27,11 @@ from atlasnet.volume.volume import Volume
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
-WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 DIRECTION_TOLERANCE = 1e-3
 """How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
 
 _FARTHEST = 1e7  # mm; an origin beyond is a damaged number
-
-_STORED_TYPES = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 
 
 def image_suffix(path: str | Path) -> str | None:
@@ -74,7 +70,7 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
     if path.exists() and is_dicom(path):
         from atlasnet.volume.dicom import read_dicom  # pydicom takes a while to load
 
-        with _quiet_itk():
+        with quiet_itk():
             volume = read_dicom(path, series)
         _check_finite(path, volume.array)
         return volume
@@ -91,7 +87,7 @@ def read_sitk(path: Path) -> tuple[sitk.Image, Grid]:
         VolumeError: as `read_volume`, but for what concerns axes and values of the voxels.
     """
     nifti = _check_file(path)
-    with _quiet_itk(), _alone(path) as name:
+    with quiet_itk(), _alone(path) as name:
         try:
             image = sitk.ReadImage(str(name))
         except RuntimeError as error:
@@ -114,7 +110,7 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
     nifti = _check_file(path, voxels=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _quiet_itk():
+    with quiet_itk():
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
@@ -147,51 +143,6 @@ def read_labels(path: str | Path) -> Volume:
     return volume.replace(whole.astype(np.int16 if small else np.int32))
 
 
-def write_volume(path: str | Path, volume: Volume) -> None:
-    """Write a volume in the format that the suffix names: .nii, .nii.gz, .nrrd, .mha or .mhd.
-
-    All but .nii and .mhd are compressed. The file appears whole or not at all (of the two files of .mhd, the voxels
-    come first). Several channels become NIfTI's fourth axis, and a vector per voxel in the other formats. bool is
-    stored as uint8, float16 as float32, 64-bit integers in the smallest integer type that holds every value.
-
-    Raises:
-        VolumeError: an unknown suffix, or a voxel type that no format keeps faithfully.
-    """
-    path = Path(path)
-    suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None:
-        raise VolumeError(
-            "the format cannot be written", path=path, expected="a name ending in " + ", ".join(WRITABLE_SUFFIXES)
-        )
-    image = to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=not suffix.startswith(".nii"))
-    with atomic_path(path) as temporary, _quiet_itk():
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=suffix not in (".nii", ".mhd"))
-        except RuntimeError as error:
-            raise VolumeError("the image cannot be written", path=path, found=_reason(error)) from error
-        if suffix == ".mhd":
-            voxels = temporary.with_suffix(".raw")
-            os.replace(voxels, path.with_suffix(".raw"))
-
-
-def to_sitk(volume: Volume, *, vector: bool = True) -> sitk.Image:
-    """A SimpleITK image of the volume: 3-D; with several channels a vector image, or 4-D where ``vector`` is false."""
-    grid, array = volume.grid, volume.array
-    if volume.channels == 1:
-        image = sitk.GetImageFromArray(array[0])
-    elif vector:
-        image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(array, 0, -1)), isVector=True)
-    else:
-        image = sitk.GetImageFromArray(array, isVector=False)
-    extra = image.GetDimension() - 3
-    direction = np.eye(3 + extra)
-    direction[:3, :3] = grid.direction
-    image.SetSpacing([*grid.spacing.tolist(), *[1.0] * extra])
-    image.SetOrigin([*grid.origin.tolist(), *[0.0] * extra])
-    image.SetDirection(direction.ravel().tolist())
-    return image
-
-
 def _itk_grid(path: Path, image: Any, nifti: NiftiGeometry | None, shape: tuple[int, int, int]) -> Grid:
     """The geometry that ITK read into an image or a file reader, of the first three axes, checked."""
     dimensions = image.GetDimension()
@@ -221,7 +172,7 @@ def _alone(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _quiet_itk() -> Iterator[None]:
+def quiet_itk() -> Iterator[None]:
     """ITK without console warnings, and letting any NIfTI direction through: this module judges them itself."""
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     before = os.environ.get("ITK_NIFTI_SFORM_PERMISSIVE")
@@ -372,31 +323,8 @@ def _check_finite(path: Path, array: NDArray[Any]) -> None:
         )
 
 
-def _storable(path: Path, array: NDArray[Any]) -> NDArray[Any]:
-    kind, dtype = array.dtype.kind, array.dtype
-    if kind == "b":
-        return array.astype(np.uint8)
-    if kind == "f" and dtype.itemsize == 2:
-        return array.astype(np.float32)
-    native = dtype.newbyteorder("=")
-    if native in _STORED_TYPES:
-        return np.ascontiguousarray(array, dtype=native)
-    if kind in "iu":
-        low, high = int(array.min()), int(array.max())
-        for candidate in _STORED_TYPES[:6]:
-            limits = np.iinfo(candidate)
-            if limits.min <= low and high <= limits.max:
-                return array.astype(candidate)
-        raise VolumeError(
-            "the values do not fit 32 bits", path=path, found=f"{low} to {high}", remedy="write them as float64"
-        )
-    raise VolumeError(
-        "this voxel type cannot be written", path=path, expected="integers or floats of up to 64 bits", found=str(dtype)
-    )
-
-
 def _explained(path: Path, error: RuntimeError) -> VolumeError:
-    reason = _reason(error)
+    reason = itk_reason(error)
     if "determinant is 0" in str(error):
         return VolumeError("the direction matrix is singular", path=path, found=reason, remedy="correct the header")
     if "ero-valued spacing" in str(error):
@@ -404,7 +332,7 @@ def _explained(path: Path, error: RuntimeError) -> VolumeError:
     return VolumeError("the file cannot be read", path=path, found=reason, remedy="copy or export the file again")
 
 
-def _reason(error: RuntimeError) -> str:
+def itk_reason(error: RuntimeError) -> str:
     """What ITK says, without its source paths and object addresses."""
     lines = [
         re.sub(r"\w+\(0x[0-9a-f]+\): ", "", line.split("ERROR:")[-1]).strip() for line in str(error).splitlines()[1:]

@@ -9,7 +9,7 @@ from atlasnet.cohort.phantom.render import LABELS
 from atlasnet.cohort.phantom.subject import phantom_grid, phantom_subject
 from atlasnet.errors import InputError
 from atlasnet.execution import Reporter, SilentReporter, read_json, write_json
-from atlasnet.volume.io import write_volume
+from atlasnet.volume import write_labels, write_volume
 
 
 def write_phantom_cohort(
@@ -78,7 +78,7 @@ def write_phantom_cohort(
         image, labels = phantom_subject(own, shape=grid.shape, spacing=grid.spacing.tolist(), disease=disease)
         image_path, labels_path = _paths(folder, part, number)
         write_volume(image_path, image)
-        write_volume(labels_path, labels)
+        write_labels(labels_path, labels)
     return folder
 
 
