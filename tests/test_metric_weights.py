@@ -200,9 +200,11 @@ def test_a_cohort_gives_weights_with_the_record_of_how_they_came_about(learnt):
     assert sum(weights.average.values()) == pytest.approx(1)
     assert all(weight >= 0 for one in weights.classes for weight in one.weights.values())
     record = weights.provenance
+    learning, judging = ({name for pair in record[key] for name in pair} for key in ("pairs", "judging_pairs"))
+    (spared,) = judging - learning
     assert len(record["pairs"]) == 2
-    assert record["judging_pairs"] == []
-    assert record["chosen"] == len(record["iterations"]) - 1
+    assert len(record["judging_pairs"]) == 4
+    assert all(spared in pair for pair in record["judging_pairs"])
     assert all(row["objective"] <= row["objective_before"] for row in record["iterations"])
     shares = np.array([record["points"][one.name] for one in weights.classes])
     table = np.array([[one.weights[name] for name in TINY.metrics] for one in weights.classes])
@@ -236,7 +238,8 @@ def test_a_subject_without_a_reference_is_named(cohort, tmp_path):
 
 def test_the_verb_writes_weights_that_register_takes(data, tmp_path, capsys):
     out = tmp_path / "weights.json"
-    options = ["--pairs", "1", "--metrics", "ncc,sad", "--iterations", "1", "--class", "organ=2,4", "--spacing", "4"]
+    options = ["--pairs", "1", "--judging-pairs", "0", "--metrics", "ncc,sad", "--iterations", "1"]
+    options += ["--class", "organ=2,4", "--spacing", "4"]
     figure = tmp_path / "weights.svg"
     words = ["learn-metrics", str(data), "-o", str(out), "--figure", str(figure), "--threads", "1", *options]
     assert main(words) == 0

@@ -122,3 +122,12 @@ def test_what_is_not_of_whole_numbers_is_refused_and_the_old_file_stays(tmp_path
     with pytest.raises(VolumeError, match="the format cannot be written"):
         write_labels(tmp_path / "v.png", labels())
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("suffix", [".NII.GZ", ".NII", ".NRRD", ".MHA", ".MHD"])
+def test_a_name_in_capitals_names_the_same_format(tmp_path: Path, suffix: str) -> None:
+    original = labels()
+    for write, name in ((write_volume, f"image{suffix}"), (write_labels, f"labels{suffix}")):
+        write(tmp_path / name, original)
+        np.testing.assert_array_equal(read_labels(tmp_path / name).array, original.array)
+    assert {path.suffix.lower() for path in tmp_path.iterdir()} <= {".gz", ".nii", ".nrrd", ".mha", ".mhd", ".raw"}

@@ -40,6 +40,14 @@ def image_suffix(path: str | Path) -> str | None:
     return next((suffix for suffix in READABLE_SUFFIXES if name.endswith(suffix)), None)
 
 
+def _reader(path: Path) -> str:
+    """What ITK calls its reader of the format. By itself it finds none for some names in capitals."""
+    suffix = image_suffix(path) or ""
+    if suffix.startswith(".nii"):
+        return "NiftiImageIO"
+    return "NrrdImageIO" if suffix in (".nrrd", ".nhdr") else "MetaImageIO"
+
+
 def is_dicom(path: str | Path) -> bool:
     """Whether this is read as DICOM: a folder, a zip, or a file that is DICOM by its name or its first bytes."""
     path = Path(path)
@@ -89,7 +97,7 @@ def read_sitk(path: Path) -> tuple[sitk.Image, Grid]:
     nifti = _check_file(path)
     with quiet_itk(), _alone(path) as name:
         try:
-            image = sitk.ReadImage(str(name))
+            image = sitk.ReadImage(str(name), imageIO=_reader(path))
         except RuntimeError as error:
             raise _explained(path, error) from error
     x, y, z = [*image.GetSize(), 1, 1][:3]
@@ -110,6 +118,7 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
     nifti = _check_file(path, voxels=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_reader(path))
     with quiet_itk():
         try:
             reader.ReadImageInformation()

@@ -38,9 +38,10 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     path = Path(path)
     image = _as_stored(path, volume)
     with atomic_path(path) as temporary:
-        _write(path, image, temporary)
+        written = _write(path, image, temporary)
         if _suffix(path) == ".mhd":
-            os.replace(temporary.with_suffix(".raw"), path.with_suffix(".raw"))
+            os.replace(written.with_suffix(".raw"), path.with_suffix(".raw"))
+        os.replace(written, temporary)
 
 
 def write_labels(path: str | Path, labels: Volume) -> None:
@@ -70,13 +71,15 @@ def write_labels(path: str | Path, labels: Volume) -> None:
     image = _as_stored(path, labels)
     with atomic_path(path) as temporary:
         # Nothing can be changed within compressed bytes, so the header is completed before they are compressed.
-        plain = temporary.with_suffix("") if _suffix(path) == ".nii.gz" else temporary
-        _write(path, image, plain)
+        packed = _suffix(path) == ".nii.gz"
+        plain = _write(path, image, temporary.with_suffix("") if packed else temporary)
         with plain.open("r+b") as stream:
             stream.seek(_INTENT_OFFSET)
             stream.write(struct.pack("=h", _INTENT_LABEL))  # ITK writes in the order of this machine
-        if plain != temporary:
+        if packed:
             _compress(plain, temporary)
+        else:
+            os.replace(plain, temporary)
 
 
 def _suffix(path: Path) -> str:
@@ -95,13 +98,16 @@ def _as_stored(path: Path, volume: Volume) -> sitk.Image:
     return to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=vector)
 
 
-def _write(path: Path, image: sitk.Image, place: Path) -> None:
-    """Let ITK write to ``place`` what is to lie at ``path``."""
+def _write(path: Path, image: sitk.Image, place: Path) -> Path:
+    """Let ITK write to ``place`` what is to lie at ``path``; where it did, because ITK knows small suffixes only."""
+    suffix = _suffix(place)
+    place = place.with_name(place.name[: -len(suffix)] + suffix)
     with quiet_itk():
         try:
-            sitk.WriteImage(image, str(place), useCompression=_suffix(place) not in (".nii", ".mhd"))
+            sitk.WriteImage(image, str(place), useCompression=suffix not in (".nii", ".mhd"))
         except RuntimeError as error:
             raise VolumeError("the image cannot be written", path=path, found=itk_reason(error)) from error
+    return place
 
 
 def _compress(plain: Path, compressed: Path) -> None:
