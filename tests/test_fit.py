@@ -328,7 +328,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "file").write_text("")
     arguments = ["predict", str(tmp_path / "scan.nii.gz"), "-m", str(model.folder), "--quiet", "-o"]
     assert main([*arguments, str(tmp_path / "file" / "out")]) == 2
-    assert "cannot be created" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "scan.nhdr")]) == 2
     assert "no such image can be written" in capsys.readouterr().err
 

@@ -156,6 +156,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
     Raises:
         VolumeError: an unknown suffix, or a voxel type that no format keeps faithfully.
+        OSError: the file cannot be written whole, for one because the disk is full.
     """
     path = Path(path)
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
@@ -164,14 +165,31 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             "the format cannot be written", path=path, expected="a name ending in " + ", ".join(WRITABLE_SUFFIXES)
         )
     image = to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=not suffix.startswith(".nii"))
-    with atomic_path(path) as temporary, _quiet_itk():
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=suffix not in (".nii", ".mhd"))
-        except RuntimeError as error:
-            raise VolumeError("the image cannot be written", path=path, found=_reason(error)) from error
+    with atomic_path(path) as temporary:
+        write_sitk(temporary, image, path)
         if suffix == ".mhd":
             voxels = temporary.with_suffix(".raw")
             os.replace(voxels, path.with_suffix(".raw"))
+
+
+def write_sitk(temporary: Path, image: sitk.Image, path: Path) -> None:
+    """Have ITK write an image to ``temporary``, which is to become ``path``, and see that all of it is there.
+
+    ITK does not notice that a disk is full while it writes NIfTI: what was written is read again.
+
+    Raises:
+        OSError: it cannot be written whole.
+    """
+    with _quiet_itk():
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=not temporary.name.lower().endswith((".nii", ".mhd")))
+        except RuntimeError as error:
+            raise OSError(f"{path}: the image cannot be written: {_reason(error)}") from error
+    if str(image_suffix(temporary)).startswith(".nii"):
+        try:
+            check_nifti(temporary)
+        except VolumeError as error:
+            raise OSError(f"{path}: it could not be written whole ({error.problem}): is the disk full?") from error
 
 
 def to_sitk(volume: Volume, *, vector: bool = True) -> sitk.Image:
