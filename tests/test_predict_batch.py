@@ -161,6 +161,61 @@ def test_maps_that_nobody_asks_for_again_change_nothing(scans: Path, model: Mode
     assert done(capsys, predict(scans, model))["kept"] == {"anna", "bert"}
 
 
+def test_what_an_earlier_request_left_does_not_lie_beside_another_result(scans: Path, model: Model) -> None:
+    main(predict(scans, model, "--quiet", "--agreement"))
+    out = scans.parent / "out"
+    (out / "bert_entropy.nii.gz").write_bytes(b"somebody's own")
+    (out / "anna_report.html").write_text("somebody's own")
+    main(predict(scans, model, "--quiet", "--fusion", "vote"))
+    assert {path.name for path in out.iterdir() if path.suffix not in (".label", ".ctbl")} == {
+        *("anna.nii.gz", "anna.json", "bert.nii.gz", "bert.json"),
+        *("bert_entropy.nii.gz", "anna_report.html"),
+    }
+
+
+def test_the_voxels_beside_a_header_are_looked_at_too(scans: Path, model: Model, capsys: Capture) -> None:
+    words = ["predict", str(scans / "anna.nii.gz"), "-m", str(model.folder), "-o", str(scans.parent / "a.mhd")]
+    assert done(capsys, words) == {"written": {"anna"}}
+    assert done(capsys, words) == {"kept": {"anna"}}
+    voxels = bytearray((scans.parent / "a.raw").read_bytes())
+    voxels[100] ^= 1
+    (scans.parent / "a.raw").write_bytes(voxels)
+    assert done(capsys, words) == {"written": {"anna"}}
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("inputs", "output", "problem"),
+    [
+        ("in/anna.nii.gz", "in", "would take the place of what is read"),
+        ("in/anna.nii.gz", "in/anna.nii.gz", "would take the place of what is read"),
+        ("in/anna.nii.gz", "link.nii.gz", "would take the place of what is read"),
+        ("in/anna.nii.gz in/bert.nii.gz", "in/../in", "would take the place of what is read"),
+        ("in", "in", "would lie among the scans"),
+        ("dicom", "dicom/out", "lie in its midst"),
+    ],
+)
+def test_a_result_never_takes_the_place_of_a_scan(
+    scans: Path, model: Model, capsys: Capture, inputs: str, output: str, problem: str, dry: list[str]
+) -> None:
+    place = scans.parent
+    (place / "link.nii.gz").symlink_to(scans / "anna.nii.gz")
+    (place / "dicom").mkdir()
+    (place / "dicom" / "IM1").write_bytes(b"a slice")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    words = ["predict", *(str(place / name) for name in inputs.split()), "-m", str(model.folder)]
+    assert main([*words, "-o", str(place / output), *dry]) == 2
+    assert problem in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_two_results_are_never_one_file(scans: Path, model: Model, capsys: Capture) -> None:
+    (scans / "bert.nii.gz").rename(scans / "anna_agreement.nii.gz")
+    assert main(predict(scans, model, "--agreement")) == 2
+    assert "results of 'anna' and of 'anna_agreement' would both be this file" in capsys.readouterr().err
+    assert main(predict(scans, model, "--quiet")) == 0
+
+
 def test_another_model_predicts_anew(
     scans: Path, model: Model, cohort: Cohort, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         masks = find_masks([case.name for case in cases], args.organ_mask)
         cases = [replace(case, mask=masks[case.name]) for case in cases]
     models.check_masks(cases)
-    paths = _places(args.output, cases)
+    paths = _places(args.output, cases, args.inputs)
     stem = image_stem(args.output)  # of the one file, None of a folder
     options = PredictOptions(
         fusion=args.fusion,
@@ -216,16 +216,22 @@ def _check_name(output: Path) -> None:
         )
 
 
-def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:
+def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path]) -> dict[str, Path]:
     """Where the labels of each case go.
 
     Raises:
-        InputError: several cases would go into one file.
+        InputError: several cases would go into one file, or results among the scans of a folder.
     """
     from atlasnet.errors import InputError
     from atlasnet.prediction.inputs import image_stem
 
     if image_stem(output) is None:
+        if any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
+            raise InputError(
+                "results would lie among the scans, and the next call would take them for scans",
+                path=output,
+                remedy="give another folder after -o",
+            )
         return {case.name: output / f"{case.name}.nii.gz" for case in cases}
     if len(cases) != 1:
         raise InputError(

@@ -13,7 +13,15 @@ from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError, explain
 from atlasnet.execution import Stages
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
-from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
+from atlasnet.prediction.output import (
+    DICOM_SEG,
+    REPORT,
+    RTSTRUCT,
+    check_places,
+    is_written,
+    provenance,
+    write_prediction,
+)
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume
@@ -100,13 +108,15 @@ def predict_cases(
 
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
-        InputError: there are several models, and the fusion is not the mean.
+        InputError: there are several models, and the fusion is not the mean; or a result would take the place of a
+            scan.
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution
     predictor.ensemble.check(options)
     predictor.ensemble.check_masks(cases)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
+    check_places(cases, paths, outputs)
     asked = options if report is None else replace(options, agreement=True)
     batch = Batch()
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
