@@ -12,7 +12,7 @@ from atlasnet.execution.files import (
     reading_back,
     write_json,
 )
-from atlasnet.execution.log import Hidden, LogReporter, open_log
+from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
 from atlasnet.execution.stages import Stages, peak_memory
@@ -42,5 +42,6 @@ __all__ = [
     "reading_back",
     "save_tensors",
     "unpack",
+    "unwritable_log",
     "write_json",
 ]
