@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,15 +18,15 @@ import torch
 
 from atlasnet import __version__
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort
-from atlasnet.errors import explained
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.errors import RegistrationError, UnusualInputError, explained
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.volume import read_volume, write_volume
+from atlasnet.volume import Volume, read_volume, write_volume
 from synthetic import subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
@@ -239,6 +241,36 @@ def test_a_failing_case_is_reported_at_the_end_and_done_when_it_is_mended(
     assert (said.out, said.err.splitlines()) == ("", [last])
     (scans / "anna.nii.gz").write_bytes(whole)
     assert done(capsys, predict(scans, model)) == {"written": {"anna"}, "kept": {"bert"}}
+
+
+@pytest.mark.parametrize("error", [UnusualInputError("unlike"), RegistrationError("unmapped"), OSError("full")])
+def test_nothing_of_a_case_that_fails_is_held_while_the_next_one_is_read(
+    scans: Path, model: Model, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Failing(Predictor):
+        """Fails when the scan is read, as far as its caller can tell."""
+
+        def predict(self, image: Volume, *args: object, **options: object) -> NoReturn:
+            images.append(weakref.ref(image))
+            try:
+                raise ValueError("the cause")
+            except ValueError as cause:
+                raise type(error)(str(error)) from cause
+
+    images: list[weakref.ref[Volume]] = []
+    held: list[bool] = []
+    read = Subject.read_image
+
+    def read_image(subject: Subject) -> Volume:
+        held.extend(image() is not None for image in images)
+        return read(subject)
+
+    monkeypatch.setattr(Subject, "read_image", read_image)
+    cases = find_cases([scans], 1)
+    batch = predict_cases(Failing(model), cases, {case.name: scans.parent / f"{case.name}.nii" for case in cases})
+    assert len(batch.failed) + len(batch.refused) == 2
+    assert held == [False]
+    assert not [image for image in images if image() is not None]
 
 
 def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model: Model) -> None:
