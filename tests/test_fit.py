@@ -209,7 +209,9 @@ def test_a_damaged_file_of_a_model_is_named(model: Model, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format": 99}, "format 99"),
+        ({"format": 99}, "format 99.*train it again: atlasnet train DATA -o MODEL"),
+        ({"format": 99, "atlasnet": "7.0.1"}, "format 99.*pip install 'atlasnet==7.0.1', which wrote it, or train"),
+        ({"format": 99, "atlasnet": "7.0'; rm -r ."}, "format 99.*to mend it: train it again"),
         ({"atlases": [{"name": "../../etc", "subject": None, "quality": {}}]}, "not a file name"),
         ({"labels": None}, "not complete"),
         ({"plan": {}}, "cannot be used"),

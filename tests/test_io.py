@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +173,16 @@ def test_numbers_in_text_are_counted_across_the_pieces_in_which_they_are_read(tm
     (tmp_path / "v.nrrd").write_text(header + "1, " * (count - 1), encoding="ascii")
     with pytest.raises(VolumeError, match="truncated"):
         read_volume(tmp_path / "v.nrrd")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_name_that_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii", volume())
+    path = tmp_path / os.fsdecode(b"M\xfcller.nii")
+    (tmp_path / "a.nii").rename(path)
+    for call in (read_volume, read_grid, lambda path: write_volume(path, volume())):  # at it, ITK ends the process
+        with pytest.raises(VolumeError, match="not in UTF-8"):
+            call(path)
 
 
 def test_an_absent_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:

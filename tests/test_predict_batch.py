@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -271,6 +274,17 @@ def test_nothing_of_a_case_that_fails_is_held_while_the_next_one_is_read(
     assert len(batch.failed) + len(batch.refused) == 2
     assert held == [False]
     assert not [image for image in images if image() is not None]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_name_that_is_no_unicode_fails_its_case_alone(scans: Path, model: Model) -> None:
+    (scans / "anna.nii.gz").rename(scans / os.fsdecode(b"M\xfcller.nii.gz"))
+    words = [sys.executable, "-m", "atlasnet.cli.main", *predict(scans, model, "--report", "--threads", "1")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "the name of the file is not in UTF-8" in done.stderr
+    assert done.stdout.startswith("2 cases: 1 segmented, 1 failed")
+    assert "M\\udcfcller" in (scans.parent / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model: Model) -> None:

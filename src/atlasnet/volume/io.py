@@ -155,10 +155,11 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     stored as uint8, float16 as float32, 64-bit integers in the smallest integer type that holds every value.
 
     Raises:
-        VolumeError: an unknown suffix, or a voxel type that no format keeps faithfully.
+        VolumeError: an unknown suffix, a name that is not in UTF-8, or a voxel type that no format keeps faithfully.
         OSError: the file cannot be written whole, for one because the disk is full.
     """
     path = Path(path)
+    _check_name(path)
     suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise VolumeError(
@@ -257,6 +258,7 @@ def _quiet_itk() -> Iterator[None]:
 
 def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
     """Check what the file says of itself, and that all its voxels are there."""
+    _check_name(path)
     suffix = image_suffix(path)
     if not path.exists():
         raise VolumeError("there is no such file", path=path)
@@ -273,6 +275,14 @@ def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
     except OSError as error:
         raise VolumeError("the file cannot be read", path=path, found=str(error)) from error
     return None
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that is no Unicode: at one, ITK ends the whole process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VolumeError("the name of the file is not in UTF-8", path=path, remedy="rename it") from error
 
 
 def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[Any]:
