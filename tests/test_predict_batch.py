@@ -30,7 +30,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_volume, write_volume
-from synthetic import subject, write_cohort
+from synthetic import dice, subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
 RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
@@ -294,6 +294,26 @@ def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model:
     batch = predict_cases(Predictor(model), cases, paths)
     assert (set(batch.failed), set(batch.written)) == ({"anna"}, {"bert"})
     assert "cannot be read or written" in str(batch.failed["anna"])
+
+
+def test_a_scan_of_800_slices_is_segmented_and_one_of_a_single_slice_refused(
+    tmp_path: Path, model: Model, capsys: Capture
+) -> None:
+    image, _ = subject(200)
+    rows = np.arange(800) * image.grid.shape[0] // 800
+    tall = image.grid.with_spacing(image.grid.spacing * (1, 1, image.grid.shape[0] / 800))
+    write_volume(tmp_path / "in" / "short.nii.gz", image)
+    write_volume(tmp_path / "in" / "tall.nii.gz", Volume(image.array[0][rows], tall))
+    write_volume(tmp_path / "in" / "one.nii.gz", Volume(image.array[0][7:8], image.grid.padded((0, 0, -7), (0, 0, -6))))
+    flat = sitk.GetImageFromArray(image.array[0, 7])
+    sitk.WriteImage(flat, tmp_path / "in" / "flat.nii.gz")
+    assert main(predict(tmp_path / "in", model)) == 1
+    said = capsys.readouterr().err
+    for name in ("one", "flat"):
+        assert f"error: {name}: an image of a single slice can only be aligned with one of the same plane" in said
+    found, short = (read_volume(tmp_path / "out" / f"{name}.nii.gz") for name in ("tall", "short"))
+    assert found.grid.matches(tall)
+    assert dice(found.array[0] > 0, short.array[0][rows] > 0) > 0.6  # of a network of twelve steps
 
 
 @pytest.mark.parametrize(
