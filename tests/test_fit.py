@@ -90,6 +90,23 @@ def test_a_fusion_does_not_depend_on_the_slabs(model: Model, monkeypatch: pytest
     assert slices.record["atlases"] == whole.record["atlases"]
 
 
+def test_the_record_has_the_volumes_that_each_atlas_alone_would_give(model: Model) -> None:
+    predictor = Predictor(model)
+    answers = predictor.ask(subject(102)[0])
+    record = predictor.fuse(answers).record
+    alone = [predictor.fuse(replace(answers, atlases=(one,))).labels.array for one in answers.atlases]
+    for name, value in (("core", 4), ("shell", 2)):
+        ml = [np.count_nonzero(labels == value) * np.prod(SPACING) / 1000 for labels in alone]
+        expected = {
+            "minimum": min(ml),
+            "mean": np.mean(ml),
+            "maximum": max(ml),
+            "standard_deviation": np.std(ml, ddof=1),
+        }
+        assert record["volumes_of_atlases_ml"][name] == pytest.approx(expected, abs=1e-3)
+    assert len(alone) == 2
+
+
 def test_local_weights_that_nobody_measured_are_missed(model: Model) -> None:
     predictor = Predictor(model)
     answers = predictor.ask(subject(101)[0])
