@@ -276,6 +276,19 @@ def test_nothing_of_a_case_that_fails_is_held_while_the_next_one_is_read(
     assert not [image for image in images if image() is not None]
 
 
+def test_what_became_of_the_cases_is_told_though_a_table_beside_them_cannot_be_written(
+    scans: Path, model: Model, capsys: Capture
+) -> None:
+    (scans / "anna.nii.gz").write_bytes(b"not an image")
+    (scans.parent / "out" / "labels.label").mkdir(parents=True)
+    assert main(predict(scans, model)) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("2 cases: 1 segmented, 1 failed")
+    case, table = said.err.splitlines()[-2:]
+    assert case.startswith("atlasnet predict: error: anna: ")
+    assert "labels.label" in table
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
 def test_a_name_that_is_no_unicode_fails_its_case_alone(scans: Path, model: Model) -> None:
     (scans / "anna.nii.gz").rename(scans / os.fsdecode(b"M\xfcller.nii.gz"))

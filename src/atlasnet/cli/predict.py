@@ -163,14 +163,18 @@ def run(args: argparse.Namespace) -> int:
         report=_report(predictor) if args.report else None,
         overwrite=args.overwrite,
     )
-    if args.report and stem is None:
-        from atlasnet.report import write_batch_report
+    unwritten: OSError | None = None
+    try:
+        if args.report and stem is None:
+            from atlasnet.report import write_batch_report
 
-        names = [segment.name for segment in models.segments]
-        write_batch_report(args.output / "report.html", batch, names)
-    if batch.written or batch.kept:
-        tables = args.output / LABELS if stem is None else args.output.with_name(stem)
-        write_label_tables(tables, models.segments, reporter=execution.reporter)
+            names = [segment.name for segment in models.segments]
+            write_batch_report(args.output / "report.html", batch, names)
+        if batch.written or batch.kept:
+            tables = args.output / LABELS if stem is None else args.output.with_name(stem)
+            write_label_tables(tables, models.segments, reporter=execution.reporter)
+    except OSError as problem:  # what became of the cases is told all the same
+        unwritten = problem
     problems = {**batch.failed, **batch.refused}
     if made and not any(folder.iterdir()):
         folder.rmdir()
@@ -185,6 +189,8 @@ def run(args: argparse.Namespace) -> int:
     tell(args, f"{batch.summary()}; in {args.output}", result)
     for name, error in problems.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
+    if unwritten is not None:
+        raise unwritten
     return 1 if batch.failed else UnusualInputError.exit_code if batch.refused else 0
 
 
