@@ -168,6 +168,8 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
         _refuse(path, "HeaderSize", f"{start} bytes at least", str(skipped))
     file, offset = (path, max(start, skipped)) if local else (_beside(path, data), max(0, skipped))
     if _is_true(fields.get("CompressedData", "False")):
+        if skipped < 0:  # "the voxels are what is last"; ITK would look for as many bytes as there are unpacked
+            _refuse(path, "HeaderSize", "where the compressed voxels begin", str(skipped))
         taken = check_deflated(path, file, offset, values * width)
         # Without it ITK finds no voxels, says so on the console only, and returns whatever is in its memory.
         stated = int(fields.get("CompressedDataSize", 0))
