@@ -247,7 +247,7 @@ def _remove_written(path: Path) -> None:
     for output in (*MAPS, DICOM_SEG, RTSTRUCT, REPORT):
         for name, file in output_files(path, output).items():
             if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def _with_times(record: Mapping[str, Any], before: Stages, watch: Stages) -> dict[str, Any]:
