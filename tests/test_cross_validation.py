@@ -87,10 +87,19 @@ def test_the_table_holds_every_subject_and_its_interval_the_mean(found: CrossVal
     assert (folder / "table.csv").exists()
 
 
-def test_the_same_call_goes_on_where_it_was_stopped(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
+@pytest.mark.parametrize("damage", ["absent", "cut off", "other labels"])
+def test_the_same_call_goes_on_where_it_was_stopped(
+    found: CrossValidation, cohort: Cohort, folder: Path, damage: str
+) -> None:
     predictions = folder / "predictions"
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
-    (predictions / "s2.nii.gz").unlink()
+    labels = predictions / "s2.nii.gz"
+    if damage == "absent":
+        labels.unlink()
+    elif damage == "cut off":
+        labels.write_bytes(labels.read_bytes()[:-9])
+    else:
+        shutil.copy(predictions / "s1.nii.gz", labels)
     again = cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
     assert again.as_json() == found.as_json()
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
