@@ -220,6 +220,17 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
     assert not (scans / "never").exists()
 
 
+def test_a_result_never_takes_the_place_of_what_is_read(scans, tmp_path):
+    (tmp_path / "warped_labels.nii.gz").write_bytes((scans / "labels.nii.gz").read_bytes())
+    words = (scans / "source.nii.gz", scans / "target.mha", "--operator", "affine", "--quiet")
+    with pytest.raises(InputError, match="take the place of what was read"):
+        call(*words, "-o", tmp_path, "--source-labels", tmp_path / "warped_labels.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["warped_labels.nii.gz"]
+    (tmp_path / "report.html").write_text("somebody's own")
+    assert call(*words, "-o", tmp_path) == 0
+    assert (tmp_path / "report.html").read_text() == "somebody's own"
+
+
 def test_the_record_says_how_well_each_label_fits(scans, result, capsys):
     target_labels = scans / "target_labels.nii.gz"
     carried = sitk.ReadImage(str(result / "warped_labels.nii.gz"))

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from atlasnet.cli.main import VERBS, main
 from atlasnet.cohort import Cohort
-from atlasnet.execution import Hidden
+from atlasnet.execution import Hidden, LogReporter, SilentReporter, open_log, write_json
+from atlasnet.prediction import Predictor
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -189,6 +191,70 @@ def test_the_log_names_no_patient(scan: Path, model: Model, tmp_path: Path, caps
     assert re.search(r"note <\d+>: .*core ", text)
 
 
+def test_the_log_names_nobody_of_whom_there_is_a_list_but_no_file(tmp_path: Path, capsys: Capture) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        write_volume(tmp_path / folder / "Li.nii.gz", subject(0)[folder == "labelsTr"])
+    listed = ["./imagesTr/Li.nii.gz", "./imagesTr/Jane_Doe.nii.gz", 3]
+    cases = [{"image": image, "label": str(image).replace("imagesTr", "labelsTr")} for image in listed]
+    cases.append({"image": 3, "label": "./labelsTr/Max_Muster.nii.gz"})
+    declared = {"modality": {"0": "MR"}, "labels": {"0": "background", "2": "shell", "4": "core"}, "training": cases}
+    write_json(tmp_path / "dataset.json", declared)
+    (tmp_path / "names.txt").write_text("Li\nEva Roe\nEva Roe\n", encoding="utf-8")
+    log = tmp_path / "run.log"
+    assert main(["check", str(tmp_path), "--log", str(log)]) == 1
+    train = ["train", str(write_cohort(tmp_path / "sound", range(2))), "-o", str(tmp_path / "m"), "--log", str(log)]
+    assert main([*train, "--subjects", str(tmp_path / "names.txt")]) == 2
+    said, text = capsys.readouterr(), log.read_text(encoding="utf-8")
+    for name in ("Li", "Jane_Doe", "Max_Muster", "Eva Roe"):
+        assert name in said.out + said.err
+        assert name not in text
+
+
+def test_a_name_that_is_no_unicode_is_written_with_its_bytes(tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as stream:
+        LogReporter(SilentReporter(), stream).note("M\udcfcller")
+    assert "M\\udcfcller" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, a disk that is always full, needed")
+def test_a_full_disk_of_the_log_alone_is_said_before_the_work(scan: Path, model: Model, capsys: Capture) -> None:
+    out = scan.parent / "seg.nii.gz"
+    assert main(["predict", str(scan), "-m", str(model.folder), "-o", str(out), "--log", "/dev/full"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("atlasnet predict: error: /dev/full: the log cannot be written; found [Errno 28]")
+    assert len(said.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_log_that_ends_on_the_way_does_not_end_the_work(
+    scan: Path, model: Model, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out, log = scan.parent / "seg.nii.gz", scan.parent / "log"
+    register = Predictor.ask
+
+    def ask(*args: Any, **options: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 10, limits[1]))
+        try:
+            return register(*args, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(Predictor, "ask", ask)
+    try:
+        words = ["predict", str(scan), "-m", str(model.folder), "-o", str(out), "--log", str(log), "--threads", "1"]
+        assert main(words) == 1
+    finally:
+        signal.signal(signal.SIGXFSZ, ignored)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("warning: the log cannot be written any more, and ends here: [Errno 27]")
+    assert said[-1].startswith(f"atlasnet predict: error: {log}: the log is not whole")
+    assert out.is_file()
+    assert "segmenting: 1" in log.read_text(encoding="utf-8")
+
+
 def test_an_error_that_ends_the_work_is_in_the_log(model: Model, tmp_path: Path) -> None:
     (tmp_path / "secret.nii.gz").write_bytes(b"no image")
     log = tmp_path / "run.log"
@@ -221,11 +287,13 @@ def test_every_verb_takes_a_log(verb: str, capsys: Capture) -> None:
         ("3 in data beside data/P1.nii: damaged", "3 in data beside <data>: damaged"),
         ("Ann is not Anna, Ann-Lee is Ann Lee", "<1> is not <2>, <1>-Lee is <1> Lee"),
         ("1 of 12 cases", "1 of 12 cases"),
+        ("/in/P1/Roe; Max: 7/1.dcm: damaged; found 3", "<scan>: damaged; found 3"),
     ],
 )
 def test_paths_and_names_are_replaced_where_they_stand_as_such(text: str, expected: str) -> None:
     hidden = Hidden(
-        [("scan", Path("/in/P1")), ("target", Path("/in/T.nii.gz")), ("data", Path("data"))], {"Ann", "Anna"}
+        [("scan", Path("/in/P1")), ("target", Path("/in/T.nii.gz")), ("data", Path("data"))],
+        {"Ann", "Anna", "Roe; Max: 7"},
     )
     assert hidden(text) == expected
 

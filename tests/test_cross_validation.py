@@ -93,10 +93,19 @@ def test_predictions_are_called_label_maps(found: CrossValidation, folder: Path)
         assert sitk.ReadImage(folder / "predictions" / f"{name}.nii.gz").GetMetaData("intent_code") == "1002"
 
 
-def test_the_same_call_goes_on_where_it_was_stopped(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
+@pytest.mark.parametrize("damage", ["absent", "cut off", "other labels"])
+def test_the_same_call_goes_on_where_it_was_stopped(
+    found: CrossValidation, cohort: Cohort, folder: Path, damage: str
+) -> None:
     predictions = folder / "predictions"
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
-    (predictions / "s2.nii.gz").unlink()
+    labels = predictions / "s2.nii.gz"
+    if damage == "absent":
+        labels.unlink()
+    elif damage == "cut off":
+        labels.write_bytes(labels.read_bytes()[:-9])
+    else:
+        shutil.copy(predictions / "s1.nii.gz", labels)
     again = cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
     assert again.as_json() == found.as_json()
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}

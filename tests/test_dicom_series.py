@@ -54,6 +54,14 @@ def test_series_in_folders_below_are_listed_without_the_patient_and_chosen_by_nu
         read_volume(tmp_path, series="4")
 
 
+def test_a_description_that_names_the_patient_is_told_without(tmp_path: Path) -> None:
+    for number, text in (("3", "DOE JANE thorax_Doe MRN-4711"), ("4", "Janet's scout")):
+        dicoms.save(tmp_path / number, series(number, SeriesDescription=text))
+    with pytest.raises(VolumeError) as refusal:
+        read_volume(tmp_path)
+    assert refusal.value.found == "3: '*** *** thorax_*** ***', CT, 5 slices; 4: \"Janet's scout\", CT, 5 slices"
+
+
 def test_series_of_one_number_are_told_apart_by_uid(tmp_path: Path) -> None:
     dicoms.save(tmp_path, series("1"), "A")
     dicoms.save(tmp_path, series("2", 3, SeriesNumber="1"), "B")

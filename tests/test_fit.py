@@ -90,6 +90,23 @@ def test_a_fusion_does_not_depend_on_the_slabs(model: Model, monkeypatch: pytest
     assert slices.record["atlases"] == whole.record["atlases"]
 
 
+def test_the_record_has_the_volumes_that_each_atlas_alone_would_give(model: Model) -> None:
+    predictor = Predictor(model)
+    answers = predictor.ask(subject(102)[0])
+    record = predictor.fuse(answers).record
+    alone = [predictor.fuse(replace(answers, atlases=(one,))).labels.array for one in answers.atlases]
+    for name, value in (("core", 4), ("shell", 2)):
+        ml = [np.count_nonzero(labels == value) * np.prod(SPACING) / 1000 for labels in alone]
+        expected = {
+            "minimum": min(ml),
+            "mean": np.mean(ml),
+            "maximum": max(ml),
+            "standard_deviation": np.std(ml, ddof=1),
+        }
+        assert record["volumes_of_atlases_ml"][name] == pytest.approx(expected, abs=1e-3)
+    assert len(alone) == 2
+
+
 def test_local_weights_that_nobody_measured_are_missed(model: Model) -> None:
     predictor = Predictor(model)
     answers = predictor.ask(subject(101)[0])
@@ -209,7 +226,9 @@ def test_a_damaged_file_of_a_model_is_named(model: Model, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format": 99}, "format 99"),
+        ({"format": 99}, "format 99.*train it again: atlasnet train DATA -o MODEL"),
+        ({"format": 99, "atlasnet": "7.0.1"}, "format 99.*pip install 'atlasnet==7.0.1', which wrote it, or train"),
+        ({"format": 99, "atlasnet": "7.0'; rm -r ."}, "format 99.*to mend it: train it again"),
         ({"atlases": [{"name": "../../etc", "subject": None, "quality": {}}]}, "not a file name"),
         ({"labels": None}, "not complete"),
         ({"plan": {}}, "cannot be used"),
@@ -328,7 +347,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "file").write_text("")
     arguments = ["predict", str(tmp_path / "scan.nii.gz"), "-m", str(model.folder), "--quiet", "-o"]
     assert main([*arguments, str(tmp_path / "file" / "out")]) == 2
-    assert "cannot be created" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "scan.nhdr")]) == 2
     assert "no such image can be written" in capsys.readouterr().err
 

@@ -193,6 +193,10 @@ def test_damaged_files_are_read_within_a_gibibyte(tmp_path: Path) -> None:
         ("v.mha", b"CompressedDataSize = ", b"CompressedDataSize = 99999999"),
         ("v.mha", b"CompressedDataSize = ", b"CompressedDataSizes = "),
         ("raw.mha", b"ElementType = MET_SHORT", b"ElementType = MET_SHORT\nElementNumberOfChannels = 900000"),
+        # ITK would take the header's own text for voxels.
+        ("raw.mha", b"NDims = 3", b"NDims = 3\nHeaderSize = 100"),
+        # ITK would find no voxels, and return whatever is in its memory.
+        ("v.mha", b"NDims = 3", b"NDims = 3\nHeaderSize = -1"),
         ("raw.nrrd", b"type: short", b"type: " + b"9" * 5000),
         # With an infinite product, ITK would look for its factors for ever.
         ("v.mha", b"TransformMatrix = 1 0 0 0 1 0 0", b"TransformMatrix = 1 0 0 0 1 0 1e308"),

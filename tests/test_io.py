@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +175,16 @@ def test_numbers_in_text_are_counted_across_the_pieces_in_which_they_are_read(tm
         read_volume(tmp_path / "v.nrrd")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_name_that_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii", volume())
+    path = tmp_path / os.fsdecode(b"M\xfcller.nii")
+    (tmp_path / "a.nii").rename(path)
+    for call in (read_volume, read_grid, lambda path: write_volume(path, volume())):  # at it, ITK ends the process
+        with pytest.raises(VolumeError, match="not in UTF-8"):
+            call(path)
+
+
 def test_an_absent_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="no such file"):
         read_volume(tmp_path / "v.nii")
@@ -251,6 +263,45 @@ def test_a_sheared_nifti_direction_is_refused(tmp_path: Path, off: float) -> Non
 def test_a_singular_nifti_direction_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="singular"):
         read_volume(with_sform(tmp_path / "v.nii", np.array([[1.0, 1, 0], [0, 0, 0], [0, 0, 1]])))
+
+
+@pytest.mark.parametrize(
+    ("codes", "taken"),
+    [((1, 1), "sform"), ((2, 1), "sform"), ((0, 1), "sform"), ((0, 2), "sform"), ((1, 2), "qform"), ((1, 0), "qform")],
+)
+def test_of_two_nifti_forms_that_disagree_one_is_taken_whole(
+    tmp_path: Path, codes: tuple[int, int], taken: str
+) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    turned = Rotation.from_rotvec([0, 0, 0.2]).as_matrix() * (0.7, 0.8, 2.5)
+    places = {"qform": (-1.0, -2.0, 3.0), "sform": (4.0, -5.0, 6.0)}  # RAS
+    rows = np.column_stack([np.diag([-1, -1, 1]) @ turned, places["sform"]])
+    nifti_header(
+        tmp_path / "v.nii",
+        codes=(252, "2h", codes),
+        offset=(268, "3f", places["qform"]),
+        rows=(280, "12f", tuple(rows.ravel())),
+    )
+    grid = read_volume(tmp_path / "v.nii").grid
+    x, y, z = places[taken]
+    np.testing.assert_allclose(grid.origin, (-x, -y, z), atol=1e-5)
+    expected = turned if taken == "sform" else np.diag([0.7, 0.8, 2.5])
+    np.testing.assert_allclose(grid.affine[:3, :3], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (1, 2), (2, 1)])
+def test_a_sheared_sform_beside_a_sound_qform_gives_the_qform_or_nothing(
+    tmp_path: Path, codes: tuple[int, int]
+) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    rows = (-0.7, 0.12, 0.0, 11.0, 0.0, -0.8, 0.0, -22.5, 0.0, 0.0, 2.5, -1433.25)
+    nifti_header(tmp_path / "v.nii", codes=(252, "2h", codes), rows=(280, "12f", rows))
+    try:
+        direction = read_volume(tmp_path / "v.nii").grid.direction
+    except VolumeError as error:
+        assert "sheared" in str(error)  # noqa: PT017 - which of the two is ITK's choice
+    else:
+        np.testing.assert_allclose(direction, np.eye(3), atol=1e-5)
 
 
 def test_a_nifti_header_with_two_spacings_is_refused(tmp_path: Path) -> None:

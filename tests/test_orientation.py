@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from atlasnet.volume import Grid, Volume, canonical, read_volume, write_volume
-from atlasnet.volume.writing import to_sitk
+from atlasnet.volume.writing import WRITABLE_SUFFIXES, to_sitk
 
 STORAGES = list(product(permutations(range(3)), product((False, True), repeat=3)))
 
@@ -41,13 +41,16 @@ def example(
     return Volume(array, Grid.from_parts((4, 5, 6), (2.732, 2.732, 5.0), origin, direction))
 
 
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
 @pytest.mark.parametrize("direction", [np.eye(3), Rotation.from_rotvec([0.3, -0.2, 0.25]).as_matrix()])
-def test_all_48_stored_orientations_give_one_canonical_volume(tmp_path: Path, direction: NDArray[np.float64]) -> None:
+def test_all_48_stored_orientations_give_one_canonical_volume(
+    tmp_path: Path, direction: NDArray[np.float64], suffix: str
+) -> None:
     volume = example(direction)
     results = []
     for axes, flips in STORAGES:
-        write_volume(tmp_path / "v.nii", stored(volume, axes, flips))
-        results.append(canonical(read_volume(tmp_path / "v.nii"))[0])
+        write_volume(tmp_path / f"v{suffix}", stored(volume, axes, flips))
+        results.append(canonical(read_volume(tmp_path / f"v{suffix}"))[0])
     for result in results:
         np.testing.assert_array_equal(result.array, results[0].array)
         np.testing.assert_array_equal(result.grid.affine, results[0].grid.affine)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,16 +21,16 @@ import torch
 
 from atlasnet import __version__
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort
-from atlasnet.errors import explained
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.errors import RegistrationError, UnusualInputError, explained
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.volume import read_volume, write_volume
-from synthetic import subject, write_cohort
+from atlasnet.volume import Volume, read_volume, write_volume
+from synthetic import dice, subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
 RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
@@ -167,6 +172,61 @@ def test_maps_that_nobody_asks_for_again_change_nothing(scans: Path, model: Mode
     assert done(capsys, predict(scans, model))["kept"] == {"anna", "bert"}
 
 
+def test_what_an_earlier_request_left_does_not_lie_beside_another_result(scans: Path, model: Model) -> None:
+    main(predict(scans, model, "--quiet", "--agreement"))
+    out = scans.parent / "out"
+    (out / "bert_entropy.nii.gz").write_bytes(b"somebody's own")
+    (out / "anna_report.html").write_text("somebody's own")
+    main(predict(scans, model, "--quiet", "--fusion", "vote"))
+    assert {path.name for path in out.iterdir() if path.suffix not in (".label", ".ctbl")} == {
+        *("anna.nii.gz", "anna.json", "bert.nii.gz", "bert.json"),
+        *("bert_entropy.nii.gz", "anna_report.html"),
+    }
+
+
+def test_the_voxels_beside_a_header_are_looked_at_too(scans: Path, model: Model, capsys: Capture) -> None:
+    words = ["predict", str(scans / "anna.nii.gz"), "-m", str(model.folder), "-o", str(scans.parent / "a.mhd")]
+    assert done(capsys, words) == {"written": {"anna"}}
+    assert done(capsys, words) == {"kept": {"anna"}}
+    voxels = bytearray((scans.parent / "a.raw").read_bytes())
+    voxels[100] ^= 1
+    (scans.parent / "a.raw").write_bytes(voxels)
+    assert done(capsys, words) == {"written": {"anna"}}
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("inputs", "output", "problem"),
+    [
+        ("in/anna.nii.gz", "in", "would take the place of what is read"),
+        ("in/anna.nii.gz", "in/anna.nii.gz", "would take the place of what is read"),
+        ("in/anna.nii.gz", "link.nii.gz", "would take the place of what is read"),
+        ("in/anna.nii.gz in/bert.nii.gz", "in/../in", "would take the place of what is read"),
+        ("in", "in", "would lie among the scans"),
+        ("dicom", "dicom/out", "lie in its midst"),
+    ],
+)
+def test_a_result_never_takes_the_place_of_a_scan(
+    scans: Path, model: Model, capsys: Capture, inputs: str, output: str, problem: str, dry: list[str]
+) -> None:
+    place = scans.parent
+    (place / "link.nii.gz").symlink_to(scans / "anna.nii.gz")
+    (place / "dicom").mkdir()
+    (place / "dicom" / "IM1").write_bytes(b"a slice")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    words = ["predict", *(str(place / name) for name in inputs.split()), "-m", str(model.folder)]
+    assert main([*words, "-o", str(place / output), *dry]) == 2
+    assert problem in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_two_results_are_never_one_file(scans: Path, model: Model, capsys: Capture) -> None:
+    (scans / "bert.nii.gz").rename(scans / "anna_agreement.nii.gz")
+    assert main(predict(scans, model, "--agreement")) == 2
+    assert "results of 'anna' and of 'anna_agreement' would both be this file" in capsys.readouterr().err
+    assert main(predict(scans, model, "--quiet")) == 0
+
+
 def test_another_model_predicts_anew(
     scans: Path, model: Model, cohort: Cohort, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -192,6 +252,60 @@ def test_a_failing_case_is_reported_at_the_end_and_done_when_it_is_mended(
     assert done(capsys, predict(scans, model)) == {"written": {"anna"}, "kept": {"bert"}}
 
 
+@pytest.mark.parametrize("error", [UnusualInputError("unlike"), RegistrationError("unmapped"), OSError("full")])
+def test_nothing_of_a_case_that_fails_is_held_while_the_next_one_is_read(
+    scans: Path, model: Model, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Failing(Predictor):
+        """Fails when the scan is read, as far as its caller can tell."""
+
+        def predict(self, image: Volume, *args: object, **options: object) -> NoReturn:
+            images.append(weakref.ref(image))
+            try:
+                raise ValueError("the cause")
+            except ValueError as cause:
+                raise type(error)(str(error)) from cause
+
+    images: list[weakref.ref[Volume]] = []
+    held: list[bool] = []
+    read = Subject.read_image
+
+    def read_image(subject: Subject) -> Volume:
+        held.extend(image() is not None for image in images)
+        return read(subject)
+
+    monkeypatch.setattr(Subject, "read_image", read_image)
+    cases = find_cases([scans], 1)
+    batch = predict_cases(Failing(model), cases, {case.name: scans.parent / f"{case.name}.nii" for case in cases})
+    assert len(batch.failed) + len(batch.refused) == 2
+    assert held == [False]
+    assert not [image for image in images if image() is not None]
+
+
+def test_what_became_of_the_cases_is_told_though_a_table_beside_them_cannot_be_written(
+    scans: Path, model: Model, capsys: Capture
+) -> None:
+    (scans / "anna.nii.gz").write_bytes(b"not an image")
+    (scans.parent / "out" / "labels.label").mkdir(parents=True)
+    assert main(predict(scans, model)) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("2 cases: 1 segmented, 1 failed")
+    case, table = said.err.splitlines()[-2:]
+    assert case.startswith("atlasnet predict: error: anna: ")
+    assert "labels.label" in table
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_name_that_is_no_unicode_fails_its_case_alone(scans: Path, model: Model) -> None:
+    (scans / "anna.nii.gz").rename(scans / os.fsdecode(b"M\xfcller.nii.gz"))
+    words = [sys.executable, "-m", "atlasnet.cli.main", *predict(scans, model, "--report", "--threads", "1")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "the name of the file is not in UTF-8" in done.stderr
+    assert done.stdout.startswith("2 cases: 1 segmented, 1 failed")
+    assert "M\\udcfcller" in (scans.parent / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model: Model) -> None:
     (scans.parent / "out" / "anna.json").mkdir(parents=True)
     cases = find_cases([scans], 1)
@@ -199,6 +313,26 @@ def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model:
     batch = predict_cases(Predictor(model), cases, paths)
     assert (set(batch.failed), set(batch.written)) == ({"anna"}, {"bert"})
     assert "cannot be read or written" in str(batch.failed["anna"])
+
+
+def test_a_scan_of_800_slices_is_segmented_and_one_of_a_single_slice_refused(
+    tmp_path: Path, model: Model, capsys: Capture
+) -> None:
+    image, _ = subject(200)
+    rows = np.arange(800) * image.grid.shape[0] // 800
+    tall = image.grid.with_spacing(image.grid.spacing * (1, 1, image.grid.shape[0] / 800))
+    write_volume(tmp_path / "in" / "short.nii.gz", image)
+    write_volume(tmp_path / "in" / "tall.nii.gz", Volume(image.array[0][rows], tall))
+    write_volume(tmp_path / "in" / "one.nii.gz", Volume(image.array[0][7:8], image.grid.padded((0, 0, -7), (0, 0, -6))))
+    flat = sitk.GetImageFromArray(image.array[0, 7])
+    sitk.WriteImage(flat, tmp_path / "in" / "flat.nii.gz")
+    assert main(predict(tmp_path / "in", model)) == 1
+    said = capsys.readouterr().err
+    for name in ("one", "flat"):
+        assert f"error: {name}: an image of a single slice can only be aligned with one of the same plane" in said
+    found, short = (read_volume(tmp_path / "out" / f"{name}.nii.gz") for name in ("tall", "short"))
+    assert found.grid.matches(tall)
+    assert dice(found.array[0] > 0, short.array[0][rows] > 0) > 0.6  # of a network of twelve steps
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,13 +147,14 @@ def make_folder(path: Path) -> bool:
     """Create the folder of the output, before any work is done for it; whether it was not there.
 
     Raises:
-        InputError: it cannot be created.
+        InputError: it cannot be created, or nothing can be written there.
     """
     absent = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        return absent
+        with tempfile.TemporaryFile(dir=path):
+            return absent
     except OSError as error:
         raise InputError(
-            "the output folder cannot be created", path=path, found=str(error), remedy="give another place after -o"
+            "the output folder cannot be written", path=path, found=str(error), remedy="give another place after -o"
         ) from error

@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         masks = find_masks([case.name for case in cases], args.organ_mask)
         cases = [replace(case, mask=masks[case.name]) for case in cases]
     models.check_masks(cases)
-    paths = _places(args.output, cases)
+    paths = _places(args.output, cases, args.inputs)
     stem = image_stem(args.output)  # of the one file, None of a folder
     options = PredictOptions(
         fusion=args.fusion,
@@ -163,14 +163,18 @@ def run(args: argparse.Namespace) -> int:
         report=_report(predictor) if args.report else None,
         overwrite=args.overwrite,
     )
-    if args.report and stem is None:
-        from atlasnet.report import write_batch_report
+    unwritten: OSError | None = None
+    try:
+        if args.report and stem is None:
+            from atlasnet.report import write_batch_report
 
-        names = [segment.name for segment in models.segments]
-        write_batch_report(args.output / "report.html", batch, names)
-    if batch.written or batch.kept:
-        tables = args.output / LABELS if stem is None else args.output.with_name(stem)
-        write_label_tables(tables, models.segments, reporter=execution.reporter)
+            names = [segment.name for segment in models.segments]
+            write_batch_report(args.output / "report.html", batch, names)
+        if batch.written or batch.kept:
+            tables = args.output / LABELS if stem is None else args.output.with_name(stem)
+            write_label_tables(tables, models.segments, reporter=execution.reporter)
+    except OSError as problem:  # what became of the cases is told all the same
+        unwritten = problem
     problems = {**batch.failed, **batch.refused}
     if made and not any(folder.iterdir()):
         folder.rmdir()
@@ -185,6 +189,8 @@ def run(args: argparse.Namespace) -> int:
     tell(args, f"{batch.summary()}; in {args.output}", result)
     for name, error in problems.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
+    if unwritten is not None:
+        raise unwritten
     return 1 if batch.failed else UnusualInputError.exit_code if batch.refused else 0
 
 
@@ -217,16 +223,22 @@ def _check_name(output: Path) -> None:
         )
 
 
-def _places(output: Path, cases: Sequence[Subject]) -> dict[str, Path]:
+def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path]) -> dict[str, Path]:
     """Where the labels of each case go.
 
     Raises:
-        InputError: several cases would go into one file.
+        InputError: several cases would go into one file, or results among the scans of a folder.
     """
     from atlasnet.errors import InputError
     from atlasnet.prediction.inputs import image_stem
 
     if image_stem(output) is None:
+        if any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):
+            raise InputError(
+                "results would lie among the scans, and the next call would take them for scans",
+                path=output,
+                remedy="give another folder after -o",
+            )
         return {case.name: output / f"{case.name}.nii.gz" for case in cases}
     if len(cases) != 1:
         raise InputError(

@@ -122,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         if labels is None and target_labels is None:
             execution.reporter.note("no labels are given: the class-free average of the metric weights holds")
     masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
+    _check_apart(args)
     make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
     execution.reporter.note(f"{doing} {args.source} onto {args.target}")
@@ -168,6 +169,23 @@ def _require_memory(args: argparse.Namespace, operator: Operator, execution: Exe
     target = read_grid(args.target, series=args.target_series)
     remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
     execution.require_memory(registration_bytes(source, target, 1, operator), remedy, args.source)
+
+
+def _check_apart(args: argparse.Namespace) -> None:
+    """Refuse to write over what was read; a map that is applied or refined may be replaced.
+
+    Raises:
+        InputError: an image, a mask or labels lie where a result goes.
+    """
+    from atlasnet.errors import InputError
+
+    results = {(args.output / name).resolve() for name in (WARPED, LABELS, FIELD, INVERSE_FIELD)}
+    read = (args.source, args.target, args.source_labels, args.target_labels, args.source_mask, args.target_mask)
+    for path in read:
+        if path is not None and path.resolve() in results:
+            raise InputError(
+                "a result would take the place of what was read", path=path, remedy="give another folder after -o"
+            )
 
 
 def _landmark_map(path: Path) -> Transform:
@@ -272,9 +290,11 @@ def _write(
     from atlasnet.volume import write_labels, write_volume
 
     folder = args.output
-    # The record says that everything beside it belongs together, so it goes first and comes last.
-    for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW, REPORT):
-        (folder / name).unlink(missing_ok=True)
+    # The record says that everything beside it belongs together, so it goes first and comes last. Where there is none,
+    # what lies there is not ours.
+    if (folder / RECORD).is_file():
+        for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW, REPORT):
+            (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)
     warped = transform.warp(source, target.grid, fill=float(source.array.min()))
     write_volume(folder / WARPED, warped)

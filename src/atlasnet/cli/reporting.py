@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import re
+import sys
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from atlasnet import __version__
@@ -22,15 +23,16 @@ _CHANNEL = re.compile(r"_\d{4}$")
 _COMMON = frozenset(
     "imagesTr labelsTr imagesTs labelsTs images labels atlases networks log work data model models dataset plan "
     "scan scans atlas test tests output out in registrations mapped predictions references transform record "
-    "report common".split()
-)
-_SHORTEST = 3  # characters; shorter names, such as the 1 of 1.dcm, are numbers of a sentence too
+    "report common dataset.json model.json plan.json".split()
+) | frozenset("an as at be by do go if in is it ml mm no of on or so to up us we".split())
+_SHORTEST = 3  # characters of a name without letters; a shorter one, such as the 1 of 1.dcm, may be any number
+_LISTS = ("subjects", "test_subjects")  # options that name a file with a name a line
 
 
 def run_verb(args: argparse.Namespace) -> int:
     """Run the verb, told of on the terminal and in the log; its exit code."""
     from atlasnet.errors import AtlasNetError
-    from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log
+    from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log, unwritable_log
 
     args.reporter = SilentReporter() if args.quiet else TextReporter()
     if args.log is None:
@@ -38,10 +40,15 @@ def run_verb(args: argparse.Namespace) -> int:
     with open_log(args.log) as stream:
         args.reporter = log = LogReporter(args.reporter, stream, _hidden(args))
         log.write("begin", f"atlasnet {__version__} {args.verb}")
+        if log.failure is not None:
+            raise unwritable_log(args.log, log.failure)
         start, end = time.perf_counter(), "exit code 1"
         try:
             code = _run(args)
             end = f"exit code {code}"
+            if log.failure is not None:
+                print(f"atlasnet {args.verb}: error: {args.log}: the log is not whole: {log.failure}", file=sys.stderr)
+                return code or 1
             return code
         except AtlasNetError as error:
             log.write("error", str(error))
@@ -88,6 +95,9 @@ def _hidden(args: argparse.Namespace) -> Hidden:
 
     paths = [(name, path) for name, value in vars(args).items() for path in _paths(value) if name != "log"]
     names = {name for _, path in paths for name in _names(path)}
+    for option in _LISTS:
+        if vars(args).get(option) is not None:
+            names |= _listed(vars(args)[option])
     if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
         names |= _trained_on(args.update)
     # Subjects are named there too.
@@ -97,17 +107,22 @@ def _hidden(args: argparse.Namespace) -> Hidden:
 def _paths(value: Any) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
+    elif isinstance(value, str) and PurePath(value).name != value:  # what may be something else than a path too
+        yield Path(value)
     elif isinstance(value, list):
-        yield from (item for item in value if isinstance(item, Path))
+        for item in value:
+            yield from _paths(item)
 
 
 def _names(path: Path) -> set[str]:
     """Names by which a case may be called: of the path, of all that is below it, of all that a zip holds."""
     found: list[str] = [path.name, path.absolute().name]
     if path.is_dir():
-        for _, folders, files in os.walk(path):
+        for root, folders, files in os.walk(path):
             found += folders
             found += files
+            if "dataset.json" in files:
+                found += _declared(Path(root, "dataset.json"))
     elif path.is_file() and zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -119,7 +134,38 @@ def _names(path: Path) -> set[str]:
 
 def _tells(name: str) -> bool:
     """Whether a name may be a person's."""
-    return len(name) >= _SHORTEST and name not in _COMMON
+    return name not in _COMMON and len(name) > 1 and (len(name) >= _SHORTEST or any(map(str.isalpha, name)))
+
+
+def _declared(path: Path) -> Iterator[str]:
+    """Names of files that a ``dataset.json`` lists, which need not be there."""
+    from atlasnet.execution import read_json
+
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return  # the verb says what is wrong with it, and names nothing of what is inside
+    if isinstance(content, dict):
+        for text in _texts([content.get("training"), content.get("test")]):
+            yield from PurePosixPath(text).parts
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in lists and objects, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _listed(path: Path) -> set[str]:
+    """The subjects that a file names, which need not be there either."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()  # the verb says what is wrong with it
+    return set(filter(_tells, map(str.strip, lines)))
 
 
 def _trained_on(model: Path) -> set[str]:

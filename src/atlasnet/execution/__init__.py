@@ -13,10 +13,11 @@ from atlasnet.execution.files import (
     reading_back,
     write_json,
 )
-from atlasnet.execution.log import Hidden, LogReporter, open_log
+from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
 from atlasnet.execution.stages import Stages, peak_memory
+from atlasnet.execution.tensors import save_tensors
 from atlasnet.execution.work import WorkFolder
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "peak_memory",
     "read_json",
     "reading_back",
+    "save_tensors",
     "unpack",
+    "unwritable_log",
     "write_json",
 ]

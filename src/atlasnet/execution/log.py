@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -15,23 +16,38 @@ from atlasnet.execution.reporter import Reporter, T, WitnessReporter
 class LogReporter(WitnessReporter):
     """Passes everything on and writes it as lines ``TIME note|warning|begin|done TEXT``, each at once.
 
+    A log that can be written no more, of a full disk say, does not stop the work: nothing follows in it, of which the
+    user is warned.
+
     Args:
         reporter: is told everything as it is.
         stream: gets the lines, the time in UTC.
         hide: applied to every text that is written.
+
+    Attributes:
+        failure: why nothing more is written; None while all is well.
     """
 
     def __init__(self, reporter: Reporter, stream: TextIO, hide: Callable[[str], str] = str) -> None:
         super().__init__(reporter)
         self._stream, self._hide = stream, hide
+        self.failure: OSError | None = None
+        self._begun = False
 
     def write(self, kind: str, text: str) -> None:
         """A line in the log alone for each line of ``text``."""
+        if self.failure is not None:
+            return
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for line in self._hide(text).splitlines():
-            if line.strip():
-                self._stream.write(f"{time} {kind} {line}\n")
-        self._stream.flush()
+        lines = [f"{time} {kind} {line}\n" for line in self._hide(text).splitlines() if line.strip()]
+        try:
+            self._stream.write("".join(lines))  # at once: another process may write there too
+            self._stream.flush()
+            self._begun = True
+        except OSError as problem:
+            self.failure = problem
+            if self._begun:  # else whoever begins it looks at the failure
+                super().warn(f"the log cannot be written any more, and ends here: {problem}")
 
     def note(self, text: str) -> None:
         """Write and pass on."""
@@ -53,19 +69,28 @@ class LogReporter(WitnessReporter):
         self.write("done", f"{description}: {count}")
 
 
-def open_log(path: Path) -> TextIO:
+@contextmanager
+def open_log(path: Path) -> Iterator[TextIO]:
     """The file, to be added to.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8")
+        stream = path.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise InputError(
-            "the log cannot be written", path=path, found=str(error), remedy="name another file"
-        ) from error
+        raise unwritable_log(path, error) from error
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # of what could not be written before
+            stream.close()
+
+
+def unwritable_log(path: Path, problem: OSError) -> InputError:
+    """The error of a log that cannot be written."""
+    return InputError("the log cannot be written", path=path, found=str(problem), remedy="name another file")
 
 
 class Hidden:
@@ -79,9 +104,12 @@ class Hidden:
 
     def __init__(self, paths: Iterable[tuple[str, Path]], names: Collection[str]) -> None:
         roots = {text: word for word, path in paths for text in (str(path), str(path.absolute()), str(path.resolve()))}
+        # A name that itself holds what ends a path is part of it.
+        whole = [re.escape(name) for name in names if re.search("[:;] |[\r\n]", name)]
+        below = rf"(?:{'|'.join([*sorted(whole, key=len, reverse=True), '.'])})*?"
         # The longest first: the path of a file is longer than that of its folder, which may be given too.
         self._paths = [
-            (re.compile(rf"(?<![\w./-]){re.escape(text)}(?:[/\\].*?(?=: |; |$)|{_end(text)})", re.M), f"<{word}>")
+            (re.compile(rf"(?<![\w./-]){re.escape(text)}(?:[/\\]{below}(?=: |; |$)|{_end(text)})", re.M), f"<{word}>")
             for text, word in sorted(roots.items(), key=lambda root: -len(root[0]))
             if text not in (".", "/")
         ]

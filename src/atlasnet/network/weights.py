@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import atomic_path
+from atlasnet.execution import save_tensors
 from atlasnet.network.registry import SEGNET, UNET, UNET_3D, build_network
 from atlasnet.network.segnet import WIDEST as SEGNET_WIDEST
 from atlasnet.network.spec import NetworkSpec
@@ -28,8 +27,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mappi
     """Write tensors, their checksum and a JSON-able record atomically; the same values give the same bytes."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({**record, _CHECKSUM: _checksum(whole)}, sort_keys=True, allow_nan=False)
-    with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata={_RECORD: text})
+    save_tensors(path, whole, {_RECORD: text})
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

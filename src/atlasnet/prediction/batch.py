@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError, explained
 from atlasnet.execution import Stages, give_back_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
-from atlasnet.prediction.output import DICOM_SEG, REPORT, RTSTRUCT, is_written, provenance, write_prediction
+from atlasnet.prediction.output import (
+    DICOM_SEG,
+    REPORT,
+    RTSTRUCT,
+    check_places,
+    is_written,
+    provenance,
+    write_prediction,
+)
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume
 from atlasnet.wording import counted
 
+E = TypeVar("E", bound=AtlasNetError)
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
 Report = Callable[[str, Volume, Prediction, Path, Mapping[str, Any]], None]
 
@@ -100,50 +109,25 @@ def predict_cases(
 
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
-        InputError: there are several models, and the fusion is not the mean.
+        InputError: there are several models, and the fusion is not the mean; or a result would take the place of a
+            scan.
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution
     predictor.ensemble.check(options)
     predictor.ensemble.check_masks(cases)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
-    asked = options if report is None else replace(options, agreement=True)
+    check_places(cases, paths, outputs)
     batch = Batch()
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         execution.pause()
-        path, stages = paths[case.name], Stages(device=execution.device)
+        path = paths[case.name]
         try:
-            with stages("reading"):
-                made_of = provenance(case, predictor.ensemble, options, execution)
-                if not overwrite and is_written(path, made_of, outputs, strict=options.strict):
-                    batch.kept[case.name] = path
-                    execution.reporter.note(f"{case.name}: kept, it is of the same model, input and options")
-                    continue
-                needed = predictor.require_memory(case.read_grid(), asked, case.images[0])
-                origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
-                image = case.read_image()
-                mask = case.read_mask(image.grid)
-            prediction = predictor.predict(image, asked, mask=mask)
-            prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
-            page = None
-            if report is not None:
-                page = partial(report, case.name, image, prediction)
-                if not options.agreement:
-                    prediction = replace(prediction, agreement=None, entropy=None)
-            write_prediction(
-                prediction,
-                path,
-                provenance=made_of,
-                stages=stages,
-                origin=origin,
-                dicom_seg=dicom_seg,
-                rtstruct=rtstruct,
-                page=page,
-            )
+            said = _segment(predictor, case, path, options, outputs, report, overwrite)
         except Cancelled:
             raise
         except UnusualInputError as refusal:
-            batch.refused[case.name] = refusal
+            batch.refused[case.name] = _alone(refusal)
             if len(cases) > 1:
                 execution.reporter.warn(f"{case.name}: refused: {refusal}")
             continue
@@ -151,13 +135,62 @@ def predict_cases(
             error = explained(problem)
             if error is None:
                 raise
-            batch.failed[case.name] = error
+            batch.failed[case.name] = _alone(error)
             if len(cases) > 1:
                 execution.reporter.warn(f"{case.name}: {error}")
             continue
-        batch.written[case.name] = path
-        execution.reporter.note(f"{case.name}: {prediction.summary()}")
-        # Nothing of a case is in memory while the next one is segmented.
-        del image, mask, prediction, page
-        give_back_memory()
+        finally:
+            give_back_memory()
+        (batch.kept if said is None else batch.written)[case.name] = path
+        execution.reporter.note(f"{case.name}: {said or 'kept, it is of the same model, input and options'}")
     return batch
+
+
+def _segment(
+    predictor: Predictor,
+    case: Subject,
+    path: Path,
+    options: PredictOptions,
+    outputs: Collection[str],
+    report: Report | None,
+    overwrite: bool,
+) -> str | None:
+    """Segment a case and write it; a line on the result, None where it is there already.
+
+    Nothing of the case is in memory afterwards, while the next one is segmented.
+    """
+    execution, stages = predictor.execution, Stages(device=predictor.execution.device)
+    asked = options if report is None else replace(options, agreement=True)
+    dicom_seg, rtstruct = DICOM_SEG in outputs, RTSTRUCT in outputs
+    with stages("reading"):
+        made_of = provenance(case, predictor.ensemble, options, execution)
+        if not overwrite and is_written(path, made_of, outputs, strict=options.strict):
+            return None
+        needed = predictor.require_memory(case.read_grid(), asked, case.images[0])
+        origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
+        image = case.read_image()
+        mask = case.read_mask(image.grid)
+    prediction = predictor.predict(image, asked, mask=mask)
+    prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
+    page = None
+    if report is not None:
+        page = partial(report, case.name, image, prediction)
+        if not options.agreement:
+            prediction = replace(prediction, agreement=None, entropy=None)
+    write_prediction(
+        prediction,
+        path,
+        provenance=made_of,
+        stages=stages,
+        origin=origin,
+        dicom_seg=dicom_seg,
+        rtstruct=rtstruct,
+        page=page,
+    )
+    return prediction.summary()
+
+
+def _alone(error: E) -> E:
+    """The error without the frames that it was raised in: they hold the scan, and what had been made of it."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error

@@ -13,7 +13,7 @@ from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.memory import answer_bytes
-from atlasnet.prediction.output import is_written, provenance
+from atlasnet.prediction.output import check_places, is_written, provenance
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.training.model import Model
@@ -83,12 +83,14 @@ def forecast_cases(
 
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
-        InputError: there are several models, and the fusion is not the mean.
+        InputError: there are several models, and the fusion is not the mean; or a result would take the place of a
+            scan.
     """
     options, execution = options or PredictOptions(), execution or Execution()
     ensemble = Ensemble.of(models)
     ensemble.check(options)
     ensemble.check_masks(cases)
+    check_places(cases, paths, outputs)
     missing: list[Subject] = []
     kept: list[Subject] = []
     unreadable: dict[str, str] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 
 from atlasnet import __version__
 from atlasnet.cohort import Subject
-from atlasnet.errors import VolumeError
+from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
 from atlasnet.prediction.ensemble import Ensemble, checksum
 from atlasnet.prediction.inputs import image_stem
@@ -39,6 +39,45 @@ def output_path(path: Path, output: str) -> Path:
         return path
     stem = image_stem(path) or path.name
     return path.with_name(stem + _OWN_SUFFIX.get(output, f"_{output}{path.name[len(stem) :]}"))
+
+
+def output_files(path: Path, output: str) -> dict[str, Path]:
+    """The files of an output, by what the record calls them: one, and the voxels of a MetaImage beside its header."""
+    file = output_path(path, output)
+    return {output: file} | ({f"{output}_voxels": file.with_suffix(".raw")} if file.suffix.lower() == ".mhd" else {})
+
+
+def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: Collection[str]) -> None:
+    """Find out before any work that a result would take the place of a scan, of a mask or of another result.
+
+    Args:
+        cases: what is read.
+        paths: by case name, where its labels go.
+        outputs: what is written beside labels and record.
+
+    Raises:
+        InputError: it would, or it would lie in a DICOM folder that is read.
+    """
+    read = [path.resolve() for case in cases for path in (*case.images, case.mask) if path is not None]
+    files, folders = {path for path in read if not path.is_dir()}, [path for path in read if path.is_dir()]
+    taken: dict[Path, str] = {}
+    for case in cases:
+        for output in (LABELS, RECORD, *outputs):
+            for file in output_files(paths[case.name], output).values():
+                place = file.resolve()
+                if place in files or any(place.is_relative_to(folder) for folder in folders):
+                    raise InputError(
+                        "the result would take the place of what is read, or lie in its midst",
+                        path=file,
+                        remedy="give another folder after -o",
+                    )
+                other = taken.setdefault(place, case.name)
+                if other != case.name:
+                    raise InputError(
+                        f"results of {other!r} and of {case.name!r} would both be this file",
+                        path=file,
+                        remedy="rename one, or predict them into two folders",
+                    )
 
 
 def provenance(
@@ -129,7 +168,9 @@ def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str], 
         if strict and record["verdict"]["result"] == UNUSUAL:
             return False
         return bool(record["provenance"]["request"] == origin["request"]) and all(
-            file_digest(output_path(path, output)) == record["outputs"][output] for output in (LABELS, *outputs)
+            file_digest(file) == record["outputs"][name]
+            for output in (LABELS, *outputs)
+            for name, file in output_files(path, output).items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False  # absent, or not a record of ours
@@ -150,7 +191,7 @@ def write_prediction(
 
     ``STEM.json`` holds the record; ``STEM_probabilities``, ``STEM_agreement`` and ``STEM_entropy`` have the suffix of
     ``path``. Each file is whole or absent. The record goes first and comes last, with the SHA-256 of the others: where
-    it is, everything is.
+    it is, everything is. What an earlier record names and this one does not is removed: it tells of another result.
 
     Args:
         prediction: what is written.
@@ -168,6 +209,7 @@ def write_prediction(
     path, before = Path(path), Stages() if stages is None else stages
     watch = before.copy()
     record, written = output_path(path, RECORD), {}
+    _remove_written(path)
     record.unlink(missing_ok=True)
     with watch("writing"):
         for name in (*MAPS, LABELS):
@@ -191,10 +233,22 @@ def write_prediction(
             written[REPORT] = output_path(path, REPORT)
             page(written[REPORT], {**_with_times(prediction.record, before, watch), "provenance": dict(provenance)})
     with watch("writing"):
-        hashes = {name: file_digest(file) for name, file in written.items()}
+        hashes = {name: file_digest(file) for output in written for name, file in output_files(path, output).items()}
     found = {**_with_times(prediction.record, before, watch), "outputs": hashes, "provenance": dict(provenance)}
     write_json(record, found)
     return [*written.values(), record]
+
+
+def _remove_written(path: Path) -> None:
+    """Remove the outputs at ``path`` that their record knows, but for the labels, which are replaced in one step."""
+    try:
+        hashes = dict(read_json(output_path(path, RECORD))["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # absent, or not a record of ours
+    for output in (*MAPS, DICOM_SEG, RTSTRUCT, REPORT):
+        for name, file in output_files(path, output).items():
+            if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
+                file.unlink(missing_ok=True)
 
 
 def _with_times(record: Mapping[str, Any], before: Stages, watch: Stages) -> dict[str, Any]:

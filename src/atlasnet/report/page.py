@@ -147,13 +147,13 @@ class Page:
         A sentence says what was left out, in its place. Text and tables all stay.
         """
         shown, ends = [*self._parts], [*self._ends.values()]
-        size = len(self._framed("\n".join([*shown, *ends])).encode())
+        size = len(self._framed("\n".join([*shown, *ends])).encode(errors="backslashreplace"))
         for place in sorted(self._instead, key=lambda place: -len(shown[place])):
             if size <= most:
                 break
             said = f"To keep the page below {most / 10**6:.0f} MB, this is left out: {self._instead[place]}."
             sentence = f'<p class="note">{escape(said)}</p>'
-            size += len(sentence.encode()) - len(shown[place].encode())
+            size += len(sentence.encode()) - len(shown[place].encode(errors="backslashreplace"))
             shown[place] = sentence
         return self._framed("\n".join([*shown, *ends]))
 
@@ -172,7 +172,7 @@ class Page:
         """Write the page, whole or not at all."""
         path = Path(path)
         with atomic_path(path) as temporary:
-            temporary.write_text(self.html(), encoding="utf-8")
+            temporary.write_text(self.html(), encoding="utf-8", errors="backslashreplace")  # names may be no Unicode
         return path
 
 

@@ -13,7 +13,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
-from atlasnet.execution import Execution, digest, read_json, reading_back, write_json
+from atlasnet.execution import Execution, digest, file_digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
@@ -229,13 +229,14 @@ class _CrossValidation:
     def _is_of(self, name: str, model: str) -> bool:
         path = self._prediction(name)
         record = path.with_name(f"{name}.json")
-        # The record is written last: where it is, the labels are whole.
-        if not (path.exists() and record.exists()):
+        # The record is written last: where it is, the labels were whole.
+        if not (path.is_file() and record.exists()):
             return False
         with reading_back(record):
             content = read_json(record)
             # One of an earlier version does not hold what the estimate of Dice is learnt from.
-            return bool(content["provenance"]["model"] == model) and "entropy" in content["agreement"]
+            own = bool(content["provenance"]["model"] == model) and "entropy" in content["agreement"]
+            return own and bool(content["outputs"]["labels"] == file_digest(path))
 
     def _evaluate(self) -> CrossValidation:
         if not any(self._prediction(subject.name).exists() for subject in self.cohort):

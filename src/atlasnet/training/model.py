@@ -13,6 +13,7 @@ work/                    registrations, mapped cases, checkpoints: may be delete
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -241,7 +242,7 @@ class Model:
                 path=path,
                 expected=" or ".join(f"format {number}" for number in READABLE),
                 found=f"format {found}",
-                remedy="install the version of atlasnet that wrote it, or train it again",
+                remedy=_way_to_read(content.get("atlasnet") if isinstance(content, dict) else None),
             )
         try:
             model = cls(
@@ -393,6 +394,14 @@ def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[i
         0,
         *sorted({int(v) for v in labels.values()} - {0} - ({ignore_label} if ignore_label is not None else set())),
     )
+
+
+def _way_to_read(version: Any) -> str:
+    """The commands that help with a model of another format, which this version of atlasnet wrote."""
+    again = "train it again: atlasnet train DATA -o MODEL"
+    if not isinstance(version, str) or not re.fullmatch(r"\d+(\.\w+){1,4}", version) or version == __version__:
+        return again
+    return f"pip install 'atlasnet=={version}', which wrote it, or {again}"
 
 
 def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:

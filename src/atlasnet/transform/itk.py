@@ -15,6 +15,7 @@ from atlasnet.transform.field import displacement_on
 from atlasnet.transform.maps import DisplacementMap, PointMap
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import read_sitk
+from atlasnet.volume.writing import write_sitk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,7 @@ def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
 
     Raises:
         TransformError: the suffix is none of these.
+        OSError: the file cannot be written whole.
     """
     if not str(path).endswith(SUFFIXES):
         raise TransformError(
@@ -63,7 +65,7 @@ def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
         )
     image = itk_field(displacement_on(point_map, grid), grid)
     with atomic_path(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=not str(path).endswith(".nii"))
+        write_sitk(temporary, image, Path(path))
 
 
 def read_itk_field(path: str | Path) -> DisplacementMap:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from atlasnet.errors import TransformError
-from atlasnet.execution import atomic_path
+from atlasnet.execution import save_tensors
 from atlasnet.transform.maps import AffineMap, BSplineMap, CompositeMap, DisplacementMap, PointMap
 from atlasnet.volume.grid import Grid
 
@@ -36,8 +35,7 @@ def save_maps(path: str | Path, maps: Mapping[str, PointMap], residual: Mapping[
     described = {name: _describe(point_map, name, tensors) for name, point_map in maps.items()}
     content = {"format": FORMAT, "maps": described, "residual": {k: dict(v) for k, v in residual.items()}}
     header = {"atlasnet": json.dumps({**content, "sha256": _checksum(content, tensors)}, allow_nan=False)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    save_tensors(path, tensors, header)
 
 
 def load_maps(path: str | Path) -> tuple[dict[str, PointMap], dict[str, dict[str, float]]]:

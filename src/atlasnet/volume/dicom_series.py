@@ -49,6 +49,7 @@ _HEADER = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
+_PATIENT = ["PatientName", "PatientID"]  # read to keep them out of messages, and forgotten
 _COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 _UID = re.compile(r"\d+(\.\d+)+")
 _SUFFIXES = (".dcm", ".ima")
@@ -263,7 +264,8 @@ def _header(file: Path) -> Dataset | None:
             stream.seek(0)
             if not bare and read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 raise _unreadable(file, "a header that is compressed too (deflate)")
-            header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(_HEADER))
+            header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_HEADER + _PATIENT)
+            _forget_patient(header)
             stated = header.get("SOPClassUID") or getattr(header, "file_meta", Dataset()).get("MediaStorageSOPClassUID")
             sop_class = UID(str(stated or ""))
             if sop_class == MediaStorageDirectoryStorage:
@@ -284,6 +286,18 @@ def _header(file: Path) -> Dataset | None:
     except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
         raise _unreadable(file, f"a damaged header ({type(error).__name__})") from error
     return header
+
+
+def _forget_patient(header: Dataset) -> None:
+    """Take name and ID of the patient out of a header, and out of its description, where people type them too."""
+    names = re.split(r"[\^=,\s]+", " ".join(str(header.get(keyword) or "") for keyword in _PATIENT))
+    for keyword in _PATIENT:
+        if keyword in header:
+            del header[keyword]
+    told = [re.escape(name) for name in names if len(name) > 1]
+    if told and "SeriesDescription" in header:
+        pattern = rf"(?<![^\W_])(?:{'|'.join(sorted(told, key=len, reverse=True))})(?![^\W_])"
+        header.SeriesDescription = re.sub(pattern, "***", str(header.SeriesDescription), flags=re.IGNORECASE)
 
 
 def _no_slice(header: Dataset) -> str | None:

@@ -199,6 +199,7 @@ def quiet_itk() -> Iterator[None]:
 
 def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
     """Check what the file says of itself, and that all its voxels are there."""
+    check_name(path)
     suffix = image_suffix(path)
     if not path.exists():
         raise VolumeError("there is no such file", path=path)
@@ -215,6 +216,18 @@ def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
     except OSError as error:
         raise VolumeError("the file cannot be read", path=path, found=str(error)) from error
     return None
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is not in UTF-8: at one, ITK ends the whole process.
+
+    Raises:
+        VolumeError: it is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VolumeError("the name of the file is not in UTF-8", path=path, remedy="rename it") from error
 
 
 def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[Any]:
@@ -245,7 +258,7 @@ def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[An
 
 
 def _check_nifti_direction(path: Path, header: NiftiGeometry, direction: NDArray[np.float64]) -> None:
-    """Refuse a sheared sform where it is the one that ITK took (it orthonormalises silently here)."""
+    """Refuse a sheared sform unless ITK took the qform: of it, ITK makes a rotation that is neither's, silently."""
     if header.sform is None or len(header.spacing) < 3:
         return
     norms = np.linalg.norm(header.sform, axis=0)
@@ -255,8 +268,7 @@ def _check_nifti_direction(path: Path, header: NiftiGeometry, direction: NDArray
         raise _singular(path, header.sform)
     to_lps = np.diag([-1.0, -1.0, 1.0])
     stated = to_lps @ (header.sform / norms)
-    nearest = nearest_orthonormal(stated)
-    if header.qform is not None and np.abs(to_lps @ header.qform - direction).max() < np.abs(nearest - direction).max():
+    if header.qform is not None and np.abs(to_lps @ header.qform - direction).max() <= DIRECTION_TOLERANCE:
         return
     _check_orthonormal(path, stated)
     if np.abs(norms / header.spacing - 1).max() > 1e-3:

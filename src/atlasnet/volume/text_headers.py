@@ -163,9 +163,13 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
     if not voxels:
         return
     values = math.prod(sizes) * int(fields.get("ElementNumberOfChannels", "1"))
-    local = data.upper() == "LOCAL"
-    file, offset = (path, start) if local else (_beside(path, data), max(0, int(fields.get("HeaderSize", "0"))))
+    local, skipped = data.upper() == "LOCAL", int(fields.get("HeaderSize", "0"))
+    if local and 0 < skipped < start:  # ITK would take the header's own text for voxels
+        _refuse(path, "HeaderSize", f"{start} bytes at least", str(skipped))
+    file, offset = (path, max(start, skipped)) if local else (_beside(path, data), max(0, skipped))
     if _is_true(fields.get("CompressedData", "False")):
+        if skipped < 0:  # "the voxels are what is last"; ITK would look for as many bytes as there are unpacked
+            _refuse(path, "HeaderSize", "where the compressed voxels begin", str(skipped))
         taken = check_deflated(path, file, offset, values * width)
         # Without it ITK finds no voxels, says so on the console only, and returns whatever is in its memory.
         stated = int(fields.get("CompressedDataSize", 0))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import atomic_path
-from atlasnet.volume.io import itk_reason, quiet_itk
+from atlasnet.volume.headers import check_nifti
+from atlasnet.volume.io import check_name, itk_reason, quiet_itk
 from atlasnet.volume.volume import Volume
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -33,15 +34,15 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     stored as uint8, float16 as float32, 64-bit integers in the smallest integer type that holds every value.
 
     Raises:
-        VolumeError: an unknown suffix, or a voxel type that no format keeps faithfully.
+        VolumeError: an unknown suffix, a name that is not in UTF-8, or a voxel type that no format keeps faithfully.
+        OSError: the file cannot be written whole, for one because the disk is full.
     """
     path = Path(path)
     image = _as_stored(path, volume)
     with atomic_path(path) as temporary:
-        written = _write(path, image, temporary)
+        write_sitk(temporary, image, path)
         if _suffix(path) == ".mhd":
-            os.replace(written.with_suffix(".raw"), path.with_suffix(".raw"))
-        os.replace(written, temporary)
+            os.replace(temporary.with_suffix(".raw"), path.with_suffix(".raw"))
 
 
 def write_labels(path: str | Path, labels: Volume) -> None:
@@ -55,6 +56,7 @@ def write_labels(path: str | Path, labels: Volume) -> None:
 
     Raises:
         VolumeError: as `write_volume`, or the voxels are of another type.
+        OSError: as `write_volume`.
     """
     path = Path(path)
     if labels.array.dtype.kind not in "biu":
@@ -71,15 +73,13 @@ def write_labels(path: str | Path, labels: Volume) -> None:
     image = _as_stored(path, labels)
     with atomic_path(path) as temporary:
         # Nothing can be changed within compressed bytes, so the header is completed before they are compressed.
-        packed = _suffix(path) == ".nii.gz"
-        plain = _write(path, image, temporary.with_suffix("") if packed else temporary)
+        plain = temporary.with_suffix("") if _suffix(path) == ".nii.gz" else temporary
+        write_sitk(plain, image, path)
         with plain.open("r+b") as stream:
             stream.seek(_INTENT_OFFSET)
             stream.write(struct.pack("=h", _INTENT_LABEL))  # ITK writes in the order of this machine
-        if packed:
+        if plain != temporary:
             _compress(plain, temporary)
-        else:
-            os.replace(plain, temporary)
 
 
 def _suffix(path: Path) -> str:
@@ -94,20 +94,33 @@ def _suffix(path: Path) -> str:
 
 def _as_stored(path: Path, volume: Volume) -> sitk.Image:
     """The image that ITK writes to ``path``, in a voxel type that the format keeps."""
+    check_name(path)
     vector = not _suffix(path).startswith(".nii")
     return to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=vector)
 
 
-def _write(path: Path, image: sitk.Image, place: Path) -> Path:
-    """Let ITK write to ``place`` what is to lie at ``path``; where it did, because ITK knows small suffixes only."""
-    suffix = _suffix(place)
-    place = place.with_name(place.name[: -len(suffix)] + suffix)
+def write_sitk(temporary: Path, image: sitk.Image, path: Path) -> None:
+    """Have ITK write an image to ``temporary``, which is to become ``path``, and see that all of it is there.
+
+    ITK does not notice that a disk is full while it writes NIfTI: what was written is read again.
+
+    Raises:
+        OSError: it cannot be written whole.
+    """
+    suffix = _suffix(temporary)
+    # ITK writes by suffixes in small letters only. The voxels of .mhd stay beside it, under the name that it says.
+    written = temporary.with_name(temporary.name[: -len(suffix)] + suffix)
     with quiet_itk():
         try:
-            sitk.WriteImage(image, str(place), useCompression=suffix not in (".nii", ".mhd"))
+            sitk.WriteImage(image, str(written), useCompression=suffix not in (".nii", ".mhd"))
         except RuntimeError as error:
-            raise VolumeError("the image cannot be written", path=path, found=itk_reason(error)) from error
-    return place
+            raise OSError(f"{path}: the image cannot be written: {itk_reason(error)}") from error
+    if suffix.startswith(".nii"):
+        try:
+            check_nifti(written)
+        except VolumeError as error:
+            raise OSError(f"{path}: it could not be written whole ({error.problem}): is the disk full?") from error
+    os.replace(written, temporary)
 
 
 def _compress(plain: Path, compressed: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from atlasnet.execution import save_tensors
 from atlasnet.registration.label_space import LabelSpace
 from atlasnet.registration.propagation import Smoothness, propagate
 
@@ -147,7 +148,8 @@ class Problem:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file that `load` reads."""
-        save_file(
+        save_tensors(
+            path,
             {
                 "costs": self.costs.contiguous(),
                 "classes": self.classes.contiguous(),
@@ -157,7 +159,6 @@ class Problem:
                 "carried": self.carried.contiguous(),
                 "wanted": self.wanted.contiguous(),
             },
-            path,
         )
 
     @classmethod
