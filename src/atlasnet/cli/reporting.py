@@ -22,7 +22,7 @@ _CHANNEL = re.compile(r"_\d{4}$")
 _COMMON = frozenset(
     "imagesTr labelsTr imagesTs labelsTs images labels atlases networks log work data model models dataset plan "
     "scan scans atlas test tests output out in registrations mapped predictions references transform record "
-    "report common".split()
+    "report common ensemble".split()
 )
 _SHORTEST = 3  # characters; shorter names, such as the 1 of 1.dcm, are numbers of a sentence too
 

@@ -1,8 +1,9 @@
 """Where work runs: device, threads, progress, cancellation, and files that survive a power cut."""
 
-from atlasnet.execution.archive import unpack
+from atlasnet.execution.archive import Unpacked, pack, unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import (
+    atomic_folder,
     atomic_path,
     copy_file,
     digest,
@@ -10,6 +11,7 @@ from atlasnet.execution.files import (
     path_digest,
     read_json,
     reading_back,
+    require_absent,
     write_json,
 )
 from atlasnet.execution.log import Hidden, LogReporter, open_log
@@ -26,8 +28,10 @@ __all__ = [
     "SilentReporter",
     "Stages",
     "TextReporter",
+    "Unpacked",
     "WitnessReporter",
     "WorkFolder",
+    "atomic_folder",
     "atomic_path",
     "copy_file",
     "digest",
@@ -35,10 +39,12 @@ __all__ = [
     "memory_held",
     "memory_left",
     "open_log",
+    "pack",
     "path_digest",
     "peak_memory",
     "read_json",
     "reading_back",
+    "require_absent",
     "unpack",
     "write_json",
 ]

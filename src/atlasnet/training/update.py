@@ -109,7 +109,7 @@ class Update:
         if not known or not isinstance(keys, Mapping):
             raise ModelError(
                 "model.json does not say what the model was trained on",
-                path=model.folder,
+                path=model.place,
                 expected="hashes of files by subject in its provenance",
                 remedy="copy the model again, or train a new one, without --update",
             )
