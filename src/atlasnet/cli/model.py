@@ -95,7 +95,7 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
     lines = [
         f"network      {summary['network']['name']}, voxels of {three(summary['network_spacing_mm'])} mm",
         f"registration {summary['registration']}, voxels of {three(summary['registration_spacing_mm'])} mm",
-        f"trained on   {summary['training_subjects']} subjects"
+        f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),
         f"size         {summary['bytes'] / 2**20:.1f} MiB",
         f"made with    {', '.join(f'{name} {version}' for name, version in summary['versions'].items())}",
