@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def _models(folder: Path) -> dict[str, Specimen]:
     from atlasnet.cohort.normalisation import Normalisation
     from atlasnet.network import NetworkSpec, build_network
     from atlasnet.network.weights import write_tensors
-    from atlasnet.prediction import Predictor
+    from atlasnet.prediction import Ensemble, Predictor, write_ensemble
     from atlasnet.registration import make_operator
     from atlasnet.training.model import Atlas, Model
     from atlasnet.training.region import Region
@@ -172,12 +172,30 @@ def _models(folder: Path) -> dict[str, Specimen]:
     Model.load(model.folder).export(archive)
     plan.write(folder / "plan" / "plan.json")
 
+    together = folder / "together"
+    for number in range(2):
+        member = replace(model, folder=together / f"m{number}")
+        write_volume(
+            member.atlas_path(member.atlases[0]), Volume(np.full(SHAPE, number, np.int16), Grid.from_parts(SHAPE))
+        )
+        write_tensors(member.weights_path(member.atlases[0]), build_network(model.network, 1, 2).state_dict(), {})
+        member.save()
+    write_ensemble(together, ("m0", "m1"))
+    both = folder / "both" / "ensemble.zip"
+    Ensemble.load([together]).export(both)
+
     def read_model(path: Path) -> Any:
         loaded = Model.load(path.parent if path.suffix == ".json" else path)
+        return loaded.summary(), loaded.values, Predictor(loaded)
+
+    def read_ensemble(path: Path) -> Any:
+        loaded = Ensemble.load([path.parent if path.suffix == ".json" else path])
         return loaded.summary(), loaded.values, Predictor(loaded)
 
     return {
         "model.json": Specimen(model.folder / "model.json", read_model),
         "model.zip": Specimen(archive, read_model),
+        "ensemble.json": Specimen(together / "ensemble.json", read_ensemble),
+        "ensemble.zip": Specimen(both, read_ensemble),
         "plan.json": Specimen(folder / "plan" / "plan.json", Plan.read),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, ModelError, UnusualInputError
 from atlasnet.execution import Execution, read_json, write_json
-from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor, find_cases, provenance
-from atlasnet.prediction.ensemble import checksum, pair_keys
+from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor, find_cases, import_models, provenance
+from atlasnet.prediction.ensemble import pair_keys
 from atlasnet.prediction.fusion import FusedSlab, fuse_models, fuse_slab
+from atlasnet.prediction.members import checksum
 from atlasnet.prediction.verdict import UNKNOWN, UNUSUAL, USUAL, Verdict, joined
 from atlasnet.registration import Operator, Registration, make_operator
 from atlasnet.training.fit import fit
@@ -244,8 +246,145 @@ def test_folds_segment_together_on_request(folds: Path, tmp_path: Path) -> None:
     assert Ensemble.load([folds]).pairs == 1
     net = atlasnet.AtlasNet.load(folds, execution=ONE)
     assert np.array_equal(net.predict(tmp_path / "ct.nii.gz").labels.array, read_volume(tmp_path / "seg.nii.gz").array)
-    with pytest.raises(ModelError, match="several models"):
-        net.save(tmp_path / "one.zip")
+
+
+# What of the folds' models is for others: written out, so that nothing else slips in.
+OF_EACH = ("model.json", "atlases/template.nii.gz", "networks/template.safetensors", "log/template.csv")
+SHIPPED = {"ensemble.json", *(f"{fold}/{name}" for fold in ("fold_1", "fold_2") for name in OF_EACH)}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def bundle(folds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folds as one file."""
+    path = tmp_path_factory.mktemp("bundle") / "ensemble.zip"
+    assert main(["model", "export", str(folds), "-o", str(path), "--quiet"]) == 0
+    return path
+
+
+def rezipped(bundle: Path, path: Path, changed: Mapping[str, bytes | None]) -> Path:
+    """The zip with the content of some entries changed or, where it is None, without them."""
+    with zipfile.ZipFile(bundle) as whole, zipfile.ZipFile(path, "w") as archive:
+        entries = {name: whole.read(name) for name in whole.namelist()} | dict(changed)
+        for name, data in entries.items():
+            if data is not None:
+                archive.writestr(name, data)
+    return path
+
+
+def test_an_ensemble_travels_as_a_zip_and_nothing_else_with_it(
+    folds: Path, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert {"predictions", "folds.json", "table.json"} < {path.name for path in folds.iterdir()}
+    assert sorted(zipfile.ZipFile(bundle).namelist()) == sorted(SHIPPED)
+    folder = tmp_path / "deep" / "copy"
+    assert main(["model", "import", str(bundle), "-o", str(folder)]) == 0
+    assert capsys.readouterr().out == f"ensemble of 2 models: {folder}\n"
+    assert content(folder) == {name: data for name, data in content(folds).items() if name in SHIPPED}
+    assert [path.name for path in folder.parent.iterdir()] == ["copy"]
+    assert folder.stat().st_mode == folder.parent.stat().st_mode
+    for place in (bundle, folder):
+        assert main(["model", "verify", str(place)]) == 0
+        assert capsys.readouterr().out == "all 4 files are intact\n"
+    assert main(["model", "import", str(bundle), "-o", str(folder)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_zip_of_an_ensemble_segments_as_its_folder_does(
+    folds: Path, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    write_volume(tmp_path / "in" / "ct.nii.gz", subject(200)[0])
+    words = ["predict", str(tmp_path / "in"), "--threads", "1", "--json"]
+    assert main([*words, "-m", str(folds), "-o", str(tmp_path / "folder")]) == 0
+    assert main([*words, "-m", str(bundle), "-o", str(tmp_path / "zip")]) == 0
+    first, second = (read_json(tmp_path / name / "ct.json")["provenance"] for name in ("folder", "zip"))
+    assert first == second
+    labels = [read_volume(tmp_path / name / "ct.nii.gz").array for name in ("folder", "zip")]
+    assert np.array_equal(*labels)
+    capsys.readouterr()
+    assert main([*words, "-m", str(bundle), "-o", str(tmp_path / "folder")]) == 0
+    assert list(json.loads(capsys.readouterr().out)["kept"]) == ["ct"]
+
+
+def test_info_says_what_segments_together(folds: Path, bundle: Path, capsys: Capture) -> None:
+    assert main(["model", "info", str(bundle), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    models = [Model.load(folds / name) for name in ("fold_1", "fold_2")]
+    assert found["models"] == [{"name": model.folder.name, **model.summary()} for model in models]
+    assert found["bytes"] == sum(model.summary()["bytes"] for model in models)
+    assert (found["registrations"], found["checksum"]) == (1, Ensemble.load([folds]).checksum)
+    assert main(["model", "info", str(folds)]) == 0
+    text = capsys.readouterr().out
+    assert "models       2, which segment together: fold_1, fold_2" in text
+    assert all(model["checksum"] in text for model in (found, *found["models"]))
+
+
+def test_a_damaged_file_in_the_zip_of_an_ensemble_is_named_as_the_user_knows_it(
+    folds: Path, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    name = "fold_2/networks/template.safetensors"
+    data = bytearray((folds / name).read_bytes())
+    data[-1] ^= 1
+    archive = rezipped(bundle, tmp_path / "bad.zip", {name: bytes(data)})
+    for words in (["verify", str(archive)], ["import", str(archive), "-o", str(tmp_path / "copy")]):
+        assert main(["model", *words]) == 2
+        assert f"{archive / name}: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"fold_2/model.json": None}, "fold_2: this is not a model"),
+        ({"ensemble.json": b"[1"}, "ensemble.json: ensemble.json cannot be read"),
+        ({"ensemble.json": b'{"format": 1, "models": []}'}, "does not name each of its models once"),
+        ({"ensemble.json": b'{"format": 2, "models": []}'}, "format 2"),
+        ({"ensemble.json": b'{"format": 1, "models": [{"folder": "../m", "checksum": ""}]}'}, "no folder's"),
+        ({"ensemble.json": b'{"format": 1, "models": [{"folder": "fold_1", "checksum": ""}]}'}, "not the one that"),
+        ({"../outside": b""}, "outside itself"),
+    ],
+)
+def test_a_zip_that_is_not_the_ensemble_that_was_exported_is_refused(
+    bundle: Path, tmp_path: Path, changed: dict[str, bytes | None], said: str
+) -> None:
+    with pytest.raises(ModelError, match=said) as error:
+        import_models(rezipped(bundle, tmp_path / "bad.zip", changed), tmp_path / "copy")
+    assert str(tmp_path / "bad.zip") in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
+
+
+def test_what_does_not_belong_to_the_models_is_not_unpacked_for_good(folds: Path, bundle: Path, tmp_path: Path) -> None:
+    strays = {"work/registrations/x/record.json": b"{}", "fold_1/work/x": b"", "predictions/anna.nii.gz": b""}
+    import_models(rezipped(bundle, tmp_path / "more.zip", strays), tmp_path / "copy")
+    assert set(content(tmp_path / "copy")) == SHIPPED
+
+
+def test_where_one_model_is_needed_several_are_refused(
+    cohort: Cohort, folds: Path, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for place in (folds, bundle):
+        assert main(["train", str(cohort.root), "-o", str(tmp_path / "m"), "--update", str(place)]) == 2
+        assert "several models that segment together, and one is needed" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_ensemble_is_saved_like_a_model(folds: Path, models: list[Model], tmp_path: Path) -> None:
+    net = atlasnet.AtlasNet.load(folds)
+    net.save(tmp_path / "e.zip")
+    net.save(tmp_path / "e")
+    assert set(content(tmp_path / "e")) == set(zipfile.ZipFile(tmp_path / "e.zip").namelist()) == SHIPPED
+    with pytest.raises(InputError, match="exists already"):
+        net.save(tmp_path / "e")
+    # Models from anywhere become an ensemble when they are saved together.
+    atlasnet.AtlasNet.load(*(model.folder for model in models)).save(tmp_path / "both.zip")
+    both = Ensemble.load([tmp_path / "both.zip"])
+    assert both.names == ("first", "second")
+    assert [checksum(model) for model in both.models] == [checksum(model) for model in models]
+    with pytest.raises(ModelError, match="folders of these names"):
+        Ensemble(both.models, ("a/b", "c")).export(tmp_path / "bad.zip")
 
 
 def test_an_ensemble_whose_model_is_another_is_refused(folds: Path, models: list[Model], tmp_path: Path) -> None:

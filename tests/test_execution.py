@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from atlasnet.execution import (
     SilentReporter,
     Stages,
     TextReporter,
+    atomic_folder,
     atomic_path,
     digest,
     file_digest,
+    pack,
     peak_memory,
     read_json,
     write_json,
@@ -47,6 +51,38 @@ def test_an_atomic_write_replaces_the_file_and_keeps_its_suffixes(tmp_path: Path
         path.write_text("whole")
     assert target.read_text() == "whole"
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_interrupted_folder_is_absent_and_a_finished_one_is_never_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "model"
+
+    def written(interrupt: bool) -> None:
+        with atomic_folder(target) as folder:
+            (folder / "file").write_text("whole")
+            if interrupt:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        written(interrupt=True)
+    assert list(target.parent.iterdir()) == []
+    written(interrupt=False)
+    assert list(target.parent.iterdir()) == [target]
+    assert [path.read_text() for path in target.iterdir()] == ["whole"]
+    assert target.stat().st_mode == target.parent.stat().st_mode
+    with pytest.raises(InputError, match="exists already"):
+        written(interrupt=False)
+
+
+def test_a_zip_holds_files_of_any_date_and_texts_or_is_absent(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"\0\1")
+    os.utime(file, (0, 0))  # before a zip's calendar begins
+    pack(tmp_path / "m.zip", {"list.json": "[]", "networks/a": file})
+    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {"list.json": b"[]", "networks/a": b"\0\1"}
+    with pytest.raises(FileNotFoundError):
+        pack(tmp_path / "n.zip", {"a": file, "b": tmp_path / "absent"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.zip", "weights"]
 
 
 def test_json_survives_a_round_trip_and_refuses_what_json_has_not(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ IMAGES = (
 )  # fmt: skip
 OTHERS = (
     "transform.safetensors", "field.nii.gz", "field.mha", "network.safetensors", "landmarks.csv", "subjects.txt",
-    "dataset.json", "decathlon.json", "model.json", "model.zip", "plan.json",
+    "dataset.json", "decathlon.json", "model.json", "model.zip", "ensemble.json", "ensemble.zip",
+    "plan.json",
 )  # fmt: skip
 NAMES = (*IMAGES, *OTHERS)
 seldom = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))

@@ -24,9 +24,10 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import Cancelled, InputError
 from atlasnet.execution import Execution
 from atlasnet.network.weights import read_tensors
+from atlasnet.prediction import import_models
 from atlasnet.study import StudyOptions, cross_validate, run_study
 from atlasnet.training.fit import fit
-from atlasnet.training.model import Model, import_model
+from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
@@ -247,7 +248,7 @@ def test_the_model_keeps_the_log_of_the_common_network_and_takes_it_along(
     assert len((model.folder / log).read_text(encoding="utf-8").splitlines()) == 1 + EPOCHS
     assert not any((models[kind].folder / log).exists() for kind in ("independent", "first"))
     model.export(tmp_path / "m.zip")
-    copy = import_model(tmp_path / "m.zip", tmp_path / "copy")
+    (copy,) = import_models(tmp_path / "m.zip", tmp_path / "copy").models
     assert (copy.folder / log).read_bytes() == (model.folder / log).read_bytes()
     (copy.folder / log).unlink()  # as in models of before
     assert Model.load(copy.folder).checksums == model.checksums

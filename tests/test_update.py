@@ -196,6 +196,19 @@ def test_the_record_says_what_was_updated(updated: Model, model: Model) -> None:
     assert set(updated.provenance["data"]) == {"s100", "s101", "s102", "s103"}
 
 
+def test_a_subject_that_is_called_otherwise_is_mapped_already(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    shutil.copytree(cohort.root, tmp_path / "data")
+    for folder, ending in (("imagesTr", "_0000"), ("labelsTr", "")):
+        place = tmp_path / "data" / folder
+        (place / f"s102{ending}.nii.gz").rename(place / f"s102b{ending}.nii.gz")
+    renamed = Cohort.read(tmp_path / "data").select(["s100", "s101", "s102b"])
+    found = fit(renamed, tmp_path / "m", THEN, update=model, execution=ONE)
+    kept = content(model.folder / "work" / "mapped")
+    assert len({Path(name).parent for name in kept}) == 2 * 3
+    assert content(found.folder / "work" / "mapped") == kept
+    assert set(found.provenance["data"]) == {"s100", "s101", "s102b"}
+
+
 def test_subjects_that_are_gone_or_changed_are_named(cohort: Cohort, model: Model, tmp_path: Path) -> None:
     others = changed(cohort, tmp_path / "data", "s100").select(["s100", "s101"])
     reporter = SilentReporter()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Cohort
-from atlasnet.errors import InputError, ModelError
+from atlasnet.errors import ModelError
 from atlasnet.execution import Execution
 from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor
 from atlasnet.training.fit import fit
@@ -110,7 +109,7 @@ class AtlasNet:
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
-        models = self._ensemble or Ensemble.of(self._fitted())
+        models = self._models()
         chosen = PredictOptions(**options)
         if self._predictor is None:
             self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
@@ -122,25 +121,22 @@ class AtlasNet:
         return self._predictor.predict(image, chosen, mask=mask)
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a zip (by its suffix) or a new folder, without the work folder.
+        """Write the model, or several with which scans are segmented, to a zip (by its suffix) or a new folder.
+
+        Only what prediction needs is written, and the logs.
 
         Raises:
             InputError: the folder exists.
-            ModelError: nothing was fitted or loaded, or it is several models.
+            ModelError: nothing was fitted or loaded.
         """
-        path, model = Path(path), self._fitted()
-        if path.suffix == ".zip":
-            model.export(path)
-            return
-        if path.exists():
-            raise InputError("the folder exists already", path=path, remedy="name a new one")
-        shutil.copytree(model.folder, path, ignore=shutil.ignore_patterns("work", "cross_validation", ".*"))
+        models, path = self._models(), Path(path)
+        (models.export if path.suffix == ".zip" else models.copy)(path)
 
     @classmethod
     def load(
         cls, path: str | Path, *more: str | Path, allow_module: bool = False, execution: Execution | None = None
     ) -> AtlasNet:
-        """Read a model folder or zip; or several, which then segment together, see `atlasnet.prediction.Ensemble`.
+        """Read folders and zips of models; several segment together, see `atlasnet.prediction.Ensemble`.
 
         Raises:
             ModelError: one is not there, not finished, or damaged, or they do not fit each other.
@@ -151,9 +147,9 @@ class AtlasNet:
             net.model = net._ensemble.models[0]
         return net
 
-    def _fitted(self) -> Model:
-        if self._ensemble is not None and len(self._ensemble) > 1:
-            raise ModelError("several models are not one that could be saved", remedy="copy their folders")
+    def _models(self) -> Ensemble:
+        if self._ensemble is not None:
+            return self._ensemble
         if self.model is None:
             raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
-        return self.model
+        return Ensemble.of(self.model)

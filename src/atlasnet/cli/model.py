@@ -1,14 +1,19 @@
-"""``atlasnet model``: look at a model, check it, pack it for others and unpack it."""
+"""``atlasnet model``: look at a model or several that segment together, check them, pack them for others and unpack."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_output_options
 from atlasnet.cli.reporting import tell
+from atlasnet.wording import counted
 
+if TYPE_CHECKING:
+    from atlasnet.prediction import Ensemble
+
+WHICH = "folder or zip of the model, or of several: the cross_validation folder of train --folds --ensemble"
 HELP = "look at a model, verify its files, export it as one zip, import it"
 
 
@@ -22,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("import", "unpack such a zip into a new folder, verified"),
     ):
         action = actions.add_parser(name, help=text, description=text)
-        action.add_argument("model", type=Path, metavar="MODEL", help="folder or zip of the model")
+        action.add_argument("model", type=Path, metavar="MODEL", help=WHICH)
         if name in ("export", "import"):
             what = "the zip" if name == "export" else "the new folder"
             action.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=what)
@@ -32,40 +37,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it, and say what was found or written."""
     from atlasnet.errors import InputError
-    from atlasnet.network.weights import read_tensors
-    from atlasnet.training.model import Model, import_model
+    from atlasnet.prediction import Ensemble, import_models
 
     if args.action == "import":
-        model = import_model(args.model, args.output)
-        text = f"model: {args.output}"
+        models = import_models(args.model, args.output)
+        text = f"{'model' if len(models) == 1 else f'ensemble of {len(models)} models'}: {args.output}"
     else:
-        model = Model.load(args.model)
-        text = _described(model.summary())
+        models = Ensemble.load([args.model])
+        text = _described(models.summary())
         if args.action == "verify":
-            for atlas in model.atlases:
-                read_tensors(model.weights_path(atlas))
-                model.atlas_image(atlas)
-            text = f"all {len(model.checksums)} files are intact"
+            text = f"all {_read_all(models)} files are intact"
         elif args.action == "export":
             if args.output.suffix != ".zip":
                 raise InputError("a model is exported as a zip", path=args.output, expected="a name that ends in .zip")
-            model.export(args.output)
+            models.export(args.output)
             text = f"written: {args.output}, {args.output.stat().st_size / 2**20:.1f} MiB"
-    tell(args, text, model.summary())
+    tell(args, text, models.summary())
     return 0
 
 
+def _read_all(models: Ensemble) -> int:
+    """Read what the checksums say is whole; how many files there are."""
+    from atlasnet.network.weights import read_tensors
+
+    for model in models.models:
+        with model.named():
+            for atlas in model.atlases:
+                read_tensors(model.weights_path(atlas))
+                model.atlas_image(atlas)
+    return sum(len(model.checksums) for model in models.models)
+
+
 def _described(summary: dict[str, Any]) -> str:
+    labels = ", ".join(f"{name} = {value}" for name, value in summary["labels"].items() if value)
+    what = [f"labels       {labels}", f"channels     {', '.join(summary['channels'])}"]
+    if "models" not in summary:
+        return "\n".join(what + _of_one(summary))
+    names = ", ".join(model["name"] for model in summary["models"])
+    lines = [
+        f"models       {len(summary['models'])}, which segment together: {names}",
+        *what,
+        f"a scan       is registered {counted(summary['registrations'], 'time')}",
+        f"size         {summary['bytes'] / 2**20:.1f} MiB",
+        f"checksum     {summary['checksum']}",
+    ]
+    for model in summary["models"]:
+        lines += ["", model["name"], *(f"  {line}" for line in _of_one(model))]
+    return "\n".join(lines)
+
+
+def _of_one(summary: dict[str, Any]) -> list[str]:
+    """What models that segment together need not have in common."""
+
     def three(values: list[float]) -> str:
         return " x ".join(f"{value:g}" for value in values)
 
-    labels = ", ".join(f"{name} = {value}" for name, value in summary["labels"].items() if value)
     lines = [
-        f"labels       {labels}",
-        f"channels     {', '.join(summary['channels'])}",
         f"network      {summary['network']['name']}, voxels of {three(summary['network_spacing_mm'])} mm",
         f"registration {summary['registration']}, voxels of {three(summary['registration_spacing_mm'])} mm",
-        f"trained on   {summary['training_subjects']} subjects"
+        f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),
         f"size         {summary['bytes'] / 2**20:.1f} MiB",
         f"made with    {', '.join(f'{name} {version}' for name, version in summary['versions'].items())}",
@@ -75,4 +105,4 @@ def _described(summary: dict[str, Any]) -> str:
     for atlas in summary["atlases"]:
         quality = ", ".join(f"{value:.3f}" for value in atlas["quality"].values())
         lines.append(f"  {atlas['name']}: {quality or 'there is no other subject'}")
-    return "\n".join(lines)
+    return lines

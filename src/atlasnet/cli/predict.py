@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="MODEL",
         help="folder or zip of the model; repeat it for several that segment together, or name the cross_validation "
-        "folder of train --folds --ensemble",
+        "folder of train --folds --ensemble, or its zip",
     )
     parser.add_argument(
         "-o",

@@ -23,7 +23,7 @@ _CHANNEL = re.compile(r"_\d{4}$")
 _COMMON = frozenset(
     "imagesTr labelsTr imagesTs labelsTs images labels atlases networks log work data model models dataset plan "
     "scan scans atlas test tests output out in registrations mapped predictions references transform record "
-    "report common dataset.json model.json plan.json".split()
+    "report common ensemble dataset.json model.json plan.json".split()
 ) | frozenset("an as at be by do go if in is it ml mm no of on or so to up us we".split())
 _SHORTEST = 3  # characters of a name without letters; a shorter one, such as the 1 of 1.dcm, may be any number
 _LISTS = ("subjects", "test_subjects")  # options that name a file with a name a line

@@ -1,9 +1,10 @@
 """Where work runs: device, threads, progress, cancellation, and files that survive a power cut."""
 
 from atlasnet.execution.allocator import give_back_memory, kept_memory
-from atlasnet.execution.archive import unpack
+from atlasnet.execution.archive import Unpacked, pack, unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import (
+    atomic_folder,
     atomic_path,
     copy_file,
     digest,
@@ -11,6 +12,7 @@ from atlasnet.execution.files import (
     path_digest,
     read_json,
     reading_back,
+    require_absent,
     write_json,
 )
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
@@ -28,8 +30,10 @@ __all__ = [
     "SilentReporter",
     "Stages",
     "TextReporter",
+    "Unpacked",
     "WitnessReporter",
     "WorkFolder",
+    "atomic_folder",
     "atomic_path",
     "copy_file",
     "digest",
@@ -39,10 +43,12 @@ __all__ = [
     "memory_held",
     "memory_left",
     "open_log",
+    "pack",
     "path_digest",
     "peak_memory",
     "read_json",
     "reading_back",
+    "require_absent",
     "save_tensors",
     "unpack",
     "unwritable_log",

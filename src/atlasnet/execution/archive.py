@@ -1,20 +1,55 @@
-"""Zip archives from elsewhere, unpacked without trusting them."""
+"""Zip archives: whole or absent when they are written, and unpacked without trusting them."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import struct
+import tempfile
+import weakref
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from atlasnet.errors import InputError
+from atlasnet.execution.files import atomic_path
 
 MOST_ENTRIES = 100_000
 LARGEST_RATIO = 100
 """How many times its own size an archive may unpack to, beyond a gibibyte; images shrink to a twentieth at best."""
+
+
+class Unpacked:
+    """The content of a zip in a temporary folder, which goes when this object does; see `unpack` for the arguments."""
+
+    def __init__(self, path: Path, *, largest: int, error: type[InputError], what: str) -> None:
+        self.archive, self.folder = path, Path(tempfile.mkdtemp(prefix="atlasnet-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        unpack(path, self.folder, largest=largest, error=error, what=what)
+
+    def known(self, place: Path) -> Path:
+        """A place in the folder as the user knows it: in the archive."""
+        return self.archive / place.relative_to(self.folder)
+
+
+def pack(path: str | Path, entries: Mapping[str, Path | str]) -> None:
+    """Write a zip, whole or not at all.
+
+    Args:
+        path: of the zip.
+        entries: by the name in the zip, a file or a text.
+    """
+    # Nothing is compressed: images and weights are not smaller for it.
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive,
+    ):
+        for name, content in entries.items():
+            if isinstance(content, Path):
+                archive.write(content, name)
+            else:
+                archive.writestr(name, content)
 
 
 def unpack(path: Path, folder: Path, *, largest: int, error: type[InputError], what: str) -> None:

@@ -40,6 +40,35 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
+def require_absent(folder: Path) -> None:
+    """Refuse a folder that is there where a new one is to be made.
+
+    Raises:
+        InputError: it is.
+    """
+    if folder.exists():
+        raise InputError("the folder exists already", path=folder, remedy="name a new one")
+
+
+@contextmanager
+def atomic_folder(target: str | Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target`` that becomes ``target`` when the block ends without an exception.
+
+    Raises:
+        InputError: ``target`` exists.
+    """
+    target = Path(target)
+    require_absent(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        # One inside, with the permissions that the user's folders have: a temporary one is closed to others.
+        temporary = Path(folder) / target.name
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(target)
+    _sync_folder(target.parent)
+
+
 def copy_file(source: str | Path, target: str | Path) -> None:
     """Put the bytes of ``source`` at ``target``, atomically."""
     with atomic_path(target) as temporary:

@@ -2,7 +2,7 @@
 
 from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.batch import Batch, predict_cases
-from atlasnet.prediction.ensemble import Ensemble, write_ensemble
+from atlasnet.prediction.ensemble import Ensemble, import_models, write_ensemble
 from atlasnet.prediction.inputs import find_cases
 from atlasnet.prediction.label_tables import write_label_tables
 from atlasnet.prediction.output import provenance, write_prediction
@@ -17,6 +17,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "find_cases",
+    "import_models",
     "predict_cases",
     "provenance",
     "write_ensemble",

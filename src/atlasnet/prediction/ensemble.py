@@ -1,22 +1,23 @@
-"""`Ensemble`: the models that segment a scan together, one or several, and how several lie on disk."""
+"""`Ensemble`: the models that segment a scan together, one or several."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from atlasnet.cohort import Subject
 from atlasnet.cohort.segments import Segment
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import digest, read_json, write_json
+from atlasnet.execution import atomic_folder, atomic_path, digest, pack, require_absent
+from atlasnet.prediction.members import Named, checksum, manifest, read_members, shipped
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.verdict import require_verdict
 from atlasnet.registration import Operator
-from atlasnet.training.model import Model
+from atlasnet.training.model import TOGETHER, Model
 
-MANIFEST = "ensemble.json"
-FORMAT = 1
 _SHOWN = 10  # names of a sentence
 
 
@@ -47,7 +48,7 @@ class Ensemble:
                 if expected != found:
                     raise ModelError(
                         f"models of different {what} cannot segment together",
-                        path=model.folder,
+                        path=model.place,
                         expected=f"{expected}, as {self.names[0]}",
                         found=f"{found} in {name}",
                         remedy="predict with each by itself",
@@ -67,15 +68,13 @@ class Ensemble:
         """Read models and verify them.
 
         Args:
-            paths: folders and zips of models, and folders of models that belong together, such as the
-                ``cross_validation`` of ``atlasnet train --folds --ensemble``.
+            paths: folders and zips of models, and of models that belong together, such as the ``cross_validation``
+                of ``atlasnet train --folds --ensemble``.
 
         Raises:
             ModelError: one is not there, not finished, damaged or tampered with, or they do not fit each other.
         """
-        found: list[tuple[str, Model]] = []
-        for path in map(Path, paths):
-            found += _members(path) if path.is_dir() else [(path.stem, Model.load(path))]
+        found = [named for path in paths for named in read_members(Path(path))]
         names = [name for name, _ in found]
         if len(set(names)) < len(names):  # folders of different models may be called alike
             names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
@@ -112,6 +111,11 @@ class Ensemble:
         return checksums[0] if len(self) == 1 else digest(checksums)
 
     @property
+    def members(self) -> list[Named]:
+        """The models with their names."""
+        return list(zip(self.names, self.models, strict=True))
+
+    @property
     def organ_mask(self) -> bool:
         """Whether a scan needs an organ mask."""
         return any(model.organ_mask for model in self.models)
@@ -120,6 +124,49 @@ class Ensemble:
     def pairs(self) -> int:
         """How often a scan is registered: once onto every atlas, however many models share it."""
         return len({key for model in self.models for key in pair_keys(model)})
+
+    @property
+    def shipped(self) -> dict[str, Path | str]:
+        """What of them is carried elsewhere, by its name in the folder or zip that it is carried in.
+
+        Raises:
+            ModelError: several, called what folders cannot be.
+        """
+        return dict(self.models[0].shipped) if len(self) == 1 else shipped(self.members)
+
+    def summary(self) -> dict[str, Any]:
+        """What a user asks of them, JSON-able: of a single one `Model.summary`, of several that of each too."""
+        if len(self) == 1:
+            return self.models[0].summary()
+        models = [{"name": name, **model.summary()} for name, model in self.members]
+        return {
+            "labels": models[0]["labels"],
+            "channels": list(self.channels),
+            "organ_mask": self.organ_mask,
+            "registrations": self.pairs,
+            "bytes": sum(model["bytes"] for model in models),
+            "checksum": self.checksum,
+            "models": models,
+        }
+
+    def export(self, path: str | Path) -> None:
+        """Write them, without work folders and predictions, as one zip, whole or not at all; `load` reads it."""
+        pack(path, self.shipped)
+
+    def copy(self, folder: str | Path) -> None:
+        """Write what `export` would into a new folder.
+
+        Raises:
+            InputError: it exists.
+        """
+        with atomic_folder(folder) as whole:
+            for name, content in self.shipped.items():
+                place = whole / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, Path):
+                    shutil.copyfile(content, place)
+                else:
+                    place.write_text(content, encoding="utf-8")
 
     def atlas_name(self, model: int, atlas: str) -> str:
         """How records call an atlas of a model."""
@@ -135,7 +182,7 @@ class Ensemble:
         if self.organ_mask and without:
             raise ModelError(
                 "the model was trained within an organ mask, and says nothing of what lies outside",
-                path=self.models[0].folder,
+                path=self.models[0].place,
                 expected="an organ mask of every scan",
                 found="none for " + ", ".join(without[:_SHOWN]),
                 remedy="give a folder with a mask CASE.nii.gz of each with --organ-mask",
@@ -158,11 +205,6 @@ class Ensemble:
         if options.strict:
             for model in self.models:
                 require_verdict(model)
-
-
-def checksum(model: Model) -> str:
-    """Of a model, as `Model.summary` gives it."""
-    return digest(dict(model.checksums))
 
 
 def atlas_keys(model: Model) -> list[str]:
@@ -193,43 +235,24 @@ def write_ensemble(folder: Path, members: Sequence[str]) -> Path:
         ModelError: a model is not finished, or they do not fit each other.
     """
     ensemble = Ensemble(tuple(Model.load(folder / name) for name in members), tuple(members))
-    models = [{"folder": n, "checksum": checksum(m)} for n, m in zip(members, ensemble.models, strict=True)]
-    write_json(folder / MANIFEST, {"format": FORMAT, "models": models})
-    return folder / MANIFEST
+    with atomic_path(folder / TOGETHER) as temporary:
+        temporary.write_text(manifest(ensemble.members), encoding="utf-8")
+    return folder / TOGETHER
 
 
-def _members(folder: Path) -> list[tuple[str, Model]]:
-    """The models of a folder, by name: those of its manifest, or the one that it is."""
-    path = folder / MANIFEST
-    if not path.exists():
-        if (folder / "folds.json").exists():
-            raise ModelError(
-                "the models of this cross-validation were not asked for as an ensemble",
-                path=folder,
-                remedy="run the same atlasnet train command with --ensemble; what is finished is not done again",
-            )
-        return [(folder.resolve().name, Model.load(folder))]
-    try:
-        content = read_json(path)
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}")
-        listed = {str(entry["folder"]): str(entry["checksum"]) for entry in content["models"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{MANIFEST} cannot be read", path=path, found=f"{type(error).__name__}: {error}") from error
-    found = []
-    for name, expected in listed.items():
-        if PurePosixPath(name).name != name or name in ("", ".", ".."):
-            raise ModelError("a model of an ensemble has a name that is no folder's", path=path, found=repr(name[:80]))
-        model = Model.load(folder / name)
-        if checksum(model) != expected:
-            raise ModelError(
-                "the model is not the one that the ensemble was made of",
-                path=folder / name,
-                expected=f"the checksum in {path}",
-                remedy="run the same atlasnet train command with --ensemble again, or copy the folder again",
-            )
-        found.append((name, model))
-    return found
+def import_models(archive: str | Path, folder: str | Path) -> Ensemble:
+    """Unpack and verify a zip of a model, or of several that segment together, into a new folder.
+
+    Raises:
+        InputError: the folder exists.
+        ModelError: the archive is no model, or damaged.
+    """
+    archive, folder = Path(archive), Path(folder)
+    require_absent(folder)
+    if archive.is_dir():
+        raise ModelError("this is a folder", path=archive, expected="a zip of a model")
+    Ensemble.load([archive]).copy(folder)
+    return Ensemble.load([folder])
 
 
 def _labels(model: Model) -> dict[str, int]:

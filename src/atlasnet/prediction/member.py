@@ -42,7 +42,7 @@ def _operator(model: Model) -> Operator:
     try:
         return make_operator(model.operator, **model.operator_settings)
     except InputError as error:
-        raise ModelError(f"the model's registration cannot be used: {error}", path=model.folder) from error
+        raise ModelError(f"the model's registration cannot be used: {error}", path=model.place) from error
 
 
 class Member:

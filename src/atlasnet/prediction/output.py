@@ -16,8 +16,9 @@ from atlasnet import __version__
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
-from atlasnet.prediction.ensemble import Ensemble, checksum
+from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.inputs import image_stem
+from atlasnet.prediction.members import checksum
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
@@ -118,9 +119,8 @@ def provenance(
         request |= _decisive(ensemble.models[0])
     else:
         # Records name the models, so that other names make other records.
-        named = list(zip(ensemble.names, ensemble.models, strict=True))
-        request["models"] = [[name, _decisive(model)] for name, model in named]
-        listed |= {"models": [{"name": name, "checksum": checksum(model)} for name, model in named]}
+        request["models"] = [[name, _decisive(model)] for name, model in ensemble.members]
+        listed |= {"models": [{"name": name, "checksum": checksum(model)} for name, model in ensemble.members]}
     return {
         "request": digest(request),
         "input_sha256": inputs,

@@ -76,7 +76,7 @@ def require_verdict(model: Model) -> None:
     if why is not None:
         raise ModelError(
             f"a strict prediction needs a verdict on the scan, and there is none: {why}",
-            path=model.folder,
+            path=model.place,
             remedy="delete its model.json and train again, which takes up what the work folder holds; or drop --strict",
         )
 

@@ -113,6 +113,27 @@ def region_points(mapped: MappedCohort, grid: Grid, slice_axis: str) -> Float:
     return np.round(grid.to_world(np.stack([x, y, z], -1).astype(np.float64)), 1)
 
 
+def united_points(before: Float, after: Float, share: float) -> Float:
+    """Points of an atlas's labelled region as two groups of subjects have it.
+
+    Args:
+        before: (n, 3) LPS mm, of the first group, from `region_points` or united before.
+        after: (m, 3) LPS mm, of the second.
+        share: of the first group in all subjects, and so in the points.
+    """
+    if not (len(before) and len(after)):
+        return before if len(before) else after
+    count = max(len(before), len(after))
+    kept = round(share * count)
+    return np.concatenate([_thinned(before, kept), _thinned(after, count - kept)])
+
+
+def _thinned(points: Float, count: int) -> Float:
+    """So many of the points, evenly from first to last: united ones stand group after group."""
+    chosen: Float = points[np.linspace(0, len(points) - 1, count).round().astype(int)]
+    return chosen
+
+
 def covered_share(points: Float, transform: Transform, scan: Grid) -> float:
     """The share of an atlas's points that lie in the field of view of a scan after registration."""
     moved = transform.forward(torch.from_numpy(points).to(transform.forward.device or "cpu")).cpu().numpy()

@@ -36,7 +36,7 @@ from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
-from atlasnet.training.typical import measure_typical
+from atlasnet.training.typical import NOBODY, measure_typical
 from atlasnet.training.update import ATLAS_KEYS, Update
 
 
@@ -165,7 +165,8 @@ class Fitting:
                 there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
                 self.say.note(f"{sum(there)} of {len(there)} registrations are there already")
             mapped = transformer.map(subjects, targets)
-            typical = measure_typical(transformer, subjects, targets, mapped)
+            earlier = NOBODY if self.goes_on is None else self.goes_on.earlier(hashes, self.say)
+            typical = measure_typical(transformer, subjects, targets, mapped, earlier)
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
         atlases = [
             Atlas(s.name, s.subject, m.quality, m.region, t.labels_key)
@@ -209,6 +210,11 @@ class Fitting:
         self.execution.require_memory(needed, remedy, self.cohort.root)
 
     @property
+    def goes_on(self) -> Update | None:
+        """The update whose networks keep what they learnt from the model's subjects; None where all start anew."""
+        return self.update if self.sharing.kind == "model" else None
+
+    @property
     def plan_path(self) -> Path:
         """Where the plan lies, or will lie."""
         return self.folder / "plan.json"
@@ -240,7 +246,6 @@ class Fitting:
         # nobody knows what lies there.
         cropped = self.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None
         # What a network knows of the places where earlier subjects had structures is of use only where it is asked.
-        known = self.update if self.sharing.kind == "model" else None
         return Transformer(
             plan,
             operator,
@@ -249,7 +254,7 @@ class Fitting:
             self.work,
             self.execution,
             cropped=cropped,
-            regions=None if known is None else known.regions,
+            regions=None if self.goes_on is None else self.goes_on.regions,
         )
 
     def networks(self, names: Sequence[str], mapped: Sequence[MappedCohort], spec: NetworkSpec) -> AtlasNetworks:

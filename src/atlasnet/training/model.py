@@ -14,10 +14,6 @@ work/                    registrations, mapped cases, checkpoints: may be delete
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-import weakref
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +26,7 @@ from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import atomic_path, digest, file_digest, read_json, unpack, write_json
+from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
 from atlasnet.network import NetworkSpec
 from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.mapping import to_slices, working_grid
@@ -42,6 +38,7 @@ T = TypeVar("T")
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 has no record of the training subjects
+TOGETHER = "ensemble.json"  # in a folder of several models; see `atlasnet.prediction.members`
 _LONGEST_NAME = 200  # bytes; a suffix and the mark of an unfinished file come behind it
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
 
@@ -123,7 +120,7 @@ class Model:
     typical: Typical | None = None
     dice_estimate: DiceEstimate | None = None
     organ_mask: bool = False
-    _unpacked: Any = field(default=None, repr=False, compare=False)
+    _unpacked: Unpacked | None = field(default=None, repr=False, compare=False)
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -134,6 +131,18 @@ class Model:
     def segments(self) -> tuple[Segment, ...]:
         """Every label but the background as other software is told of it, in the order of their values."""
         return label_segments({n: v for n, v in self.labels.items() if v != self.ignore_label}, self.segment_table)
+
+    @property
+    def place(self) -> Path:
+        """Where the user knows it to lie: its folder, or the archive instead of what that was unpacked to."""
+        return self.folder if self._unpacked is None else self._unpacked.known(self.folder)
+
+    @property
+    def shipped(self) -> dict[str, Path]:
+        """The files that are carried elsewhere, by their names in the model; all else stays behind."""
+        logs = [path for path in sorted((self.folder / "log").rglob("*.csv")) if path.is_file()]
+        names = ["model.json", *self.checksums, *(log.relative_to(self.folder).as_posix() for log in logs)]
+        return {name: self.folder / name for name in names}
 
     def atlas_path(self, atlas: Atlas) -> Path:
         """Where the atlas image lies."""
@@ -202,27 +211,30 @@ class Model:
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, verify: bool = True) -> Model:
-        """Read a model folder or zip.
+    def load(cls, path: str | Path, *, verify: bool = True, unpacked: Unpacked | None = None) -> Model:
+        """Read a model.
+
+        Args:
+            path: its folder or zip.
+            verify: whether every file is compared with its checksum.
+            unpacked: the archive in whose content the folder lies, if it does.
 
         Raises:
             ModelError: it is not there, not finished, of another format, damaged, or tampered with.
         """
-        path = Path(path)
-        if not path.exists():
+        folder = Path(path)
+        if unpacked is None and not folder.exists():
             raise ModelError("there is no model", path=path, remedy="train one with: atlasnet train DATA -o MODEL")
-        unpacked: _Unpacked | None = None
-        folder = path
-        if path.is_file():
-            unpacked = _Unpacked(path)
+        if unpacked is None and folder.is_file():
+            unpacked = unpacked_archive(folder)
             folder = unpacked.folder
-        model = cls._read(path, folder, unpacked)
+        model = cls._read(folder if unpacked is None else unpacked.known(folder), folder, unpacked)
         if verify:
             model.verify()
         return model
 
     @classmethod
-    def _read(cls, path: Path, folder: Path, unpacked: Any) -> Model:
+    def _read(cls, path: Path, folder: Path, unpacked: Unpacked | None) -> Model:
         try:
             content = read_json(folder / "model.json")
         except FileNotFoundError as error:
@@ -231,6 +243,12 @@ class Model:
                     "the model has no model.json: it is not finished",
                     path=path,
                     remedy="run the same atlasnet train command again; it goes on where it stopped",
+                ) from error
+            if (folder / TOGETHER).exists():
+                raise ModelError(
+                    "these are several models that segment together, and one is needed",
+                    path=path,
+                    remedy="name the folder of one of them; atlasnet model import unpacks a zip",
                 ) from error
             raise ModelError("this is not a model", path=path, expected="a folder or zip with model.json") from error
         except (OSError, ValueError) as error:
@@ -271,14 +289,8 @@ class Model:
         except InputError as error:
             raise ModelError(f"model.json cannot be used: {error}", path=path) from error
         for atlas in model.atlases:
-            name = atlas.name
-            if (
-                PurePosixPath(name).name != name
-                or name in ("", ".", "..")
-                or len(name.encode()) > _LONGEST_NAME
-                or not name.isprintable()
-            ):
-                raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(name[:80]))
+            if not is_file_name(atlas.name):
+                raise ModelError("an atlas has a name that is not a file name", path=path, found=repr(atlas.name[:80]))
         own = {p.relative_to(folder).as_posix() for atlas in model.atlases for p in model.files(atlas)}
         if set(model.checksums) != own:
             raise ModelError(
@@ -319,7 +331,7 @@ class Model:
                 raise
             raise type(error)(
                 error.problem,
-                path=self._unpacked.archive / place.relative_to(self.folder),
+                path=self._unpacked.known(place),
                 expected=error.expected,
                 found=error.found,
                 remedy=error.remedy,
@@ -345,36 +357,26 @@ class Model:
 
     def export(self, path: str | Path) -> None:
         """Write the model, without its work folder, as one zip."""
-        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for name in ["model.json", *self.checksums]:
-                archive.write(self.folder / name, name)
-            for log in sorted((self.folder / "log").rglob("*.csv")):
-                archive.write(log, log.relative_to(self.folder))
+        pack(path, self.shipped)
 
 
-def import_model(archive: str | Path, folder: str | Path) -> Model:
-    """Unpack and verify a zip that `Model.export` wrote, into a new folder.
+def unpacked_archive(path: Path) -> Unpacked:
+    """The content of a zip of a model, or of several.
 
     Raises:
-        InputError: the folder exists.
-        ModelError: the archive is no model, or damaged.
+        ModelError: it is no zip, damaged, or not to be trusted.
     """
-    archive, folder = Path(archive), Path(folder)
-    if folder.exists():
-        raise InputError("the folder exists already", path=folder, remedy="name a new one")
-    if archive.is_dir():
-        raise ModelError("this is a folder", path=archive, expected="a zip of a model")
-    model = Model.load(archive)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        # A folder of its own, with the permissions that the user's folders have.
-        whole = Path(temporary) / "model"
-        shutil.copytree(model.folder, whole)
-        plain = Path(temporary) / "plain"
-        plain.mkdir()
-        whole.chmod(plain.stat().st_mode & 0o777)
-        whole.rename(folder)
-    return Model.load(folder)
+    return Unpacked(path, largest=LARGEST_ARCHIVE, error=ModelError, what="a model archive")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether what an atlas or a model is called can be the name of its file or folder, and of no other place."""
+    return (
+        name.isprintable()
+        and PurePosixPath(name).name == name
+        and name not in ("", ".", "..")
+        and len(name.encode()) <= _LONGEST_NAME
+    )
 
 
 def atlas_labels_path(folder: Path, name: str) -> Path:
@@ -416,12 +418,3 @@ def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
 def _optional(content: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
     """A part of model.json that may be null or, in format 1, absent."""
     return None if content.get(name) is None else read(content[name])
-
-
-class _Unpacked:
-    """A temporary folder with the content of a zip; it goes when this object does."""
-
-    def __init__(self, path: Path) -> None:
-        self.archive, self.folder = path, Path(tempfile.mkdtemp(prefix="atlasnet-model-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        unpack(path, self.folder, largest=LARGEST_ARCHIVE, error=ModelError, what="a model archive")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class Transformer:
                     case = self._case(source.name, *prepared(), registration.transform, grid)
                     with self.work.making("mapped", key) as folder:
                         case.save(folder)
-                kept[index].append((key, MappedCase.open(self.work.entry("mapped", key), source.name)))
+                kept[index].append((key, _opened(self.work.entry("mapped", key), source.name)))
         for atlas, cases in zip(atlases, kept, strict=True):
             if not cases:
                 raise RegistrationError(f"no subject could be mapped onto atlas {atlas.name}; choose another one")
@@ -136,7 +137,7 @@ class Transformer:
                 if (case := self.work.lying("mapped", key)) is None:
                     whole = False
                     continue
-                cases.append((key, MappedCase.open(case, subject.name)))
+                cases.append((key, _opened(case, subject.name)))
             cohorts.append((atlas, cases, qualities))
         if not whole or not all(cases for _, cases, _ in cohorts):
             return registered, None
@@ -184,6 +185,12 @@ class Transformer:
             region = region.united(before)
         cut = tuple(region.cut(case) for case in whole)
         return MappedCohort(digest([key, region.to_json()]), cut, spread, region)
+
+
+def _opened(entry: Path, name: str) -> MappedCase:
+    """A case of the work folder, which is kept by its content: the subject may have been called otherwise."""
+    made_of = [path.name.removesuffix(".labels.npy") for path in entry.glob("*.labels.npy")]
+    return replace(MappedCase.open(entry, made_of[0] if made_of else name), name=name)
 
 
 def _spread(qualities: Sequence[float]) -> dict[str, float]:

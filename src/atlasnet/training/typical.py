@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from atlasnet.training.evidence import (
     orientation,
     qualities,
     region_points,
+    united_points,
 )
 from atlasnet.training.mapping import prepare, working_grid
 from atlasnet.training.sources import Keyed
@@ -107,13 +108,19 @@ class Typical:
         points: per atlas (n, 3) LPS mm, spread over its labelled region.
         quality: per atlas, the mean quality of the training subjects' registrations; empty where the operator does not
             look at the images.
-        values: by kind, the numbers of the training subjects, each compared with the others; sorted.
+        values: by kind, the numbers of the training subjects, each compared with the others, in an update with those
+            that there were by then; sorted.
     """
 
     quantiles: Float
     points: Mapping[str, Float]
     quality: Mapping[str, float]
     values: Mapping[str, tuple[float, ...]]
+
+    @property
+    def subjects(self) -> int:
+        """How many they are."""
+        return len(self.values.get("noise", ()))  # the one number that every scan has
 
     def relative_quality(self, found: Mapping[str, float]) -> float | None:
         """Mean over the atlases of the quality above that of the training subjects; None where none is known."""
@@ -152,11 +159,31 @@ class Typical:
         return found
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What is known of subjects from which the networks have learnt before, and which are not all there any more.
+
+    A record does not tell whose a number is. It is kept as it is, then, and subjects of which it speaks are not
+    measured again, lest they count twice.
+
+    Args:
+        record: of the model that is updated.
+        known: keys of the images of which it speaks.
+    """
+
+    record: Typical
+    known: frozenset[str]
+
+
+NOBODY = Earlier(Typical(np.zeros((1, len(SHARES))), {}, {}, {}), frozenset())
+
+
 def measure_typical(
     transformer: Transformer,
     subjects: Sequence[Keyed],
     atlases: Sequence[Keyed],
     mapped: Sequence[MappedCohort],
+    earlier: Earlier = NOBODY,
 ) -> Typical:
     """Measure the training subjects, each against the others, from the registrations that the training has made.
 
@@ -167,24 +194,31 @@ def measure_typical(
         subjects: all of them.
         atlases: in the order of ``mapped``.
         mapped: from `Transformer.map`.
+        earlier: with which they are united, every subject counting alike.
     """
-    plan, execution = transformer.plan, transformer.execution
+    execution = transformer.execution
     looks = transformer.registrar.operator.name not in WITHOUT_SETTINGS
+    record, known = earlier.record, {subject.name for subject in subjects if subject.key in earlier.known}
+    number = record.subjects + len(subjects) - len(known)
     points = {
-        atlas.name: region_points(found, working_grid(atlas.read().grid, plan), plan.slice_axis)
-        for atlas, found in zip(atlases, mapped, strict=True)
+        atlas.name: _points(transformer, atlas, cohort, known, record.points.get(atlas.name), record.subjects / number)
+        for atlas, cohort in zip(atlases, mapped, strict=True)
     }
     intensities: list[Intensities] = []
     found: list[dict[str, float]] = []
-    values: dict[str, list[float]] = {kind.name: [] for kind in KINDS}
+    of_known: list[dict[str, float]] = []
+    values: dict[str, list[float]] = {kind.name: list(record.values.get(kind.name, ())) for kind in KINDS}
     for subject in execution.reporter.track(subjects, "measuring the training subjects", len(subjects)):
         execution.pause()
         source = subject.remembered()
-        intensities.append(_intensities(transformer, source))
         # Of its own atlas a subject says nothing.
         others = {atlas.name: atlas for atlas in atlases if atlas.key != subject.key}
         registrations = {name: transformer.registrar.kept(source, atlas) for name, atlas in others.items()}
+        if subject.name in known:
+            of_known.append(qualities(registrations))
+            continue
         found.append(qualities(registrations))
+        intensities.append(_intensities(transformer, source))
         share = covered(points, registrations, source.read().grid)
         if share is not None:
             values["field_of_view"].append(share)
@@ -193,26 +227,49 @@ def measure_typical(
         if margin is not None:
             values["orientation"].append(margin)
     # Each is compared with the mean of the others, so that it is as strange to them as a new scan is.
-    mean: Float = np.stack([own.quantiles for own in intensities]).mean(0)
-    if len(subjects) > 1:
-        rest = [mean + (mean - own.quantiles) / (len(subjects) - 1) for own in intensities]
-        values["intensities"] = [own.distance(others) for own, others in zip(intensities, rest, strict=True)]
-    values["noise"] = [own.roughness for own in intensities]
-    values["registration"] = relative_qualities(found) if looks else []
-    onto = {atlas.name: [own[atlas.name] for own in found if atlas.name in own] for atlas in atlases if looks}
+    total = np.sum([own.quantiles for own in intensities], axis=0)
+    mean: Float = (record.subjects * record.quantiles + total) / number
+    if number > 1:
+        rest = [mean + (mean - own.quantiles) / (number - 1) for own in intensities]
+        values["intensities"] += [own.distance(others) for own, others in zip(intensities, rest, strict=True)]
+    values["noise"] += [own.roughness for own in intensities]
+    quality = {}
+    if looks:
+        # Of an atlas that is new the record says nothing; the known subjects that are there were registered onto it.
+        before = {atlas.name: _Mean().joined(of_known, atlas.name) for atlas in atlases} | {
+            name: _Mean(value, record.subjects) for name, value in record.quality.items()
+        }
+        values["registration"] += relative_qualities(found, before)
+        onto = {atlas.name: before[atlas.name].joined(found, atlas.name) for atlas in atlases}
+        quality = {name: reached.value for name, reached in onto.items() if reached.count}
     return Typical(
         quantiles=np.round(mean, 5),
         points=points,
-        quality={name: float(np.mean(reached)) for name, reached in onto.items() if reached},
+        quality=quality,
         values={name: tuple(sorted(round(value, 6) for value in numbers)) for name, numbers in values.items()},
     )
 
 
-def relative_qualities(found: Sequence[Mapping[str, float]]) -> list[float]:
+@dataclass(frozen=True)
+class _Mean:
+    """A mean quality, and of how many registrations."""
+
+    value: float = 0.0
+    count: int = 0
+
+    def joined(self, found: Iterable[Mapping[str, float]], atlas: str) -> _Mean:
+        """With those of further subjects onto an atlas."""
+        more = [own[atlas] for own in found if atlas in own]
+        count = self.count + len(more)
+        return _Mean((self.value * self.count + float(np.sum(more))) / count, count) if count else self
+
+
+def relative_qualities(found: Sequence[Mapping[str, float]], before: Mapping[str, _Mean] | None = None) -> list[float]:
     """Of each subject, how far its registrations are above the mean of the others' onto the same atlas.
 
     Args:
         found: per subject, by atlas, the quality.
+        before: by atlas, the mean of further subjects.
 
     Returns:
         Mean over the atlases, of every subject that shares one with another.
@@ -220,11 +277,28 @@ def relative_qualities(found: Sequence[Mapping[str, float]]) -> list[float]:
     relative = []
     for number, own in enumerate(found):
         others = [*found[:number], *found[number + 1 :]]
-        rest = {name: [other[name] for other in others if name in other] for name in own}
-        above = [own[name] - float(np.mean(reached)) for name, reached in rest.items() if reached]
+        rest = {name: (before or {}).get(name, _Mean()).joined(others, name) for name in own}
+        above = [own[name] - mean.value for name, mean in rest.items() if mean.count]
         if above:
             relative.append(float(np.mean(above)))
     return relative
+
+
+def _points(
+    transformer: Transformer,
+    atlas: Keyed,
+    cohort: MappedCohort,
+    known: Collection[str],
+    before: Float | None,
+    share: float,
+) -> Float:
+    """Of an atlas's labelled region: those of before, which are a share of them, and of subjects that are not known."""
+    plan = transformer.plan
+    grid = working_grid(atlas.read().grid, plan)
+    if before is None:
+        return region_points(cohort, grid, plan.slice_axis)
+    new = replace(cohort, cases=tuple(case for case in cohort.cases if case.name not in known))
+    return united_points(before, region_points(new, grid, plan.slice_axis), share)
 
 
 def _intensities(transformer: Transformer, source: Keyed) -> Intensities:

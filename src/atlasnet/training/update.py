@@ -15,6 +15,7 @@ from atlasnet.execution import Reporter, digest, file_digest
 from atlasnet.training.model import Model, atlas_labels_path
 from atlasnet.training.options import FitOptions
 from atlasnet.training.region import Region
+from atlasnet.training.typical import NOBODY, Earlier
 from atlasnet.volume import read_grid
 
 ATLAS_KEYS = "atlas_keys"  # in a model's provenance: by name, the key of an atlas's voxels
@@ -109,7 +110,7 @@ class Update:
         if not known or not isinstance(keys, Mapping):
             raise ModelError(
                 "model.json does not say what the model was trained on",
-                path=model.folder,
+                path=model.place,
                 expected="hashes of files by subject in its provenance",
                 remedy="copy the model again, or train a new one, without --update",
             )
@@ -264,6 +265,24 @@ class Update:
         for atlas in model.atlases:
             model.check_region(atlas, read_grid(model.atlas_path(atlas)))
         return {atlas.name: atlas.region for atlas in model.atlases}
+
+    def earlier(self, hashes: Mapping[str, Mapping[str, list[str]]], reporter: Reporter) -> Earlier:
+        """What the model knows of training subjects whose images are not in the cohort; of nobody, if all are.
+
+        Args:
+            hashes: of the cohort's files, by subject.
+            reporter: is told where the model knows nothing of them.
+        """
+        record = self.model.typical
+        known = frozenset(digest(files["images"]) for files in self.data.values())
+        there = sum(digest(files["images"]) in known for files in hashes.values())
+        if record is None and there < len(known):
+            reporter.warn(
+                "the model has no record of what its training subjects are like, so that scans will be compared with "
+                "those in the cohort alone: those that are gone are not known"
+            )
+        # Those of an update before the last are in the record only.
+        return Earlier(record, known) if record is not None and record.subjects > there else NOBODY
 
     def record(self, hashes: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """What was updated, and by what, for the provenance of the new model.
