@@ -24,41 +24,56 @@ from synthetic import subject, write_cohort
 ONE = Execution(threads=1)
 
 
-def record(agreement: float, certainty: float, quality: float) -> dict[str, Any]:
-    """The parts of a run record that count, of two atlases and one that was not asked."""
+def record(fit: float, expected: float) -> dict[str, Any]:
+    """The parts of a run record that count, of two atlases, one that found nothing and one that was not asked."""
     return {
-        "agreement": {
-            "dice_with_result": [{"a": agreement - 0.1, "b": None}, {"a": agreement + 0.1, "b": None}],
-            "entropy": {"a": 1 - certainty, "b": None},
-        },
+        "agreement": {"expected_dice": expected, "entropy": {"a": 0.3, "b": None}},
         "atlases": [
-            {"quality": quality, "used": True},
-            {"quality": quality, "used": True},
-            {"quality": 0.0, "used": False},
+            {"fit": fit - 0.1, "used": True},
+            {"fit": fit + 0.1, "used": True},
+            {"fit": None, "used": True},
+            {"used": False},
         ],
     }
 
 
-def planted(count: int, noise: float) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float | None]]]:
-    """Subjects whose Dice is 0.1 + 0.5 agreement + 0.3 certainty - 0.2 quality, and noise."""
+def planted(
+    count: int, noise: float, of_expected: float = 0.3
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float | None]]]:
+    """Subjects whose Dice is 0.1 + 0.5 fit + ``of_expected`` times the expected one, and noise."""
     random = np.random.default_rng(3)
-    found = random.uniform(0.3, 0.8, (count, 3))
-    dice = 0.1 + found @ [0.5, 0.3, -0.2] + random.normal(0, noise, count)
+    found = random.uniform(0.3, 0.8, (count, 2))
+    dice = 0.1 + found @ [0.5, of_expected] + random.normal(0, noise, count)
     records = {f"s{i}": record(*found[i].tolist()) for i in range(count)}
     return records, {"a": {f"s{i}": float(dice[i]) for i in range(count)}, "b": dict.fromkeys(records)}
 
 
-def test_a_planted_line_is_found_and_nothing_falls_with_agreement() -> None:
-    records, dice = planted(400, 0.02)
-    estimate = fit_estimate(records, dice)
+def test_a_planted_line_is_found() -> None:
+    estimate = fit_estimate(*planted(400, 0.02))
     assert estimate is not None
     assert set(estimate.lines) == {"a"}  # of b nobody knows anything
     line = estimate.lines["a"]
-    assert line.weights[:2] == pytest.approx((0.5, 0.3), abs=0.03)
-    assert line.weights[2] == 0.0
+    assert line.weights == pytest.approx((0.5, 0.3), abs=0.03)
     assert line.subjects == 400
-    # What the quality takes away is noise to the line: uniform over half, times 0.2.
+    assert line.error == pytest.approx(0.02, rel=0.1)
+
+
+def test_no_estimate_falls_where_evidence_is_better() -> None:
+    estimate = fit_estimate(*planted(400, 0.02, of_expected=-0.2))
+    assert estimate is not None
+    line = estimate.lines["a"]
+    assert line.weights == pytest.approx((0.5, 0.0), abs=0.03)
+    # What the expected Dice takes away is noise to the line: uniform over half, times 0.2.
     assert line.error == pytest.approx(np.hypot(0.02, 0.2 * 0.5 / np.sqrt(12)), rel=0.1)
+
+
+def test_what_few_subjects_say_is_believed_in_part() -> None:
+    few, many = (fit_estimate(*planted(count, 0.0, of_expected=0.0)) for count in (8, 400))
+    assert few is not None
+    assert many is not None
+    # With one feature that matters, the share of n subjects beside 5 without a word.
+    assert few.lines["a"].weights[0] == pytest.approx(0.5 * 8 / 13, rel=0.15)
+    assert many.lines["a"].weights[0] == pytest.approx(0.5 * 400 / 405, rel=0.01)
 
 
 def test_the_error_is_that_of_subjects_left_out() -> None:
@@ -82,19 +97,29 @@ def test_few_subjects_give_no_estimate() -> None:
 
 
 def test_an_estimate_is_a_dice_and_has_none_for_what_was_not_found() -> None:
-    line = Line((10.0, 0.0, 0.0), (0.5, 0.5, 0.5), 0.7, 0.05, 9)
+    line = Line((10.0, 0.0), (0.5, 0.5), 0.7, 0.05, 9)
     estimate = DiceEstimate({"a": line, "b": line}, 0.04)
-    found = estimate.of(record(0.9, 0.5, 0.5))
+    found = estimate.of(record(0.9, 0.5))
     assert found == {"labels": {"a": {"value": 1.0, "error": 0.05}, "b": None}, "mean": None}
-    alone = DiceEstimate({"a": line}, 0.04).of(record(0.51, 0.5, 0.5))
+    alone = DiceEstimate({"a": line}, 0.04).of(record(0.51, 0.5))
     assert alone["mean"] == {"value": 0.8, "error": 0.04}
 
 
 def test_it_is_read_back_as_it_was_written() -> None:
     estimate = fit_estimate(*planted(12, 0.02))
     assert estimate is not None
-    assert DiceEstimate.from_json(json.loads(json.dumps(estimate.to_json()))) == estimate
+    written = json.loads(json.dumps(estimate.to_json()))
+    assert DiceEstimate.from_json(written) == estimate
     assert list(estimate.to_json()["labels"]["a"]["weights"]) == list(FEATURES)
+
+
+def test_one_that_rests_on_what_records_no_longer_hold_is_none() -> None:
+    estimate = fit_estimate(*planted(12, 0.02))
+    assert estimate is not None
+    earlier = estimate.to_json()
+    line = earlier["labels"]["a"]
+    line["weights"] = line["centre"] = {"agreement": 0.4, "certainty": 0.2, "quality": 0.1}
+    assert DiceEstimate.from_json(earlier) is None
 
 
 def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
@@ -105,7 +130,7 @@ def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
     image = subject(200)[0]
     before = Predictor(model, execution=ONE).predict(image).record
     assert before["estimated_dice"] is None
-    line = Line((0.4, 0.0, 0.0), (0.5, 0.5, 0.5), 0.6, 0.05, 9)
+    line = Line((0.4, 0.2), (0.5, 0.5), 0.6, 0.05, 9)
     table = Table(labels={"core": 4, "shell": 2}, rows=(), ignore_label=None, missing=())
     found = CrossValidation((), table, {}, DiceEstimate({"core": line, "shell": line}, 0.04))
     kept = keep_estimate(model, found)
@@ -113,10 +138,8 @@ def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
     assert kept.checksums == model.checksums
     assert fit(cohort, tmp_path / "m", options, execution=ONE).dice_estimate == found.estimate
     after = Predictor(kept, execution=ONE).predict(image).record
-    agreement = [dice["shell"] for dice in after["agreement"]["dice_with_result"]]
-    expected = None if None in agreement else 0.6 + 0.4 * (np.mean(agreement) - 0.5)
+    assert after["volumes_ml"]["shell"] > 0
+    fit_there = np.mean([atlas["fit"] for atlas in after["atlases"]])
+    expected = 0.6 + 0.4 * (fit_there - 0.5) + 0.2 * (after["agreement"]["expected_dice"] - 0.5)
     value = after["estimated_dice"]["labels"]["shell"]
-    assert (value is None) == (expected is None)
-    if expected is not None:
-        assert value["value"] == pytest.approx(np.clip(expected, 0, 1), abs=1e-4)
-        assert value["error"] == 0.05
+    assert value == {"value": pytest.approx(np.clip(expected, 0, 1), abs=1e-4), "error": 0.05}

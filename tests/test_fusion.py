@@ -308,6 +308,18 @@ def test_entropy_of_a_label_is_the_mean_over_its_voxels_in_the_result() -> None:
         assert summary["entropy"][name] == pytest.approx(fused.entropy[fused.labels == label].mean().item())
 
 
+def test_the_expected_dice_is_that_of_truths_drawn_from_the_probabilities() -> None:
+    atlases = random_atlases(14)
+    fused = fuse_slab(atlases, "vote")
+    found, sure = fused.labels > 0, 1 - fused.probabilities[0]
+    sure = torch.where(sure >= 0.01, sure, 0.0)
+    drawn = torch.rand((20_000, *sure.shape), generator=torch.Generator().manual_seed(0)) < sure
+    dice = 2 * (drawn & found).sum((1, 2, 3)) / (drawn.sum((1, 2, 3)) + found.sum())
+    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    # A mean of quotients is not quite the quotient of the means.
+    assert summary["expected_dice"] == pytest.approx(dice.mean().item(), abs=0.01)
+
+
 def test_every_atlas_has_a_volume_of_its_own() -> None:
     atlases = random_atlases(13)
     agreement = agreement_of(atlases, slab=2)
@@ -319,3 +331,4 @@ def test_agreement_about_nothing_is_none() -> None:
     summary = agreement.summary(["background", "a"])
     assert (summary["foreground"], summary["pairwise_dice"]["a"], summary["dice_with_result"][0]["a"]) == (None,) * 3
     assert summary["entropy"]["a"] is None
+    assert summary["expected_dice"] is None

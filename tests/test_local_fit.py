@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
-from atlasnet.registration import local_weight
+from atlasnet.registration import fit_around, local_correlation, local_weight
 
 RANDOM = np.random.default_rng(0)
 
@@ -39,3 +40,16 @@ def test_a_place_that_is_flat_beside_others_that_are_not_has_neither() -> None:
     image, other = RANDOM.normal(size=(2, 1, 16, 8, 8)) + 1000
     other[:, :8] = 1000
     np.testing.assert_allclose(local_weight(image, other)[:6], 1.0, atol=1e-3)
+
+
+def test_the_fit_is_the_mean_of_what_lies_within_three_steps_of_what_was_found() -> None:
+    image, other = RANDOM.normal(size=(2, 1, 14, 15, 16))
+    correlation = local_correlation(image, other)
+    found = np.zeros((14, 15, 16), dtype=bool)
+    found[0, 4, 15] = found[5:8, 6:9, 2:4] = True
+    near = ndimage.distance_transform_cdt(~found, "taxicab") <= 3
+    np.testing.assert_allclose(fit_around(correlation, found), correlation[near].mean())
+
+
+def test_where_nothing_was_found_there_is_no_fit() -> None:
+    assert fit_around(np.ones((3, 4, 5)), np.zeros((3, 4, 5), dtype=bool)) is None

@@ -27,6 +27,9 @@ atlas that reaches chooses it. A tie goes to the higher mean probability, then t
 # Means, sums of weights and log-likelihoods that differ by the rounding of float32 are equal.
 _ROUNDING = 1e-6
 
+# Probabilities below this are no part of the expected Dice: those of a whole scan would add up to a structure.
+LEAST_SAID = 0.01
+
 # float32 counts voxels exactly up to 2^24: at most so many are counted in one product.
 _CHUNK = 2**22
 
@@ -256,6 +259,8 @@ class Agreement:
         self._share = 0.0
         self._entropy = torch.zeros(classes, dtype=torch.float64)
         self._found = torch.zeros(classes, dtype=torch.float64)
+        # The sum of the probabilities that a voxel is not background, where the result says so, and everywhere.
+        self._said_inside = self._said = 0.0
 
     def add(self, fused: FusedSlab) -> None:
         """Count a slab."""
@@ -266,6 +271,9 @@ class Agreement:
         inside = fused.labels > 0
         self._foreground += int(inside.sum())
         self._share += float(fused.share[inside].sum(dtype=torch.float64))
+        said = 1 - fused.probabilities[0]
+        self._said_inside += float(said[inside].sum(dtype=torch.float64))
+        self._said += float(said[said >= LEAST_SAID].sum(dtype=torch.float64))
         for label in range(1, self._classes):
             entropy = fused.entropy[fused.labels == label]
             self._entropy[label] += float(entropy.sum(dtype=torch.float64))
@@ -299,7 +307,9 @@ class Agreement:
             chose it, None where there is none. ``pairwise_dice``: per label, mean over the pairs of atlases of which at
             least one holds it, None where no pair does. ``dice_with_result``: per atlas in order, then per label.
             ``entropy``: per label, mean over its voxels in the result, None where there is none.
-            ``covered``: per atlas, the share of the voxels that it reaches.
+            ``expected_dice``: of all labels as one, the Dice of the result with a truth drawn from the mean
+            probabilities, None where the result is background. ``covered``: per atlas, the share of the voxels that it
+            reaches.
         """
         n = self._atlases
         pairwise: dict[str, float | None] = {}
@@ -317,6 +327,7 @@ class Agreement:
                 names[label]: float(self._entropy[label] / self._found[label]) if self._found[label] else None
                 for label in range(1, self._classes)
             },
+            "expected_dice": 2 * self._said_inside / (self._said + self._foreground) if self._foreground else None,
             "covered": [int(self._covered[atlas]) / max(self._voxels, 1) for atlas in range(n)],
         }
 

@@ -19,7 +19,7 @@ from atlasnet.prediction.ensemble import atlas_keys, pair_keys
 from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.verdict import Verdict, judge
-from atlasnet.registration import Operator, Registration, local_weight, make_operator
+from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator, weight_of
 from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
 from atlasnet.training.model import Atlas, Model
 from atlasnet.transform import Transform
@@ -120,7 +120,7 @@ class Member:
             scan: that was registered.
             made: from `register`.
             minimum_quality: see `atlasnet.prediction.PredictOptions`.
-            fit: whether to measure how well every registration fits at every voxel.
+            fit: whether to keep how well every registration fits at every voxel.
         """
         found: list[Asked] = []
         warn = scan.execution.reporter.warn
@@ -146,11 +146,10 @@ class Member:
                 mapped = map_image(prepared, registration.transform, grid)
             with scan.stages("network"):
                 halves = self._classified(atlas, self.networks[index], mapped)
-            weight = None
-            if fit:
-                with scan.stages("mapping"):
-                    own = self._as_networks_see(atlas, image, grid)
-                    weight = torch.from_numpy(local_weight(own, mapped.array, FIT_POWER))
+            with scan.stages("mapping"):
+                correlation = local_correlation(self._as_networks_see(atlas, image, grid), mapped.array)
+                record["fit"] = fit_around(correlation, halves[0] < halves[1:].max(0))
+                weight = torch.from_numpy(weight_of(correlation, FIT_POWER)) if fit else None
             record["seconds_network"] = round(time.perf_counter() - begin, 3)
             said = torch.from_numpy(halves)
             found.append((Answer(said, grid, registration.transform.inverse, quality, weight, self.number), record))

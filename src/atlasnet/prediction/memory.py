@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from atlasnet.prediction.prediction import PredictOptions
-from atlasnet.registration import FIXED_BYTES, SCAN_BYTES, work_bytes
+from atlasnet.registration import CORRELATION_BYTES, FIXED_BYTES, SCAN_BYTES, work_bytes
 from atlasnet.training.mapping import working_grid
 from atlasnet.volume import Grid
 
@@ -28,7 +28,11 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
     """
     ensemble = predictor.ensemble
     mapped = SCAN_BYTES * len(ensemble.channels) * scan.voxels
-    mapped += max(work_bytes(image.grid, member.operator) for member in predictor.members for image in member.images)
+    mapped += max(
+        max(work_bytes(image.grid, member.operator), fit_bytes(member, image.grid))
+        for member in predictor.members
+        for image in member.images
+    )
     fused = _RESULT * scan.voxels
     if options.largest_component or options.minimum_size_ml > 0:
         fused += _CLEANING * scan.voxels
@@ -41,7 +45,14 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
 
 
 def answer_bytes(member: Member, atlas: Grid) -> int:
-    """What an atlas's answer keeps: the map both ways, and the probabilities, as they are and as they are read."""
+    """What is kept of an atlas: the map both ways, its image as networks see it, the probabilities, and as read."""
     plan = member.model.plan
     maps = 2 * 3 * 4 * atlas.with_spacing(plan.registration_spacing).voxels
-    return maps + len(member.model.values) * (2 + 4) * working_grid(atlas, plan).voxels
+    of_voxel = 4 * len(member.model.channels) + len(member.model.values) * (2 + 4)
+    return maps + of_voxel * working_grid(atlas, plan).voxels
+
+
+def fit_bytes(member: Member, atlas: Grid) -> int:
+    """What it takes to measure how well a scan, mapped onto an atlas, fits it."""
+    mapped = 4 * len(member.model.channels)
+    return (CORRELATION_BYTES + mapped) * working_grid(atlas, member.model.plan).voxels

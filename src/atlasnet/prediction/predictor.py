@@ -171,7 +171,7 @@ class Predictor:
         Args:
             image: as for `predict`.
             minimum_quality: see `PredictOptions`.
-            fit: whether to measure how well every registration fits at every voxel, which the fusion ``local`` needs.
+            fit: whether to keep how well every registration fits at every voxel, which the fusion ``local`` needs.
             judged: whether to say, before the networks run, if the scan is like the training subjects.
             strict: see `PredictOptions`; needs ``judged``.
             mask: as for `predict`; it is used by `fuse`.

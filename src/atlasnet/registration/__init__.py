@@ -4,7 +4,7 @@ from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.context import TissueClass
 from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
-from atlasnet.registration.local_fit import local_weight
+from atlasnet.registration.local_fit import CORRELATION_BYTES, fit_around, local_correlation, local_weight, weight_of
 from atlasnet.registration.memory import FIXED_BYTES, SCAN_BYTES, registration_bytes, work_bytes
 from atlasnet.registration.metric_weights import MetricWeights
 from atlasnet.registration.mirrors import mirror_correlations, orientation_margin
@@ -16,6 +16,7 @@ from atlasnet.registration.register import WITHOUT_SETTINGS, WITHOUT_SPACING, ma
 from atlasnet.registration.settings import MRFSettings, preset
 
 __all__ = [
+    "CORRELATION_BYTES",
     "FIXED_BYTES",
     "SCAN_BYTES",
     "WITHOUT_SETTINGS",
@@ -32,8 +33,10 @@ __all__ = [
     "Registration",
     "TissueClass",
     "contextual",
+    "fit_around",
     "in_hounsfield_units",
     "labelled",
+    "local_correlation",
     "local_weight",
     "make_operator",
     "mirror_correlations",
@@ -43,5 +46,6 @@ __all__ = [
     "regional_quality",
     "register_images",
     "registration_bytes",
+    "weight_of",
     "work_bytes",
 ]

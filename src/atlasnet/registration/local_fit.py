@@ -1,4 +1,4 @@
-"""How well two registered images fit voxel by voxel, as the weight of what one of them says about the other."""
+"""How well two registered images fit voxel by voxel: a weight of what one says about the other, a sign of quality."""
 
 from __future__ import annotations
 
@@ -11,30 +11,61 @@ BOX = 5
 SMALLEST = 1e-2
 # Of the product of two variances, each over that of its whole image: below, one of them is rounding.
 FLAT = 1e-6
+# What lies so many voxels from a labelled one or less is around it.
+AROUND = 3
+CORRELATION_BYTES = 80  # of a voxel of two images, at most, while their local correlation is computed
 
 
-def local_weight(image: NDArray[np.generic], other: NDArray[np.generic], power: float = 2.0) -> NDArray[np.float16]:
-    """The weight of every voxel, from the correlation of two images in a box of 5 voxels around it.
-
-    It falls with a power of the distance from perfect agreement, as in Artaechevarria, Munoz-Barrutia,
-    Ortiz-de-Solorzano, IEEE TMI 28(8), 2009.
+def local_correlation(image: NDArray[np.generic], other: NDArray[np.generic]) -> NDArray[np.float64]:
+    """The correlation of two images in a box of 5 voxels around every voxel.
 
     Args:
         image: (c, z, y, x) intensities.
         other: of the same shape, on the same grid.
-        power: 0 for equal weights; at most 2.
 
     Returns:
-        (z, y, x): 1 / (1 - correlation) ** power of the mean correlation over the channels, which counts as 0.99 where
-        it is higher; 1 where an image is flat.
+        (z, y, x), from -1 to 1, the mean over the channels; 0 where an image is flat.
     """
     correlation = np.zeros(image.shape[1:], dtype=np.float64)
     for channels in zip(image, other, strict=True):
         one, two = (_standardised(channel) for channel in channels)
         a, b, aa, bb, ab = (ndimage.uniform_filter(v, BOX) for v in (one, two, one * one, two * two, one * two))
         correlation += (ab - a * b) / np.sqrt(np.maximum((aa - a * a) * (bb - b * b), FLAT))
-    distance = np.clip(1 - correlation / len(image), SMALLEST, 2)
-    return np.asarray(distance**-power, dtype=np.float16)
+    correlation /= len(image)
+    return correlation
+
+
+def weight_of(correlation: NDArray[np.float64], power: float) -> NDArray[np.float16]:
+    """The weight of every voxel, which falls with a power of the distance of `local_correlation` from 1.
+
+    Artaechevarria, Munoz-Barrutia, Ortiz-de-Solorzano, IEEE TMI 28(8), 2009.
+
+    Args:
+        correlation: (z, y, x).
+        power: 0 for equal weights; at most 2.
+
+    Returns:
+        (z, y, x): 1 / (1 - correlation) ** power of a correlation that counts as 0.99 where it is higher; 1 where an
+        image is flat.
+    """
+    return np.asarray(np.clip(1 - correlation, SMALLEST, 2) ** -power, dtype=np.float16)
+
+
+def local_weight(image: NDArray[np.generic], other: NDArray[np.generic], power: float = 2.0) -> NDArray[np.float16]:
+    """`weight_of` the `local_correlation` of two images."""
+    return weight_of(local_correlation(image, other), power)
+
+
+def fit_around(correlation: NDArray[np.float64], found: NDArray[np.bool_]) -> float | None:
+    """The mean `local_correlation` (z, y, x) where something was found, and up to 3 voxels around; None of nothing."""
+    if not found.any():
+        return None
+    (box,) = ndimage.find_objects(found.view(np.uint8))
+    wide = tuple(
+        slice(max(s.start - AROUND, 0), min(s.stop + AROUND, n)) for s, n in zip(box, found.shape, strict=True)
+    )
+    near = ndimage.binary_dilation(found[wide], iterations=AROUND)
+    return float(correlation[wide][near].mean())
 
 
 def _standardised(channel: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -235,7 +235,7 @@ class _CrossValidation:
         with reading_back(record):
             content = read_json(record)
             # One of an earlier version does not hold what the estimate of Dice is learnt from.
-            own = bool(content["provenance"]["model"] == model) and "entropy" in content["agreement"]
+            own = bool(content["provenance"]["model"] == model) and "expected_dice" in content["agreement"]
             return own and bool(content["outputs"]["labels"] == file_digest(path))
 
     def _evaluate(self) -> CrossValidation:

@@ -14,20 +14,26 @@ from atlasnet.training.evidence import finite
 FEWEST = 8
 """Subjects with a score, below which a line says nothing."""
 
-FEATURES = ("agreement", "certainty", "quality")
-"""``agreement``: mean Dice of the atlases with the result, of the label. ``certainty``: 1 - mean entropy of the
-atlases' mean probabilities where the label was found. ``quality``: mean of the registrations that were used."""
+FEATURES = ("fit", "expected")
+"""``fit``: local correlation of the scan with an atlas, one mapped onto the other, around what its network found; mean
+over the atlases that were asked. ``expected``: Dice of the result with a truth drawn from the fused probabilities. Both
+are of all labels as one: what spoils one of them, a bad image or a registration that went astray, mostly spoils all.
+
+Chosen on 83 hippocampi that no result is reported of, estimated from 17 others: these two missed the mean Dice by 19 %
+less than the mean of the 17 did; the same two of each label by 13 %; agreement and entropy of the atlases with the
+quality of the whole registrations by 4 %."""
+
+SHRINKAGE = 5.0
+"""Subjects that a line is drawn through as well which, whatever the features say, have the mean Dice."""
 
 
 def features(record: Mapping[str, Any], label: str) -> tuple[float, ...] | None:
-    """What a prediction's record says of a label, in the order of `FEATURES`; None where the label was not found."""
-    dice = [found.get(label) for found in record["agreement"]["dice_with_result"]]
-    agreement = [value for value in dice if value is not None]
-    entropy = record["agreement"]["entropy"].get(label)
-    used = [atlas["quality"] for atlas in record["atlases"] if atlas["used"]]
-    if not agreement or entropy is None or not used:
+    """What a prediction's record says, in the order of `FEATURES`; None where the label was not found."""
+    agreement = record["agreement"]
+    fit = [atlas["fit"] for atlas in record["atlases"] if atlas["used"] and atlas.get("fit") is not None]
+    if not fit or agreement["entropy"].get(label) is None or agreement.get("expected_dice") is None:
         return None
-    return float(np.mean(agreement)), 1.0 - float(entropy), float(np.mean(used))
+    return float(np.mean(fit)), float(agreement["expected_dice"])
 
 
 @dataclass(frozen=True)
@@ -97,12 +103,14 @@ class DiceEstimate:
         return {"labels": lines, "mean_error": self.mean_error}
 
     @classmethod
-    def from_json(cls, value: Any) -> DiceEstimate:
-        """Read what `to_json` wrote.
+    def from_json(cls, value: Any) -> DiceEstimate | None:
+        """Read what `to_json` wrote; None where an earlier version did, whose features are no more.
 
         Raises:
             KeyError, TypeError, ValueError, AttributeError: it is not that.
         """
+        if any(set(line["weights"]) != set(FEATURES) for line in value["labels"].values()):
+            return None
         lines = {
             str(label): Line(
                 tuple(map(float, finite([line["weights"][name] for name in FEATURES]))),
@@ -156,5 +164,8 @@ def _line(x: NDArray[np.float64], y: NDArray[np.float64], error: float = 0.0) ->
     # Features in units of their own spread, so that none is preferred for its scale; one that never differs has none.
     spread = x.std(0)
     scale = np.where(spread > 1e-9, spread, np.inf)
-    weights = nnls((x - centre) / scale, y - mean)[0] / scale
+    # Ridge regression; see `SHRINKAGE`.
+    prior = np.sqrt(SHRINKAGE) * np.eye(x.shape[1])
+    moved = np.concatenate([(x - centre) / scale, prior])
+    weights = nnls(moved, np.concatenate([y - mean, np.zeros(len(prior))]))[0] / scale
     return Line(tuple(weights.tolist()), tuple(centre.tolist()), mean, error, len(y))
