@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from atlasnet.cohort import Cohort
 from atlasnet.evaluation import Table
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor
 from atlasnet.study import CrossValidation, keep_estimate
-from atlasnet.training.estimate import FEATURES, DiceEstimate, Line, fit_estimate
+from atlasnet.training.estimate import FEATURES, DiceEstimate, Line, features, fit_estimate
 from atlasnet.training.fit import fit
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
@@ -38,12 +39,12 @@ def record(fit: float, expected: float) -> dict[str, Any]:
 
 
 def planted(
-    count: int, noise: float, of_expected: float = 0.3
+    count: int, noise: float, of_expected: float = 0.4
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float | None]]]:
-    """Subjects whose Dice is 0.1 + 0.5 fit + ``of_expected`` times the expected one, and noise."""
+    """Subjects whose Dice is 0.1 + 0.4 fit + ``of_expected`` times the expected one, and noise."""
     random = np.random.default_rng(3)
     found = random.uniform(0.3, 0.8, (count, 2))
-    dice = 0.1 + found @ [0.5, of_expected] + random.normal(0, noise, count)
+    dice = 0.1 + found @ [0.4, of_expected] + random.normal(0, noise, count)
     records = {f"s{i}": record(*found[i].tolist()) for i in range(count)}
     return records, {"a": {f"s{i}": float(dice[i]) for i in range(count)}, "b": dict.fromkeys(records)}
 
@@ -53,27 +54,34 @@ def test_a_planted_line_is_found() -> None:
     assert estimate is not None
     assert set(estimate.lines) == {"a"}  # of b nobody knows anything
     line = estimate.lines["a"]
-    assert line.weights == pytest.approx((0.5, 0.3), abs=0.03)
+    assert line.weights == pytest.approx((0.4, 0.4), abs=0.03)
     assert line.subjects == 400
     assert line.error == pytest.approx(0.02, rel=0.1)
 
 
-def test_no_estimate_falls_where_evidence_is_better() -> None:
-    estimate = fit_estimate(*planted(400, 0.02, of_expected=-0.2))
+def test_the_slope_is_that_of_simple_regression_on_the_mean_of_the_features_in_units_of_their_spread() -> None:
+    records, dice = planted(30, 0.05, of_expected=0.1)
+    estimate = fit_estimate(records, dice)
     assert estimate is not None
-    line = estimate.lines["a"]
-    assert line.weights == pytest.approx((0.5, 0.0), abs=0.03)
-    # What the expected Dice takes away is noise to the line: uniform over half, times 0.2.
-    assert line.error == pytest.approx(np.hypot(0.02, 0.2 * 0.5 / np.sqrt(12)), rel=0.1)
+    x = np.array([features(record, "a") for record in records.values()])
+    evidence = stats.zscore(x).mean(1)
+    slope = stats.linregress(evidence, list(dice["a"].values())).slope
+    assert estimate.lines["a"].weights == pytest.approx(slope / 2 / x.std(0))
 
 
-def test_what_few_subjects_say_is_believed_in_part() -> None:
-    few, many = (fit_estimate(*planted(count, 0.0, of_expected=0.0)) for count in (8, 400))
-    assert few is not None
-    assert many is not None
-    # With one feature that matters, the share of n subjects beside 5 without a word.
-    assert few.lines["a"].weights[0] == pytest.approx(0.5 * 8 / 13, rel=0.15)
-    assert many.lines["a"].weights[0] == pytest.approx(0.5 * 400 / 405, rel=0.01)
+def test_no_estimate_falls_where_evidence_is_better() -> None:
+    estimate = fit_estimate(*planted(400, 0.02, of_expected=-0.9))
+    assert estimate is not None
+    assert estimate.lines["a"].weights == (0.0, 0.0)
+
+
+def test_a_feature_that_never_differs_says_nothing() -> None:
+    records, dice = planted(30, 0.0, of_expected=0.0)
+    for one in records.values():
+        one["agreement"]["expected_dice"] = 0.9
+    estimate = fit_estimate(records, dice)
+    assert estimate is not None
+    assert estimate.lines["a"].weights == pytest.approx((0.4, 0.0), abs=1e-6)
 
 
 def test_the_error_is_that_of_subjects_left_out() -> None:
