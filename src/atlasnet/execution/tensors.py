@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from atlasnet.execution.files import atomic_path
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file, atomically.
 
     Args:
