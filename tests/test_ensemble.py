@@ -24,7 +24,6 @@ from atlasnet.execution import Execution, read_json, write_json
 from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor, find_cases, import_models, provenance
 from atlasnet.prediction.ensemble import pair_keys
 from atlasnet.prediction.fusion import FusedSlab, fuse_models, fuse_slab
-from atlasnet.prediction.members import checksum
 from atlasnet.prediction.verdict import UNKNOWN, UNUSUAL, USUAL, Verdict, joined
 from atlasnet.registration import Operator, Registration, make_operator
 from atlasnet.training.fit import fit
@@ -242,7 +241,7 @@ def test_folds_segment_together_on_request(folds: Path, tmp_path: Path) -> None:
     assert main([*words, "--threads", "1"]) == 0
     origin = read_json(tmp_path / "seg.json")["provenance"]
     models = [Model.load(folds / name) for name in ("fold_1", "fold_2")]
-    assert origin["models"] == [{"name": model.folder.name, "checksum": checksum(model)} for model in models]
+    assert origin["models"] == [{"name": model.folder.name, "checksum": model.checksum} for model in models]
     assert Ensemble.load([folds]).pairs == 1
     net = atlasnet.AtlasNet.load(folds, execution=ONE)
     assert np.array_equal(net.predict(tmp_path / "ct.nii.gz").labels.array, read_volume(tmp_path / "seg.nii.gz").array)
@@ -382,7 +381,7 @@ def test_an_ensemble_is_saved_like_a_model(folds: Path, models: list[Model], tmp
     atlasnet.AtlasNet.load(*(model.folder for model in models)).save(tmp_path / "both.zip")
     both = Ensemble.load([tmp_path / "both.zip"])
     assert both.names == ("first", "second")
-    assert [checksum(model) for model in both.models] == [checksum(model) for model in models]
+    assert [model.checksum for model in both.models] == [model.checksum for model in models]
     with pytest.raises(ModelError, match="folders of these names"):
         Ensemble(both.models, ("a/b", "c")).export(tmp_path / "bad.zip")
 

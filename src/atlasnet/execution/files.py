@@ -88,9 +88,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON with a stable key order, atomically. NaN is refused: it is not JSON."""
+    """Write ``value`` as `json_text`, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON with a stable key order. NaN is refused: it is not JSON."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: str | Path) -> Any:

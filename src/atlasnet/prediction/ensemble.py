@@ -11,8 +11,8 @@ from typing import Any
 from atlasnet.cohort import Subject
 from atlasnet.cohort.segments import Segment
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import atomic_folder, atomic_path, digest, pack, require_absent
-from atlasnet.prediction.members import Named, checksum, manifest, read_members, shipped
+from atlasnet.execution import atomic_folder, digest, pack, require_absent, write_json
+from atlasnet.prediction.members import Named, manifest, read_members, shipped
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.verdict import require_verdict
 from atlasnet.registration import Operator
@@ -53,7 +53,7 @@ class Ensemble:
                         found=f"{found} in {name}",
                         remedy="predict with each by itself",
                     )
-        checksums = [checksum(model) for model in self.models]
+        checksums = [model.checksum for model in self.models]
         twice = [n for i, n in enumerate(self.names) if checksums[i] in checksums[:i]]
         if twice:
             raise ModelError("a model is named twice", found=", ".join(twice), remedy="name each once")
@@ -107,7 +107,7 @@ class Ensemble:
     @property
     def checksum(self) -> str:
         """Of all models in their order; of a single one, its own."""
-        checksums = [checksum(model) for model in self.models]
+        checksums = [model.checksum for model in self.models]
         return checksums[0] if len(self) == 1 else digest(checksums)
 
     @property
@@ -235,8 +235,7 @@ def write_ensemble(folder: Path, members: Sequence[str]) -> Path:
         ModelError: a model is not finished, or they do not fit each other.
     """
     ensemble = Ensemble(tuple(Model.load(folder / name) for name in members), tuple(members))
-    with atomic_path(folder / TOGETHER) as temporary:
-        temporary.write_text(manifest(ensemble.members), encoding="utf-8")
+    write_json(folder / TOGETHER, manifest(ensemble.members))
     return folder / TOGETHER
 
 

@@ -8,22 +8,16 @@ Whatever else a folder holds, the predictions of a cross-validation say, is no p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import ModelError
-from atlasnet.execution import Unpacked, digest, read_json
+from atlasnet.execution import Unpacked, json_text, read_json
 from atlasnet.training.model import TOGETHER, Model, is_file_name, unpacked_archive
 
 FORMAT = 1
 Named = tuple[str, Model]
-
-
-def checksum(model: Model) -> str:
-    """Of a model, as `Model.summary` gives it."""
-    return digest(dict(model.checksums))
 
 
 def read_members(path: Path) -> list[Named]:
@@ -46,10 +40,9 @@ def read_members(path: Path) -> list[Named]:
     return [(name, Model.load(folder, unpacked=unpacked))]
 
 
-def manifest(members: Sequence[Named]) -> str:
-    """The text of ``ensemble.json``."""
-    models = [{"folder": name, "checksum": checksum(model)} for name, model in members]
-    return json.dumps({"format": FORMAT, "models": models}, indent=1) + "\n"
+def manifest(members: Sequence[Named]) -> dict[str, Any]:
+    """What ``ensemble.json`` holds."""
+    return {"format": FORMAT, "models": [{"folder": name, "checksum": model.checksum} for name, model in members]}
 
 
 def shipped(members: Sequence[Named]) -> dict[str, Path | str]:
@@ -65,7 +58,7 @@ def shipped(members: Sequence[Named]) -> dict[str, Path | str]:
             expected="names of folders, no two alike",
             found=", ".join(repr(name[:80]) for name in names),
         )
-    files: dict[str, Path | str] = {TOGETHER: manifest(members)}
+    files: dict[str, Path | str] = {TOGETHER: json_text(manifest(members))}
     return files | {f"{own}/{name}": path for own, model in members for name, path in model.shipped.items()}
 
 
@@ -106,7 +99,7 @@ def _entry(value: Any) -> tuple[str, str]:
 
 def _read(folder: Path, unpacked: Unpacked | None, name: str, expected: str) -> Named:
     model = Model.load(folder / name, unpacked=unpacked)
-    if checksum(model) != expected:
+    if model.checksum != expected:
         raise ModelError(
             "the model is not the one that the ensemble was made of",
             path=model.place,

@@ -18,7 +18,6 @@ from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.inputs import image_stem
-from atlasnet.prediction.members import checksum
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
@@ -120,7 +119,7 @@ def provenance(
     else:
         # Records name the models, so that other names make other records.
         request["models"] = [[name, _decisive(model)] for name, model in ensemble.members]
-        listed |= {"models": [{"name": name, "checksum": checksum(model)} for name, model in ensemble.members]}
+        listed |= {"models": [{"name": name, "checksum": model.checksum} for name, model in ensemble.members]}
     return {
         "request": digest(request),
         "input_sha256": inputs,

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from atlasnet.volume.sampling import grown
+
 # Local similarity is measured in boxes of this many voxels.
 BOX = 5
 SMALLEST = 1e-2
@@ -61,9 +63,7 @@ def fit_around(correlation: NDArray[np.float64], found: NDArray[np.bool_]) -> fl
     if not found.any():
         return None
     (box,) = ndimage.find_objects(found.view(np.uint8))
-    wide = tuple(
-        slice(max(s.start - AROUND, 0), min(s.stop + AROUND, n)) for s, n in zip(box, found.shape, strict=True)
-    )
+    wide = grown(box, AROUND, found.shape)
     near = ndimage.binary_dilation(found[wide], iterations=AROUND)
     return float(correlation[wide][near].mean())
 

@@ -18,6 +18,7 @@ from atlasnet.registration.pyramid import LevelSettings, build_levels, registrat
 from atlasnet.registration.similarity import agreement
 from atlasnet.transform import PointMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume
+from atlasnet.volume.sampling import grown
 
 # Similarities are compared between registrations, so they are taken at one resolution whatever the operator worked at.
 SIMILARITY_VOXELS = 200_000
@@ -125,9 +126,7 @@ def regional_quality(
 def _cropped(target: Volume, region: NDArray[np.bool_]) -> tuple[Volume, Volume]:
     """The part of an image around a region, and the region there, so that a small one is looked at closely."""
     box = ndimage.find_objects(region.astype(np.uint8))[0]
-    wide = tuple(
-        slice(max(0, s.start - MARGIN), min(n, s.stop + MARGIN)) for s, n in zip(box, region.shape, strict=True)
-    )
+    wide = grown(box, MARGIN, region.shape)
     affine = target.grid.affine.copy()
     affine[:3, 3] = target.grid.to_world(np.array([[s.start for s in reversed(wide)]], dtype=float))[0]
     part = np.ascontiguousarray(target.array[:, *wide])

@@ -13,7 +13,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
-from atlasnet.execution import Execution, digest, file_digest, read_json, reading_back, write_json
+from atlasnet.execution import Execution, file_digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
@@ -207,8 +207,7 @@ class _CrossValidation:
     def _predict(self, model: Model, fold: Sequence[str]) -> None:
         """Segment the fold's subjects, but for those that this very model has segmented before."""
         (self.folder / "predictions").mkdir(parents=True, exist_ok=True)
-        key = digest(dict(model.checksums))
-        missing = [name for name in fold if not self._is_of(name, key)]
+        missing = [name for name in fold if not self._is_of(name, model.checksum)]
         if not missing:
             return
         predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)

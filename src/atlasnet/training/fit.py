@@ -231,7 +231,7 @@ class Fitting:
             "labels": self.cohort.labels,
         }
         if self.update is not None:
-            depends_on["update"] = self.update.checksum
+            depends_on["update"] = self.update.model.checksum
         return digest(depends_on)
 
     def planned_recipe(self, plan: Plan) -> Recipe:

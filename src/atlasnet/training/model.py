@@ -138,6 +138,11 @@ class Model:
         return self.folder if self._unpacked is None else self._unpacked.known(self.folder)
 
     @property
+    def checksum(self) -> str:
+        """Stands for all its files but model.json."""
+        return digest(dict(self.checksums))
+
+    @property
     def shipped(self) -> dict[str, Path]:
         """The files that are carried elsewhere, by their names in the model; all else stays behind."""
         logs = [path for path in sorted((self.folder / "log").rglob("*.csv")) if path.is_file()]
@@ -352,7 +357,7 @@ class Model:
             "atlases": [atlas.to_json() for atlas in self.atlases],
             "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
             "versions": dict(self.provenance.get("versions", {})),
-            "checksum": digest(dict(self.checksums)),
+            "checksum": self.checksum,
         }
 
     def export(self, path: str | Path) -> None:

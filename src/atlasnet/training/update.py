@@ -293,12 +293,7 @@ class Update:
         """
         old = {atlas.name for atlas in self.model.atlases}
         atlases = [name for name in names if name not in old]
-        return {"model": self.checksum, **self._changes(hashes).to_json(), "atlases": atlases}
-
-    @property
-    def checksum(self) -> str:
-        """Of the model, as `Model.summary` gives it."""
-        return digest(dict(self.model.checksums))
+        return {"model": self.model.checksum, **self._changes(hashes).to_json(), "atlases": atlases}
 
     @property
     def work(self) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 from atlasnet.errors import TransformError
 from atlasnet.transform.jacobian import corner_jacobians
 from atlasnet.volume.grid import Grid
+from atlasnet.volume.sampling import grown
 
 Field = NDArray[np.float32]
 
@@ -112,20 +113,15 @@ def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach:
     sigma = 0.5 + 0.5 * reach
     beyond = reach // 2
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
-        changed, seen = (_grown(box, margin, grid.shape) for margin in (beyond, 2 * beyond))
+        changed, seen = (grown(box, margin, grid.shape) for margin in (beyond, 2 * beyond))
         inside = (regions[seen] == number).astype(np.float32)
         weight = ndimage.uniform_filter(inside, 2 * beyond + 1, mode="nearest")[_within(changed, seen)]
         part = field[:, *changed]
         part += weight * (_smoothed_box(field, changed, sigma) - part)
         # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
-        stale = _grown(changed, 1, grid.shape)
-        halo = _grown(stale, 1, grid.shape)
+        stale = grown(changed, 1, grid.shape)
+        halo = grown(stale, 1, grid.shape)
         least[stale] = _least(field[:, *halo], _part_of(grid, halo))[_within(stale, halo)]
-
-
-def _grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The box and ``margin`` voxels around it, as far as there are any."""
-    return tuple(slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, shape, strict=True))
 
 
 def _within(inner: tuple[slice, ...], outer: tuple[slice, ...]) -> tuple[slice, ...]:
@@ -156,7 +152,7 @@ def _smoothed(field: Field, sigma: float) -> Field:
 
 def _smoothed_box(field: Field, box: tuple[slice, ...], sigma: float) -> Field:
     """The Gaussian average of every component in a box, which reads no more of the surroundings than it needs."""
-    wide = _grown(box, int(TRUNCATE * sigma + 0.5), field.shape[1:])
+    wide = grown(box, int(TRUNCATE * sigma + 0.5), field.shape[1:])
     result = field[:, *wide]
     for axis, kept in enumerate(_within(box, wide), start=1):
         result = ndimage.gaussian_filter1d(result, sigma, axis=axis, mode="nearest", truncate=TRUNCATE)

@@ -50,6 +50,11 @@ def lattice(
     return points
 
 
+def grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box and ``margin`` voxels around it, as far as there are any."""
+    return tuple(slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, shape, strict=True))
+
+
 def slabs(shape: tuple[int, int, int], points: int = POINTS_AT_ONCE) -> list[tuple[int, int]]:
     """Ranges (z0, z1) of slices that cover an array (z, y, x) with about ``points`` voxels each, one slice at least."""
     z, y, x = shape

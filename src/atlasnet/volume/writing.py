@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from atlasnet.errors import VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.volume.headers import check_nifti
-from atlasnet.volume.io import check_name, itk_reason, quiet_itk
+from atlasnet.volume.io import check_name, image_suffix, itk_reason, quiet_itk
 from atlasnet.volume.volume import Volume
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -84,8 +84,8 @@ def write_labels(path: str | Path, labels: Volume) -> None:
 
 def _suffix(path: Path) -> str:
     """The writable suffix of a file name, in lower case."""
-    suffix = next((s for s in WRITABLE_SUFFIXES if path.name.lower().endswith(s)), None)
-    if suffix is None:
+    suffix = image_suffix(path)
+    if suffix not in WRITABLE_SUFFIXES:
         raise VolumeError(
             "the format cannot be written", path=path, expected="a name ending in " + ", ".join(WRITABLE_SUFFIXES)
         )
