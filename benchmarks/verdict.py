@@ -7,6 +7,8 @@ five models of four chests each judge the chest that is left out. Limits come fr
 networks are trained for two steps only: they have no part in it. Wanted: at most 5 % of the normal scans refused, at
 least 95 % of every kind of broken ones, area under the curve above 0.95.
 
+With ``--development``, the other subjects of imagesTr are judged instead, and no chest: on those the limit was set.
+
 With ``--resume``, the scans that the output holds are not judged again; models are kept with ``--work``.
 """
 
@@ -176,9 +178,9 @@ def chest_inputs(data: Path, case: str, seed: int) -> Iterator[Input]:
         yield Input(case, kind, what, change(image, labels, np.random.default_rng([seed, number])))
 
 
-def hippocampus_inputs(data: Path, names: list[str], broken: int, seed: int) -> Iterator[Input]:
+def hippocampus_inputs(data: Path, names: list[str], broken: int, seed: int, of: str = "Ts") -> Iterator[Input]:
     for index, name in enumerate(names):
-        image, labels = read(data / "hippocampus", name, "imagesTs", "labelsTs")
+        image, labels = read(data / "hippocampus", name, f"images{of}", f"labels{of}")
         yield Input(name, NORMAL, "as it is", image)
         for number, (kind, what, change) in enumerate(HIPPOCAMPUS if index < broken else []):
             random = np.random.default_rng([seed, index, number])
@@ -224,12 +226,17 @@ def main() -> None:
     parser.add_argument("--hippocampi", type=int, default=40, help="normal hippocampi, of 60")
     parser.add_argument("--broken", type=int, default=20, help="how many of them are broken, each in every way")
     parser.add_argument("--chests", type=int, default=5, help="left out in turn")
+    parser.add_argument("--development", action="store_true", help="judge what is left of imagesTr, and no chest")
     parser.add_argument("--resume", action="store_true", help="keep the verdicts that the output holds")
     options = parser.parse_args()
     execution = Execution(threads=options.threads, seed=options.seed, reporter=TextReporter())
     hippocampus = options.data / "hippocampus"
-    tests = sorted(p.name.removesuffix(".nii.gz") for p in (hippocampus / "labelsTs").glob("*.nii.gz"))
+    known, of = read_names(hippocampus / "train17.txt"), "Tr" if options.development else "Ts"
+    tests = sorted(p.name.removesuffix(".nii.gz") for p in (hippocampus / f"labels{of}").glob("*.nii.gz"))
+    tests = [name for name in tests if name not in known]
     chests = sorted(p.name.removesuffix(".nii.gz") for p in (options.data / "chest-ct" / "labelsTr").glob("*.nii.gz"))
+    if options.development:
+        chests = []
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         before = bench.before()
@@ -238,7 +245,7 @@ def main() -> None:
             word
             for name in ("operator", "hippocampi", "broken", "chests", "seed", "threads")
             for word in (f"--{name}", str(getattr(options, name)))
-        ]
+        ] + ["--development"] * options.development
         bench.result |= {
             "command": bench.shown(["python", "benchmarks/verdict.py", str(options.data), *chosen]),
             "rows": rows,
@@ -269,28 +276,28 @@ def main() -> None:
             for one in inputs:
                 yield replace(one, kind="other organ", change=f"given to a model of the {model}")
 
-        cohort = Cohort.read(hippocampus).select(read_names(hippocampus / "train17.txt"))
+        cohort = Cohort.read(hippocampus).select(known)
         model = trained(cohort, work / "hippocampus", options.operator, work / "work", execution)
         predictor = Predictor(model, execution=execution)
         judge(
             "hippocampus",
             predictor,
-            hippocampus_inputs(options.data, tests[: options.hippocampi], options.broken, options.seed),
+            hippocampus_inputs(options.data, tests[: options.hippocampi], options.broken, options.seed, of),
         )
         as_they_are = (Input(case, "", "", read(options.data / "chest-ct", case)[0]) for case in chests)
         judge("hippocampus", predictor, strangers("hippocampus", as_they_are))
-        cohort = Cohort.read(options.data / "chest-ct")
         for number, case in enumerate(chests[: options.chests]):
-            rest = cohort.select([other for other in chests if other != case])
+            rest = Cohort.read(options.data / "chest-ct").select([other for other in chests if other != case])
             model = trained(rest, work / case, options.operator, work / "work", execution)
             predictor = Predictor(model, execution=execution)
             judge("chest", predictor, chest_inputs(options.data, case, options.seed + number), case)
             others = strangers("chest", hippocampus_inputs(options.data, tests[-3:], 0, options.seed))
             judge("chest", predictor, others, case)
         found = summary(rows)
+        organs = sorted({row["model"] for row in rows})
         bench.result["summary"] = {
             **found,
-            **{organ: summary([r for r in rows if r["model"] == organ]) for organ in ("hippocampus", "chest")},
+            **{organ: summary([row for row in rows if row["model"] == organ]) for organ in organs},
         }
         bench.result["wanted"] = {
             "at_most_5_percent_of_normal_refused": found["refused_share"] <= 0.05,

@@ -19,9 +19,10 @@ FEATURES = ("fit", "expected")
 over the atlases that were asked. ``expected``: Dice of the result with a truth drawn from the fused probabilities. Both
 are of all labels as one: what spoils one of them, a bad image or a registration that went astray, mostly spoils all.
 
-Chosen on 83 hippocampi that no result is reported of, estimated from 17 others: a line through these two missed the
-mean Dice by 12 % less than the mean of the 17 did; through agreement and entropy of the atlases and the quality of the
-whole registrations by 4 %. The best line through these two that the 83 allow, each left out, misses by 14 % less."""
+Chosen on 83 hippocampi, estimated from 17 others: a line through these two missed the mean Dice by 13 % less than the
+mean of the 17 did, and the best line that the 83 allow, each left out, by 14 %
+(`benchmarks/results/dice_estimate_development.json`). Agreement and entropy of the atlases and the quality of the whole
+registrations said less."""
 
 
 def features(record: Mapping[str, Any], label: str) -> tuple[float, ...] | None:

@@ -33,8 +33,8 @@ REVISION = 1  # counts up when the same scan would give other numbers
 FALSE_ALARMS = 0.01
 """Of so many scans like the training subjects one piece of evidence or another calls unusual, at most, as far as their
 numbers are normally distributed. It is so little because their tails are heavier than that, and because broken scans
-lie far beyond: by a model of 17 subjects, 1 of 83 others was refused, and no broken one was nearer than twice the bound
-(subjects of which no result is reported)."""
+lie far beyond: by a model of 17 subjects, 1 of 83 others is unusual, and no broken one is nearer than twice the bound
+(`benchmarks/results/verdict_development.json`)."""
 FEWEST = 3
 """Training subjects with a number, below which nothing is said."""
 
