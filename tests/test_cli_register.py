@@ -198,7 +198,7 @@ def test_presets_register_without_folds(scans, name):
     record = json.loads((folder / "record.json").read_text())
     assert record["folded_share"] == 0
     assert record["similarity_after"]["ncc"] > record["similarity_before"]["ncc"]
-    assert (record["settings"]["metrics"].get("dwt", 0) > 0) == (name == "publication")
+    assert (record["metrics"].get("dwt", 0) > 0) == (name == "publication")
     height, width = imread(folder / "preview.png").shape[:2]
     assert width > height > 300
 

@@ -1,5 +1,7 @@
 """The Gauss-Newton refinement: its linear system, its accuracy between voxels, and what must not move it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,15 @@ from atlasnet.registration import LevelSettings, lattice, make_operator, registe
 from atlasnet.registration import refinement as room
 from atlasnet.registration.propagation import Smoothness
 from atlasnet.registration.pyramid import build_levels
-from atlasnet.registration.settings import DEFAULT_LEVELS, DISCRETE_LEVELS, MRFSettings
+from atlasnet.registration.settings import (
+    DEFAULT_LEVELS,
+    DEFAULT_METRICS,
+    DISCRETE_LEVELS,
+    PLANE_LEVELS,
+    PLANE_METRICS,
+    SMALL_LEVELS,
+    MRFSettings,
+)
 from atlasnet.registration.similarity.pair import Supports
 from atlasnet.transform import DisplacementMap, Transform
 from atlasnet.volume import Grid, Volume
@@ -151,6 +161,20 @@ def test_refinements_without_the_metric_that_they_follow_are_refused():
         MRFSettings(metrics={"mi": 1.0}, levels=DEFAULT_LEVELS)
     with pytest.raises(InputError, match="radius or refinements"):
         MRFSettings(levels=(LevelSettings(1, 0, 3),))
-    assert MRFSettings(metrics={"mi": 1.0}).pyramid == DISCRETE_LEVELS
-    assert MRFSettings().pyramid == DEFAULT_LEVELS
-    assert MRFSettings(**MRFSettings(levels=DEFAULT_LEVELS).as_json()).pyramid == DEFAULT_LEVELS
+
+
+def test_what_none_stands_for_depends_on_the_grid():
+    volume, small, plane = (Grid.from_parts(shape) for shape in ((60, 60, 60), (50, 60, 60), (1, 500, 500)))
+    free = MRFSettings()
+    assert [free.levels_on(grid) for grid in (volume, small, plane)] == [DEFAULT_LEVELS, SMALL_LEVELS, PLANE_LEVELS]
+    assert [free.metrics_on(grid) for grid in (volume, small, plane)] == [
+        DEFAULT_METRICS,
+        DEFAULT_METRICS,
+        PLANE_METRICS,
+    ]
+    for grid in (volume, small, plane):
+        # Refinement follows a metric that has no weight here.
+        assert MRFSettings(metrics={"mi": 1.0}).levels_on(grid) == DISCRETE_LEVELS
+        given = MRFSettings(**json.loads(json.dumps(MRFSettings(levels=DEFAULT_LEVELS, metrics={"ncc": 1}).as_json())))
+        assert (given.levels_on(grid), given.metrics_on(grid)) == (DEFAULT_LEVELS, {"ncc": 1.0})
+        assert MRFSettings(**json.loads(json.dumps(free.as_json()))) == free

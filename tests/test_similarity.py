@@ -279,3 +279,17 @@ def test_constant_images_cost_the_same_everywhere(name):
     costs = unary_costs(pair(flat, torch.full((14, 14, 14), 0.5), (1, 1, 1)), {name: 1.0})
     assert torch.isfinite(costs).all()
     assert float(costs.max() - costs.min()) < 1e-5
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_air_gains_nothing_by_leaving_the_field_of_view(name):
+    # A body of texture with flat air on all sides, on itself; the source ends with the target.
+    image = torch.zeros((20, 20, 20))
+    image[6:14, 6:14, 6:14] = 0.2 + 0.8 * texture((8, 8, 8), 19)
+    covered = torch.zeros((24, 24, 24), dtype=torch.bool)
+    covered[2:22, 2:22, 2:22] = True
+    around = torch.nn.functional.pad(image, (2,) * 6)
+    costs = unary_costs(pair(image, around, (2, 2, 2), covered=covered), {name: 1.0})
+    # The control points at the corners see nothing but air, and a part of it leaves with every label but the middle.
+    at_corners = costs[..., [0, 0, -1], [0, -1, -1], [0, 0, -1]]
+    assert float((at_corners - at_corners[2, 2, 2]).min()) > -0.01

@@ -262,7 +262,7 @@ def deform(
         (3, z, y, x) displacement on the last level's grid, voxels, components (x, y, z) along its axes; and a
         record per level.
     """
-    device = target.values.device
+    device, metrics = target.values.device, settings.metrics_on(levels[-1].grid)
     displacement = torch.zeros((3, *levels[0].grid.shape), device=device)
     lattice_before = levels[0].image
     records = []
@@ -279,7 +279,7 @@ def deform(
             "labels": len(level.labels),
         }
         there = None if classes is None else control_classes(classes, displacement, initial, level)
-        weights = point_weights(settings.metrics, settings.classes, there)
+        weights = point_weights(metrics, settings.classes, there)
         if len(level.labels) > 1:
             pair = align(source, here, displacement, initial, level)
             if witness is not None:

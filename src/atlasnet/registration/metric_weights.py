@@ -60,12 +60,11 @@ class MetricWeights:
                     expected=f"format {FORMAT}",
                     found=f"format {content['format']}",
                 )
-            settings = MRFSettings(
-                metrics=content["metrics"], alpha=content["alpha"], classes=tuple(content["classes"])
-            )
+            average = {name: float(weight) for name, weight in content["metrics"].items()}
+            settings = MRFSettings(metrics=average, alpha=content["alpha"], classes=tuple(content["classes"]))
             if not settings.classes:
                 raise InputError("the metric weights name no class", path=path, expected=expected)
-            return cls(settings.classes, settings.metrics, float(settings.alpha), dict(content.get("provenance", {})))
+            return cls(settings.classes, average, float(settings.alpha), dict(content.get("provenance", {})))
         except InputError as error:
             if error.path is not None:
                 raise

@@ -109,7 +109,7 @@ class MRFOperator(MeasuringOperator):
         start = started(source, source_mask, task, affine, execution)
         aligned = time.perf_counter()
         displacement, levels = self._deform(source, source_mask, task, start, execution)
-        record: dict[str, Any] = {"levels": levels}
+        record: dict[str, Any] = {"levels": levels, "metrics": dict(options.metrics_on(displacement.grid))}
         if self.contextual:
             known = "source" if task.source_labels is not None else "target" if task.labels is not None else "average"
             record["classes_from"] = known
@@ -198,6 +198,7 @@ def displacement_of(
     """
     device = execution.torch_device()
     grid = registration_grid(task.target.grid, options.spacing, options.voxels)
+    weights = (options.metrics_on(grid), *(one.weights for one in options.classes))
     there, here = prepare_pair(
         source,
         source_mask,
@@ -207,10 +208,9 @@ def displacement_of(
         device,
         clamp=options.clamp,
         mi_range=options.mi_range,
-        descriptor=any(row.get("mind", 0) > 0 for row in (options.metrics, *(one.weights for one in options.classes))),
+        descriptor=any(row.get("mind", 0) > 0 for row in weights),
     )
-    plane = min(grid.shape) == 1
-    levels = build_levels(grid, options.plane_pyramid if plane else options.pyramid)
+    levels = build_levels(grid, options.levels_on(grid))
     forward = initial.forward.to(device)
     steps, records = deform(there, here, forward, levels, options, execution, classes=classes, witness=witness)
     return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records

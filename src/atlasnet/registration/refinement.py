@@ -19,7 +19,7 @@ from atlasnet.registration.propagation import Smoothness
 from atlasnet.registration.similarity.pair import Supports
 
 # A step is trusted no further than this, voxels: beyond, the images are not linear.
-LONGEST_STEP = 1.0
+LONGEST_STEP = 0.7
 # Rounds of conjugate gradients: what couples control points reaches a few of them far, the next step brings the rest.
 ROUNDS = 15
 # Share of the mean curvature added to every control point, which keeps a support without contrast well-posed.

@@ -11,7 +11,7 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import slabs
 
 # Some forty arrays of a slab live at a time; few enough voxels keep them in the processor's cache.
-VOXELS_AT_ONCE = 1 << 17
+VOXELS_AT_ONCE = 1 << 16
 
 
 def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False) -> Tensor:
@@ -36,8 +36,7 @@ def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
     for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
-        part = _least_corner(voxels[:, low:high], outside)
-        result[z0:z1] = part[z0 - low : z1 - low]
+        result[z0:z1] = _least_corner(voxels[:, low:high], slice(z0 - low, z1 - low), outside)
     return result
 
 
@@ -112,22 +111,24 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 
 def _determinant(dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
     """det(I + du) from the three columns (3, z, y, x) of du, which are overwritten."""
-    x, y, z = (_plus_unit(column, axis) for axis, column in enumerate((dx, dy, dz)))
-    return (x * cross(y, z)).sum(0)
+    for axis, column in enumerate((dx, dy, dz)):
+        column[axis] += 1
+    return (dx * cross(dy, dz)).sum(0)
 
 
-def _plus_unit(column: Tensor, axis: int) -> Tensor:
-    """The column (3, z, y, x) of a Jacobian, from that of the displacement's, in place."""
-    column[axis] += 1
-    return column
+def _least_corner(field: Tensor, slab: slice, outside: bool) -> Tensor:
+    """The least of the 8 determinants in a slab of slices of ``field``, which holds one slice more on either side."""
+    within = field[:, slab]
+    # Both sides of every axis as (2, 3, z, y, x); the 8 combinations are one array: (x, y, z sides, z, y, x).
+    x, y = (torch.stack(_one_sided(within, axis, outside)) for axis in (3, 2))
+    z = torch.stack([side[:, slab] for side in _one_sided(field, 1, outside)])
+    for axis, sides in enumerate((x, y, z)):
+        sides[:, axis] += 1
+    x, y, z = x[:, None, None], y[:, None], z[None]
 
+    def normal(j: int, k: int) -> Tensor:
+        return (y[:, :, j] * z[:, :, k]).addcmul_(y[:, :, k], z[:, :, j], value=-1)
 
-def _least_corner(field: Tensor, outside: bool) -> Tensor:
-    xs, ys, zs = ([_plus_unit(side, axis) for side in _one_sided(field, 3 - axis, outside)] for axis in range(3))
-    least = torch.full_like(field[0], torch.inf)
-    for y in ys:
-        for z in zs:
-            normal = cross(y, z)
-            for x in xs:
-                least = torch.minimum(least, (x * normal).sum(0))
-    return least
+    determinant = x[:, :, :, 0] * normal(1, 2)
+    determinant.addcmul_(x[:, :, :, 1], normal(2, 0)).addcmul_(x[:, :, :, 2], normal(0, 1))
+    return determinant.flatten(0, 2).amin(0)

@@ -21,6 +21,12 @@ from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, B
 from atlasnet.registration.similarity.self_similarity import SelfSimilarity, self_similarity
 from atlasnet.registration.similarity.wavelet import WaveletDifference
 
+# What a voxel out of view costs is told by the intensity of the target, or by the local contrast for the metrics that
+# compare that, in so many steps; a step that no more than this share of all voxels takes says little.
+KINDS = 16
+FEW_SEEN = 1e-3
+OF_CONTRAST = ("ncc", "mind")
+
 
 class Metric(Protocol):
     """A similarity measure, bound to one pair of images."""
@@ -57,9 +63,9 @@ def unary_costs(pair: AlignedPair, weights: Mapping[str, float]) -> Tensor:
 def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> Tensor:
     """The weighted sum of the metrics for every label and control point.
 
-    Where a label takes a voxel out of the source's field of view, the voxel costs what covered voxels cost on average
-    as the images lie: a part of the body that the source lacks is neither filled by stretching what the source has, nor
-    does it push away what fits.
+    Where a label takes a voxel out of the source's field of view, the voxel costs what covered voxels like it cost on
+    average as the images lie: a part of the body that the source lacks is neither filled by stretching what the source
+    has, nor does it push away what fits, and the air around a body, which costs much wherever it is, is not drawn out.
 
     Args:
         pair: the images.
@@ -69,26 +75,37 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
         (lz, ly, lx, cz, cy, cx) float32 costs.
     """
     metrics = [(weight, METRICS[name](pair)) for name, weight in weights.items()]
-    beyond = None if bool(pair.covered.all()) else sum(w * (_covered_cost(pair, metric) - 1) for w, metric in metrics)
+    # What a metric counts a voxel out of view is 1.
+    beyond = [] if bool(pair.covered.all()) else [(w, _usual_costs(pair, name) - 1) for name, w in weights.items()]
     supports, windows = pair.supports(), pair.labels.windows(pair.covered[None])
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
         costs = [metric.unary(block) * weight for weight, metric in metrics]
-        if beyond is not None:
+        if beyond:
             missing = (~windows[block][:, :, :, 0] & pair.counted).to(torch.float32)
-            costs.append(supports.mean(missing) * beyond)
+            costs += [supports.mean(missing * surplus) * weight for weight, surplus in beyond]
         result[block] = torch.stack(costs).sum(0) if len(costs) > 1 else costs[0]
     return result
 
 
-def _covered_cost(pair: AlignedPair, metric: Metric) -> float:
-    """The mean cost of the voxels that are covered, as the images lie; 1 without any."""
-    mean = pair.supports().mean
-    covered = float(mean((pair.counted & pair.aligned(pair.covered)).to(torch.float32)).double().sum())
-    missing = float(mean((pair.counted & ~pair.aligned(pair.covered)).to(torch.float32)).double().sum())
-    if covered == 0:
-        return 1.0
-    return (float(metric.unary(_still(pair)).double().sum()) - missing) / covered
+def _usual_costs(pair: AlignedPair, name: str) -> Tensor:
+    """(z, y, x) what covered voxels like each voxel of the target cost by a metric on average, as the images lie.
+
+    Of a kind that few of them are, it is drawn to the mean of all, which is 1 without any.
+    """
+    still = pair.still()
+    own = METRICS[name](still).unary(_still(still))[0, 0, 0]
+    seen = pair.counted & still.covered
+    shown = pair.target_contrast.square().mean(0).sqrt() / 2 if name in OF_CONTRAST else pair.target.mean(0)
+    kind = (shown * KINDS).long().clamp(0, KINDS - 1)
+    typical = float(own[seen].double().mean()) if bool(seen.any()) else 1.0
+    few = FEW_SEEN * own.numel()
+    result = torch.empty_like(own)
+    for number in range(KINDS):
+        alike = kind == number
+        costs = own[alike & seen].double()
+        result[alike] = (float(costs.sum()) + few * typical) / (len(costs) + few)
+    return result
 
 
 def _still(pair: AlignedPair) -> Block:

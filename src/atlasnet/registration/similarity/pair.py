@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,18 @@ class AlignedPair:
         for axis, radius in zip((-3, -2, -1), self.labels.radii, strict=True):
             padded = padded.narrow(axis, radius, padded.shape[axis] - 2 * radius)
         return padded
+
+    def still(self) -> AlignedPair:
+        """The same images with one label, which moves nothing, and every voxel a control point of its own."""
+        return replace(
+            self,
+            source=self.aligned(self.source),
+            covered=self.aligned(self.covered),
+            source_contrast=self.aligned(self.source_contrast),
+            source_descriptor=None if self.source_descriptor is None else self.aligned(self.source_descriptor),
+            labels=LabelSpace((0, 0, 0)),
+            control=self.image,
+        )
 
     def supports(self) -> Supports:
         """The supports of the control points over the target's voxels."""
