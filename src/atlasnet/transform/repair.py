@@ -115,7 +115,7 @@ def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach:
     for number, box in enumerate(ndimage.find_objects(regions), start=1):
         changed, seen = (grown(box, margin, grid.shape) for margin in (beyond, 2 * beyond))
         inside = (regions[seen] == number).astype(np.float32)
-        weight = ndimage.uniform_filter(inside, 2 * beyond + 1, mode="nearest")[_within(changed, seen)]
+        weight = _filtered(inside[None], _within(changed, seen), np.full(2 * beyond + 1, 1 / (2 * beyond + 1)))
         part = field[:, *changed]
         part += weight * (_smoothed_box(field, changed, sigma) - part)
         # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
@@ -152,12 +152,35 @@ def _smoothed(field: Field, sigma: float) -> Field:
 
 def _smoothed_box(field: Field, box: tuple[slice, ...], sigma: float) -> Field:
     """The Gaussian average of every component in a box, which reads no more of the surroundings than it needs."""
-    wide = grown(box, int(TRUNCATE * sigma + 0.5), field.shape[1:])
-    result = field[:, *wide]
-    for axis, kept in enumerate(_within(box, wide), start=1):
-        result = ndimage.gaussian_filter1d(result, sigma, axis=axis, mode="nearest", truncate=TRUNCATE)
-        result = result[(slice(None),) * axis + (kept,)]
-    return result
+    reach = int(TRUNCATE * sigma + 0.5)
+    wide = grown(box, reach, field.shape[1:])
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return _filtered(field[:, *wide], _within(box, wide), kernel / kernel.sum())
+
+
+def _filtered(values: Field, kept: tuple[slice, ...], kernel: NDArray[np.float64]) -> Field:
+    """Convolve (c, z, y, x) with ``kernel`` along every axis, and keep a box; the edge value continues beyond the edge.
+
+    A matrix per axis: several times faster than SciPy's filters, which compute in double precision on one thread.
+    """
+    reach = len(kernel) // 2
+    along_z, along_y, along_x = (
+        _band(np.arange(part.start, part.stop), n, kernel, reach)
+        for part, n in zip(kept, values.shape[1:], strict=True)
+    )
+    result = along_y @ (torch.from_numpy(np.ascontiguousarray(values)) @ along_x.T)
+    channels, depth, height, width = result.shape
+    product = along_z @ result.view(channels, depth, height * width)
+    filtered: Field = product.view(channels, -1, height, width).numpy()
+    return filtered
+
+
+def _band(rows: NDArray[np.int_], count: int, kernel: NDArray[np.float64], reach: int) -> Tensor:
+    """(rows, count) weights of the voxels of an axis in the filtered value at each of ``rows``."""
+    matrix = np.zeros((len(rows), count), dtype=np.float32)
+    columns = np.clip(rows[:, None] + np.arange(-reach, reach + 1), 0, count - 1)
+    np.add.at(matrix, (np.arange(len(rows))[:, None], columns), kernel.astype(np.float32))
+    return torch.from_numpy(matrix)
 
 
 def _least(field: Field, grid: Grid) -> Field:
