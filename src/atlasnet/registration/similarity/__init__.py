@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,8 +76,7 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
         (lz, ly, lx, cz, cy, cx) float32 costs.
     """
     metrics = [(weight, METRICS[name](pair)) for name, weight in weights.items()]
-    # What a metric counts a voxel out of view is 1.
-    beyond = [] if bool(pair.covered.all()) else [(w, _usual_costs(pair, name) - 1) for name, w in weights.items()]
+    beyond = [] if bool(pair.covered.all()) else _beyond(pair, weights)
     supports, windows = pair.supports(), pair.labels.windows(pair.covered[None])
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
@@ -86,6 +86,14 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
             costs += [supports.mean(missing * surplus) * weight for weight, surplus in beyond]
         result[block] = torch.stack(costs).sum(0) if len(costs) > 1 else costs[0]
     return result
+
+
+def _beyond(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> list[tuple[float | Tensor, Tensor]]:
+    """Pairs of a weight and (z, y, x), what is to be added for voxels out of view, for which a metric counts 1."""
+    surplus = [(weight, _usual_costs(pair, name) - 1) for name, weight in weights.items()]
+    if any(isinstance(weight, Tensor) for weight in weights.values()):
+        return surplus
+    return [(1.0, torch.stack([weight * costs for weight, costs in surplus]).sum(0))]
 
 
 def _usual_costs(pair: AlignedPair, name: str) -> Tensor:
@@ -98,14 +106,13 @@ def _usual_costs(pair: AlignedPair, name: str) -> Tensor:
     seen = pair.counted & still.covered
     shown = pair.target_contrast.square().mean(0).sqrt() / 2 if name in OF_CONTRAST else pair.target.mean(0)
     kind = (shown * KINDS).long().clamp(0, KINDS - 1)
-    typical = float(own[seen].double().mean()) if bool(seen.any()) else 1.0
+    # NumPy sums in the same order on every device.
+    kinds, weights = kind.flatten().cpu().numpy(), seen.flatten().double().cpu().numpy()
+    counts = np.bincount(kinds, weights, KINDS)
+    sums = np.bincount(kinds, weights * own.flatten().cpu().numpy(), KINDS)
+    typical = sums.sum() / counts.sum() if counts.any() else 1.0
     few = FEW_SEEN * own.numel()
-    result = torch.empty_like(own)
-    for number in range(KINDS):
-        alike = kind == number
-        costs = own[alike & seen].double()
-        result[alike] = (float(costs.sum()) + few * typical) / (len(costs) + few)
-    return result
+    return own.new_tensor((sums + few * typical) / (counts + few))[kind]
 
 
 def _still(pair: AlignedPair) -> Block:
