@@ -164,7 +164,7 @@ def test_refinements_without_the_metric_that_they_follow_are_refused():
 
 
 def test_what_none_stands_for_depends_on_the_grid():
-    volume, small, plane = (Grid.from_parts(shape) for shape in ((60, 60, 60), (50, 60, 60), (1, 500, 500)))
+    volume, small, plane = (Grid.from_parts(shape) for shape in ((50, 50, 50), (40, 50, 50), (1, 500, 500)))
     free = MRFSettings()
     assert [free.levels_on(grid) for grid in (volume, small, plane)] == [DEFAULT_LEVELS, SMALL_LEVELS, PLANE_LEVELS]
     assert [free.metrics_on(grid) for grid in (volume, small, plane)] == [

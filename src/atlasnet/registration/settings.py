@@ -36,7 +36,8 @@ DEFAULT_LEVELS = (
     *_REFINED,
 )
 # On a small grid time is no reason to stop searching early: wide searches down to the finest level gained .008 Dice on
-# hippocampi.
+# hippocampi, of up to 81,000 voxels. Larger grids show whole regions; on those of the demo, of 131,000 voxels with
+# diseased lungs that have no counterpart, they lost.
 SMALL_LEVELS = (
     *DEFAULT_LEVELS[:3],
     LevelSettings(1.5, 2, 4, refinements=1),
@@ -44,7 +45,7 @@ SMALL_LEVELS = (
     LevelSettings(1, 2, 3, refinements=2),
     LevelSettings(1, 1, 2, refinements=2),
 )
-SMALL_VOXELS = 200_000
+SMALL_VOXELS = 100_000
 # In a plane a control point sees a fraction of the voxels and a search has a fraction of the labels: wide searches down
 # to the finest level gained .01 to .015 Dice on slices of chests.
 PLANE_LEVELS = (
