@@ -6,7 +6,7 @@ One pair of chest CTs, prepared as in `registration.py`, is registered on one th
 stage: the seconds of the fastest of three runs; the gigabytes that its tensor operations read and write, counted
 operation by operation, and the seconds that these take at the bandwidth at which this machine adds large arrays; the
 arithmetic of its matrix products, and the seconds that this takes at the rate of a large one. Operations on blocks that
-stay in a cache are faster than that bandwidth; what SciPy does (smoothing in the repair) is in the seconds alone. With
+stay in a cache are faster than that bandwidth; what SciPy does (in the repair) is in the seconds alone. With
 ``--add`` the profile is added to those of other versions in the output.
 """
 
@@ -16,6 +16,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -142,23 +143,20 @@ def profile(pair: Pair) -> dict[str, Any]:
     ]
     plain = [getattr(module, name) for module, name, _ in places]
 
-    def run(*modes: type[Any]) -> tuple[Clock, list[Any]]:
+    def run(mode: Callable[[Clock], Any] | None = None) -> tuple[Clock, Any]:
         clock = Clock()
         for (module, name, stage), function in zip(places, plain, strict=True):
             setattr(module, name, clock.timed(stage, function))
-        active = [mode(clock) for mode in modes]
+        counter = None if mode is None else mode(clock)
         clock.since = time.perf_counter()
-        if active:
-            with active[0]:
-                register_images(source, target, operator=operator, source_mask=seen, execution=execution)
-        else:
+        with counter or nullcontext():
             register_images(source, target, operator=operator, source_mask=seen, execution=execution)
         clock.turn()
-        return clock, active
+        return clock, counter
 
     clocks = [run()[0] for _ in range(REPEATS + 1)][1:]
     best = min(clocks, key=lambda clock: sum(clock.seconds.values())).seconds
-    (traffic,), (products,) = run(Traffic)[1], run(Products)[1]
+    traffic, products = run(Traffic)[1], run(Products)[1]
     speed = rates()
     stages = {}
     for stage in [*STAGES, REST]:

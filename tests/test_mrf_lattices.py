@@ -17,6 +17,7 @@ from atlasnet.registration.pyramid import LevelSettings, build_levels, registrat
 from atlasnet.registration.settings import DISCRETE_LEVELS
 from atlasnet.transform import corner_jacobians
 from atlasnet.volume import Grid, Volume
+from atlasnet.volume.sampling import along_axes
 
 
 def linear_image(points):
@@ -31,7 +32,7 @@ def linear_image(points):
 def test_interpolation_keeps_linear_images_away_from_the_edge(target):
     source = Lattice((9, 13, 12), (1.0, 1.0, 1.0))
     other = Lattice(*target)
-    found = lattice.apply(lattice.interpolation(source, other), linear_image(source))
+    found = along_axes(lattice.interpolation(source, other), linear_image(source))
     inner = tuple(slice(n // 4 + 1, n - n // 4 - 1) for n in other.shape)
     np.testing.assert_allclose(found[inner], linear_image(other)[inner], atol=1e-4)
 
@@ -39,13 +40,13 @@ def test_interpolation_keeps_linear_images_away_from_the_edge(target):
 def test_interpolation_to_the_same_lattice_changes_nothing():
     source = Lattice((5, 4, 6), (2.0, 1.0, 1.0))
     values = torch.rand(5, 4, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(lattice.apply(lattice.interpolation(source, source), values), values)
+    assert torch.allclose(along_axes(lattice.interpolation(source, source), values), values)
 
 
 def test_interpolation_to_a_coarse_lattice_does_not_alias():
     fine, coarse = Lattice((1, 1, 64), (1.0,) * 3), Lattice((1, 1, 16), (1.0, 1.0, 4.0))
     stripes = torch.tensor([0.0, 1.0]).repeat(32)[None, None]
-    found = lattice.apply(lattice.interpolation(fine, coarse), stripes)
+    found = along_axes(lattice.interpolation(fine, coarse), stripes)
     np.testing.assert_allclose(found[0, 0, 1:-1], 0.5, atol=1e-6)
 
 
@@ -55,7 +56,7 @@ def test_spline_is_scipys_cubic_b_spline():
     knots = (np.arange(-2 - 2, 9 + 2 + 2) - 4) * 3.0
     padded = np.concatenate([[coefficients[0]] * 2, coefficients, [coefficients[-1]] * 2])
     expected = interpolate.BSpline(knots - 0.0, padded, 3)(image.positions(2))
-    found = lattice.apply(lattice.spline(control, image), torch.tensor(coefficients, dtype=torch.float32)[None, None])
+    found = along_axes(lattice.spline(control, image), torch.tensor(coefficients, dtype=torch.float32)[None, None])
     np.testing.assert_allclose(found[0, 0], expected, atol=1e-5)
 
 
@@ -81,7 +82,7 @@ def test_a_long_step_is_composed_of_short_ones_where_the_spline_itself_would_fol
     smooth = ndimage.gaussian_filter(noise, (0, 1.2, 1.2, 1.2))
     coefficients = torch.tensor(smooth * 14 / np.abs(smooth).max(), dtype=torch.float32)
     grid = Grid.from_parts((45, 45, 45))
-    plain = lattice.apply(lattice.spline(control, image), coefficients)
+    plain = along_axes(lattice.spline(control, image), coefficients)
     assert float(corner_jacobians(plain, grid).min()) < 0
     assert float(corner_jacobians(step_field(coefficients, control, image), grid).min()) > 0
 
@@ -89,7 +90,7 @@ def test_a_long_step_is_composed_of_short_ones_where_the_spline_itself_would_fol
 def test_a_short_step_is_the_spline_itself():
     control, image = Lattice((5, 5, 5), (4.0,) * 3), Lattice((17, 17, 17), (1.0,) * 3)
     coefficients = torch.rand(3, 5, 5, 5, generator=torch.Generator().manual_seed(1))
-    expected = lattice.apply(lattice.spline(control, image), coefficients)
+    expected = along_axes(lattice.spline(control, image), coefficients)
     assert torch.equal(step_field(coefficients, control, image), expected)
 
 

@@ -24,7 +24,7 @@ from atlasnet.registration.settings import MRFSettings
 from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, self_similarity, weighted_costs
 from atlasnet.transform import FramedPoints, PointMap, repair
 from atlasnet.volume import Grid, Volume
-from atlasnet.volume.sampling import inside, sample
+from atlasnet.volume.sampling import along_axes, inside, sample
 from atlasnet.volume.sampling import lattice as index_points
 
 # Half the edge of the boxes in which contrast is taken, in voxels of the registration grid.
@@ -70,12 +70,12 @@ class Image:
         """
         matrices = lattice.interpolation(Lattice.of(volume.grid), Lattice.of(grid), device)
         channels = [
-            lattice.apply(matrices, window.normalise(_tensor(channel, device)))
+            along_axes(matrices, window.normalise(_tensor(channel, device)))
             for channel, window in zip(volume.array, windows, strict=True)
         ]
         weight = None
         if mask is not None:
-            weight = lattice.apply(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
+            weight = along_axes(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
         values = torch.stack(channels)
 
         def voxels(distance: float) -> tuple[int, int, int]:
@@ -342,7 +342,7 @@ def _refine(
 def level_smoothness(displacement: Tensor, level: Level, alpha: float, truncation: float | None = None) -> Smoothness:
     """The penalty between the control points of a level, which have been displaced already."""
     to_control = lattice.interpolation(level.image, level.control, displacement.device)
-    return Smoothness(lattice.apply(to_control, displacement), pair_weights(level, alpha), truncation)
+    return Smoothness(along_axes(to_control, displacement), pair_weights(level, alpha), truncation)
 
 
 def pair_weights(level: Level, alpha: float) -> tuple[tuple[float, float, float], ...]:

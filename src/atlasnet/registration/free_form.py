@@ -16,8 +16,8 @@ from torch import Tensor
 
 from atlasnet.registration import lattice
 from atlasnet.registration.lattice import Lattice
+from atlasnet.volume.sampling import along_axes, sample
 from atlasnet.volume.sampling import lattice as index_points
-from atlasnet.volume.sampling import sample
 
 # Coefficients up to this share of the control spacing keep a three-dimensional step one-to-one (Choi and Lee).
 LARGEST_STEP = 0.4
@@ -40,7 +40,7 @@ def step_field(coefficients: Tensor, control: Lattice, image: Lattice) -> Tensor
     )
     ratio = float((coefficients.abs() / spacing[:, None, None, None]).max()) / LARGEST_STEP
     halvings = max(0, math.ceil(math.log2(ratio))) if ratio > 1 else 0
-    field = lattice.apply(lattice.spline(control, image, coefficients.device), coefficients / 2**halvings)
+    field = along_axes(lattice.spline(control, image, coefficients.device), coefficients / 2**halvings)
     for _ in range(halvings):
         field = compose(field, field)
     return field
@@ -55,7 +55,7 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 def resize(displacement: Tensor, source: Lattice, target: Lattice) -> Tensor:
     """Bring a displacement (3, z, y, x) in voxels of ``source`` to ``target``, in voxels of ``target``."""
-    moved = lattice.apply(lattice.interpolation(source, target, displacement.device), displacement)
+    moved = along_axes(lattice.interpolation(source, target, displacement.device), displacement)
     scale = torch.tensor(
         [s / t for s, t in zip(reversed(source.spacing), reversed(target.spacing), strict=True)],
         device=displacement.device,

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atlasnet.volume import Grid
+from atlasnet.volume.sampling import Matrices
 
 Float = NDArray[np.float64]
-Matrices = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,6 @@ class Lattice:
         """Coordinates along ``axis`` (0 is z), mm from the common centre."""
         count = self.shape[axis]
         return np.asarray((np.arange(count) - (count - 1) / 2) * self.spacing[axis])
-
-
-def apply(matrices: Matrices, array: Tensor) -> Tensor:
-    """Multiply the last three axes (z, y, x) of ``array`` by one matrix (out, in) each."""
-    along_z, along_y, along_x = matrices
-    array = array @ along_x.T
-    array = along_y @ array
-    *lead, depth, height, width = array.shape
-    product = along_z @ array.reshape(*lead, depth, height * width)
-    return product.reshape(*lead, along_z.shape[0], height, width)
 
 
 def interpolation(source: Lattice, target: Lattice, device: torch.device | str = "cpu") -> Matrices:

@@ -14,6 +14,7 @@ from atlasnet.errors import VolumeError
 POINTS_AT_ONCE = 1 << 20
 # One-hot weights closer than this are a tie: far above float32 rounding of a weight, far below any weight that matters.
 TIE = 1e-4
+Matrices = tuple[Tensor, Tensor, Tensor]
 
 
 def apply_affine(matrix: ArrayLike, points: Tensor) -> Tensor:
@@ -48,6 +49,16 @@ def lattice(
     points[..., 1] = torch.arange(y, dtype=dtype, device=device)[:, None]
     points[..., 2] = torch.arange(z0, z1, dtype=dtype, device=device)[:, None, None]
     return points
+
+
+def along_axes(matrices: Matrices, array: Tensor) -> Tensor:
+    """Multiply the last three axes (z, y, x) of ``array`` by one matrix (out, in) each."""
+    along_z, along_y, along_x = matrices
+    array = array @ along_x.T
+    array = along_y @ array
+    *lead, depth, height, width = array.shape
+    product = along_z @ array.reshape(*lead, depth, height * width)
+    return product.reshape(*lead, along_z.shape[0], height, width)
 
 
 def grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlasnet.registration import lattice
 from atlasnet.registration.similarity.pair import AlignedPair, Block
+from atlasnet.volume.sampling import along_axes
 
 # Standard deviation, as a share of the intensity window, under which a neighbourhood shows only noise; its contrast
 # fades to 0. 32 Hounsfield units in CT.
@@ -35,9 +35,9 @@ def local_contrast(values: Tensor, mask: Tensor | None, radii: tuple[int, int, i
 
     z, y, x = (band(count, radius) for count, radius in zip(values.shape[1:], radii, strict=True))
     weight = torch.ones_like(values[:1]) if mask is None else mask
-    total = lattice.apply((z, y, x), weight).clamp(min=1e-3)
-    mean = lattice.apply((z, y, x), values * weight) / total
-    variance = (lattice.apply((z, y, x), values.square() * weight) / total - mean.square()).clamp(min=0)
+    total = along_axes((z, y, x), weight).clamp(min=1e-3)
+    mean = along_axes((z, y, x), values * weight) / total
+    variance = (along_axes((z, y, x), values.square() * weight) / total - mean.square()).clamp(min=0)
     return (values - mean) / (variance + NOISE**2).sqrt() * weight
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from atlasnet.registration import lattice
 from atlasnet.registration.label_space import LabelSpace
 from atlasnet.registration.lattice import Lattice
+from atlasnet.volume.sampling import Matrices, along_axes
 
 # Values per voxel and label that are held at once; a few such arrays live at a time, and stay in the processor's cache.
 VALUES_AT_ONCE = 1 << 18
@@ -85,11 +86,11 @@ class Supports:
         matrices: (control, voxels) along (z, y, x), rows sum to 1.
     """
 
-    matrices: lattice.Matrices
+    matrices: Matrices
 
     def mean(self, values: Tensor) -> Tensor:
         """(..., z, y, x) per voxel to (..., cz, cy, cx) per control point."""
-        return lattice.apply(self.matrices, values)
+        return along_axes(self.matrices, values)
 
     def halved(self, axes: tuple[bool, bool, bool]) -> Supports:
         """The supports over blocks of two voxels along the chosen ``axes`` (z, y, x); an odd last voxel is a block."""

@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from atlasnet.registration import lattice
 from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_difference
+from atlasnet.volume.sampling import along_axes
 
 
 def self_similarity(values: Tensor, mask: Tensor | None, radii: tuple[int, int, int]) -> Tensor:
@@ -42,10 +42,7 @@ def self_similarity(values: Tensor, mask: Tensor | None, radii: tuple[int, int, 
     ]
     boxes = tuple(_box(count, radius, values) for count, radius in zip(values.shape[1:], radii, strict=True))
     distances = torch.stack(
-        [
-            lattice.apply((boxes[0], boxes[1], boxes[2]), (_moved(values, p) - _moved(values, q)).square())
-            for p, q in pairs
-        ]
+        [along_axes((boxes[0], boxes[1], boxes[2]), (_moved(values, p) - _moved(values, q)).square()) for p, q in pairs]
     )
     distances -= distances.amin(0, keepdim=True)
     # The noise estimate is kept within three orders of magnitude of its mean, as the authors do.
