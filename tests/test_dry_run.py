@@ -86,6 +86,7 @@ def test_train_prints_the_plan_and_writes_nothing(cohort: Cohort, tmp_path: Path
     assert main([*command, "--dry-run", "--folds", "3", "--quiet", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["registrations"] == {"all": 6, "kept": 0}
+    assert result["network"] == {"name": "unet", "width": 0.25, "options": {}}
     # Of each fold: two subjects onto each other, and the third onto both.
     assert result["folds"] == {"all": 3, "kept": 0, "registrations": 3 * (2 + 2)}
     assert result["peak_memory_mib"] > 0
@@ -159,7 +160,9 @@ def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, ca
         forecast_study(cohort, tests, tmp_path / "study", replace(options, width=0.5))
     assert content(tmp_path) == held
     command = ["study", str(cohort.root), "--test", str(tmp_path / "tests"), "-o", str(tmp_path / "new"), "--dry-run"]
-    assert main([*command, "--atlas", "s0", "--only", "plain", "--seeds", "2", "--width", "0.25", "--epochs", "1"]) == 0
+    command += ["--atlas", "s0", "--only", "plain", "--seeds", "2", "--epochs", "1"]
+    assert main([*command, "--network", "segnet", "--width", "0.25"]) == 0
     said = capsys.readouterr().out
+    assert "network                 segnet, width 0.25, batches" in said
     assert "plain, seed 1: 2 of 2 tests to segment" in said
     assert not (tmp_path / "new").exists()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atlasnet.cohort.check import CheckReport
     from atlasnet.cohort.fingerprint import Fingerprint
     from atlasnet.cohort.plan import Plan
+    from atlasnet.network import NetworkSpec
 
 HELP = "list every problem of a folder of scans, and print its fingerprint and plan"
 
@@ -98,8 +99,10 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """The plan for a person."""
+def plan_lines(plan: Plan, network: NetworkSpec | None = None) -> list[str]:
+    """The plan for a person, with the network that it names or another one that was asked for."""
+    name, width = (plan.network, plan.width) if network is None else (network.name, network.width)
+    context = f", {plan.context} slices each side" if name == "unet" else ""
 
     def mm(values: tuple[float, ...]) -> str:
         return " x ".join(f"{value:g}" for value in values) + " mm"
@@ -108,8 +111,7 @@ def plan_lines(plan: Plan) -> list[str]:
         "plan",
         f"  networks work at        {mm(plan.spacing)}, slices along {plan.slice_axis}",
         f"  registration works at   {mm(plan.registration_spacing)}",
-        f"  network                 {plan.network}, width {plan.width:g}, {plan.context} slices each side, "
-        f"batches of at most {plan.batch_size}",
+        f"  network                 {name}, width {width:g}{context}, batches of at most {plan.batch_size}",
     ]
     for normalisation, span in zip(plan.normalisation, plan.mi_range, strict=True):
         if normalisation.window is None:

@@ -31,7 +31,12 @@ def add_dry_run_option(parser: argparse.ArgumentParser) -> None:
 
 def training_lines(found: Forecast, folder: Path) -> list[str]:
     """What ``train`` would do."""
-    lines = [*plan_lines(found.plan), "", f"model        {folder}, {found.subjects} subjects", _atlases(found)]
+    lines = [
+        *plan_lines(found.plan, found.network),
+        "",
+        f"model        {folder}, {found.subjects} subjects",
+        _atlases(found),
+    ]
     if found.changes is not None:
         lines.append(f"update       {found.changes.summary()}")
     if found.finished:
@@ -60,7 +65,7 @@ def fold_lines(folds: int, finished: int, pairs: int, found: Forecast) -> list[s
 def study_lines(found: StudyForecast, folder: Path) -> list[str]:
     """What ``study`` would do."""
     lines = [
-        *plan_lines(found.plan),
+        *plan_lines(found.plan, found.network),
         "",
         f"study        {folder}, {found.subjects} subjects to train on, {found.tests} to test on",
         _atlases(found),

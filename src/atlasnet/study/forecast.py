@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.execution import Execution, read_json, reading_back
+from atlasnet.network import NetworkSpec
 from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.study import ATLASES, StudyRun
@@ -25,6 +26,7 @@ class StudyForecast:
 
     Args:
         plan: of all methods.
+        network: of all methods; what depends on the size of the slices is not decided yet.
         subjects: that are trained on.
         tests: that are tested on.
         atlases: their number.
@@ -37,6 +39,7 @@ class StudyForecast:
     """
 
     plan: Plan
+    network: NetworkSpec
     subjects: int
     tests: int
     atlases: int
@@ -72,6 +75,7 @@ class StudyForecast:
         return {
             "finished": self.finished,
             "plan": self.plan.to_json(),
+            "network": self.network.to_json(),
             "subjects": self.subjects,
             "tests": self.tests,
             "atlases": list(self.chosen) if self.chosen is not None else self.atlases,
@@ -156,6 +160,7 @@ def forecast_study(
     subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in cohort]
     return StudyForecast(
         plan=plan,
+        network=fitting.spec(plan),
         subjects=len(cohort),
         tests=len(tests),
         atlases=count,

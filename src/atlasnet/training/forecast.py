@@ -13,6 +13,7 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json, reading_back
 from atlasnet.execution.stages import MIB
+from atlasnet.network import NetworkSpec
 from atlasnet.training.fit import Fitting
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.model import Model
@@ -56,6 +57,7 @@ class Forecast:
 
     Args:
         plan: from the file beside the model, or the one that would be written there.
+        network: of every atlas; what depends on the size of the slices is not decided yet.
         subjects: how many.
         atlases: their number.
         chosen: their names, None while they are not chosen.
@@ -68,6 +70,7 @@ class Forecast:
     """
 
     plan: Plan
+    network: NetworkSpec
     subjects: int
     atlases: int
     chosen: tuple[str, ...] | None
@@ -98,6 +101,7 @@ class Forecast:
         return {
             "finished": self.finished,
             "plan": self.plan.to_json(),
+            "network": self.network.to_json(),
             "subjects": self.subjects,
             **({} if self.changes is None else {"update": self.changes.to_json()}),
             "atlases": list(self.chosen) if self.chosen is not None else self.atlases,
@@ -139,12 +143,12 @@ def forecast_fit(
     run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
     hashes = run.hashes()
     plan = run.plan()
-    settings = run.settings(plan, hashes)
+    settings, spec = run.settings(plan, hashes), run.spec(plan)
     subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in cohort]
     model = run.same_model(settings)
     if model is not None:
         names = tuple(atlas.name for atlas in model.atlases)
-        return Forecast(plan, len(subjects), len(names), names, finished=True)
+        return Forecast(plan, spec, len(subjects), len(names), names, finished=True)
     changes = None if run.update is None else run.update.changes(hashes, run.atlases.count)
     recipe: Recipe | None = run.planned_recipe(plan)
     if run.options.time_budget is not None:
@@ -164,10 +168,11 @@ def forecast_fit(
     if sources is None:  # those that will be chosen are subjects
         pairs = pairs[0] + (count - len(atlases)) * (len(subjects) - 1), kept
     elif mapped is not None and recipe is not None:
-        spec = run.planned_spec(plan, run.spec(plan), mapped[0].cases[0].labels.shape)
-        done = sum(n for _, n, _ in run.networks([a.name for a in atlases], mapped, spec).epochs_done(recipe))
+        planned = run.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
+        done = sum(n for _, n, _ in run.networks([a.name for a in atlases], mapped, planned).epochs_done(recipe))
     return Forecast(
         plan,
+        spec,
         len(subjects),
         count,
         None if sources is None else tuple(source.name for source in sources),
