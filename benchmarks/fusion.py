@@ -3,13 +3,15 @@
     python benchmarks/fusion.py DATA --model MODEL --test-subjects FILE
 
 DATA is a cohort, MODEL what `atlasnet train` made of other subjects of its kind, FILE holds a name of DATA a line.
-Every scan is registered and classified once, and each method fuses the very same probabilities. Reported are each
+Every scan is registered and classified once, and each method fuses the very same probabilities; `learnt` is among them
+where the model was trained with ``--folds``. Reported are each
 subject's Dice, the paired difference to the fusion `mean` with its 95 % bootstrap interval, and the fusion's seconds.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     cohort, model = Cohort.read(options.data), Model.load(options.model)
+    methods = [method for method in METHODS if method != "learnt" or model.fusion_weights is not None]
     tests = read_test_subjects(options.data, cohort, read_names(options.test_subjects))
     if model.labels != cohort.labels:
         parser.error(f"the model's labels are {model.labels}, those of {options.data} {cohort.labels}")
@@ -58,6 +61,7 @@ def main() -> None:
         "atlases": [atlas.name for atlas in model.atlases],
         "trained_on": sorted(model.provenance["data"]),
         "epochs": model.provenance["recipe"]["epochs"],
+        "fusion_weights": None if model.fusion_weights is None else model.fusion_weights.to_json(),
         "network": model.network.to_json(),
     }
     runs: dict[str, dict[str, Any]] = {}
@@ -71,16 +75,16 @@ def main() -> None:
     predictor = Predictor(model, execution=execution)
     for test in tests:
         if test.name not in runs:
-            runs[test.name] = fused(test, predictor, cohort)
+            runs[test.name] = fused(test, predictor, cohort, methods)
             print(json.dumps({test.name: runs[test.name].get("mean_dice", "failed")}), flush=True)
             bench.write()
-    bench.result["summary"] = summary(runs)
+    bench.result["summary"] = summary(runs, methods)
     bench.write()
     for method, row in bench.result["summary"].items():
         print(f"\n{method}\n{summary_lines(row)}")
 
 
-def fused(test: Subject, predictor: Predictor, cohort: Cohort) -> dict[str, Any]:
+def fused(test: Subject, predictor: Predictor, cohort: Cohort, methods: Sequence[str]) -> dict[str, Any]:
     """Dice and seconds of every method on one scan."""
     reference = test.read_labels()
     try:
@@ -89,7 +93,7 @@ def fused(test: Subject, predictor: Predictor, cohort: Cohort) -> dict[str, Any]
         return {"failed": str(error)}
     found: dict[str, Any] = {"quality": {record["name"]: record["quality"] for _, record in answers.atlases}}
     found |= {"dice": {}, "mean_dice": {}, "fusion_seconds": {}}
-    for method in METHODS:
+    for method in methods:
         prediction = predictor.fuse(answers, PredictOptions(fusion=method))
         rows = evaluate_subject(
             prediction.labels, reference, cohort.labels, case=test.name, ignore_label=cohort.ignore_label
@@ -100,12 +104,12 @@ def fused(test: Subject, predictor: Predictor, cohort: Cohort) -> dict[str, Any]
     return found
 
 
-def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def summary(runs: dict[str, dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Per method, over the subjects that could be registered."""
     done = [run for run in runs.values() if "failed" not in run]
     if not done:
         return {}
-    scores = {method: np.array([run["mean_dice"][method] for run in done]) for method in METHODS}
+    scores = {method: np.array([run["mean_dice"][method] for run in done]) for method in methods}
     rows = {}
     for method, dice in scores.items():
         gain = dice - scores[BASE]

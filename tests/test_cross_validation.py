@@ -17,7 +17,8 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
-from atlasnet.prediction import Prediction, Predictor
+from atlasnet.prediction import Predictor
+from atlasnet.prediction.answers import Answers
 from atlasnet.study import CrossValidation, cross_validate, split
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -142,14 +143,14 @@ def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "predictions" / "s1.nii.gz").unlink()
-    predict = Predictor.predict
+    ask = Predictor.ask
 
-    def refuse_one(self: Predictor, image: Volume, **options: Any) -> Prediction:
+    def refuse_one(self: Predictor, image: Volume, **options: Any) -> Answers:
         if np.array_equal(image.array, cohort["s1"].read_image().array):
             raise RegistrationError("it fits no atlas")
-        return predict(self, image, **options)
+        return ask(self, image, **options)
 
-    monkeypatch.setattr(Predictor, "predict", refuse_one)
+    monkeypatch.setattr(Predictor, "ask", refuse_one)
     without = cross_validate(cohort, copy, QUICK, folds=2, execution=ONE)
     assert without.table.missing == ("s1",)
     assert without.table.cases == ["s0", "s2", "s3"]

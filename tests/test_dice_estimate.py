@@ -15,7 +15,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.evaluation import Table
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor
-from atlasnet.study import CrossValidation, keep_estimate
+from atlasnet.study import CrossValidation, keep_learnt
 from atlasnet.training.estimate import FEATURES, DiceEstimate, Line, features, fit_estimate
 from atlasnet.training.fit import fit
 from atlasnet.training.options import FitOptions
@@ -141,7 +141,7 @@ def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
     line = Line((0.4, 0.2), (0.5, 0.5), 0.6, 0.05, 9)
     table = Table(labels={"core": 4, "shell": 2}, rows=(), ignore_label=None, missing=())
     found = CrossValidation((), table, {}, DiceEstimate({"core": line, "shell": line}, 0.04))
-    kept = keep_estimate(model, found)
+    kept = keep_learnt(model, found)
     assert kept.dice_estimate == found.estimate
     assert kept.checksums == model.checksums
     assert fit(cohort, tmp_path / "m", options, execution=ONE).dice_estimate == found.estimate

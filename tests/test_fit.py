@@ -17,11 +17,12 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, WorkFolder
 from atlasnet.prediction import PredictOptions, Predictor
-from atlasnet.prediction.fusion import METHODS
+from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.weighting import FusionWeights
 from atlasnet.volume import Grid, Volume, read_volume, resample
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
@@ -36,7 +37,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 @pytest.fixture(scope="module")
 def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS)
+    fitted = fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS)
+    replace(fitted, fusion_weights=FusionWeights(0.3, 0.5, 0.6)).save()
+    return Model.load(fitted.folder)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +110,12 @@ def test_the_record_has_the_volumes_that_each_atlas_alone_would_give(model: Mode
     assert len(alone) == 2
 
 
-def test_local_weights_that_nobody_measured_are_missed(model: Model) -> None:
+@pytest.mark.parametrize("fusion", BY_VOXEL)
+def test_local_weights_that_nobody_measured_are_missed(model: Model, fusion: str) -> None:
     predictor = Predictor(model)
     answers = predictor.ask(subject(101)[0])
     with pytest.raises(InputError, match="fit=True"):
-        predictor.fuse(answers, PredictOptions(fusion="local"))
+        predictor.fuse(answers, PredictOptions(fusion=fusion))
 
 
 def test_a_scan_of_another_size_and_spacing_comes_back_on_its_own_grid(net: atlasnet.AtlasNet) -> None:

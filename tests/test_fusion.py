@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atlasnet.cli.options import FUSIONS
 from atlasnet.errors import InputError, ModelError
-from atlasnet.prediction.fusion import METHODS, Agreement, FusedSlab, SlabFusion, fuse_slab, own_choice
+from atlasnet.prediction.fusion import BY_VOXEL, METHODS, Agreement, FusedSlab, SlabFusion, fuse_slab, own_choice
 from atlasnet.prediction.staple import Patterns, Performance
 
 Atlases = list[tuple[Tensor, Tensor, float | Tensor]]
@@ -66,7 +66,7 @@ def chosen_by_loop(atlases: Atlases, method: str, performance: Performance, voxe
     mean = np.mean([p for p, _ in there], axis=0)
     if method == "mean":
         return int(mean.argmax())
-    if method == "local":
+    if method in BY_VOXEL:
         return int(sum(p * float(w[voxel]) for p, w in there).argmax())
     if method == "staple":
         if all(p.argmax() == 0 for p, _ in there):
@@ -85,7 +85,7 @@ def chosen_by_loop(atlases: Atlases, method: str, performance: Performance, voxe
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_equals_a_loop_over_the_voxels(method: str) -> None:
     atlases = random_atlases(1)
-    if method == "local":
+    if method in BY_VOXEL:
         atlases = with_local_weights(atlases, 2)
     fused, performance = fuse(atlases, method), performance_of(atlases)
     for voxel in np.ndindex(5, 6, 7):
@@ -238,7 +238,7 @@ def test_an_impossible_weight_is_refused(weight: float) -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="mean, vote, weighted, local, staple"):
+    with pytest.raises(InputError, match="mean, vote, weighted, local, learnt, staple"):
         SlabFusion(2, (1, 1, 1), "median")
 
 

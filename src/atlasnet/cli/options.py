@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Those of `atlasnet.registration`, named here so that --help need not import it.
 OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
 # Those of `atlasnet.prediction.fusion`.
-FUSIONS = ("mean", "vote", "weighted", "local", "staple")
+FUSIONS = ("mean", "vote", "weighted", "local", "learnt", "staple")
 
 
 def add_fusion_option(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,8 @@ def add_fusion_option(parser: argparse.ArgumentParser) -> None:
         default="mean",
         choices=FUSIONS,
         help="the mean of the atlases' probabilities; a vote; a vote weighted by the quality of each registration; the "
-        "mean weighted at every voxel by how well the registration fits there; STAPLE (default: mean)",
+        "mean weighted at every voxel by how well the registration fits there; the same by weights that the model "
+        "learnt when it was trained with --folds; STAPLE (default: mean)",
     )
 
 

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     require_folder(args.data)
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
-    from atlasnet.study import cross_validate, keep_ensemble, keep_estimate, plan_folds
+    from atlasnet.study import cross_validate, keep_ensemble, keep_learnt, plan_folds
     from atlasnet.training.fit import fit
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if args.folds is not None:
         folder = args.output / "cross_validation"
         found = cross_validate(cohort, folder, options, folds=args.folds or None, work=work, execution=execution)
-        keep_estimate(model, found)
+        keep_learnt(model, found)
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
         failed = bool(found.table.missing)

@@ -14,6 +14,7 @@ from torch import Tensor
 from atlasnet.errors import InputError
 from atlasnet.execution import Stages
 from atlasnet.prediction.verdict import Verdict
+from atlasnet.training.weighting import FusionWeights
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Orientation
 from atlasnet.volume.sampling import inside, sample
@@ -28,8 +29,8 @@ class Answer:
         grid: of the atlas.
         to_atlas: takes points of the scan, in canonical orientation, into the atlas.
         quality: of the registration.
-        fit: (z, y, x) float16, how well the scan fits the atlas at every voxel (see
-            `atlasnet.registration.local_weight`); None where nobody asked.
+        correlation: (z, y, x) float16, how well the scan fits the atlas at every voxel (see
+            `atlasnet.registration.local_correlation`); None where nobody asked.
         model: the number of its model. The opinions of one model are fused with each other before the models are.
     """
 
@@ -37,7 +38,7 @@ class Answer:
     grid: Grid
     to_atlas: Transform
     quality: float
-    fit: Tensor | None = None
+    correlation: Tensor | None = None
     model: int = 0
 
 
@@ -47,37 +48,53 @@ class MappedAnswer:
     Args:
         answer: the opinion.
         grid: of the scan, in canonical orientation.
-        local: whether its weight is the fit at every voxel, instead of the registration's quality.
+        weights: what its weight at every voxel is made of; None: its weight is the registration's quality.
         device: where to compute.
         mask: (z, y, x) of the scan; where it is not set, the atlas is certain of background. None: all is.
 
     Raises:
-        InputError: ``local``, and the fit was not asked for.
+        InputError: there are weights, and the fit was not asked for.
     """
 
     def __init__(
-        self, answer: Answer, grid: Grid, *, local: bool, device: torch.device, mask: NDArray[np.bool_] | None = None
+        self,
+        answer: Answer,
+        grid: Grid,
+        *,
+        weights: FusionWeights | None,
+        device: torch.device,
+        mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        self._answer, self._grid, self._local, self._mask = answer, grid, local, mask
+        self._answer, self._grid, self._weights, self._mask = answer, grid, weights, mask
         channels = answer.probabilities
-        if local:
-            if answer.fit is None:
+        if weights is not None:
+            if answer.correlation is None:
                 raise InputError("the local fit of the registrations is not known", remedy="ask with fit=True")
-            channels = torch.cat([channels, answer.fit[None]])
+            channels = torch.cat([channels, answer.correlation[None]])
         self._channels = channels.to(device, torch.float32)
         self._to_atlas = answer.to_atlas.to(device)
 
-    def slab(self, z0: int, z1: int) -> tuple[Tensor, Tensor, float | Tensor]:
-        """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its weight."""
+    def read(self, z0: int, z1: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its local fit there.
+
+        The fit is None without weights to make of it.
+        """
         inner = self._answer.grid
         index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=self._channels.device)
         values, covered = sample(self._channels, index), inside(index, inner.shape)
-        said, weight = (values[:-1], values[-1]) if self._local else (values, self._answer.quality)
+        said, correlation = (values, None) if self._weights is None else (values[:-1], values[-1])
         if self._mask is not None:
             outside = torch.from_numpy(~self._mask[z0:z1]).to(said.device)
             said = said.masked_fill(outside, 0.0)
             said[0].masked_fill_(outside, 1.0)
-        return said, covered, weight
+        return said, covered, correlation
+
+    def slab(self, z0: int, z1: int) -> tuple[Tensor, Tensor, float | Tensor]:
+        """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its weight."""
+        said, covered, correlation = self.read(z0, z1)
+        if self._weights is None or correlation is None:
+            return said, covered, self._answer.quality
+        return said, covered, self._weights.of(said, correlation, self._answer.quality)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.verdict import require_verdict
 from atlasnet.registration import Operator
 from atlasnet.training.model import TOGETHER, Model
+from atlasnet.training.weighting import FEWEST
 
 _SHOWN = 10  # names of a sentence
 
@@ -192,7 +193,8 @@ class Ensemble:
         """Find out before any work what cannot be asked of these models.
 
         Raises:
-            ModelError: ``strict``, and there is one with which no scan can be judged.
+            ModelError: ``strict``, and there is one with which no scan can be judged; or learnt weights are asked for,
+                and there are none.
             InputError: several models, and another fusion than the mean.
         """
         if len(self) > 1 and options.fusion != "mean":
@@ -201,6 +203,13 @@ class Ensemble:
                 expected="the fusion mean",
                 found=options.fusion,
                 remedy="leave the fusion out, or predict with one model",
+            )
+        if options.fusion == "learnt" and self.models[0].fusion_weights is None:
+            raise ModelError(
+                "the model has learnt no weights for its atlases",
+                path=self.models[0].place,
+                remedy=f"train it with --folds, {FEWEST} subjects and two atlases at least (the same command with "
+                "--folds goes on from what is there); or leave the fusion out",
             )
         if options.strict:
             for model in self.models:

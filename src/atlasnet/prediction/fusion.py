@@ -17,12 +17,16 @@ from torch import Tensor
 from atlasnet.errors import InputError, ModelError
 from atlasnet.prediction.staple import Performance
 
-METHODS = ("mean", "vote", "weighted", "local", "staple")
+METHODS = ("mean", "vote", "weighted", "local", "learnt", "staple")
 """``mean``: the class of the highest mean probability. ``vote``: the class that most atlases choose. ``weighted``: the
 same, a vote counting as much as the quality of its registration. ``local``: as ``mean``, an atlas counting at every
-voxel as much as its registration fits there (see `atlasnet.registration.local_weight`). ``staple``: the most probable
-class in view of what every atlas chooses and how it errs (see `atlasnet.prediction.staple`); background where every
-atlas that reaches chooses it. A tie goes to the higher mean probability, then to the lower class."""
+voxel as much as its registration fits there. ``learnt``: the same, with the weights that the model has learnt from
+subjects that its networks had not seen (see `atlasnet.training.weighting`). ``staple``: the most probable class in view
+of what every atlas chooses and how it errs (see `atlasnet.prediction.staple`); background where every atlas that
+reaches chooses it. A tie goes to the higher mean probability, then to the lower class."""
+
+BY_VOXEL = ("local", "learnt")
+"""Those that weight an atlas at every voxel, for which the local fit of its registration must be known."""
 
 # Means, sums of weights and log-likelihoods that differ by the rounding of float32 are equal.
 _ROUNDING = 1e-6
@@ -88,7 +92,7 @@ class SlabFusion:
         # What decides, where it is neither the mean nor the number of votes.
         self._scores: Tensor | None = None
         self._evidence: Tensor | None = None  # (atlases, true class, 1 + chosen class), the log-likelihood
-        if method in ("weighted", "local"):
+        if method == "weighted" or method in BY_VOXEL:
             self._scores = torch.zeros_like(self._sum)
         elif method == "staple":
             if performance is None:
@@ -104,7 +108,7 @@ class SlabFusion:
         Args:
             probabilities: (classes, z, y, x) on the subject's grid; any finite value where it is not covered.
             covered: (z, y, x) bool, where the atlas's field of view reaches.
-            weight: 0 or more, of the atlas or (z, y, x) at every voxel; it counts in ``weighted`` and ``local`` only.
+            weight: 0 or more, of the atlas or (z, y, x) at every voxel; it counts in ``weighted`` and `BY_VOXEL` only.
 
         Raises:
             ModelError: a probability is not finite.

@@ -19,15 +19,11 @@ from atlasnet.prediction.ensemble import atlas_keys, pair_keys
 from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.verdict import Verdict, judge
-from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator, weight_of
+from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator
 from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
 from atlasnet.training.model import Atlas, Model
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, canonical
-
-# Networks say how sure they are, so that the fit decides less between them than between carried labels, where the power
-# is 2. Of 0.5, 1 and 2 the best on 24 hippocampi on which no network was trained.
-FIT_POWER = 0.5
 
 Made = Sequence[Registration | RegistrationError]
 Asked = tuple[Answer | None, dict[str, Any]]
@@ -149,10 +145,10 @@ class Member:
             with scan.stages("mapping"):
                 correlation = local_correlation(self._as_networks_see(atlas, image, grid), mapped.array)
                 record["fit"] = fit_around(correlation, halves[0] < halves[1:].max(0))
-                weight = torch.from_numpy(weight_of(correlation, FIT_POWER)) if fit else None
+                kept = torch.from_numpy(correlation.astype(np.float16)) if fit else None
             record["seconds_network"] = round(time.perf_counter() - begin, 3)
             said = torch.from_numpy(halves)
-            found.append((Answer(said, grid, registration.transform.inverse, quality, weight, self.number), record))
+            found.append((Answer(said, grid, registration.transform.inverse, quality, kept, self.number), record))
         return found
 
     def _classified(self, atlas: Atlas, network: nn.Module, mapped: Volume) -> NDArray[np.float16]:

@@ -150,6 +150,7 @@ def _decisive(model: Model) -> dict[str, Any]:
         "network": model.network.to_json(),
         "typical": None if model.typical is None else model.typical.to_json(),
         "dice_estimate": None if model.dice_estimate is None else model.dice_estimate.to_json(),
+        "fusion_weights": None if model.fusion_weights is None else model.fusion_weights.to_json(),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atlasnet.errors import InputError
-from atlasnet.prediction.fusion import METHODS
+from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 
@@ -17,7 +17,8 @@ class PredictOptions:
     """What to give and how to fuse.
 
     Args:
-        fusion: ``"mean"``, ``"vote"``, ``"weighted"``, ``"local"`` or ``"staple"`` (see `atlasnet.prediction.fusion`).
+        fusion: ``"mean"``, ``"vote"``, ``"weighted"``, ``"local"``, ``"learnt"`` or ``"staple"`` (see
+            `atlasnet.prediction.fusion`).
         probabilities: whether the fused class probabilities are wanted.
         agreement: whether the agreement and entropy maps are wanted.
         largest_component: keep the largest connected component of each label.
@@ -39,6 +40,11 @@ class PredictOptions:
             raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
         if self.minimum_size_ml < 0:
             raise InputError("the minimum size must not be negative", found=str(self.minimum_size_ml))
+
+    @property
+    def by_voxel(self) -> bool:
+        """Whether an atlas is weighted at every voxel, so that the fit of its registration is needed there."""
+        return self.fusion in BY_VOXEL
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,13 @@ from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.context import TissueClass
 from atlasnet.registration.intensity import in_hounsfield_units
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
-from atlasnet.registration.local_fit import CORRELATION_BYTES, fit_around, local_correlation, local_weight, weight_of
+from atlasnet.registration.local_fit import (
+    CORRELATION_BYTES,
+    SMALLEST_DISTANCE,
+    fit_around,
+    local_correlation,
+    local_weight,
+)
 from atlasnet.registration.memory import FIXED_BYTES, SCAN_BYTES, registration_bytes, work_bytes
 from atlasnet.registration.metric_weights import MetricWeights
 from atlasnet.registration.mirrors import mirror_correlations, orientation_margin
@@ -19,6 +25,7 @@ __all__ = [
     "CORRELATION_BYTES",
     "FIXED_BYTES",
     "SCAN_BYTES",
+    "SMALLEST_DISTANCE",
     "WITHOUT_SETTINGS",
     "WITHOUT_SPACING",
     "AffineOperator",
@@ -46,6 +53,5 @@ __all__ = [
     "regional_quality",
     "register_images",
     "registration_bytes",
-    "weight_of",
     "work_bytes",
 ]

@@ -10,7 +10,8 @@ from atlasnet.volume.sampling import grown
 
 # Local similarity is measured in boxes of this many voxels.
 BOX = 5
-SMALLEST = 1e-2
+# A correlation above 0.99 counts as that: who is nearer to 1 there is chance.
+SMALLEST_DISTANCE = 1e-2
 # Of the product of two variances, each over that of its whole image: below, one of them is rounding.
 FLAT = 1e-6
 # What lies so many voxels from a labelled one or less is around it.
@@ -37,25 +38,21 @@ def local_correlation(image: NDArray[np.generic], other: NDArray[np.generic]) ->
     return correlation
 
 
-def weight_of(correlation: NDArray[np.float64], power: float) -> NDArray[np.float16]:
-    """The weight of every voxel, which falls with a power of the distance of `local_correlation` from 1.
+def local_weight(image: NDArray[np.generic], other: NDArray[np.generic], power: float = 2.0) -> NDArray[np.float16]:
+    """A weight of every voxel that falls with a power of the distance of `local_correlation` from 1.
 
     Artaechevarria, Munoz-Barrutia, Ortiz-de-Solorzano, IEEE TMI 28(8), 2009.
 
     Args:
-        correlation: (z, y, x).
+        image: (c, z, y, x) intensities.
+        other: of the same shape, on the same grid.
         power: 0 for equal weights; at most 2.
 
     Returns:
         (z, y, x): 1 / (1 - correlation) ** power of a correlation that counts as 0.99 where it is higher; 1 where an
         image is flat.
     """
-    return np.asarray(np.clip(1 - correlation, SMALLEST, 2) ** -power, dtype=np.float16)
-
-
-def local_weight(image: NDArray[np.generic], other: NDArray[np.generic], power: float = 2.0) -> NDArray[np.float16]:
-    """`weight_of` the `local_correlation` of two images."""
-    return weight_of(local_correlation(image, other), power)
+    return np.asarray(np.clip(1 - local_correlation(image, other), SMALLEST_DISTANCE, 2) ** -power, dtype=np.float16)
 
 
 def fit_around(correlation: NDArray[np.float64], found: NDArray[np.bool_]) -> float | None:

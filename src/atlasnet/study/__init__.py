@@ -5,7 +5,7 @@ from atlasnet.study.cross_validation import (
     cross_validate,
     fold_name,
     keep_ensemble,
-    keep_estimate,
+    keep_learnt,
     plan_folds,
     split,
 )
@@ -27,7 +27,7 @@ __all__ = [
     "fold_pairs",
     "forecast_study",
     "keep_ensemble",
-    "keep_estimate",
+    "keep_learnt",
     "main_table",
     "plan_folds",
     "read_test_subjects",

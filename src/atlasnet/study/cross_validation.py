@@ -13,7 +13,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
-from atlasnet.execution import Execution, file_digest, read_json, reading_back, write_json
+from atlasnet.execution import Execution, atomic_path, file_digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
@@ -21,6 +21,7 @@ from atlasnet.training.estimate import DiceEstimate, fit_estimate
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
+from atlasnet.training.weighting import FusionWeights, Votes, learn_weights
 from atlasnet.volume import read_labels
 
 DEFAULT_FOLDS = 5
@@ -38,6 +39,7 @@ class CrossValidation:
         intervals: per label, the 95 % interval of the mean Dice (bias-corrected bootstrap over subjects); None with
             fewer than three subjects or where all scores are equal.
         estimate: what tells the Dice of a result, learnt from these subjects; None where they are too few.
+        weights: of the atlases at every voxel, for the fusion ``learnt``; likewise.
         unusual: the subjects that the model that had not seen them found unlike its training subjects.
     """
 
@@ -45,6 +47,7 @@ class CrossValidation:
     table: Table
     intervals: dict[str, tuple[float, float] | None]
     estimate: DiceEstimate | None = None
+    weights: FusionWeights | None = None
     unusual: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -53,6 +56,7 @@ class CrossValidation:
             "folds": [list(fold) for fold in self.folds],
             "dice_interval_95": {name: None if v is None else list(v) for name, v in self.intervals.items()},
             "dice_estimate": None if self.estimate is None else self.estimate.to_json(),
+            "fusion_weights": None if self.weights is None else self.weights.to_json(),
             "unusual": list(self.unusual),
             **self.table.as_json(),
         }
@@ -138,7 +142,7 @@ def cross_validate(
 
     Args:
         cohort: subjects with references.
-        folder: gets ``fold_1`` and so on (the models), ``predictions``, ``folds.json``, ``table.json`` and
+        folder: gets ``fold_1`` and so on (the models), ``predictions``, ``votes``, ``folds.json``, ``table.json`` and
             ``table.csv``.
         options: of `fit`. Atlases that are named must be image files, not subjects: those are left out in their turn.
         folds: see `split`.
@@ -204,6 +208,9 @@ class _CrossValidation:
     def _prediction(self, name: str) -> Path:
         return self.folder / "predictions" / f"{name}.nii.gz"
 
+    def _votes(self, name: str) -> Path:
+        return self.folder / "votes" / f"{name}.npy"
+
     def _predict(self, model: Model, fold: Sequence[str]) -> None:
         """Segment the fold's subjects, but for those that this very model has segmented before."""
         (self.folder / "predictions").mkdir(parents=True, exist_ok=True)
@@ -216,20 +223,23 @@ class _CrossValidation:
             path.unlink(missing_ok=True)
             try:
                 image = subject.read_image()
-                prediction = predictor.predict(image, mask=subject.read_mask(image.grid))
+                answers = predictor.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))
+                prediction, votes = predictor.fuse(answers), predictor.votes(answers, subject.read_labels())
             except Cancelled:
                 raise
             except AtlasNetError as error:
                 self.execution.reporter.warn(f"{name}: {error}")
                 continue
+            with atomic_path(self._votes(name)) as place:
+                np.save(place, votes.array)
             made_of = provenance(subject, model, PredictOptions(), self.execution)
             write_prediction(prediction, path, provenance=made_of)
 
     def _is_of(self, name: str, model: str) -> bool:
         path = self._prediction(name)
         record = path.with_name(f"{name}.json")
-        # The record is written last: where it is, the labels were whole.
-        if not (path.is_file() and record.exists()):
+        # The record is written last: where it is, labels and votes were whole.
+        if not (path.is_file() and self._votes(name).is_file() and record.exists()):
             return False
         with reading_back(record):
             content = read_json(record)
@@ -268,14 +278,16 @@ class _CrossValidation:
             missing=tuple(missing),
         )
         intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
-        records = {}
+        records, votes = {}, []
         for name in table.cases:
+            with reading_back(self._votes(name)):
+                votes.append(Votes(np.load(self._votes(name), allow_pickle=False)))
             place = self._prediction(name).with_name(f"{name}.json")
             with reading_back(place):
                 records[name] = read_json(place)
         dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
         unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
-        return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), unusual)
+        return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), learn_weights(votes), unusual)
 
 
 def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
@@ -283,9 +295,10 @@ def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
     return write_ensemble(Path(folder), [fold_name(number) for number, _ in enumerate(found.folds, start=1)])
 
 
-def keep_estimate(model: Model, found: CrossValidation) -> Model:
-    """The model with what its cross-validation says of the Dice of a new scan, on disk too."""
-    if model.dice_estimate == found.estimate:
+def keep_learnt(model: Model, found: CrossValidation) -> Model:
+    """The model with what its cross-validation has learnt: the Dice of a new scan, whom to believe; on disk too."""
+    learnt = replace(model, dice_estimate=found.estimate, fusion_weights=found.weights)
+    if learnt == model:
         return model
-    replace(model, dice_estimate=found.estimate).save()
+    learnt.save()
     return Model.load(model.folder)

@@ -78,6 +78,11 @@ class StudyOptions:
                 remedy="add --sharing independent",
             )
         PredictOptions(fusion=self.fusion)
+        if self.fusion == "learnt":
+            raise InputError(
+                "a study's models are not cross-validated, so that they learn no weights for their atlases",
+                expected="another fusion than learnt",
+            )
         if isinstance(self.atlases, int) and self.atlases < 1:
             raise InputError("at least one atlas is needed", found=str(self.atlases))
         if self.seeds < 1:

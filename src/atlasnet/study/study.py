@@ -351,8 +351,9 @@ class StudyRun:
         def segment(image: Volume, mask: Volume | None) -> Fuse:
             # Networks on the canvas see a blank atlas, with which no registration agrees.
             quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
-            fit = self.wanted.fusion == "local"
-            first, *others = [p.ask(image, minimum_quality=quality, fit=fit, mask=mask) for p in predictors]
+            first, *others = [
+                p.ask(image, minimum_quality=quality, fit=self.wanted.by_voxel, mask=mask) for p in predictors
+            ]
             answers = first.and_those_of(others)
 
             def fuse(atlases: int | None) -> Prediction:

@@ -32,6 +32,7 @@ from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.mapping import to_slices, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
+from atlasnet.training.weighting import FusionWeights
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
 
 T = TypeVar("T")
@@ -102,6 +103,7 @@ class Model:
         segment_table: codes and colours by label name, where the cohort had them.
         typical: what the training subjects are like, for the verdict on a scan; None in a model of format 1.
         dice_estimate: what tells the Dice of a result, where the model was cross-validated.
+        fusion_weights: how much an atlas counts at a voxel in the fusion ``learnt``, likewise.
         organ_mask: whether it was trained within organ masks, so that a scan needs its own.
     """
 
@@ -119,6 +121,7 @@ class Model:
     segment_table: Mapping[str, Any] = field(default_factory=dict)
     typical: Typical | None = None
     dice_estimate: DiceEstimate | None = None
+    fusion_weights: FusionWeights | None = None
     organ_mask: bool = False
     _unpacked: Unpacked | None = field(default=None, repr=False, compare=False)
 
@@ -209,6 +212,7 @@ class Model:
                 "atlases": [atlas.to_json() for atlas in self.atlases],
                 "typical": None if self.typical is None else self.typical.to_json(),
                 "dice_estimate": None if self.dice_estimate is None else self.dice_estimate.to_json(),
+                "fusion_weights": None if self.fusion_weights is None else self.fusion_weights.to_json(),
                 "organ_mask": self.organ_mask,
                 "provenance": dict(self.provenance),
                 "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
@@ -283,6 +287,7 @@ class Model:
                 segment_table=content.get("segments", {}),
                 typical=_optional(content, "typical", lambda value: Typical.from_json(value, len(content["channels"]))),
                 dice_estimate=_optional(content, "dice_estimate", DiceEstimate.from_json),
+                fusion_weights=_optional(content, "fusion_weights", FusionWeights.from_json),
                 organ_mask=bool(content.get("organ_mask", False)),
                 _unpacked=unpacked,
             )
