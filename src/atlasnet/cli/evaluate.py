@@ -62,9 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the table, print its summary."""
     from atlasnet.evaluation import evaluate_folder, table_path
-    from atlasnet.execution import Execution
+    from atlasnet.execution import Execution, require_writable
 
     path = table_path(args.output)
+    require_writable(path)
     table = evaluate_folder(
         args.predictions,
         args.references,

@@ -14,6 +14,7 @@ from atlasnet.execution.files import (
     read_json,
     reading_back,
     require_absent,
+    require_writable,
     write_json,
 )
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
@@ -51,6 +52,7 @@ __all__ = [
     "read_json",
     "reading_back",
     "require_absent",
+    "require_writable",
     "save_tensors",
     "unpack",
     "unwritable_log",

@@ -40,6 +40,22 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
+def require_writable(target: Path) -> None:
+    """Find out before long work that ``target`` cannot be written; nothing is left of the attempt.
+
+    Raises:
+        OSError: the folder in which it would lie, or be made, takes no file.
+    """
+    folder = target.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
 def require_absent(folder: Path) -> None:
     """Refuse a folder that is there where a new one is to be made.
 
