@@ -20,15 +20,15 @@ OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
 FUSIONS = ("mean", "vote", "weighted", "local", "learnt", "staple")
 
 
-def add_fusion_option(parser: argparse.ArgumentParser) -> None:
-    """``--fusion``: who decides where the atlases differ."""
+def add_fusion_option(parser: argparse.ArgumentParser, *, learnt: bool = True) -> None:
+    """``--fusion``: who decides where the atlases differ; without ``learnt`` for models that nobody cross-validates."""
+    by_folds = "the same by weights that the model learnt when it was trained with --folds; " if learnt else ""
     parser.add_argument(
         "--fusion",
         default="mean",
-        choices=FUSIONS,
+        choices=[name for name in FUSIONS if learnt or name != "learnt"],
         help="the mean of the atlases' probabilities; a vote; a vote weighted by the quality of each registration; the "
-        "mean weighted at every voxel by how well the registration fits there; the same by weights that the model "
-        "learnt when it was trained with --folds; STAPLE (default: mean)",
+        f"mean weighted at every voxel by how well the registration fits there; {by_folds}STAPLE (default: mean)",
     )
 
 

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
     )
     add_mask_option(parser, "training, predictions and scores of all methods are restricted to it")
-    add_fusion_option(parser)
+    add_fusion_option(parser, learnt=False)
     add_patch_options(parser)
     add_network_options(parser)
     add_dry_run_option(parser)

@@ -44,16 +44,16 @@ def require_writable(target: Path) -> None:
     """Find out before long work that ``target`` cannot be written; nothing is left of the attempt.
 
     Raises:
-        OSError: the folder in which it would lie, or be made, takes no file.
+        InputError: the folder in which it would lie, or be made, takes no file.
     """
-    folder = target.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = next((parent for parent in target.absolute().parents if parent.exists()), target)
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
+        raise InputError(
+            "the output cannot be written", path=target, found=str(error), remedy="give another place after -o"
+        ) from error
 
 
 def require_absent(folder: Path) -> None:

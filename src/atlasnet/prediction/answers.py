@@ -14,7 +14,7 @@ from torch import Tensor
 from atlasnet.errors import InputError
 from atlasnet.execution import Stages
 from atlasnet.prediction.verdict import Verdict
-from atlasnet.training.weighting import FusionWeights
+from atlasnet.training.fusion_weights import FusionWeights
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Orientation
 from atlasnet.volume.sampling import inside, sample
@@ -41,6 +41,15 @@ class Answer:
     correlation: Tensor | None = None
     model: int = 0
 
+    def require_fit(self) -> None:
+        """Refuse to go on without the local correlation.
+
+        Raises:
+            InputError: nobody asked for it.
+        """
+        if self.correlation is None:
+            raise InputError("the local fit of the registrations is not known", remedy="ask with fit=True")
+
 
 class MappedAnswer:
     """An opinion that is read on the scan's grid.
@@ -48,8 +57,8 @@ class MappedAnswer:
     Args:
         answer: the opinion.
         grid: of the scan, in canonical orientation.
-        weights: what its weight at every voxel is made of; None: its weight is the registration's quality.
         device: where to compute.
+        weights: what its weight at every voxel is made of; None: its weight is the registration's quality.
         mask: (z, y, x) of the scan; where it is not set, the atlas is certain of background. None: all is.
 
     Raises:
@@ -61,28 +70,29 @@ class MappedAnswer:
         answer: Answer,
         grid: Grid,
         *,
-        weights: FusionWeights | None,
         device: torch.device,
+        weights: FusionWeights | None = None,
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
+        if weights is not None:
+            answer.require_fit()
         self._answer, self._grid, self._weights, self._mask = answer, grid, weights, mask
         channels = answer.probabilities
-        if weights is not None:
-            if answer.correlation is None:
-                raise InputError("the local fit of the registrations is not known", remedy="ask with fit=True")
+        if answer.correlation is not None:
             channels = torch.cat([channels, answer.correlation[None]])
         self._channels = channels.to(device, torch.float32)
         self._to_atlas = answer.to_atlas.to(device)
 
-    def read(self, z0: int, z1: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its local fit there.
+    def read(self, z0: int, z1: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its correlation there.
 
-        The fit is None without weights to make of it.
+        Where nobody asked for the fit, the correlation is 0.
         """
-        inner = self._answer.grid
+        inner, classes = self._answer.grid, len(self._answer.probabilities)
         index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=self._channels.device)
         values, covered = sample(self._channels, index), inside(index, inner.shape)
-        said, correlation = (values, None) if self._weights is None else (values[:-1], values[-1])
+        said = values[:classes]
+        correlation = values[classes] if len(values) > classes else torch.zeros_like(said[0])
         if self._mask is not None:
             outside = torch.from_numpy(~self._mask[z0:z1]).to(said.device)
             said = said.masked_fill(outside, 0.0)
@@ -92,7 +102,7 @@ class MappedAnswer:
     def slab(self, z0: int, z1: int) -> tuple[Tensor, Tensor, float | Tensor]:
         """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its weight."""
         said, covered, correlation = self.read(z0, z1)
-        if self._weights is None or correlation is None:
+        if self._weights is None:
             return said, covered, self._answer.quality
         return said, covered, self._weights.of(said, correlation, self._answer.quality)
 

@@ -16,8 +16,8 @@ from atlasnet.prediction.members import Named, manifest, read_members, shipped
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.verdict import require_verdict
 from atlasnet.registration import Operator
+from atlasnet.training.fusion_weights import FEWEST
 from atlasnet.training.model import TOGETHER, Model
-from atlasnet.training.weighting import FEWEST
 
 _SHOWN = 10  # names of a sentence
 
@@ -208,8 +208,8 @@ class Ensemble:
             raise ModelError(
                 "the model has learnt no weights for its atlases",
                 path=self.models[0].place,
-                remedy=f"train it with --folds, {FEWEST} subjects and two atlases at least (the same command with "
-                "--folds goes on from what is there); or leave the fusion out",
+                expected=f"a cross-validation (train --folds) that mapped {FEWEST} subjects onto two atlases at least",
+                remedy="leave the fusion out, or add --folds to the command that trained it: it goes on from there",
             )
         if options.strict:
             for model in self.models:

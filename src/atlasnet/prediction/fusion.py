@@ -20,10 +20,10 @@ from atlasnet.prediction.staple import Performance
 METHODS = ("mean", "vote", "weighted", "local", "learnt", "staple")
 """``mean``: the class of the highest mean probability. ``vote``: the class that most atlases choose. ``weighted``: the
 same, a vote counting as much as the quality of its registration. ``local``: as ``mean``, an atlas counting at every
-voxel as much as its registration fits there. ``learnt``: the same, with the weights that the model has learnt from
-subjects that its networks had not seen (see `atlasnet.training.weighting`). ``staple``: the most probable class in view
-of what every atlas chooses and how it errs (see `atlasnet.prediction.staple`); background where every atlas that
-reaches chooses it. A tie goes to the higher mean probability, then to the lower class."""
+voxel as much as its registration fits there. ``learnt``: the same, with weights that were learnt from subjects that no
+network had seen (see `atlasnet.training.fusion_weights`). ``staple``: the most probable class in view of what every
+atlas chooses and how it errs (see `atlasnet.prediction.staple`); background where every atlas that reaches chooses it.
+A tie goes to the higher mean probability, then to the lower class."""
 
 BY_VOXEL = ("local", "learnt")
 """Those that weight an atlas at every voxel, for which the local fit of its registration must be known."""

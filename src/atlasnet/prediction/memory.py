@@ -40,15 +40,19 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
         fused += _SHARES * scan.voxels
     if options.probabilities:
         fused += _PROBABILITY * len(ensemble.values) * scan.voxels
-    answers = sum(answer_bytes(member, image.grid) for member in predictor.members for image in member.images)
+    fit = options.by_voxel
+    answers = sum(answer_bytes(member, image.grid, fit=fit) for member in predictor.members for image in member.images)
     return FIXED_BYTES + answers + max(mapped, fused)
 
 
-def answer_bytes(member: Member, atlas: Grid) -> int:
-    """What is kept of an atlas: the map both ways, its image as networks see it, the probabilities, and as read."""
+def answer_bytes(member: Member, atlas: Grid, *, fit: bool = False) -> int:
+    """What is kept of an atlas: the map both ways, its image as networks see it, the probabilities, and as read.
+
+    With ``fit``, the local correlation is kept as the probability of a class is.
+    """
     plan = member.model.plan
     maps = 2 * 3 * 4 * atlas.with_spacing(plan.registration_spacing).voxels
-    of_voxel = 4 * len(member.model.channels) + len(member.model.values) * (2 + 4)
+    of_voxel = 4 * len(member.model.channels) + (len(member.model.values) + fit) * (2 + 4)
     return maps + of_voxel * working_grid(atlas, plan).voxels
 
 

@@ -111,6 +111,9 @@ def provenance(
         "options": chosen,
         "seed": execution.seed,
     }
+    if options.fusion == "learnt":
+        weights = ensemble.models[0].fusion_weights
+        request["fusion_weights"] = None if weights is None else weights.to_json()
     listed: dict[str, Any] = {}
     if mask is not None:
         request["organ_mask"] = listed["organ_mask_sha256"] = mask
@@ -150,7 +153,6 @@ def _decisive(model: Model) -> dict[str, Any]:
         "network": model.network.to_json(),
         "typical": None if model.typical is None else model.typical.to_json(),
         "dice_estimate": None if model.dice_estimate is None else model.dice_estimate.to_json(),
-        "fusion_weights": None if model.fusion_weights is None else model.fusion_weights.to_json(),
     }
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort import Subject
 from atlasnet.cohort.subject import GRID_TOLERANCE
-from atlasnet.errors import RegistrationError, VolumeError
+from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, WitnessReporter, memory_held
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.fusion import Agreement, fuse_models, fuse_slab, own_choice
+from atlasnet.prediction.fusion_samples import fusion_samples
 from atlasnet.prediction.member import Asked, Made, Member
 from atlasnet.prediction.memory import prediction_bytes
 from atlasnet.prediction.postprocess import postprocess
@@ -25,10 +26,9 @@ from atlasnet.prediction.record import atlas_records, organ_ml, volumes
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.staple import Patterns, Performance
 from atlasnet.prediction.verdict import UNUSUAL, Verdict, joined
-from atlasnet.prediction.votes import collect_votes
 from atlasnet.registration import Operator
+from atlasnet.training.fusion_weights import FusionSamples, FusionWeights
 from atlasnet.training.model import Model
-from atlasnet.training.weighting import FusionWeights, Votes
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import slabs
 
@@ -284,24 +284,27 @@ class Predictor:
             to_atlases={record["name"]: answer.to_atlas for answer, record in answers.atlases if answer is not None},
         )
 
-    def votes(self, answers: Answers, reference: Volume) -> Votes:
-        """What the atlases said where it matters, beside the truth, to learn their weights from; of a single model.
+    def fusion_samples(self, answers: Answers, reference: Volume) -> FusionSamples:
+        """What the atlases of a single model said where it matters, beside the truth: to learn their weights from.
 
         Args:
             answers: from `ask` with ``fit``.
             reference: (1, z, y, x) label values on the image's grid.
 
         Raises:
-            InputError: the fit was not asked for.
+            InputError: the fit was not asked for, or there are several models.
         """
+        if len(self.ensemble) > 1:
+            raise InputError("weights are learnt for the atlases of one model", found=f"{len(self.ensemble)} models")
         with self.execution.active():
-            return collect_votes(
+            return fusion_samples(
                 answers,
                 reference,
                 self.ensemble.values,
                 seed=self.execution.seed,
                 device=self.device,
                 slab_voxels=SLAB_VOXELS // len(self.ensemble.values),
+                pause=self.execution.pause,
             )
 
     def _check_channels(self, image: Volume) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.statistics import interval
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
 from atlasnet.training.fit import fit
+from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn_weights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.training.weighting import FusionWeights, Votes, learn_weights
 from atlasnet.volume import read_labels
 
 DEFAULT_FOLDS = 5
@@ -39,7 +39,7 @@ class CrossValidation:
         intervals: per label, the 95 % interval of the mean Dice (bias-corrected bootstrap over subjects); None with
             fewer than three subjects or where all scores are equal.
         estimate: what tells the Dice of a result, learnt from these subjects; None where they are too few.
-        weights: of the atlases at every voxel, for the fusion ``learnt``; likewise.
+        fusion_weights: how much an atlas counts at a voxel in the fusion ``learnt``; likewise.
         unusual: the subjects that the model that had not seen them found unlike its training subjects.
     """
 
@@ -47,7 +47,7 @@ class CrossValidation:
     table: Table
     intervals: dict[str, tuple[float, float] | None]
     estimate: DiceEstimate | None = None
-    weights: FusionWeights | None = None
+    fusion_weights: FusionWeights | None = None
     unusual: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class CrossValidation:
             "folds": [list(fold) for fold in self.folds],
             "dice_interval_95": {name: None if v is None else list(v) for name, v in self.intervals.items()},
             "dice_estimate": None if self.estimate is None else self.estimate.to_json(),
-            "fusion_weights": None if self.weights is None else self.weights.to_json(),
+            "fusion_weights": None if self.fusion_weights is None else self.fusion_weights.to_json(),
             "unusual": list(self.unusual),
             **self.table.as_json(),
         }
@@ -76,6 +76,9 @@ class CrossValidation:
             lines.append(
                 f"the mean Dice of a new scan can be estimated with an error of {self.estimate.mean_error:.3f}"
             )
+        if self.fusion_weights is not None:
+            found = ", ".join(f"{name} {value:.2f}" for name, value in self.fusion_weights.to_json().items())
+            lines.append(f"weights learnt for predict --fusion learnt: {found}")
         if self.unusual:
             lines.append(f"found unlike the training subjects: {', '.join(self.unusual)}")
         if self.table.missing:
@@ -142,8 +145,8 @@ def cross_validate(
 
     Args:
         cohort: subjects with references.
-        folder: gets ``fold_1`` and so on (the models), ``predictions``, ``votes``, ``folds.json``, ``table.json`` and
-            ``table.csv``.
+        folder: gets ``fold_1`` and so on (the models), ``predictions``, ``fusion_samples``, ``folds.json``,
+            ``table.json`` and ``table.csv``.
         options: of `fit`. Atlases that are named must be image files, not subjects: those are left out in their turn.
         folds: see `split`.
         work: folder of intermediate results that all folds share, ``folder/work`` by default.
@@ -208,13 +211,14 @@ class _CrossValidation:
     def _prediction(self, name: str) -> Path:
         return self.folder / "predictions" / f"{name}.nii.gz"
 
-    def _votes(self, name: str) -> Path:
-        return self.folder / "votes" / f"{name}.npy"
+    def _samples(self, name: str) -> Path:
+        return self.folder / "fusion_samples" / f"{name}.safetensors"
 
     def _predict(self, model: Model, fold: Sequence[str]) -> None:
         """Segment the fold's subjects, but for those that this very model has segmented before."""
         (self.folder / "predictions").mkdir(parents=True, exist_ok=True)
-        missing = [name for name in fold if not self._is_of(name, model.checksum)]
+        made_of = {name: self._made_of(name, model) for name in fold}
+        missing = [name for name in fold if not self._is_of(name, made_of[name])]
         if not missing:
             return
         predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)
@@ -224,28 +228,38 @@ class _CrossValidation:
             try:
                 image = subject.read_image()
                 answers = predictor.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))
-                prediction, votes = predictor.fuse(answers), predictor.votes(answers, subject.read_labels())
+                prediction = predictor.fuse(answers)
+                samples = predictor.fusion_samples(answers, subject.read_labels(image.grid))
             except Cancelled:
                 raise
             except AtlasNetError as error:
                 self.execution.reporter.warn(f"{name}: {error}")
                 continue
-            with atomic_path(self._votes(name)) as place:
-                np.save(place, votes.array)
-            made_of = provenance(subject, model, PredictOptions(), self.execution)
-            write_prediction(prediction, path, provenance=made_of)
+            with atomic_path(self._samples(name)) as place:
+                samples.write(place)
+            kept = {"fusion_samples_sha256": file_digest(self._samples(name))}
+            write_prediction(prediction, path, provenance=made_of[name] | kept)
 
-    def _is_of(self, name: str, model: str) -> bool:
+    def _made_of(self, name: str, model: Model) -> dict[str, Any]:
+        subject = self.cohort[name]
+        reference = None if subject.labels is None else file_digest(subject.labels)
+        return provenance(subject, model, PredictOptions(), self.execution) | {"reference_sha256": reference}
+
+    def _is_of(self, name: str, made_of: Mapping[str, Any]) -> bool:
         path = self._prediction(name)
         record = path.with_name(f"{name}.json")
-        # The record is written last: where it is, labels and votes were whole.
-        if not (path.is_file() and self._votes(name).is_file() and record.exists()):
+        samples = self._samples(name)
+        # The record is written last: where it is, labels and samples were whole.
+        if not (path.is_file() and samples.is_file() and record.exists()):
             return False
         with reading_back(record):
             content = read_json(record)
-            # One of an earlier version does not hold what the estimate of Dice is learnt from.
-            own = bool(content["provenance"]["model"] == model) and "expected_dice" in content["agreement"]
-            return own and bool(content["outputs"]["labels"] == file_digest(path))
+            before = content["provenance"]
+            return (
+                all(before.get(key) == made_of[key] for key in ("request", "reference_sha256"))
+                and before.get("fusion_samples_sha256") == file_digest(samples)
+                and bool(content["outputs"]["labels"] == file_digest(path))
+            )
 
     def _evaluate(self) -> CrossValidation:
         if not any(self._prediction(subject.name).exists() for subject in self.cohort):
@@ -278,16 +292,15 @@ class _CrossValidation:
             missing=tuple(missing),
         )
         intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
-        records, votes = {}, []
+        records = {}
         for name in table.cases:
-            with reading_back(self._votes(name)):
-                votes.append(Votes(np.load(self._votes(name), allow_pickle=False)))
             place = self._prediction(name).with_name(f"{name}.json")
             with reading_back(place):
                 records[name] = read_json(place)
+        weights = learn_weights([FusionSamples.read(self._samples(name)) for name in table.cases])
         dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
         unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
-        return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), learn_weights(votes), unusual)
+        return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), weights, unusual)
 
 
 def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
@@ -297,7 +310,7 @@ def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
 
 def keep_learnt(model: Model, found: CrossValidation) -> Model:
     """The model with what its cross-validation has learnt: the Dice of a new scan, whom to believe; on disk too."""
-    learnt = replace(model, dice_estimate=found.estimate, fusion_weights=found.weights)
+    learnt = replace(model, dice_estimate=found.estimate, fusion_weights=found.fusion_weights)
     if learnt == model:
         return model
     learnt.save()

@@ -29,10 +29,10 @@ from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
 from atlasnet.network import NetworkSpec
 from atlasnet.training.estimate import DiceEstimate
+from atlasnet.training.fusion_weights import FusionWeights
 from atlasnet.training.mapping import to_slices, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
-from atlasnet.training.weighting import FusionWeights
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
 
 T = TypeVar("T")

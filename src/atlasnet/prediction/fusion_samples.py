@@ -1,0 +1,85 @@
+"""What the atlases say of a subject whose truth is known, at voxels where they can differ: to learn weights from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from atlasnet.prediction.answers import Answers, MappedAnswer
+from atlasnet.training.fusion_weights import FusionSamples
+from atlasnet.volume import Volume
+from atlasnet.volume.sampling import slabs
+
+MOST = 20_000  # voxels of a subject: more say the same again
+SURE = 0.98  # of background: where all atlases are as sure of it, and right, no weight changes anything
+
+
+def fusion_samples(
+    answers: Answers,
+    reference: Volume,
+    values: Sequence[int],
+    *,
+    seed: int,
+    device: torch.device,
+    slab_voxels: int,
+    pause: Callable[[], None],
+) -> FusionSamples:
+    """Draw voxels that two atlases reach, and at which one of them does not exclude a structure or one is.
+
+    Args:
+        answers: of one model, with the local fit.
+        reference: (1, z, y, x) on the image's grid; a voxel whose value is no class does not count, nor one outside the
+            organ mask.
+        values: of the classes, background first.
+        seed: of the draw.
+        device: where to compute.
+        slab_voxels: of the scan, mapped back at a time.
+        pause: called before every slab.
+
+    Raises:
+        InputError: the fit was not asked for.
+    """
+    given = [answer for answer, _ in answers.atlases if answer is not None]
+    for answer in given:
+        answer.require_fit()
+    atlases = [MappedAnswer(answer, answers.source, device=device, mask=answers.mask) for answer in given]
+    labels = answers.orientation.apply(reference.array)[0]
+    random, lots = np.random.default_rng(seed), np.empty(0)
+    found: FusionSamples | None = None
+    for z0, z1 in slabs(answers.source.shape, slab_voxels):
+        pause()
+        truth, counted = _classes(labels[z0:z1], values)
+        if answers.mask is not None:
+            counted &= answers.mask[z0:z1]
+        read = [atlas.read(z0, z1) for atlas in atlases]
+        true = torch.from_numpy(truth).to(device)
+        structure = true > 0
+        for probabilities, reached, _ in read:
+            structure |= reached & (probabilities[0] < SURE)
+        several = torch.stack([reached for _, reached, _ in read]).sum(0) > 1
+        chosen = torch.from_numpy(counted).to(device) & structure & several
+        said = [
+            (probabilities[:, chosen], correlation[chosen], reached[chosen], answer.quality)
+            for (probabilities, reached, correlation), answer in zip(read, given, strict=True)
+        ]
+        new = FusionSamples.of(said, true[chosen])
+        found = new if found is None else found.joined(new)
+        lots = np.append(lots, random.random(new.voxels))
+        kept = np.sort(np.argsort(lots, kind="stable")[:MOST])
+        lots, found = lots[kept], found.at(kept)
+    if found is None:
+        raise ValueError("the scan has no slices")
+    return found
+
+
+def _classes(labels: NDArray[np.generic], values: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Class index of every voxel, and whether its value is that of a class."""
+    classes, counted = np.zeros(labels.shape, dtype=np.int64), np.zeros(labels.shape, dtype=np.bool_)
+    for index, value in enumerate(values):
+        found = labels == value
+        classes[found] = index
+        counted |= found
+    return classes, counted
