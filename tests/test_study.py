@@ -265,13 +265,15 @@ def test_the_page_holds_everything_and_loads_nothing(study: Study, found: dict) 
     parser = Tags()
     parser.feed((study.folder / "study.html").read_text(encoding="utf-8"))
     assert parser.tags["table"] == 2 + len(study.labels)
-    assert parser.tags["svg"] == 3
+    assert parser.tags["svg"] == 5
     assert parser.tags["img"] == 3 * len(METHODS)
     assert all(source.startswith(("data:", "#")) for source in parser.sources)
     assert {path.name for path in (study.folder / "figures").glob("*.svg")} == {
         "atlases.svg",
         "fractions.svg",
+        "calibration.svg",
         "confidence.svg",
+        "coverage.svg",
     }
 
 

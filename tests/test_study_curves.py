@@ -173,11 +173,13 @@ def test_the_longer_training_is_tested_at_the_same_share_of_it(study: Study) -> 
 
 def test_the_curves_are_on_the_page_and_in_the_figures(study: Study, found: dict) -> None:
     page = (study.folder / "study.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
     assert "would end with the rate low" in page
     assert {path.name for path in (study.folder / "figures").glob("*.svg")} == {
         "atlases.svg",
+        "calibration.svg",
         "confidence.svg",
+        "coverage.svg",
         "epochs.svg",
         "slices.svg",
     }

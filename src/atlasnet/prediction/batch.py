@@ -176,7 +176,7 @@ def _segment(
     if report is not None:
         page = partial(report, case.name, image, prediction)
         if not options.agreement:
-            prediction = replace(prediction, agreement=None, entropy=None)
+            prediction = replace(prediction, agreement=None, entropy=None, confidence=None)
     write_prediction(
         prediction,
         path,

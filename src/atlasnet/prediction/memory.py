@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from atlasnet.prediction.predictor import Predictor
 
 # Bytes per voxel of the scan, when its labels are there: it, its mask, the labels in three forms, and what is wanted.
-_RESULT, _CLEANING, _SHARES = 10, 16, 20
+_RESULT, _CLEANING, _SHARES = 10, 16, 28
 _PROBABILITY = 16  # of every class
 
 

@@ -20,7 +20,7 @@ class PredictOptions:
         fusion: ``"mean"``, ``"vote"``, ``"weighted"``, ``"local"``, ``"learnt"`` or ``"staple"`` (see
             `atlasnet.prediction.fusion`).
         probabilities: whether the fused class probabilities are wanted.
-        agreement: whether the agreement and entropy maps are wanted.
+        agreement: whether the maps of agreement, entropy and confidence are wanted.
         largest_component: keep the largest connected component of each label.
         minimum_size_ml: drop connected components that are smaller, in millilitres.
         minimum_quality: an atlas onto which the registration's quality is lower is not asked.
@@ -58,6 +58,7 @@ class Prediction:
         probabilities: (classes, z, y, x) float32, or None when not wanted.
         agreement: (1, z, y, x) float32, the share of atlases that voted for the result, 0 where no atlas reached.
         entropy: (1, z, y, x) float32, of the mean probabilities, 0 to 1.
+        confidence: (1, z, y, x) float32, the mean probability of the class that the fusion chose.
         to_atlases: by the name of each atlas that was asked, the map that takes points of the scan into it.
     """
 
@@ -66,6 +67,7 @@ class Prediction:
     probabilities: Volume | None = None
     agreement: Volume | None = None
     entropy: Volume | None = None
+    confidence: Volume | None = None
     to_atlases: Mapping[str, Transform] = field(default_factory=dict)
 
     def summary(self) -> str:

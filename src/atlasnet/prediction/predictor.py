@@ -49,6 +49,7 @@ class _Fused:
     probabilities: NDArray[np.float32] | None  # (classes, z, y, x)
     share: NDArray[np.float32] | None  # (1, z, y, x)
     entropy: NDArray[np.float32] | None  # (1, z, y, x)
+    confidence: NDArray[np.float32] | None  # (1, z, y, x)
 
 
 class Predictor:
@@ -281,6 +282,7 @@ class Predictor:
             probabilities=own(fused.probabilities),
             agreement=own(fused.share),
             entropy=own(fused.entropy),
+            confidence=own(fused.confidence),
             to_atlases={record["name"]: answer.to_atlas for answer, record in answers.atlases if answer is not None},
         )
 
@@ -348,6 +350,7 @@ class Predictor:
             probabilities=np.empty((classes, *grid.shape), dtype=np.float32) if wanted.probabilities else None,
             share=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
             entropy=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
+            confidence=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
         )
         for z0, z1 in ranges:
             self.execution.pause()
@@ -367,6 +370,9 @@ class Predictor:
             if fused.share is not None and fused.entropy is not None:
                 fused.share[0, z0:z1] = slab.share.cpu().numpy()
                 fused.entropy[0, z0:z1] = slab.entropy.cpu().numpy()
+            if fused.confidence is not None:
+                chosen = slab.probabilities.gather(0, slab.labels[None].long())[0]
+                fused.confidence[0, z0:z1] = chosen.cpu().numpy()
         return fused
 
     def _performance(self, atlases: list[MappedAnswer], ranges: list[tuple[int, int]]) -> Performance:

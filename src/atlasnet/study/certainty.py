@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from atlasnet.prediction import Prediction
+from atlasnet.study.confidence import calibration_counts
 from atlasnet.volume import Volume
 
 
@@ -24,13 +25,15 @@ def describe(
         mask: an organ; outside of it nothing counts.
 
     Returns:
-        ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the atlases there; and
+        ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the atlases there;
+        ``expected_dice`` of the result with a truth drawn from its probabilities; ``calibration``, see
+        `atlasnet.study.confidence.calibration_counts`, over the voxels found or in the reference; and
         ``error_auc_entropy`` and ``error_auc_agreement``, the area under the curve with which entropy and disagreement
-        tell wrong voxels from right ones, among those found or in the reference. None where one is not defined.
+        tell wrong voxels from right ones, among the same. None where one is not defined.
     """
     record = prediction.record
     details: dict[str, Any] = {}
-    if prediction.entropy is None or prediction.agreement is None:
+    if prediction.entropy is None or prediction.agreement is None or prediction.confidence is None:
         return {"seconds": record["seconds"]}
     # A registration may have been remembered: its own record says what it took.
     asked = [atlas["seconds"] + atlas["seconds_network"] for atlas in record["atlases"] if "seconds_network" in atlas]
@@ -40,12 +43,14 @@ def describe(
     inside = found > 0
     details["certainty"] = round(1 - float(entropy[inside].mean()), 6) if inside.any() else None
     details["agreement"] = record["agreement"]["foreground"]
+    details["expected_dice"] = record["agreement"]["expected_dice"]
     asked_about = inside | (truth > 0)
     if ignore_label is not None:
         asked_about &= truth != ignore_label
     if mask is not None:
         asked_about &= mask.array[0] != 0
     wrong = (found != truth)[asked_about]
+    details["calibration"] = calibration_counts(prediction.confidence.array[0][asked_about], ~wrong)
     details["error_auc_entropy"] = _auc(entropy[asked_about], wrong)
     details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong)
     return details

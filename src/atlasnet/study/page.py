@@ -11,6 +11,7 @@ from atlasnet.cohort import Subject
 from atlasnet.evaluation.table import shortened
 from atlasnet.execution import atomic_path, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
+from atlasnet.study.confidence import MEASURES
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
 from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases, write_curves
@@ -18,6 +19,8 @@ from atlasnet.volume import read_labels
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
+_PERFECT = "as often as said"
+_MEASURED = {"agreement": "agreement", "certainty": "certainty", "expected_dice": "expected Dice"}
 _HEADINGS = {
     "sensitivity": "sensitivity",
     "precision": "precision",
@@ -232,37 +235,82 @@ def _points(curve: Sequence[Mapping[str, Any]], factor: float = 1) -> list[Point
 
 def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
     """Whether a method knows where it is wrong."""
+    every = {
+        name: values
+        for name, values in found["confidence"].items()
+        if values["certainty"] is not None or values["error_auc_entropy"] is not None
+    }
+    if not every:
+        return
     rows = []
-    for name, values in found["confidence"].items():
-        if values["certainty"] is None and values["error_auc_entropy"] is None:
-            continue
+    for name, values in every.items():
         cells = [titles[name]]
-        for measure in ("agreement", "certainty"):
+        for measure in MEASURES:
             known = values[measure]
             cells.append("" if known is None else f"{known['spearman']:.3f} {_interval(known['interval'], '.3f')}")
         cells += [_number(values[f"error_auc_{kind}"], ".3f") for kind in ("agreement", "entropy")]
-        rows.append(cells)
-    if not rows:
-        return
+        calibration = values["calibration"]
+        rows.append([*cells, "" if calibration is None else f"{calibration['error']:.3f}"])
     page.heading("Does a method know how good it is?")
     page.text(
-        "Rank correlation (Spearman) over the test subjects of their Dice with the agreement between the networks and "
-        "with their certainty (1 - entropy, mean over what was found); area under the curve with which entropy and "
-        "disagreement find wrong voxels among those found or looked for."
+        "Rank correlation (Spearman) over the test subjects of their Dice with the agreement between the networks, "
+        "with their certainty (1 - entropy, mean over what was found) and with the expected Dice (of the result with "
+        "a truth drawn from its probabilities); area under the curve with which entropy and disagreement find wrong "
+        "voxels among those found or looked for; expected calibration error, the mean distance over the same voxels of "
+        "the probability of what was chosen from how often that is right."
     )
-    page.table(
-        ["method", "agreement and Dice", "certainty and Dice", "errors by disagreement", "errors by entropy"], rows
-    )
-    groups = {}
-    for name, measure in ((MAIN, "agreement"), ("augmented", "certainty"), ("plain", "certainty")):
-        of_subjects = found["confidence"].get(name, {}).get(f"{measure}_of_subjects", {})
-        if of_subjects:
-            dice = found["subjects"][name]
-            groups[f"{titles[name]}: {measure}"] = [(value, dice[case]) for case, value in of_subjects.items()]
+    head = ["method", *(f"{_MEASURED[measure]} and Dice" for measure in MEASURES)]
+    page.table([*head, "errors by disagreement", "errors by entropy", "calibration error"], rows)
+    order = [titles[name] for name in (*DRAWN, *(name for name in titles if name not in DRAWN))]
+    drawn = {name: every[name] for name in DRAWN if name in every}
+    groups = {
+        f"{titles[name]}: {_MEASURED[measure]}": [(v, found["subjects"][name][c]) for c, v in of_subjects.items()]
+        for name, values in drawn.items()
+        for measure in ("agreement" if name == MAIN else "certainty",)
+        if (of_subjects := values[f"{measure}_of_subjects"])
+    }
     if groups:
         figure = scatter_figure(groups, x="what the method says of itself", y="Dice", title="Confidence and Dice")
         page.svg(svg(figure), "Each mark is a test subject.")
         save_svg(figure, figures / "confidence.svg")
+    kept = {
+        titles[name]: [Point(100 * p["coverage"], p["dice"]) for p in values["expected_dice_coverage"]]
+        for name, values in drawn.items()
+        if values["expected_dice_coverage"]
+    }
+    if kept:
+        figure = curve_figure(
+            kept,
+            x="subjects that are kept, those of the highest expected Dice, %",
+            y="mean Dice",
+            title="Dice over the coverage",
+            order=order,
+        )
+        page.svg(
+            svg(figure),
+            "Mean Dice of the test subjects that are kept when those that seem worst are put aside for a person to "
+            "look at: the more it rises to the left, the better a method knows its failures.",
+        )
+        save_svg(figure, figures / "coverage.svg")
+    calibrated = {
+        titles[name]: [Point(p["confidence"], p["accuracy"]) for p in values["calibration"]["points"]]
+        for name, values in drawn.items()
+        if values["calibration"] is not None
+    }
+    if calibrated:
+        figure = curve_figure(
+            {**calibrated, _PERFECT: [Point(0, 0), Point(1, 1)]},
+            x="probability of what was chosen",
+            y="share that is right",
+            title="Calibration",
+            order=[*order, _PERFECT],
+        )
+        page.svg(
+            svg(figure),
+            "How often voxels are right that were given such a probability, of those found or looked for, in ten parts "
+            "of the probabilities. Below the diagonal a method is surer than it should be.",
+        )
+        save_svg(figure, figures / "calibration.svg")
 
 
 def _overlays(

@@ -12,10 +12,11 @@ import numpy as np
 
 from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
+from atlasnet.study.confidence import MEASURES, confidence
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study
-from atlasnet.study.statistics import compare, interval, rank_correlation, worst_tenth
+from atlasnet.study.statistics import compare, interval, worst_tenth
 
 SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
 """What the tables show of every label, in the publication's order."""
@@ -37,9 +38,10 @@ def summarise(study: Study) -> dict[str, Any]:
         ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
-        with one atlas, as ``atlasnet-1``. ``confidence``: per method the rank correlation of what it says of itself
-        with its Dice. ``observers``: per observer and score the mean; ``subjects``: per method and test subject the
-        mean Dice. ``patches``: see `summarise_patches`. ``organ_mask``: whether everything was done within organ masks.
+        with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of
+        itself, see `atlasnet.study.confidence.confidence`. ``observers``: per observer and score the mean;
+        ``subjects``: per method and test subject the mean Dice. ``patches``: see `summarise_patches`. ``organ_mask``:
+        whether everything was done within organ masks.
     """
     by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
@@ -69,7 +71,7 @@ def summarise(study: Study) -> dict[str, Any]:
         "over_fractions": _over_shares(by_run, full, "subjects"),
         "over_slices": _over_shares(by_run, full, "slices"),
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
-        "confidence": {name: _confidence(found) for name, found in main.items()},
+        "confidence": {name: confidence(found, subjects[name]) for name, found in main.items()},
         "subjects": subjects,
         "patches": summarise_patches(study),
         "organ_mask": study.organ_mask,
@@ -110,6 +112,11 @@ def write_curves(found: Mapping[str, Any], path: Path) -> None:
                 for point in curve:
                     ends = point["interval"] or (None, None)
                     writer.writerow([over, name, point["x"], point["dice"], *ends, point["seconds"]])
+        for name, values in found["confidence"].items():
+            for measure in MEASURES:
+                for point in values[f"{measure}_coverage"]:
+                    row = [f"coverage by {measure}", name, point["coverage"], point["dice"], None, None, None]
+                    writer.writerow(row)
 
 
 def write_cases(study: Study, path: Path) -> None:
@@ -222,26 +229,6 @@ def _curve(
                 }
             )
     return curve
-
-
-def _confidence(results: Sequence[CaseResult]) -> dict[str, Any]:
-    """Does what the method says of itself tell good results from bad ones?"""
-    found: dict[str, Any] = {}
-    dice = _dice_of_subjects(results)
-    for name in ("certainty", "agreement"):
-        values: dict[str, list[float]] = {}
-        for result in results:
-            value = result.details.get(name)
-            if value is not None and result.case in dice:
-                values.setdefault(result.case, []).append(value)
-        known = [case for case in values if len(values[case]) == len({r.run.seed for r in results})]
-        correlation = rank_correlation([float(np.mean(values[c])) for c in known], [dice[c] for c in known])
-        found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}
-        found[f"{name}_of_subjects"] = {case: float(np.mean(values[case])) for case in known}
-    for name in ("error_auc_entropy", "error_auc_agreement"):
-        areas = _known(results, name)
-        found[name] = float(np.mean(areas)) if areas else None
-    return found
 
 
 def best_median_worst(study: Study, run: Run) -> dict[str, str]:

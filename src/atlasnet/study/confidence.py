@@ -1,0 +1,116 @@
+"""Does what a method says of itself tell good results from bad ones? Over the test subjects, and over the voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet.study.records import CaseResult
+from atlasnet.study.statistics import rank_correlation
+
+MEASURES = ("agreement", "certainty", "expected_dice")
+"""What a method says of a result as a whole; see `atlasnet.study.certainty.describe`."""
+
+BINS = 10  # of the probabilities, equal parts of 0 to 1
+COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
+
+
+def calibration_counts(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> dict[str, list[float]]:
+    """Voxels by the probability that they were given, in `BINS` equal parts of 0 to 1.
+
+    Args:
+        confidence: (n,) probability of the class that was chosen.
+        right: (n,) whether it is that class.
+
+    Returns:
+        Per bin, ``voxels``, the sum of their ``confidence`` and how many are ``right``.
+    """
+    bins = np.clip((confidence * BINS).astype(np.int64), 0, BINS - 1)
+    return {
+        "voxels": np.bincount(bins, minlength=BINS).tolist(),
+        "confidence": np.bincount(bins, confidence, BINS).round(3).tolist(),
+        "right": np.bincount(bins, right, BINS).astype(np.int64).tolist(),
+    }
+
+
+def calibration(counts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Any] | None:
+    """How far probabilities are from how often they are right, over the voxels of all results together.
+
+    Naeini, Cooper, Hauskrecht, AAAI 2015.
+
+    Args:
+        counts: from `calibration_counts`, one a result.
+
+    Returns:
+        ``error``: the mean over the voxels of the distance, bin by bin, of mean confidence and accuracy (expected
+        calibration error). ``points``: of every bin with voxels, the mean ``confidence``, the ``accuracy`` and the
+        ``share`` of the voxels. None without voxels.
+    """
+    if not counts:
+        return None
+    voxels, said, right = (
+        np.array([one[name] for one in counts], dtype=np.float64).sum(0) for name in ("voxels", "confidence", "right")
+    )
+    total = float(voxels.sum())
+    if not total:
+        return None
+    points = [
+        {"confidence": s / n, "accuracy": r / n, "share": n / total}
+        for n, s, r in np.stack([voxels, said, right], 1).tolist()
+        if n
+    ]
+    return {"error": float(np.abs(said - right).sum()) / total, "points": points}
+
+
+def coverage(values: Mapping[str, float], dice: Mapping[str, float]) -> list[dict[str, float]]:
+    """The mean Dice of the results that are kept when those that seem worst are put aside for a person to look at.
+
+    Geifman, El-Yaniv, NeurIPS 2017: the risk, here 1 less the Dice, over the coverage.
+
+    Args:
+        values: by subject, what the method says of its result; higher is surer.
+        dice: by subject.
+
+    Returns:
+        For every share in `COVERAGES`, as ``coverage``, the mean ``dice`` of so many of the subjects, at least one.
+    """
+    ordered = np.array([dice[case] for case in sorted(values, key=lambda case: (-values[case], case))])
+    kept = [max(1, round(share * len(ordered))) for share in COVERAGES]
+    return [
+        {"coverage": share, "dice": float(ordered[:count].mean())} for share, count in zip(COVERAGES, kept, strict=True)
+    ]
+
+
+def confidence(results: Sequence[CaseResult], dice: Mapping[str, float]) -> dict[str, Any]:
+    """What a method's confidence is worth.
+
+    Args:
+        results: of all test subjects and seeds.
+        dice: by subject, the mean over labels and seeds.
+
+    Returns:
+        For each of `MEASURES`, ``NAME``: rank correlation with Dice (``spearman`` and its ``interval``) or None,
+        ``NAME_of_subjects``: its mean over the seeds, and ``NAME_coverage``: see `coverage`. ``error_auc_entropy`` and
+        ``error_auc_agreement``: means. ``calibration``: see `calibration`.
+    """
+    found: dict[str, Any] = {}
+    seeds = len({result.run.seed for result in results})
+    for name in MEASURES:
+        values: dict[str, list[float]] = {}
+        for result in results:
+            value = result.details.get(name)
+            if value is not None and result.case in dice:
+                values.setdefault(result.case, []).append(value)
+        known = {case: float(np.mean(every)) for case, every in values.items() if len(every) == seeds}
+        correlation = rank_correlation(list(known.values()), [dice[case] for case in known])
+        found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}
+        found[f"{name}_of_subjects"] = known
+        found[f"{name}_coverage"] = coverage(known, dice) if known else []
+    for name in ("error_auc_entropy", "error_auc_agreement"):
+        areas = [result.details[name] for result in results if result.details.get(name) is not None]
+        found[name] = float(np.mean(areas)) if areas else None
+    found["calibration"] = calibration([r.details["calibration"] for r in results if "calibration" in r.details])
+    return found

@@ -1,0 +1,81 @@
+"""What a method's confidence is worth: calibration and Dice over coverage, against loops and known cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atlasnet.study.confidence import BINS, COVERAGES, MEASURES, calibration, calibration_counts, confidence, coverage
+from atlasnet.study.methods import METHODS
+from atlasnet.study.records import CaseResult, Run
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_the_calibration_error_is_that_of_a_loop_over_the_bins() -> None:
+    probability = RANDOM.random((3, 400))
+    right = RANDOM.random((3, 400)) < probability**2
+    found = calibration([calibration_counts(p, r) for p, r in zip(probability, right, strict=True)])
+    assert found is not None
+    every, truth, error = probability.ravel(), right.ravel(), 0.0
+    for number in range(BINS):
+        inside = (every >= number / BINS) & (every < (number + 1) / BINS)
+        error += inside.mean() * abs(every[inside].mean() - truth[inside].mean())
+        point = found["points"][number]
+        assert point["accuracy"] == pytest.approx(truth[inside].mean())
+        assert point["confidence"] == pytest.approx(every[inside].mean(), abs=1e-3)
+        assert point["share"] == pytest.approx(inside.mean())
+    assert found["error"] == pytest.approx(error, abs=1e-3)
+
+
+def test_probabilities_that_hold_are_calibrated_and_others_are_not() -> None:
+    probability = RANDOM.random(200_000)
+    honest = calibration([calibration_counts(probability, RANDOM.random(200_000) < probability)])
+    boasting = calibration([calibration_counts(np.ones(1000), np.arange(1000) < 700)])
+    assert honest is not None
+    assert boasting is not None
+    assert honest["error"] < 0.01
+    assert boasting["error"] == pytest.approx(0.3)
+    assert boasting["points"] == [{"confidence": 1.0, "accuracy": 0.7, "share": 1.0}]
+
+
+def test_nothing_has_no_calibration() -> None:
+    assert calibration([]) is None
+    assert calibration([calibration_counts(np.empty(0), np.empty(0, dtype=np.bool_))]) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=70))
+def test_dice_over_the_coverage_ends_at_the_mean(pairs: list[tuple[float, float]]) -> None:
+    dice = {str(i): value for i, (_, value) in enumerate(pairs)}
+    points = coverage({str(i): value for i, (value, _) in enumerate(pairs)}, dice)
+    assert [point["coverage"] for point in points] == list(COVERAGES)
+    assert points[-1]["dice"] == pytest.approx(np.mean(list(dice.values())))
+    surest = max(range(len(pairs)), key=lambda i: pairs[i][0])
+    if [value for value, _ in pairs].count(pairs[surest][0]) == 1 and len(pairs) <= 29:
+        assert points[0]["dice"] == pairs[surest][1]
+
+
+def test_who_knows_his_failures_gains_with_every_one_that_is_put_aside() -> None:
+    dice = {f"s{i}": float(value) for i, value in enumerate(RANDOM.random(40))}
+    known = [point["dice"] for point in coverage(dice, dice)]
+    assert known == sorted(known, reverse=True)
+    blind = [point["dice"] for point in coverage(dict.fromkeys(dice, 0.5), dice)]
+    assert known[0] > blind[0]
+    assert known[-1] == pytest.approx(blind[-1])
+
+
+def test_results_of_before_there_was_a_measure_have_none_of_it() -> None:
+    run = Run(METHODS[0], 1.0, 0, None)
+    results = [
+        CaseResult(run, f"s{i}", (), {"certainty": 0.1 * i, "agreement": 1.0, "error_auc_entropy": 0.5})
+        for i in range(6)
+    ]
+    found = confidence(results, {f"s{i}": 0.1 * i for i in range(6)})
+    assert found["certainty"]["spearman"] == pytest.approx(1)
+    assert found["expected_dice"] is None
+    assert found["expected_dice_coverage"] == []
+    assert found["calibration"] is None
+    assert found["error_auc_entropy"] == 0.5
+    assert all(f"{measure}_of_subjects" in found for measure in MEASURES)
