@@ -43,6 +43,7 @@ def curve_figure(
     second: Sequence[Point] = (),
     second_y: str = "",
     order: Sequence[str] = (),
+    diagonal: str = "",
 ) -> Figure:
     """Curves over one axis, their intervals as bars.
 
@@ -54,6 +55,7 @@ def curve_figure(
         second: a dashed grey curve with an axis of its own on the right.
         second_y: what that shows.
         order: names whose place decides colour and mark, so that these are the same in several figures.
+        diagonal: name of a dashed grey line where y is x, along the curves.
     """
     columns = 2 if max(map(len, curves), default=0) <= LONGEST_OF_TWO else 1
     rows = -(-len(curves) // columns)
@@ -73,6 +75,9 @@ def curve_figure(
     places = sorted({point.x for points in curves.values() for point in points})
     if len(places) <= MOST_TICKS:
         axes.set_xticks(places, [f"{place:g}" for place in places])
+    if diagonal:
+        ends = [places[0], places[-1]]
+        axes.plot(ends, ends, color="0.45", linestyle="dashed", label=diagonal)
     if second:
         other = axes.twinx()
         other.plot([p.x for p in second], [p.y for p in second], color="0.45", linestyle="dashed", label=second_y)

@@ -15,7 +15,7 @@ MEASURES = ("agreement", "certainty", "expected_dice")
 """What a method says of a result as a whole; see `atlasnet.study.certainty.describe`."""
 
 BINS = 10  # of the probabilities, equal parts of 0 to 1
-COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
+STEPS = 20  # of a curve over the coverage, at most
 
 
 def calibration_counts(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> dict[str, list[float]]:
@@ -75,13 +75,11 @@ def coverage(values: Mapping[str, float], dice: Mapping[str, float]) -> list[dic
         dice: by subject.
 
     Returns:
-        For every share in `COVERAGES`, as ``coverage``, the mean ``dice`` of so many of the subjects, at least one.
+        ``coverage``, in at most `STEPS` steps to 1, and the mean ``dice`` of that share of the subjects.
     """
     ordered = np.array([dice[case] for case in sorted(values, key=lambda case: (-values[case], case))])
-    kept = [max(1, round(share * len(ordered))) for share in COVERAGES]
-    return [
-        {"coverage": share, "dice": float(ordered[:count].mean())} for share, count in zip(COVERAGES, kept, strict=True)
-    ]
+    kept = sorted({max(1, round(step * len(ordered) / STEPS)) for step in range(1, STEPS + 1)})
+    return [{"coverage": count / len(ordered), "dice": float(ordered[:count].mean())} for count in kept]
 
 
 def confidence(results: Sequence[CaseResult], dice: Mapping[str, float]) -> dict[str, Any]:

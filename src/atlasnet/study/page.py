@@ -19,7 +19,6 @@ from atlasnet.volume import read_labels
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
-_PERFECT = "as often as said"
 _MEASURED = {"agreement": "agreement", "certainty": "certainty", "expected_dice": "expected Dice"}
 _HEADINGS = {
     "sensitivity": "sensitivity",
@@ -299,11 +298,12 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
     }
     if calibrated:
         figure = curve_figure(
-            {**calibrated, _PERFECT: [Point(0, 0), Point(1, 1)]},
+            calibrated,
             x="probability of what was chosen",
             y="share that is right",
             title="Calibration",
-            order=[*order, _PERFECT],
+            order=order,
+            diagonal="as often as said",
         )
         page.svg(
             svg(figure),
