@@ -73,7 +73,7 @@ def curve_figure(
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     places = sorted({point.x for points in curves.values() for point in points})
-    if len(places) <= MOST_TICKS:
+    if len(places) <= MOST_TICKS and not diagonal:
         axes.set_xticks(places, [f"{place:g}" for place in places])
     if diagonal:
         ends = [places[0], places[-1]]
