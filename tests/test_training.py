@@ -180,7 +180,8 @@ def test_the_log_has_each_epoch_once_after_a_resume(cases: list[MappedCase], tmp
     with (tmp_path / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
-    assert set(rows[0]) == {"epoch", "loss", "learning_rate", "seconds", "images_per_second"}
+    assert set(rows[0]) == {"epoch", "loss", "learning_rate", "seconds", "images_per_second", "waiting"}
+    assert all(0 < float(row["waiting"]) < 1 for row in rows)
 
 
 def test_a_finished_training_is_not_repeated(cases: list[MappedCase], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _warnings(model: Model, pairs: Sequence[RegisteredPair]) -> list[str]:
         for pair in pairs
         if pair.record.get("folded_share", 0) > 0
     ]
-    for name, log in _logs(model).items():
+    for name, log in _losses(model).items():
         if len(log) > 1 and log[-1].y >= log[0].y:
             found.append(f"The network of {name or COMMON} has not learnt: its loss did not fall.")
     return found
@@ -87,6 +87,7 @@ def _summary(page: Page, model: Model) -> None:
         ["channels", ", ".join(model.channels)],
         ["network", f"{model.network.name}, width {model.network.width:g}"],
         ["epochs", str(recipe["epochs"])],
+        *([["networks waited for slices", waiting]] if (waiting := _waiting(model)) else []),
         ["voxels of the networks, mm", " x ".join(f"{mm:.3g}" for mm in model.plan.spacing)],
         ["registration", model.operator],
         ["seed", str(model.provenance["seed"])],
@@ -114,25 +115,46 @@ def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
             add_stacks(page, stacks(image.grid, layers, limit=ATLAS_BYTES // len(images)), layers, name)
 
 
-def _logs(model: Model) -> dict[str | None, list[Point]]:
-    """Epoch and loss of every network by its atlas, None for the common one, as far as the model has them."""
+def _logs(model: Model) -> dict[str | None, list[dict[str, str]]]:
+    """The epochs of every network by its atlas, None for the common one, as far as the model has them."""
     shared = model.provenance.get("sharing", {})
     # A common one's log is of an earlier training in the same folder where the model says nothing of it.
     names = [
         *([None] if shared.get("kind") == "common" and shared.get("tuned") else []),
         *(a.name for a in model.atlases),
     ]
-    found: dict[str | None, list[Point]] = {}
+    found: dict[str | None, list[dict[str, str]]] = {}
     for name in names:
         path = log_path(model.folder, name)
         if path.is_file():
             with reading_back(path), open(path, newline="", encoding="utf-8") as stream:
-                found[name] = [Point(float(row["epoch"]), float(row["loss"])) for row in csv.DictReader(stream)]
+                found[name] = list(csv.DictReader(stream))
     return found
 
 
+def _losses(model: Model) -> dict[str | None, list[Point]]:
+    """Loss over the epochs, likewise."""
+    found = {}
+    for name, rows in _logs(model).items():
+        with reading_back(log_path(model.folder, name)):
+            found[name] = [Point(float(row["epoch"]), float(row["loss"])) for row in rows]
+    return found
+
+
+def _waiting(model: Model) -> str:
+    """The share of the time of all epochs in which networks waited for their slices; empty where no log says."""
+    seconds = waited = 0.0
+    for name, rows in _logs(model).items():
+        with reading_back(log_path(model.folder, name)):
+            for row in rows:
+                if row.get("waiting"):
+                    seconds += float(row["seconds"])
+                    waited += float(row["seconds"]) * float(row["waiting"])
+    return f"{100 * waited / seconds:.1f} % of their time" if seconds else ""
+
+
 def _curves(page: Page, model: Model) -> None:
-    logs = _logs(model)
+    logs = _losses(model)
     if not logs:
         return
     said, common = "Training loss of every atlas's network.", logs.pop(None, [])

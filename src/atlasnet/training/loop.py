@@ -37,7 +37,7 @@ from atlasnet.training.store import MappedCase, SliceTable
 
 WEIGHTS = "network.safetensors"
 LOG = "log.csv"
-_COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "images_per_second")
+_COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "images_per_second", "waiting")
 
 
 def train_network(
@@ -66,7 +66,8 @@ def train_network(
         spec: the architecture.
         recipe: how it is trained.
         classes: classes, background included.
-        folder: gets ``network.safetensors``, ``log.csv`` and, until the end, the checkpoints; of this training alone.
+        folder: gets ``network.safetensors``, ``log.csv`` (a row an epoch; ``waiting`` is the share of its seconds in
+            which slices were read and cut) and, until the end, the checkpoints; of this training alone.
         execution: device, threads, seed, progress; asked for a stop before each step.
         key: what the caller knows the training by (atlas, hash of the cases); with another key nothing is resumed.
         allow_module: whether ``spec`` may name code to import.
@@ -180,6 +181,7 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=reduced_precision(device) == torch.float16)
         balanced = torch.from_numpy(median_frequency_weights(table.counts)).to(device)
         self.weights = balanced if recipe.balancing else None
+        self.waited = 0.0  # seconds of this epoch
 
     def start(self) -> None:
         """Fresh weights, or those of the training that this one starts from, and a fresh optimiser."""
@@ -211,6 +213,7 @@ class _Training:
         torch.manual_seed(self._seed(epoch))  # a network may have dropout
         self.module.train()
         total, seen, rate = torch.zeros((), device=self.device), 0, 0.0
+        self.waited = 0.0
         batches = epoch_batches(self.table, self.recipe, self.batch, random, slices=self.slices)
         for step, rows in enumerate(batches):
             self.execution.pause()
@@ -230,14 +233,17 @@ class _Training:
             "learning_rate": rate,
             "seconds": round(seconds, 3),
             "images_per_second": round(seen / seconds, 2),
+            "waiting": round(self.waited / seconds, 4),
         }
 
     def _step(self, rows: np.ndarray[Any, np.dtype[np.intp]], rate: float, random: np.random.Generator) -> Tensor:
         """One step of the optimiser; gives the loss, still on the device."""
+        started = time.perf_counter()
         if self.traits.spatial_dims == 2:
             images, target = load_slices(self.cases, self.table, rows, self.traits)
         else:
             images, target = load_blocks(self.cases, self.table, rows, self.traits, random)
+        self.waited += time.perf_counter() - started
         draw = Draw.of(self.recipe.augmentation, len(rows), random)
         images, target = images.to(self.device), target.to(self.device)
         shape = images.shape
