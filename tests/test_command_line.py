@@ -67,7 +67,8 @@ def test_1_a_case_of_several_failed(scan: Path, model: Model, tmp_path: Path) ->
 
 def test_1_a_result_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
     labels = write_cohort(tmp_path, range(1)) / "labelsTr"
-    table, log = labels / "s0.nii.gz" / "table.json", tmp_path / "log"
+    table, log = tmp_path / "table.json", tmp_path / "log"
+    (tmp_path / "table.csv" / "in the way").mkdir(parents=True)
     words = ["evaluate", labels, labels, "-o", table, "--log", log, "--quiet"]
     assert main([str(word) for word in words]) == 1
     said = capsys.readouterr().err

@@ -19,10 +19,10 @@ from atlasnet.execution import Execution, WorkFolder
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.training.fit import fit
+from atlasnet.training.fusion_weights import FusionWeights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.training.weighting import FusionWeights
 from atlasnet.volume import Grid, Volume, read_volume, resample
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
