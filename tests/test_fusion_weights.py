@@ -285,7 +285,7 @@ def test_a_model_that_was_cross_validated_fuses_by_what_it_has_learnt(
     assert Model.load(tmp_path / "m").fusion_weights == kept
 
 
-def test_a_reference_that_was_corrected_is_learnt_from(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_reference_that_was_corrected_is_learnt_from(tmp_path: Path) -> None:
     data = write_cohort(tmp_path / "data", range(2))
     words = ["train", str(data), "-o", str(tmp_path / "m"), "--atlases", "1", "--registration", "centre", "--quiet"]
     words += ["--width", "0.25", "--epochs", "1", "--threads", "1", "--folds", "2"]
@@ -295,9 +295,8 @@ def test_a_reference_that_was_corrected_is_learnt_from(cohort: Cohort, tmp_path:
     reference = read_labels(data / "labelsTr" / "s1.nii.gz")
     reference.array[0, 5] = 0
     write_volume(data / "labelsTr" / "s1.nii.gz", reference)
-    for model in (tmp_path / "m" / "model.json", tmp_path / "m" / "cross_validation" / "fold_1" / "model.json"):
-        model.unlink()
-    for model in (tmp_path / "m" / "cross_validation").glob("fold_*/model.json"):
+    # Those that were trained on s1 are asked for anew, the fold's that has not seen it stays.
+    for model in (tmp_path / "m").glob("**/model.json"):
         if "s1" in json.loads(model.read_text())["provenance"]["data"]:
             model.unlink()
     assert main(words) == 0

@@ -6,7 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from atlasnet.cli.options import add_mask_option, add_output_options, add_patch_options, patches_from
+from atlasnet.cli.options import (
+    add_mask_option,
+    add_output_options,
+    add_patch_options,
+    patches_from,
+    require_writable,
+)
 from atlasnet.cli.reporting import tell
 
 HELP = "score label maps against references: Dice, sensitivity, precision, distances in mm, volumes"
@@ -62,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the table, print its summary."""
     from atlasnet.evaluation import evaluate_folder, table_path
-    from atlasnet.execution import Execution, require_writable
+    from atlasnet.execution import Execution
 
     path = table_path(args.output)
     require_writable(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,11 +153,28 @@ def make_folder(path: Path) -> bool:
         InputError: it cannot be created, or nothing can be written there.
     """
     absent = not path.exists()
-    try:
+    with _unwritable("the output folder", path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return absent
+
+
+def require_writable(path: Path) -> None:
+    """Find out before any work that the file of the output cannot be written; nothing is left of the attempt.
+
+    Raises:
+        InputError: the folder in which it would lie, or be made, takes no file.
+    """
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    with _unwritable("the output", path), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def _unwritable(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
-            "the output folder cannot be written", path=path, found=str(error), remedy="give another place after -o"
+            f"{what} cannot be written", path=path, found=str(error), remedy="give another place after -o"
         ) from error

@@ -14,7 +14,6 @@ from atlasnet.execution.files import (
     read_json,
     reading_back,
     require_absent,
-    require_writable,
     write_json,
 )
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
@@ -52,7 +51,6 @@ __all__ = [
     "read_json",
     "reading_back",
     "require_absent",
-    "require_writable",
     "save_tensors",
     "unpack",
     "unwritable_log",

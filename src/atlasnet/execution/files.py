@@ -40,22 +40,6 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     _sync_folder(target.parent)
 
 
-def require_writable(target: Path) -> None:
-    """Find out before long work that ``target`` cannot be written; nothing is left of the attempt.
-
-    Raises:
-        InputError: the folder in which it would lie, or be made, takes no file.
-    """
-    folder = next((parent for parent in target.absolute().parents if parent.exists()), target)
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            "the output cannot be written", path=target, found=str(error), remedy="give another place after -o"
-        ) from error
-
-
 def require_absent(folder: Path) -> None:
     """Refuse a folder that is there where a new one is to be made.
 

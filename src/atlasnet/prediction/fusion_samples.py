@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from atlasnet.prediction.answers import Answers, MappedAnswer
 from atlasnet.training.fusion_weights import FusionSamples
+from atlasnet.training.mapping import class_indices
+from atlasnet.training.store import IGNORED
 from atlasnet.volume import Volume
 from atlasnet.volume.sampling import slabs
 
@@ -51,11 +52,12 @@ def fusion_samples(
     found: FusionSamples | None = None
     for z0, z1 in slabs(answers.source.shape, slab_voxels):
         pause()
-        truth, counted = _classes(labels[z0:z1], values)
+        truth = class_indices(labels[z0:z1], values)
+        counted = truth != IGNORED
         if answers.mask is not None:
             counted &= answers.mask[z0:z1]
         read = [atlas.read(z0, z1) for atlas in atlases]
-        true = torch.from_numpy(truth).to(device)
+        true = torch.from_numpy(truth).to(device, torch.int64)
         structure = true > 0
         for probabilities, reached, _ in read:
             structure |= reached & (probabilities[0] < SURE)
@@ -73,13 +75,3 @@ def fusion_samples(
     if found is None:
         raise ValueError("the scan has no slices")
     return found
-
-
-def _classes(labels: NDArray[np.generic], values: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Class index of every voxel, and whether its value is that of a class."""
-    classes, counted = np.zeros(labels.shape, dtype=np.int64), np.zeros(labels.shape, dtype=np.bool_)
-    for index, value in enumerate(values):
-        found = labels == value
-        classes[found] = index
-        counted |= found
-    return classes, counted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,11 @@ def write_training_report(
     execution = execution or Execution()
     page = Page("Training")
     atlases = {atlas.name: canonical(model.atlas_image(atlas))[0] for atlas in model.atlases}
-    page.warnings(_warnings(model, pairs), "No warnings.")
-    _summary(page, model)
+    logs = _logs(model)
+    page.warnings(_warnings(pairs, logs), "No warnings.")
+    _summary(page, model, logs)
     _atlases(page, model, atlases)
-    _curves(page, model)
+    _curves(page, logs)
     if cross_validation is not None:
         page.heading("Cross-validation")
         page.text(f"Each subject by a model that has not seen it, in {len(cross_validation['folds'])} folds.")
@@ -60,7 +62,7 @@ def write_training_report(
     return page.write(path)
 
 
-def _warnings(model: Model, pairs: Sequence[RegisteredPair]) -> list[str]:
+def _warnings(pairs: Sequence[RegisteredPair], logs: Mapping[str | None, _Log]) -> list[str]:
     found = [
         f"{pair.subject.name} does not fit atlas {pair.atlas.name}: registration quality {pair.quality:.3f}."
         for pair in pairs
@@ -71,23 +73,27 @@ def _warnings(model: Model, pairs: Sequence[RegisteredPair]) -> list[str]:
         for pair in pairs
         if pair.record.get("folded_share", 0) > 0
     ]
-    for name, log in _losses(model).items():
-        if len(log) > 1 and log[-1].y >= log[0].y:
+    for name, log in logs.items():
+        if len(log.losses) > 1 and log.losses[-1].y >= log.losses[0].y:
             found.append(f"The network of {name or COMMON} has not learnt: its loss did not fall.")
     return found
 
 
-def _summary(page: Page, model: Model) -> None:
+def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
     told = model.summary()
     names = {segment.name: segment.colour for segment in model.segments}
     page.table(["label", "value"], [[Cell(n, names.get(n, "")), str(v)] for n, v in model.labels.items()])
     recipe = model.provenance["recipe"]
+    waiting = []
+    if seconds := sum(log.seconds for log in logs.values()):
+        share = sum(log.waited for log in logs.values()) / seconds
+        waiting = [["networks waited for slices", f"{100 * share:.1f} % of their time"]]
     rows = [
         ["training subjects", str(told["training_subjects"])],
         ["channels", ", ".join(model.channels)],
         ["network", f"{model.network.name}, width {model.network.width:g}"],
         ["epochs", str(recipe["epochs"])],
-        *([["networks waited for slices", waiting]] if (waiting := _waiting(model)) else []),
+        *waiting,
         ["voxels of the networks, mm", " x ".join(f"{mm:.3g}" for mm in model.plan.spacing)],
         ["registration", model.operator],
         ["seed", str(model.provenance["seed"])],
@@ -115,50 +121,47 @@ def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
             add_stacks(page, stacks(image.grid, layers, limit=ATLAS_BYTES // len(images)), layers, name)
 
 
-def _logs(model: Model) -> dict[str | None, list[dict[str, str]]]:
-    """The epochs of every network by its atlas, None for the common one, as far as the model has them."""
+@dataclass(frozen=True)
+class _Log:
+    """The epochs of a network.
+
+    Args:
+        losses: epoch and loss.
+        seconds: of the epochs of which it is known how long the network waited for its slices.
+        waited: seconds of them.
+    """
+
+    losses: list[Point]
+    seconds: float
+    waited: float
+
+
+def _logs(model: Model) -> dict[str | None, _Log]:
+    """That of every network by its atlas, None for the common one, as far as the model has them."""
     shared = model.provenance.get("sharing", {})
     # A common one's log is of an earlier training in the same folder where the model says nothing of it.
     names = [
         *([None] if shared.get("kind") == "common" and shared.get("tuned") else []),
         *(a.name for a in model.atlases),
     ]
-    found: dict[str | None, list[dict[str, str]]] = {}
+    found: dict[str | None, _Log] = {}
     for name in names:
         path = log_path(model.folder, name)
         if path.is_file():
             with reading_back(path), open(path, newline="", encoding="utf-8") as stream:
-                found[name] = list(csv.DictReader(stream))
+                rows = list(csv.DictReader(stream))
+                losses = [Point(float(row["epoch"]), float(row["loss"])) for row in rows]
+                timed = [(float(row["seconds"]), float(row["waiting"])) for row in rows if row.get("waiting")]
+                found[name] = _Log(losses, sum(s for s, _ in timed), sum(s * share for s, share in timed))
     return found
 
 
-def _losses(model: Model) -> dict[str | None, list[Point]]:
-    """Loss over the epochs, likewise."""
-    found = {}
-    for name, rows in _logs(model).items():
-        with reading_back(log_path(model.folder, name)):
-            found[name] = [Point(float(row["epoch"]), float(row["loss"])) for row in rows]
-    return found
-
-
-def _waiting(model: Model) -> str:
-    """The share of the time of all epochs in which networks waited for their slices; empty where no log says."""
-    seconds = waited = 0.0
-    for name, rows in _logs(model).items():
-        with reading_back(log_path(model.folder, name)):
-            for row in rows:
-                if row.get("waiting"):
-                    seconds += float(row["seconds"])
-                    waited += float(row["seconds"]) * float(row["waiting"])
-    return f"{100 * waited / seconds:.1f} % of their time" if seconds else ""
-
-
-def _curves(page: Page, model: Model) -> None:
-    logs = _losses(model)
+def _curves(page: Page, logs: Mapping[str | None, _Log]) -> None:
     if not logs:
         return
-    said, common = "Training loss of every atlas's network.", logs.pop(None, [])
-    curves = {str(name): log for name, log in logs.items()}
+    said = "Training loss of every atlas's network."
+    curves = {str(name): log.losses for name, log in logs.items() if name is not None}
+    common = logs[None].losses if None in logs else []
     if common:
         said = "Training loss of one network on all atlases, and of every atlas's, which goes on from it."
         end = common[-1].x

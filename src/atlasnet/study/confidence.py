@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlasnet.study.records import CaseResult
+from atlasnet.study.records import CaseResult, known
 from atlasnet.study.statistics import rank_correlation
 
 MEASURES = ("agreement", "certainty", "expected_dice")
@@ -102,13 +102,13 @@ def confidence(results: Sequence[CaseResult], dice: Mapping[str, float]) -> dict
             value = result.details.get(name)
             if value is not None and result.case in dice:
                 values.setdefault(result.case, []).append(value)
-        known = {case: float(np.mean(every)) for case, every in values.items() if len(every) == seeds}
-        correlation = rank_correlation(list(known.values()), [dice[case] for case in known])
+        means = {case: float(np.mean(every)) for case, every in values.items() if len(every) == seeds}
+        correlation = rank_correlation(list(means.values()), [dice[case] for case in means])
         found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}
-        found[f"{name}_of_subjects"] = known
-        found[f"{name}_coverage"] = coverage(known, dice) if known else []
+        found[f"{name}_of_subjects"] = means
+        found[f"{name}_coverage"] = coverage(means, dice) if means else []
     for name in ("error_auc_entropy", "error_auc_agreement"):
-        areas = [result.details[name] for result in results if result.details.get(name) is not None]
+        areas = known(results, name)
         found[name] = float(np.mean(areas)) if areas else None
-    found["calibration"] = calibration([r.details["calibration"] for r in results if "calibration" in r.details])
+    found["calibration"] = calibration(known(results, "calibration"))
     return found

@@ -184,7 +184,7 @@ def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, s
 def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
     """Dice over the atlases, the training data and the epochs."""
     titles = dict(titles) | {f"{method.name}-1": f"{method.title}, one atlas" for method in METHODS}
-    order = [titles[name] for name in (*DRAWN, *(name for name in titles if name not in DRAWN))]
+    order = _order(titles)
     if found["over_atlases"]:
         curves = {titles[name]: _points(curve) for name, curve in found["over_atlases"].items()}
         timed = found["over_atlases"].get(MAIN, [])
@@ -228,6 +228,11 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
         save_svg(figure, figures / "epochs.svg")
 
 
+def _order(titles: Mapping[str, str]) -> list[str]:
+    """The titles in the order that gives curves their colours."""
+    return [titles[name] for name in (*DRAWN, *(name for name in titles if name not in DRAWN))]
+
+
 def _points(curve: Sequence[Mapping[str, Any]], factor: float = 1) -> list[Point]:
     return [Point(factor * p["x"], p["dice"], p["interval"]) for p in curve]
 
@@ -260,30 +265,39 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
     )
     head = ["method", *(f"{_MEASURED[measure]} and Dice" for measure in MEASURES)]
     page.table([*head, "errors by disagreement", "errors by entropy", "calibration error"], rows)
-    order = [titles[name] for name in (*DRAWN, *(name for name in titles if name not in DRAWN))]
-    drawn = {name: every[name] for name in DRAWN if name in every}
-    groups = {
-        f"{titles[name]}: {_MEASURED[measure]}": [(v, found["subjects"][name][c]) for c, v in of_subjects.items()]
-        for name, values in drawn.items()
-        for measure in ("agreement" if name == MAIN else "certainty",)
-        if (of_subjects := values[f"{measure}_of_subjects"])
-    }
-    if groups:
-        figure = scatter_figure(groups, x="what the method says of itself", y="Dice", title="Confidence and Dice")
+    _confidence_figures(page, found, {name: every[name] for name in DRAWN if name in every}, titles, figures)
+
+
+def _confidence_figures(
+    page: Page,
+    found: Mapping[str, Any],
+    drawn: Mapping[str, Mapping[str, Any]],
+    titles: Mapping[str, str],
+    figures: Path,
+) -> None:
+    """Dice against what the drawn methods say of themselves, over the coverage, and their calibration."""
+    marks, kept, calibrated = {}, {}, {}
+    for name, values in drawn.items():
+        measure = "agreement" if name == MAIN else "certainty"
+        if of_subjects := values[f"{measure}_of_subjects"]:
+            dice = found["subjects"][name]
+            marks[f"{titles[name]}: {_MEASURED[measure]}"] = [(v, dice[case]) for case, v in of_subjects.items()]
+        if points := values["expected_dice_coverage"]:
+            kept[titles[name]] = [Point(100 * p["coverage"], p["dice"]) for p in points]
+        if values["calibration"] is not None:
+            points = values["calibration"]["points"]
+            calibrated[titles[name]] = [Point(p["confidence"], p["accuracy"]) for p in points]
+    if marks:
+        figure = scatter_figure(marks, x="what the method says of itself", y="Dice", title="Confidence and Dice")
         page.svg(svg(figure), "Each mark is a test subject.")
         save_svg(figure, figures / "confidence.svg")
-    kept = {
-        titles[name]: [Point(100 * p["coverage"], p["dice"]) for p in values["expected_dice_coverage"]]
-        for name, values in drawn.items()
-        if values["expected_dice_coverage"]
-    }
     if kept:
         figure = curve_figure(
             kept,
             x="subjects that are kept, those of the highest expected Dice, %",
             y="mean Dice",
             title="Dice over the coverage",
-            order=order,
+            order=_order(titles),
         )
         page.svg(
             svg(figure),
@@ -291,18 +305,13 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
             "look at: the more it rises to the left, the better a method knows its failures.",
         )
         save_svg(figure, figures / "coverage.svg")
-    calibrated = {
-        titles[name]: [Point(p["confidence"], p["accuracy"]) for p in values["calibration"]["points"]]
-        for name, values in drawn.items()
-        if values["calibration"] is not None
-    }
     if calibrated:
         figure = curve_figure(
             calibrated,
             x="probability of what was chosen",
             y="share that is right",
             title="Calibration",
-            order=order,
+            order=_order(titles),
             diagonal="as often as said",
         )
         page.svg(

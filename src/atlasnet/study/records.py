@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -171,13 +171,18 @@ class CaseResult:
         run: which.
         case: the scan.
         scores: fields of `LabelScores`, per label.
-        details: seconds, agreement and certainty; empty where there was no result.
+        details: see `atlasnet.study.certainty.describe`; empty where there was no result.
     """
 
     run: Run
     case: str
     scores: tuple[dict[str, Any], ...]
     details: dict[str, Any]
+
+
+def known(results: Iterable[CaseResult], detail: str) -> list[Any]:
+    """A detail of every scan that has it."""
+    return [value for result in results if (value := result.details.get(detail)) is not None]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from atlasnet.execution import atomic_path
 from atlasnet.study.confidence import MEASURES, confidence
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.patches import summarise_patches
-from atlasnet.study.records import CaseResult, Run, Study
+from atlasnet.study.records import CaseResult, Run, Study, known
 from atlasnet.study.statistics import compare, interval, worst_tenth
 
 SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
@@ -146,11 +146,6 @@ def _flat(result: CaseResult) -> Iterable[dict[str, Any]]:
         }
 
 
-def _known(results: Iterable[CaseResult], detail: str) -> list[float]:
-    """A detail of every scan that has it."""
-    return [value for result in results if (value := result.details.get(detail)) is not None]
-
-
 def _median(values: Sequence[float]) -> float | None:
     return float(np.median(values)) if values else None
 
@@ -187,7 +182,7 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
         "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,
         "worst_tenth_interval": interval(dice, worst_tenth) if len(dice) >= FEWEST_FOR_TAIL else None,
         "dice_of_seeds": [float(np.mean(values)) if values else None for values in of_seeds],
-        "seconds": _median(_known(results, "seconds")),
+        "seconds": _median(known(results, "seconds")),
     }
 
 
@@ -225,7 +220,7 @@ def _curve(
                     "x": x,
                     "dice": float(np.mean(dice)),
                     "interval": interval(dice),
-                    "seconds": _median(_known(results, "seconds")),
+                    "seconds": _median(known(results, "seconds")),
                 }
             )
     return curve

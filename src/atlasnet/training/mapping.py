@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ def map_image(prepared: Volume, transform: Transform, grid: Grid) -> Volume:
     return transform.warp(prepared, grid)
 
 
+def class_indices(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
+    """The class index of every voxel, `IGNORED` where its value is not among the classes' ``values``."""
+    indices = np.full(labels.shape, IGNORED, dtype=np.uint8)
+    for index, value in enumerate(values):
+        indices[labels == value] = index
+    return indices
+
+
 def map_labels(
     labels: Volume, values: tuple[int, ...], transform: Transform, grid: Grid, mask: Volume | None = None
 ) -> Volume:
@@ -56,9 +65,7 @@ def map_labels(
         Class indices; `IGNORED` where the nearest voxel of the labels is, and where ``grid`` reaches outside their
         field of view.
     """
-    indices = np.full(labels.array.shape, IGNORED, dtype=np.uint8)
-    for index, value in enumerate(values):
-        indices[labels.array == value] = index
+    indices = class_indices(labels.array, values)
     if mask is not None:
         indices[mask.array == 0] = IGNORED
     annotated = indices != IGNORED
