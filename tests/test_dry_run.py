@@ -129,6 +129,25 @@ def test_nothing_is_estimated_where_nothing_is_left(cohort: Cohort, tmp_path: Pa
     assert (found.missing, found.kept, found.seconds, found.peak_mib) == ((), ("c",), None, None)
 
 
+def test_epochs_with_part_of_the_subjects_are_counted_with_their_steps(cohort: Cohort, tmp_path: Path) -> None:
+    tests = Cohort.read(write_cohort(tmp_path / "tests", range(7, 8))).subjects
+    options = StudyOptions(
+        atlases=("s0",),
+        methods=("augmented",),
+        fractions=(0.5,),
+        seeds=1,
+        preset=replace(RECIPE, iterations=None, batch_slices=4),
+        width=0.25,
+    )
+    found = forecast_study(cohort, tests, tmp_path / "study", options)
+    assert found.cost is not None
+    assert found.cost.steps > 2
+    assert found.epochs == 3 + 3
+    assert found.steps == 3 * found.cost.steps + 3 * -(-found.cost.steps // 2)
+    floor = replace(options, preset=RECIPE)  # this recipe has as many steps with fewer subjects
+    assert forecast_study(cohort, tests, tmp_path / "study", floor).steps == (3 + 3) * 2
+
+
 def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, capsys: Capture) -> None:
     tests = Cohort.read(write_cohort(tmp_path / "tests", range(7, 9))).subjects
     options = StudyOptions(

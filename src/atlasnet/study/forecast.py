@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class StudyForecast:
         models: how many are trained in all, and how many of them are there.
         pairs: registrations in all, those of the test subjects included, and how many of them are kept.
         epochs: of all networks that are to be trained, at the most.
+        steps: of the optimiser in these epochs; with part of the subjects an epoch has fewer.
         cost: of the parts, None where nothing is left to train.
     """
 
@@ -48,6 +50,7 @@ class StudyForecast:
     models: tuple[int, int]
     pairs: tuple[int, int]
     epochs: int
+    steps: int
     cost: Cost | None
 
     @property
@@ -62,7 +65,7 @@ class StudyForecast:
             return {}
         return {
             "registration and mapping": (self.pairs[0] - self.pairs[1]) * self.cost.pair,
-            "networks": self.epochs * self.cost.steps * self.cost.step,
+            "networks": self.steps * self.cost.step,
         }
 
     @property
@@ -93,6 +96,7 @@ class StudyForecast:
             "models": dict(zip(("all", "kept"), self.models, strict=True)),
             "registrations": dict(zip(("all", "kept"), self.pairs, strict=True)),
             "epochs": self.epochs,
+            "steps": self.steps,
             "measured": None if self.cost is None else asdict(self.cost),
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
@@ -138,7 +142,7 @@ def forecast_study(
     }
     asked = {run.folder / m.model for job, _ in jobs if job.method.space != "labels" for m in run.members(job, count)}
     absent = [member for place, member in trained.items() if not (place / "model.json").is_file()]
-    epochs = sum(_epochs(run, member.method, count) for member in absent)
+    epochs = [_epochs(run, member.method, count) for member in absent]
     maps = {job.method.space for job, _ in jobs}
     pairs = count * ((len(cohort) - 1) * ("atlases" in maps) + len(tests) * bool(maps & {"atlases", "labels"}))
     fitting = Fitting(
@@ -158,6 +162,12 @@ def forecast_study(
     )
     # They are read only; nothing is looked up under their keys.
     subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in cohort]
+    cost = measure(fitting, plan, subjects) if any(missing for _, missing in jobs) else None
+    whole = 0 if cost is None else cost.steps
+    steps = [
+        n * max(run.recipe.iterations or 1, ceil(whole * member.fraction))
+        for n, member in zip(epochs, absent, strict=True)
+    ]
     return StudyForecast(
         plan=plan,
         network=fitting.spec(plan),
@@ -168,8 +178,9 @@ def forecast_study(
         jobs=tuple(jobs),
         models=(len(asked), sum((place / "model.json").is_file() for place in asked)),
         pairs=(pairs, min(pairs, _registered(run))),
-        epochs=epochs,
-        cost=measure(fitting, plan, subjects) if any(missing for _, missing in jobs) else None,
+        epochs=sum(epochs),
+        steps=sum(steps),
+        cost=cost,
     )
 
 
