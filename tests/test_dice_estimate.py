@@ -109,8 +109,12 @@ def test_an_estimate_is_a_dice_and_has_none_for_what_was_not_found() -> None:
     estimate = DiceEstimate({"a": line, "b": line}, 0.04)
     found = estimate.of(record(0.9, 0.5))
     assert found == {"labels": {"a": {"value": 1.0, "error": 0.05}, "b": None}, "mean": None}
-    alone = DiceEstimate({"a": line}, 0.04).of(record(0.51, 0.5))
-    assert alone["mean"] == {"value": 0.8, "error": 0.04}
+    both = DiceEstimate({"a": line, "b": line}, 0.04)
+    everything = record(0.51, 0.5)
+    everything["agreement"]["entropy"]["b"] = 0.1
+    assert both.of(everything)["mean"] == {"value": 0.8, "error": 0.04}
+    # The mean over a label without a line is not known, however sure the others are.
+    assert DiceEstimate({"a": line}, 0.04).of(everything)["mean"] is None
 
 
 def test_it_is_read_back_as_it_was_written() -> None:

@@ -13,6 +13,7 @@ from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.evaluation import Table, evaluate_folder
 from atlasnet.evaluation.folder import label_values
 from atlasnet.evaluation.scores import LabelScores
+from atlasnet.execution import Execution, SilentReporter
 from atlasnet.volume import write_volume
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
@@ -215,6 +216,40 @@ def test_the_slice_summary_is_over_each_subjects_mean(folders) -> None:
     assert summary is not None
     assert summary["labels"]["2"]["dice"]["mean"] == pytest.approx((0.5 + 1.0) / 2)
     assert summary["labels"]["2"]["hausdorff_px"]["worst"] == pytest.approx(4.0)
+
+
+def test_slices_in_which_a_label_was_missed_are_counted_beside_the_distances(tmp_path: Path) -> None:
+    array = np.zeros(GRID.shape, np.uint8)
+    array[:, 1, :3] = 1
+    missed = array.copy()
+    missed[1:] = 0  # all slices but one
+    for name, values in (("reference", array), ("prediction", missed)):
+        write_volume(tmp_path / name / "one.nii.gz", Volume(values[None], GRID))
+    table = evaluate_folder(tmp_path / "prediction", tmp_path / "reference", per_slice=True)
+    summary = table.slice_summary()
+    assert summary is not None
+    slices = GRID.shape[0]
+    for block in (summary["labels"]["1"], summary["mean_over_labels"]):
+        assert block["dice"]["mean"] == pytest.approx(1 / slices)
+        assert block["dice"]["undefined_slices"] == 0
+        assert block["hausdorff_mm"] | {"worst_case": ""} == {
+            "mean": 0,
+            "median": 0,
+            "worst": 0,
+            "worst_case": "",
+            "undefined": 0,
+            "undefined_slices": slices - 1,
+        }
+    assert f"({slices - 1} slices undefined)" in table.text()
+
+
+def test_values_that_only_predictions_hold_are_named(folders) -> None:
+    write(folders[0] / "one.nii.gz", {1: 4, 2: 2, 7: 3})
+    reporter = SilentReporter()
+    table = evaluate_folder(*folders, execution=Execution(reporter=reporter))
+    assert set(table.labels) == {"1", "2"}
+    (warning,) = reporter.warnings
+    assert warning.endswith("not scored: 7")
 
 
 def test_a_table_must_be_named_json(tmp_path: Path) -> None:

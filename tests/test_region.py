@@ -48,6 +48,18 @@ def test_what_nobody_annotated_is_no_structure() -> None:
     assert Region.of([labels], 1) == Region((1, 2, 3), (4, 5, 6))
 
 
+def test_what_nobody_annotated_in_any_subject_may_be_a_structure() -> None:
+    one, other = np.full((2, 12, 5, 6), IGNORED, np.uint8)
+    one[:8:3], other[1:8:3] = 0, 0  # of the lower slices every third one, and the one above it
+    one[3, 2, 2] = 1
+    seen = Region((2, 1, 1), (5, 4, 4))
+    assert Region.of([one, other], 1) == seen
+    # A gap of one slice hides nothing that its neighbours do not show; the upper slices may.
+    assert Region.of([one, other], 1, partly=True) == Region((2, 0, 0), (12, 5, 6))
+    assert Region.of([one[:9], other[:9]], 1, partly=True) == seen
+    assert Region.of([one, other, np.zeros_like(one)], 1, partly=True) == seen
+
+
 def test_outside_the_box_all_is_background() -> None:
     region, shape = Region((1, 0, 2), (3, 4, 5)), (4, 4, 6)
     said = np.random.default_rng(0).random((2, 4, 4, 6)).astype(np.float16)
@@ -171,10 +183,25 @@ def test_a_model_without_regions_is_asked_everywhere(model: Model, tmp_path: Pat
     assert (answer.probabilities[0] < 1).float().mean() > 0.9
 
 
-def test_where_voxels_may_be_unannotated_networks_see_everything(tmp_path: Path) -> None:
-    cohort = Cohort.read(write_cohort(tmp_path / "data", range(2), ignore=7))
-    quick = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
-    assert fit(cohort, tmp_path / "m", quick).atlases[0].region is None
+def test_with_every_other_slice_annotated_the_region_is_that_of_all_of_them(model: Model, tmp_path: Path) -> None:
+    for seed in range(3):
+        image, labels = subject(seed, shape=WIDE)
+        labels.array[:, seed % 2 :: 2] = 7
+        write_volume(tmp_path / "data" / "imagesTr" / f"s{seed}_0000.nii.gz", image)
+        write_volume(tmp_path / "data" / "labelsTr" / f"s{seed}.nii.gz", labels)
+    names = {"channel_names": {"0": "MR"}, "labels": {**LABELS, "ignore": 7}, "numTraining": 3}
+    write_json(tmp_path / "data" / "dataset.json", names | {"file_ending": ".nii.gz"})
+    quick = FitOptions(atlases=("s0",), width=0.25, preset=replace(RECIPE, epochs=1, iterations=1))
+    region, whole = (
+        fit(Cohort.read(tmp_path / "data"), tmp_path / "model", quick).atlases[0].region,
+        model.atlases[0].region,
+    )
+    assert region is not None
+    assert whole is not None
+    assert np.abs(np.subtract(region.to_json(), whole.to_json())).max() <= 2
+
+
+def test_without_a_registration_networks_see_everything(tmp_path: Path) -> None:
     plain = Cohort.read(write_cohort(tmp_path / "plain", range(2)))
     centred = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="centre", minimum_quality=0.0)
     assert fit(plain, tmp_path / "centred", centred).atlases[0].region is None

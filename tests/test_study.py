@@ -23,12 +23,13 @@ from atlasnet.study import Study, StudyOptions, read_test_subjects, run_study, s
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS
 from atlasnet.study.propagation import propagate_labels
+from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_labels, read_volume, write_volume
 from synthetic import LABELS, dice, subject, write_cohort, write_study_cohort
 
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.0, learning_rate=6e-3)
+RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.1, learning_rate=6e-3)
 SETTINGS = {"atlases": 2, "seeds": 1, "width": 0.5, "preset": RECIPE, "operator": "affine"}
 QUICK = StudyOptions(**SETTINGS, fractions=(1.0, 0.5))
 TESTS = ("t0", "t1", "t2")
@@ -119,9 +120,12 @@ def test_networks_of_an_ensemble_differ_and_share_the_plain_one(study: Study) ->
 
 
 def test_the_longer_training_sees_as_many_epochs_as_all_atlases(study: Study) -> None:
-    log = study.folder / "models" / "own-long" / "100" / "seed0" / "log"
+    folder = study.folder / "models" / "own-long" / "100" / "seed0"
     common, tunings = 3, 2 * 1
-    assert len(next(log.glob("*.csv")).read_text().splitlines()) - 1 == common + tunings
+    assert len(next(folder.glob("log/*.csv")).read_text().splitlines()) - 1 == common + tunings
+    recipe = Recipe.from_json(Model.load(folder).provenance["recipe"])
+    for slices in (10, 10**5):  # an epoch does not become shorter by there being more of them
+        assert recipe.steps(slices, 8) == RECIPE.steps(slices, 8)
 
 
 def test_the_same_call_does_nothing_and_gives_the_same(
@@ -197,15 +201,17 @@ def test_test_subjects_without_reference_are_named(cohort: Cohort, tmp_path: Pat
 def test_observers_are_scored_beside_the_methods(
     study: Study, cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path
 ) -> None:
-    for case in TESTS:
+    for case, suffix in zip(TESTS, (".nii.gz", ".nii", ".mha"), strict=True):
         labels = read_labels(cohort.root / "labelsTs" / f"{case}.nii.gz")
         labels.array[labels.array == LABELS["core"]] = LABELS["shell"]
-        write_volume(tmp_path / f"{case}.nii.gz", labels)
+        write_volume(tmp_path / f"{case}{suffix}", labels)
     options = StudyOptions(**SETTINGS, methods=("plain",), observers=(tmp_path,))
     again = run_study(cohort, tests, study.folder, options, execution=ONE)
     (observer,) = summarise(again)["observers"]
-    assert observer["core"]["dice"] == 0
-    assert 0.5 < observer["shell"]["dice"] < 1
+    assert observer["subjects"] == 3
+    assert observer["labels"]["core"]["dice"] == 0
+    assert observer["undefined"]["core"]["hausdorff_mm"] == 3
+    assert 0.5 < observer["labels"]["shell"]["dice"] < 1
 
 
 def test_the_atlas_itself_propagates_its_own_labels(cohort: Cohort) -> None:
@@ -215,6 +221,20 @@ def test_the_atlas_itself_propagates_its_own_labels(cohort: Cohort) -> None:
             image, [(image, labels)], (0, 2, 4), make_operator("identity"), local=local, execution=ONE
         )
         np.testing.assert_array_equal(found.array, labels.array)
+
+
+def test_an_atlas_has_no_vote_where_nobody_annotated_it() -> None:
+    image, labels = subject(7)
+    thin = labels.array.copy()
+    thin[:, ::2] = 9
+    found, _ = propagate_labels(
+        image,
+        [(image, labels), *[(image, labels.replace(thin))] * 2],
+        (0, 2, 4),
+        make_operator("identity"),
+        execution=ONE,
+    )
+    np.testing.assert_array_equal(found.array, labels.array)
 
 
 def test_local_weights_prefer_the_atlas_that_fits() -> None:

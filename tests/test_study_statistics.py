@@ -42,7 +42,9 @@ def test_differences_are_those_of_scipy() -> None:
 
 def test_only_shared_subjects_are_compared() -> None:
     main = {"a": 0.5, "b": 0.7, "c": 0.9}
-    assert compare(main, {"other": {"b": 0.6, "c": 0.7}})["other"].mean == pytest.approx(0.15)
+    found = compare(main, {"other": {"b": 0.6, "c": 0.7}})["other"]
+    assert found.mean == pytest.approx(0.15)
+    assert found.subjects == 2
     with pytest.raises(ValueError, match="other subjects"):
         compare(main, {"other": {"z": 0.1}})
 

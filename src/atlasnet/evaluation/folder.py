@@ -95,6 +95,7 @@ def evaluate_folder(
     counts: dict[str, PatchCounts] = {}
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
+    unknown: set[int] = set()
     for case, path in execution.reporter.track(pairs.items(), "evaluating", total=len(pairs)):
         execution.pause()
         prediction, reference = read_labels(found[case]), read_labels(path)
@@ -106,6 +107,7 @@ def evaluate_folder(
                 found=repr(prediction.grid),
                 remedy="resample the prediction onto the grid of the reference",
             )
+        unknown |= label_values(prediction.array) - {0, ignore_label, *named.values()}
         mask = cases[case].read_mask(reference.grid)
         scores = evaluate_subject(
             prediction,
@@ -121,6 +123,11 @@ def evaluate_folder(
         slices += scores.slices
         if patches is not None:
             counts[case] = patches.count(prediction, reference, named, ignore_label=ignore_label, mask=mask, case=case)
+    if unknown:
+        execution.reporter.warn(
+            "values that no reference holds and no dataset.json declares are in predictions, and not scored: "
+            + shortened([str(value) for value in sorted(unknown)])
+        )
     return Table(
         labels=scored,
         rows=tuple(rows),

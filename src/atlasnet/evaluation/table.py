@@ -76,7 +76,11 @@ class Table:
         return _summarise([asdict(row) for row in self.rows], columns(LabelScores), self.labels)
 
     def slice_summary(self) -> dict[str, Any] | None:
-        """`summary` of each subject's means over its annotated slices; None where slices were not asked for."""
+        """`summary` of each subject's means over its annotated slices; None where slices were not asked for.
+
+        A subject's mean is over the slices in which the score is defined: a distance is not where a label was missed.
+        ``undefined_slices``, beside ``undefined``, is the number of the others.
+        """
         if not self.slices:
             return None
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -87,7 +91,13 @@ class Table:
             {"case": case, "label": label} | {name: _mean(row[name] for row in rows) for name in names}
             for (case, label), rows in groups.items()
         ]
-        return _summarise(means, names, self.labels)
+        found = _summarise(means, names, self.labels)
+        for label, summary in found["labels"].items():
+            for name, entry in summary.items():
+                entry["undefined_slices"] = sum(getattr(r, name) is None for r in self.slices if r.label == label)
+        for name, entry in found["mean_over_labels"].items():
+            entry["undefined_slices"] = sum(summary[name]["undefined_slices"] for summary in found["labels"].values())
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values; what is undefined is null."""
@@ -146,7 +156,7 @@ class Table:
         slices = self.slice_summary()
         if slices is not None:
             heading = f"each subject's mean over its annotated slices ({len(self.slices)} in all)"
-            parts.append(f"{heading}\n\n{_text(slices, len(self.cases), self.tolerance_mm)}")
+            parts.append(f"{heading}\n\n{_text(slices, len({row.case for row in self.slices}), self.tolerance_mm)}")
         if self.protocol is not None:
             parts.append(f"patches of {self.protocol.size} x {self.protocol.size} pixels: {self.all_patches.text()}")
         for names, what in ((self.missing, "no prediction for"), (self.unreferenced, "no reference for")):
@@ -245,6 +255,8 @@ def _text(summary: Mapping[str, Any], subjects: int, tolerance: float) -> str:
             numbers = "  ".join(
                 f"{'-' if entry[key] is None else format(entry[key], '.3f'):>8}" for key in ("mean", "median", "worst")
             )
-            note = f" ({entry['undefined']} undefined)" if entry["undefined"] else ""
+            counts = {"": entry["undefined"], " slices": entry.get("undefined_slices", 0)}
+            undefined = [f"{count}{what} undefined" for what, count in counts.items() if count]
+            note = f" ({', '.join(undefined)})" if undefined else ""
             lines.append(f"{headings[score]:{width}}  {numbers}  {entry['worst_case']}{note}")
     return "\n".join(lines)

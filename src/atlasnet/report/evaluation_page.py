@@ -64,7 +64,10 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
     )
     if table.get("slice_summary"):
         page.heading(f"Annotated slices: {len(table['slices'])}")
-        page.text("Each case counts with the mean over its annotated slices.")
+        page.text(
+            "Each case counts with the mean over its annotated slices in which a score is defined; a distance is not "
+            "where a label was missed."
+        )
         _summary(page, table["slice_summary"], table["tolerance_mm"], {})
     if table.get("patches"):
         _patches(page, table["patches"])
@@ -77,14 +80,16 @@ def _summary(
     if len(blocks) != 1:
         blocks["mean over labels"] = summary["mean_over_labels"]
     head = ["label", "score", "mean", "median", "worst", "worst case"]
-    defined = not any(entry["undefined"] for block in blocks.values() for entry in block.values())
-    head += ([] if defined else ["undefined"]) + (["95 % interval of the mean"] if intervals else [])
+    entries = [entry for block in blocks.values() for entry in block.values()]
+    counts = {"undefined": "undefined", "undefined_slices": "undefined slices"}
+    counts = {key: title for key, title in counts.items() if any(entry.get(key) for entry in entries)}
+    head += [*counts.values(), *(["95 % interval of the mean"] if intervals else [])]
     rows = []
     for label, block in blocks.items():
         for score, entry in block.items():
             worst = number(entry["worst"]) or "undefined"
             row = [label, _heading(score, tolerance), number(entry["mean"]), number(entry["median"]), worst]
-            row += [entry["worst_case"], *([] if defined else [str(entry["undefined"])])]
+            row += [entry["worst_case"], *(str(entry[key]) for key in counts)]
             if intervals:
                 between = intervals.get(label) if score == "dice" else None
                 row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")

@@ -91,17 +91,17 @@ def confidence(results: Sequence[CaseResult], dice: Mapping[str, float]) -> dict
 
     Returns:
         For each of `MEASURES`, ``NAME``: rank correlation with Dice (``spearman`` and its ``interval``) or None,
-        ``NAME_of_subjects``: its mean over the seeds, and ``NAME_coverage``: see `coverage`. ``error_auc_entropy`` and
-        ``error_auc_agreement``: means. ``calibration``: see `calibration`.
+        ``NAME_of_subjects``: its mean over the seeds, 0 for a result in which nothing was found, and ``NAME_coverage``:
+        see `coverage`. ``error_auc_entropy`` and ``error_auc_agreement``: means. ``calibration``: see `calibration`.
     """
     found: dict[str, Any] = {}
     seeds = len({result.run.seed for result in results})
     for name in MEASURES:
         values: dict[str, list[float]] = {}
-        for result in results:
-            value = result.details.get(name)
-            if value is not None and result.case in dice:
-                values.setdefault(result.case, []).append(value)
+        for result in results if known(results, name) else ():
+            if name in result.details and result.case in dice:
+                # Where nothing was found there is nothing to be sure of.
+                values.setdefault(result.case, []).append(result.details[name] or 0.0)
         means = {case: float(np.mean(every)) for case, every in values.items() if len(every) == seeds}
         correlation = rank_correlation(list(means.values()), [dice[case] for case in means])
         found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}

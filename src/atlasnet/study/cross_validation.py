@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
@@ -73,9 +74,7 @@ class CrossValidation:
             between = "" if interval is None else f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
             lines.append(f"{name}: Dice {np.mean(dice):.3f} on average{between}; lowest {min(dice):.3f}")
         if self.estimate is not None:
-            lines.append(
-                f"the mean Dice of a new scan can be estimated with an error of {self.estimate.mean_error:.3f}"
-            )
+            lines += self._estimate_lines(self.estimate)
         if self.fusion_weights is not None:
             found = ", ".join(f"{name} {value:.2f}" for name, value in self.fusion_weights.to_json().items())
             lines.append(f"weights learnt for predict --fusion learnt: {found}")
@@ -84,6 +83,15 @@ class CrossValidation:
         if self.table.missing:
             lines.append(f"without a prediction, and in no mean: {', '.join(self.table.missing)}")
         return "\n".join(lines)
+
+    def _estimate_lines(self, estimate: DiceEstimate) -> list[str]:
+        """How well the Dice of a new scan can be told; there is no mean where a label has no estimate."""
+        if set(estimate.lines) == set(self.table.labels):
+            return [f"the mean Dice of a new scan can be estimated with an error of {estimate.mean_error:.3f}"]
+        return [
+            f"{label}: the Dice of a new scan can be estimated with an error of {line.error:.3f}"
+            for label, line in estimate.lines.items()
+        ]
 
 
 def split(names: Sequence[str], folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
@@ -119,7 +127,8 @@ def plan_folds(cohort: Cohort, options: FitOptions, folds: int | None, seed: int
     """The folds of a cohort, with everything checked that can be before hours of training; see `cross_validate`."""
     names = [subject.name for subject in cohort]
     if isinstance(options.atlases, tuple):
-        left_out = sorted(set(options.atlases) & set(names))
+        sources = resolve_atlases(cohort, options.atlases)
+        left_out = [source.subject for source in sources if source.subject is not None]
         if left_out:
             raise InputError(
                 "a subject that is an atlas cannot be left out",

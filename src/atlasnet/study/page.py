@@ -63,7 +63,7 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 _number(row["mean_dice"]),
                 _interval(row["interval"]),
                 f"{_number(row['worst_tenth'])} {_interval(row['worst_tenth_interval'])}".strip(),
-                "" if gain is None else f"{gain['mean']:+.4f} {_interval(gain['interval'], '+.4f')}".strip(),
+                "" if gain is None else _gain(gain, len(found["cases"])),
                 "" if gain is None else f"{gain['p']:.2g}",
                 "" if gain is None else f"{gain['p_holm']:.2g}",
                 _number(row["seconds"], ".1f"),
@@ -85,6 +85,12 @@ def _number(value: float | None, form: str = ".4f") -> str:
     return "" if value is None else format(value, form)
 
 
+def _gain(gain: Mapping[str, Any], subjects: int) -> str:
+    """A difference, and over how many of the test subjects it is where a method could not segment all of them."""
+    some = f" ({gain['subjects']} of {subjects})" if gain["subjects"] < subjects else ""
+    return f"{gain['mean']:+.4f} {_interval(gain['interval'], '+.4f')}".strip() + some
+
+
 def _interval(value: Sequence[float] | None, form: str = ".4f") -> str:
     return "" if value is None else f"[{value[0]:{form}}, {value[1]:{form}}]"
 
@@ -93,9 +99,11 @@ def _label_rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
     rows = [
         [row["title"], *_scores(row["labels"][label], row["undefined"][label])] for row in found["methods"].values()
     ]
-    of_observers = [observer[label] for observer in found["observers"]]
-    for number, scores in enumerate(of_observers, start=1):
-        rows.append([f"observer {number}", *_scores(scores)])
+    of_observers = [observer["labels"][label] for observer in found["observers"]]
+    for number, observer in enumerate(found["observers"], start=1):
+        seen, every = observer["subjects"], len(found["cases"])
+        title = f"observer {number}" + (f" ({seen} of {every} test subjects)" if seen < every else "")
+        rows.append([title, *_scores(observer["labels"][label], observer["undefined"][label])])
     if len(of_observers) > 1:
         known = {score: [o[score] for o in of_observers if o[score] is not None] for score in SCORES}
         cells = [f"{sum(v) / len(v):.4f} ({min(v):.4f} to {max(v):.4f})" if v else "" for v in known.values()]
@@ -103,22 +111,24 @@ def _label_rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
     return rows
 
 
-def _scores(scores: Mapping[str, float | None], undefined: Mapping[str, int] | None = None) -> list[str]:
-    absent = undefined or {}
-    return [_number(scores[s]) + (f" ({absent[s]} undefined)" if absent.get(s) else "") for s in SCORES]
+def _scores(scores: Mapping[str, float | None], undefined: Mapping[str, int]) -> list[str]:
+    return [_number(scores[s]) + (f" ({undefined[s]} undefined)" if undefined[s] else "") for s in SCORES]
 
 
 def _write_table(found: Mapping[str, Any], path: Path) -> None:
     """The numbers of the main table and of every label, unrounded."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["method", "label", *SCORES, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"])
+        undefined = [f"{score}_undefined" for score in SCORES]
+        head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
+        writer.writerow([*head, "failed"])
         for name, row in found["methods"].items():
             ends = row["interval"] or (None, None)
             p = row.get("main_minus_this", {}).get("p_holm")
             for label, scores in row["labels"].items():
-                every = (scores[score] for score in SCORES)
-                writer.writerow([name, label, *every, row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p])
+                every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
+                means = [row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p]
+                writer.writerow([name, label, *every, *means, len(row["failed"])])
 
 
 def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], modality: str) -> Page:
@@ -129,7 +139,9 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         "over the test subjects of each subject's mean over the seeds; Dice is the mean over the labels. Intervals "
         "are 95 % bootstrap intervals over subjects, tests two-sided Wilcoxon signed-rank tests, corrected by Holm. "
         "The worst tenth is the mean of the tenth of the subjects with the lowest Dice. A subject that a method could "
-        "not segment is named and in none of that method's means; a distance is undefined where a label was not found."
+        "not segment is named and in none of that method's means; differences are over the subjects that both methods "
+        "segmented, curves over those segmented at all of their points; a distance is undefined where a label was not "
+        "found."
     )
     if study.organ_mask:
         page.text("All methods were trained, tested and scored within organ masks; what lies outside is background.")
@@ -198,7 +210,13 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
             order=order,
         )
         page.heading("How many atlases?")
-        page.svg(svg(figure), "Mean Dice of the test subjects, and how long a scan takes, over the number of atlases.")
+        caption = "Mean Dice of the test subjects, and how long a scan takes, over the number of atlases."
+        if study.sharing == "common" and len(study.atlases) > 1:
+            caption += (
+                " Every network was tuned from one that had learnt from all atlases: a training with fewer would give "
+                "less than the curve has there."
+            )
+        page.svg(svg(figure), caption)
         save_svg(figure, figures / "atlases.svg")
     for name, of, heading in (
         ("fractions", "training subjects", "How many training subjects?"),

@@ -11,9 +11,10 @@ import numpy as np
 
 from atlasnet.cohort import Subject
 from atlasnet.evaluation import PatchCounts, PatchProtocol
-from atlasnet.execution import Execution, read_json, reading_back, write_json
+from atlasnet.execution import Execution, file_digest, read_json, reading_back, write_json
 from atlasnet.study.records import OfSubjects, Study
 from atlasnet.study.statistics import Float, interval
+from atlasnet.study.subjects import observer_files
 from atlasnet.volume import read_labels
 
 
@@ -47,7 +48,7 @@ def with_patches(
 
     def remembered(path: Path, case: str) -> PatchCounts:
         kept = path.with_name(f"{case}.patches.json")
-        asked = asdict(protocol) | {"region": list(protocol.region)}
+        asked = asdict(protocol) | {"region": list(protocol.region), "labels": file_digest(path)}
         with reading_back(kept):
             content = read_json(kept) if kept.exists() else {}
             if content.get("protocol") == asked:
@@ -56,13 +57,14 @@ def with_patches(
         write_json(kept, {"protocol": asked, "counts": asdict(counts)})
         return counts
 
-    main = [r for r in study.results if r.scores and r.run.is_main(len(study.atlases))]
+    main = [r for r in study.results if r.run.is_main(len(study.atlases))]
     of_methods: dict[str, dict[int, dict[str, PatchCounts]]] = {}
     for result in execution.reporter.track(main, "classifying patches", len(main)):
-        seeds = of_methods.setdefault(result.run.method.name, {})
-        path = study.folder / result.run.folder / f"{result.case}.nii.gz"
-        seeds.setdefault(result.run.seed, {})[result.case] = remembered(path, result.case)
-    files = [{case: path for case in subjects if (path := folder / f"{case}.nii.gz").exists()} for folder in observers]
+        patches = of_methods.setdefault(result.run.method.name, {}).setdefault(result.run.seed, {})
+        if result.scores:
+            path = study.folder / result.run.folder / f"{result.case}.nii.gz"
+            patches[result.case] = remembered(path, result.case)
+    files = [observer_files(folder, tests) for folder in observers]
     return replace(
         study,
         protocol=protocol,
@@ -100,7 +102,7 @@ def accuracies(seeds: Sequence[OfSubjects]) -> dict[str, Any]:
     cases = [case for case in seeds[0] if all(case in seed for seed in seeds)]
     # How many patches there are, the reference decides: a pooled mean over the seeds is the mean of their accuracies.
     counts = np.array([[list(asdict(seed[case]).values()) for case in cases] for seed in seeds], dtype=np.float64)
-    means = counts.reshape(len(seeds), -1, 4).mean(0)
+    means = counts.reshape(len(seeds), len(cases), 4).mean(0)
 
     def pooled(index: Float, axis: int = -1) -> Float:
         drawn = means[np.moveaxis(index, axis, -1).astype(int)].sum(-2)

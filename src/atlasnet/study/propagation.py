@@ -29,14 +29,15 @@ def propagate_labels(
 
     Args:
         image: (c, z, y, x), any orientation.
-        atlases: image and labels (1, z, y, x) of each.
+        atlases: image and labels (1, z, y, x) of each; where these are none of the ``values``, nobody annotated, an
+            atlas has no vote.
         values: label value of each class, background first.
         operator: registers the scan onto the atlases, as for AtlasNet; the labels come back through the inverse.
         local: weigh each atlas at each voxel by how well it fits there, instead of one vote each.
         execution: where to compute.
 
     Returns:
-        Labels on the scan's grid, a tie going to the lower label, background where no atlas reaches; and the seconds
+        Labels on the scan's grid, a tie going to the lower label, background where no atlas has a vote; and the seconds
         that registrations took which were remembered from before.
 
     Raises:
@@ -65,9 +66,12 @@ def propagate_labels(
             if local:
                 weight *= local_weight(source.array, back.warp(atlas, source.grid).array)
             carried = back.warp(labels, source.grid, interpolation="label", fill=0).array[0]
-            index = np.zeros(carried.shape, dtype=kind)
+            index, annotated = np.zeros(carried.shape, dtype=kind), np.zeros(carried.shape, dtype=bool)
             for number, value in enumerate(values):
-                index[carried == value] = number
+                here = carried == value
+                index[here] = number
+                annotated |= here
+            weight[~annotated] = 0
             votes.append((index, weight))
     if not votes:
         raise RegistrationError("the scan could not be mapped onto any atlas")

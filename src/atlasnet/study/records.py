@@ -194,7 +194,9 @@ class Study:
         labels: name to value of what was scored.
         cases: the test subjects.
         atlases: names, in the order in which they are asked.
+        training: how many subjects there were to train on.
         recipe: of AtlasNet's networks.
+        sharing: what these have in common, see `atlasnet.training.sharing.Sharing`.
         results: of all runs; a scan that a run could not segment has no scores there.
         observers: per observer, its scores of every scan that it holds.
         organ_mask: whether everything was done within organ masks.
@@ -207,7 +209,9 @@ class Study:
     labels: dict[str, int]
     cases: tuple[str, ...]
     atlases: tuple[str, ...]
+    training: int
     recipe: Recipe
+    sharing: str
     results: tuple[CaseResult, ...]
     observers: tuple[tuple[dict[str, Any], ...], ...]
     organ_mask: bool = False

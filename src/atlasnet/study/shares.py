@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Cohort, Subject
+from atlasnet.errors import InputError
 from atlasnet.training.mapping import to_slices
 from atlasnet.volume import Volume, canonical, write_labels
 
@@ -25,7 +27,30 @@ def share_of_subjects(cohort: Cohort, fraction: float, seed: int) -> Cohort:
         return cohort
     names = sorted(subject.name for subject in cohort)
     order = np.random.default_rng(seed).permutation(names).tolist()
-    return cohort.select(sorted(order[: max(FEWEST_SUBJECTS, round(fraction * len(names)))]))
+    return cohort.select(sorted(order[: share_size(fraction, len(names))]))
+
+
+def share_size(fraction: float, subjects: int) -> int:
+    """How many of the subjects a share of them is."""
+    return max(FEWEST_SUBJECTS, round(fraction * subjects))
+
+
+def check_shares(fractions: Sequence[float], subjects: int) -> None:
+    """Whether all shares of so many subjects, and the whole, differ.
+
+    Raises:
+        InputError: two are the same subjects.
+    """
+    of_size: dict[int, list[float]] = {}
+    for fraction in sorted({1.0, *fractions}):
+        of_size.setdefault(share_size(fraction, subjects), []).append(fraction)
+    same = [f"{', '.join(map(str, shares))} are {size}" for size, shares in of_size.items() if len(shares) > 1]
+    if same:
+        raise InputError(
+            f"shares of the {subjects} training subjects are the same subjects",
+            expected=f"shares that differ by a subject, of {FEWEST_SUBJECTS} or more",
+            found="; ".join(same),
+        )
 
 
 def share_of_slices(cohort: Cohort, fraction: float, seed: int, axis: Literal["z", "y", "x"], folder: Path) -> Cohort:

@@ -25,12 +25,14 @@ class Difference:
         interval: its 95 % interval (see `interval`); None where there is none.
         p: of the two-sided Wilcoxon signed-rank test; 1 where all differences are 0.
         p_holm: the same, corrected by Holm for all comparisons that were made together.
+        subjects: those that both methods segmented.
     """
 
     mean: float
     interval: tuple[float, float] | None
     p: float
     p_holm: float
+    subjects: int
 
 
 def interval(
@@ -88,7 +90,8 @@ def compare(main: Mapping[str, float], others: Mapping[str, Mapping[str, float]]
     p = {name: _wilcoxon(gain) for name, gain in gains.items()}
     corrected = dict(zip(p, holm(list(p.values())), strict=True))
     return {
-        name: Difference(float(gain.mean()), interval(gain), p[name], corrected[name]) for name, gain in gains.items()
+        name: Difference(float(gain.mean()), interval(gain), p[name], corrected[name], len(gain))
+        for name, gain in gains.items()
     }
 
 

@@ -27,8 +27,8 @@ from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_metho
 from atlasnet.study.patches import with_patches
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
-from atlasnet.study.shares import share_of_slices, share_of_subjects
-from atlasnet.study.subjects import check_test_subjects, subject_digests
+from atlasnet.study.shares import check_shares, share_of_slices, share_of_subjects
+from atlasnet.study.subjects import check_test_subjects, observer_files, subject_digests
 from atlasnet.training.atlases import atlas_count
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model, class_values
@@ -105,6 +105,8 @@ class StudyRun:
                     "the atlases of a study must be training subjects, because label propagation needs their labels",
                     found=", ".join(outside),
                 )
+        if self.options.fraction_of == "subjects":
+            check_shares(self.options.fractions, len(self.cohort))
         check_epochs(self.options.curve_epochs, self.recipe)
         if self.options.patches is not None:
             self.options.patches.values(self.labels)
@@ -137,7 +139,9 @@ class StudyRun:
             labels=self.labels,
             cases=tuple(test.name for test in self.tests),
             atlases=tuple(source.name for source in sources),
+            training=len(self.cohort),
             recipe=self.recipe,
+            sharing=self.sharing.kind,
             results=tuple(results),
             observers=observers,
             organ_mask=are_masked(self.tests),
@@ -249,7 +253,7 @@ class StudyRun:
         """Train it, or take it as an earlier call left it."""
         method, cohort = job.method, self._share(job, plan)
         recipe = self.recipe if method.augmented else replace(self.recipe, augmentation=Augmentation())
-        recipe = replace(recipe, epochs=self.lengthened(method, recipe.epochs, len(sources)))
+        recipe = recipe.with_epochs(self.lengthened(method, recipe.epochs, len(sources)))
         kept = self.options.curve_epochs if job.fraction == 1 else ()
         known = {subject.name for subject in cohort}
         # An atlas that is no subject of this share is an image from elsewhere.
@@ -403,14 +407,7 @@ class StudyRun:
     def _observer(self, folder: Path) -> tuple[dict[str, Any], ...]:
         """The scores of another person's segmentations."""
         rows: list[dict[str, Any]] = []
-        for test in self.tests:
-            path = folder / f"{test.name}.nii.gz"
-            if path.exists():
-                rows += self._scores(test, read_labels(path), test.read_labels())
-        if not rows:
-            raise InputError(
-                "the observer's folder holds no test subject",
-                path=folder,
-                expected=f"files such as {self.tests[0].name}.nii.gz",
-            )
+        tests = {test.name: test for test in self.tests}
+        for name, path in observer_files(folder, self.tests).items():
+            rows += self._scores(tests[name], read_labels(path), tests[name].read_labels())
         return tuple(rows)

@@ -70,6 +70,23 @@ def subject_digests(subject: Subject) -> tuple[str, ...]:
     return (images, labels) if subject.mask is None else (images, labels, file_digest(subject.mask))
 
 
+def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:
+    """Another person's segmentations, by test subject: CASE with any readable suffix.
+
+    Raises:
+        InputError: the folder is absent or holds none.
+    """
+    files = {image_stem(path): path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    found = {test.name: files[test.name] for test in tests if test.name in files}
+    if not found:
+        raise InputError(
+            "the observer's folder holds no test subject",
+            path=folder,
+            expected=f"files such as {tests[0].name}.nii.gz",
+        )
+    return found
+
+
 def check_test_subjects(cohort: Cohort, tests: Sequence[Subject], digests: Mapping[Subject, tuple[str, ...]]) -> None:
     """Whether one can learn from the training subjects and test on ``tests``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from atlasnet.study.confidence import MEASURES, confidence
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study, known
+from atlasnet.study.shares import share_size
 from atlasnet.study.statistics import compare, interval, worst_tenth
 
 SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
@@ -38,10 +39,10 @@ def summarise(study: Study) -> dict[str, Any]:
         ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
-        with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of
-        itself, see `atlasnet.study.confidence.confidence`. ``observers``: per observer and score the mean;
-        ``subjects``: per method and test subject the mean Dice. ``patches``: see `summarise_patches`. ``organ_mask``:
-        whether everything was done within organ masks.
+        with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
+        `atlasnet.study.confidence.confidence`. ``observers``: per observer the number of ``subjects``, and ``labels``
+        and ``undefined`` as of a method; ``subjects``: per method and test subject the mean Dice. ``patches``: see
+        `summarise_patches`. ``organ_mask``: whether everything was done within organ masks.
     """
     by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
@@ -62,14 +63,16 @@ def summarise(study: Study) -> dict[str, Any]:
         "atlases": list(study.atlases),
         "cases": list(study.cases),
         "methods": rows,
-        "observers": [_means(rows_of, study.labels)[0] for rows_of in study.observers],
+        "observers": [_observer(rows_of, study.labels) for rows_of in study.observers],
         "over_atlases": {
             name: _curve(by_run, [(k, replace(run, atlases=k)) for k in range(1, most + 1)])
             for name, run in full.items()
             if replace(run, atlases=1) in by_run
         },
-        "over_fractions": _over_shares(by_run, full, "subjects"),
-        "over_slices": _over_shares(by_run, full, "slices"),
+        "over_fractions": _over_shares(
+            by_run, full, "subjects", lambda s: share_size(s, study.training) / study.training
+        ),
+        "over_slices": _over_shares(by_run, full, "slices", lambda share: share),
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
         "confidence": {name: confidence(found, subjects[name]) for name, found in main.items()},
         "subjects": subjects,
@@ -79,13 +82,16 @@ def summarise(study: Study) -> dict[str, Any]:
 
 
 def _over_shares(
-    by_run: Mapping[Run, Sequence[CaseResult]], full: Mapping[str, Run], of: Literal["subjects", "slices"]
+    by_run: Mapping[Run, Sequence[CaseResult]],
+    full: Mapping[str, Run],
+    of: Literal["subjects", "slices"],
+    real: Callable[[float], float],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Per method the curve over the shares of the training data; none of a single point."""
+    """Per method the curve over the shares of the training data, as large as they really are; none of one point."""
     shares = sorted({run.fraction for run in by_run if run.fraction < 1 and run.fraction_of == of})
     curves = {}
     for name in OVER_FRACTIONS:
-        points: list[tuple[float, Run]] = [(s, replace(full[name], fraction=s, fraction_of=of)) for s in shares]
+        points: list[tuple[float, Run]] = [(real(s), replace(full[name], fraction=s, fraction_of=of)) for s in shares]
         curves[name] = _curve(by_run, [*points, (1.0, full[name])])
     return {name: curve for name, curve in curves.items() if len(curve) > 1}
 
@@ -106,16 +112,19 @@ def write_curves(found: Mapping[str, Any], path: Path) -> None:
     """Every point of every curve as a CSV."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["over", "method", "x", "dice", "low", "high", "seconds"])
+        writer.writerow(["over", "method", "x", "dice", "low", "high", "seconds", "subjects"])
         for over in ("atlases", "fractions", "slices", "epochs"):
             for name, curve in found[f"over_{over}"].items():
                 for point in curve:
                     ends = point["interval"] or (None, None)
-                    writer.writerow([over, name, point["x"], point["dice"], *ends, point["seconds"]])
+                    row = [over, name, point["x"], point["dice"], *ends, point["seconds"], point["subjects"]]
+                    writer.writerow(row)
         for name, values in found["confidence"].items():
             for measure in MEASURES:
+                whole = len(values[f"{measure}_of_subjects"])
                 for point in values[f"{measure}_coverage"]:
-                    row = [f"coverage by {measure}", name, point["coverage"], point["dice"], None, None, None]
+                    kept = round(point["coverage"] * whole)
+                    row = [f"coverage by {measure}", name, point["coverage"], point["dice"], None, None, None, kept]
                     writer.writerow(row)
 
 
@@ -205,22 +214,33 @@ def _means(
     return means, undefined
 
 
+def _observer(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]) -> dict[str, Any]:
+    means, undefined = _means(rows, labels)
+    return {"subjects": len({row["case"] for row in rows}), "labels": means, "undefined": undefined}
+
+
 def _curve(
     by_run: Mapping[Run, Sequence[CaseResult]],
     points: Sequence[tuple[float, Run]],
 ) -> list[dict[str, Any]]:
-    """Mean Dice with its interval, and seconds of a scan, at each point that was run."""
+    """Mean Dice with its interval, and seconds of a scan, at each point that was run.
+
+    Over the ``subjects`` that were segmented at every point: a curve must not rise because a hard one dropped out.
+    """
+    results = {x: by_run[key] for x, key in points if key in by_run}
+    scores = {x: dice for x, found in results.items() if (dice := _dice_of_subjects(found))}
+    common = set.intersection(*map(set, scores.values())) if scores else set()
     curve = []
-    for x, key in points:
-        results = by_run.get(key, [])
-        dice = list(_dice_of_subjects(results).values())
-        if dice:
+    for x, dice in scores.items():
+        values = [value for case, value in dice.items() if case in common]
+        if values:
             curve.append(
                 {
                     "x": x,
-                    "dice": float(np.mean(dice)),
-                    "interval": interval(dice),
-                    "seconds": _median(known(results, "seconds")),
+                    "dice": float(np.mean(values)),
+                    "interval": interval(values),
+                    "seconds": _median(known(results[x], "seconds")),
+                    "subjects": len(values),
                 }
             )
     return curve

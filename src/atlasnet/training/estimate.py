@@ -64,14 +64,17 @@ class DiceEstimate:
 
     Args:
         lines: by label name.
-        mean_error: root mean square error of the mean over the labels, for a subject that is left out of the fit.
+        mean_error: root mean square error of the mean over these labels, for a subject that is left out of the fit.
     """
 
     lines: Mapping[str, Line]
     mean_error: float
 
     def of(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON values: ``labels``, per label ``value`` and ``error``, or None without a line or a result; ``mean``."""
+        """JSON values: ``labels``, per label ``value`` and ``error``, or None without a line or a result; ``mean``.
+
+        The mean is None where one of the labels is: it would not be the mean over the labels.
+        """
         values = {}
         for label, line in self.lines.items():
             found = features(record, label)
@@ -80,9 +83,9 @@ class DiceEstimate:
         for label, value in values.items():
             if value is not None:
                 labels[label] = {"value": round(value, 4), "error": round(self.lines[label].error, 4)}
-        known = [value for value in values.values() if value is not None]
         mean = None
-        if known and len(known) == len(values):
+        if None not in labels.values():
+            known = [value for value in values.values() if value is not None]
             mean = {"value": round(float(np.mean(known)), 4), "error": round(self.mean_error, 4)}
         return {"labels": labels, "mean": mean}
 

@@ -242,9 +242,6 @@ class Fitting:
         """What maps the subjects onto the atlases."""
         operator = planned_operator(self.operator, self.options.operator_settings, plan)
         check_tissues(operator, self.values)
-        # Structures do not come to one place without a registration; where voxels may be unannotated in all subjects,
-        # nobody knows what lies there.
-        cropped = self.operator not in WITHOUT_SETTINGS and self.cohort.ignore_label is None
         # What a network knows of the places where earlier subjects had structures is of use only where it is asked.
         return Transformer(
             plan,
@@ -253,7 +250,8 @@ class Fitting:
             self.options.minimum_quality,
             self.work,
             self.execution,
-            cropped=cropped,
+            cropped=self.operator not in WITHOUT_SETTINGS,  # structures come to one place by registration
+            partly=self.cohort.ignore_label is not None,
             regions=None if self.goes_on is None else self.goes_on.regions,
         )
 

@@ -209,7 +209,7 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     slices = to_slices(mapped.array, plan.slice_axis), to_slices(reference.array, plan.slice_axis)[0]
     case = MappedCase(source.name, *slices)
     if transformer.cropped:
-        case = Region.of([case.labels]).cut(case)
+        case = Region.of([case.labels], partly=transformer.partly).cut(case)
     cohort = MappedCohort("", (case,) * len(subjects), {})
     spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
     networks = run.networks([target.name], [cohort], spec)

@@ -119,6 +119,10 @@ class Recipe:
         recipe = _PRESETS[name]
         return recipe if epochs is None else replace(recipe, epochs=epochs)
 
+    def with_epochs(self, epochs: int) -> Recipe:
+        """So many epochs, each of as many steps as before."""
+        return replace(self, epochs=epochs, passes=self.passes * (epochs / self.epochs))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able form."""
         return asdict(self)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from atlasnet.errors import InputError
 from atlasnet.training.store import IGNORED, MappedCase
@@ -40,21 +41,31 @@ class Region:
             raise InputError("the region is no box of voxels", found=f"{self.start} to {self.stop}")
 
     @classmethod
-    def of(cls, labels: Sequence[NDArray[np.uint8]], margin: int = MARGIN) -> Region:
-        """The box around every foreground class of class indices (z, y, x) of one shape; all where there is none."""
+    def of(cls, labels: Sequence[NDArray[np.uint8]], margin: int = MARGIN, *, partly: bool = False) -> Region:
+        """The box around every foreground class of class indices (z, y, x) of one shape; all where there is none.
+
+        Args:
+            labels: of the training subjects.
+            margin: voxels around it.
+            partly: whether the subjects are annotated in part: what is `IGNORED` in all of them, farther than the
+                margin from what is not, may hold structures that nobody has seen, and is in the box too.
+        """
         shape = labels[0].shape
-        start, stop = list(shape), [0, 0, 0]
+        inside, unknown = np.zeros(shape, dtype=bool), np.full(shape, partly)
         for array in labels:
-            foreground = (array != 0) & (array != IGNORED)
-            for axis in range(3):
-                found = np.flatnonzero(foreground.any(tuple(other for other in range(3) if other != axis)))
-                if len(found):
-                    start[axis] = min(start[axis], int(found[0]))
-                    stop[axis] = max(stop[axis], int(found[-1]) + 1)
-        if not all(stop):
+            inside |= (array != 0) & (array != IGNORED)
+            if partly:
+                unknown &= array == IGNORED
+        if not inside.any():
             return cls((0, 0, 0), (shape[0], shape[1], shape[2]))
-        low = [max(0, value - margin) for value in start]
-        high = [min(side, value + margin) for value, side in zip(stop, shape, strict=True)]
+        for axis in range(3):
+            unknown = ndimage.minimum_filter1d(unknown, 2 * margin + 1, axis, mode="constant", cval=True)
+        inside |= unknown
+        low, high = [], []
+        for axis, side in enumerate(shape):
+            found = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
+            low.append(max(0, int(found[0]) - margin))
+            high.append(min(side, int(found[-1]) + 1 + margin))
         return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     def united(self, other: Region) -> Region:

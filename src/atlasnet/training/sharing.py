@@ -84,9 +84,7 @@ class Sharing:
         epochs = self._tuning(recipe.epochs)
         share = epochs / recipe.epochs
         return replace(
-            recipe,
-            epochs=epochs,
-            passes=recipe.passes * share,
+            recipe.with_epochs(epochs),
             learning_rate=recipe.learning_rate * self.rate,
             step_epochs=max(1, round(recipe.step_epochs * share)),
             step_drop=recipe.step_drop * self.rate,

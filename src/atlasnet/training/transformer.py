@@ -53,6 +53,7 @@ class Transformer:
         work: where registrations and mapped cases are kept.
         execution: device, threads, seed, progress.
         cropped: whether networks see only the region that holds the structures of all subjects.
+        partly: whether the subjects are annotated in part; see `Region.of`.
         regions: by the name of an atlas, the region in which its network has learnt before, None being everywhere: it
             stays part of the region.
     """
@@ -67,9 +68,11 @@ class Transformer:
         execution: Execution,
         *,
         cropped: bool = False,
+        partly: bool = False,
         regions: Mapping[str, Region | None] | None = None,
     ) -> None:
-        self.plan, self.values, self.minimum_quality, self.cropped = plan, values, minimum_quality, cropped
+        self.plan, self.values, self.minimum_quality = plan, values, minimum_quality
+        self.cropped, self.partly = cropped, partly
         self.regions = dict(regions or {})
         self.work, self.execution = work, execution
         self.registrar = PairRegistrar(operator, work, execution)
@@ -180,7 +183,7 @@ class Transformer:
         before = self.regions.get(atlas.name)
         if not self.cropped or (before is None and atlas.name in self.regions):
             return MappedCohort(key, whole, spread)
-        region = Region.of([case.labels for case in whole])
+        region = Region.of([case.labels for case in whole], partly=self.partly)
         if before is not None:
             region = region.united(before)
         cut = tuple(region.cut(case) for case in whole)
