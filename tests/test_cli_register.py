@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 
 import numpy as np
@@ -171,7 +172,10 @@ def test_a_stored_map_is_applied_as_it_was(scans, result):
     record, first = (json.loads((f / "record.json").read_text()) for f in (folder, result))
     assert record["jacobian_min"] == first["jacobian_min"]
     assert record["similarity_after"] == first["similarity_after"]
-    assert record["transform"].endswith("transform.safetensors")
+    map_file = (result / "transform.safetensors").read_bytes()
+    assert record["provenance"]["input_sha256"]["transform"] == hashlib.sha256(map_file).hexdigest()
+    assert str(scans) not in (folder / "record.json").read_text()  # nor what a patient's files are called
+    assert "source.nii.gz" not in (folder / "record.json").read_text()
 
 
 def test_an_initial_map_takes_the_place_of_the_affine_alignment(scans, result):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -120,5 +121,7 @@ def test_the_command_starts_from_landmarks(tmp_path):
     words = ["register", str(tmp_path / "source.nii.gz"), str(tmp_path / "target.nii.gz"), "-o", str(tmp_path / "out")]
     assert main([*words, "--operator", "affine", "--landmarks", str(tmp_path / "points.csv"), "--quiet"]) == 0
     record = json.loads((tmp_path / "out" / "record.json").read_text())
-    assert record["landmarks"].endswith("points.csv")
+    read = record["provenance"]["input_sha256"]
+    assert read["landmarks"] == hashlib.sha256((tmp_path / "points.csv").read_bytes()).hexdigest()
+    assert read.keys() == {"source", "target", "landmarks"}
     assert record["similarity_after"]["sad"] > 0.999

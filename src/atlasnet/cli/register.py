@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     given = args.initial or args.transform
     initial = None if given is None else Transform.load(given)
     if args.landmarks is not None:
-        given, initial = args.landmarks, _landmark_map(args.landmarks)
+        initial = _landmark_map(args.landmarks)
     tissue: dict[str, Volume | None] = {}
     if contextual(operator):
         tissue = {"source_labels": labels, "target_labels": target_labels}
@@ -136,9 +136,7 @@ def run(args: argparse.Namespace) -> int:
         **tissue,
         execution=execution,
     )
-    record = {"source": str(args.source), "target": str(args.target), **result.record}
-    if given is not None:
-        record["transform" if args.transform else "landmarks" if args.landmarks else "initial"] = str(given)
+    record = {**result.record, "provenance": _provenance(args)}
     if target_labels is not None:
         record["regions"] = regional_quality(
             source,
@@ -153,6 +151,17 @@ def run(args: argparse.Namespace) -> int:
     _write(args, source, target, labels, result.transform, record)
     tell(args, _summary(args, record), record)
     return 0
+
+
+def _provenance(args: argparse.Namespace) -> dict[str, Any]:
+    """What a map is made of, and by: hashes and a version; files are often called after the patient."""
+    from atlasnet import __version__
+    from atlasnet.execution import path_digest
+
+    images = [f"{which}{kind}" for kind in ("", "_mask", "_labels") for which in ("source", "target")]
+    named = [(name, getattr(args, name)) for name in (*images, "initial", "landmarks", "transform")]
+    read = {name: path for name, path in named if path is not None}
+    return {"atlasnet": __version__, "input_sha256": {name: path_digest(path) for name, path in read.items()}}
 
 
 def _require_memory(args: argparse.Namespace, operator: Operator, execution: Execution) -> None:
