@@ -3,17 +3,22 @@
     python benchmarks/study.py DATA                      # 30 other subjects of imagesTr: to choose recipes by
     python benchmarks/study.py DATA --tests release      # the 60 subjects of imagesTs: once for a release
 
-What else is asked of `atlasnet study` stands in ``--study-options``. With ``--work``, a study that was stopped
-goes on and one that is finished is read; the seconds of the stage are then those of the last call.
+What else is asked of `atlasnet study` stands in ``--study-options``; ``--beside RESULT`` adds the paired difference of
+AtlasNet's Dice, subject by subject, to that of a result of the same tests with other options. With ``--work``, a study
+that was stopped goes on and one that is finished is read; the seconds of the stage are then those of the last call.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 from bench import Bench, arguments, summary_lines, work_folder
+
+from atlasnet.study.methods import MAIN
+from atlasnet.study.statistics import compare
 
 DEVELOPMENT = 30  # of every second subject of imagesTr that is not trained on, in the order of the names
 
@@ -23,6 +28,7 @@ def main() -> None:
     parser.add_argument("--tests", choices=("development", "release"), default="development")
     parser.add_argument("--study-options", default="--atlases 3 --seeds 1", metavar="TEXT", help="for `atlasnet study`")
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
+    parser.add_argument("--beside", type=Path, metavar="RESULT", help="an earlier result of this script")
     options = parser.parse_args()
     data = options.data / "hippocampus"
     with work_folder(options.work) as work:
@@ -35,6 +41,10 @@ def main() -> None:
         bench.atlasnet("study", "study", *words, *shlex.split(options.study_options))
         found = json.loads((work / "study" / "study.json").read_text(encoding="utf-8"))
         bench.result |= {"note": options.note, "study": found}
+        if options.beside is not None:
+            before = json.loads(options.beside.read_text(encoding="utf-8"))["study"]["subjects"][MAIN]
+            (gain,) = compare(found["subjects"][MAIN], {"beside": before}).values()
+            bench.result |= {"beside": options.beside.name, "this_minus_beside": asdict(gain)}
         print(summary_lines({row["title"]: round(row["mean_dice"], 4) for row in found["methods"].values()}))
         bench.write()
 
