@@ -27,8 +27,8 @@ from atlasnet.prediction.fusion import METHODS
 from atlasnet.study import read_test_subjects
 from atlasnet.study.statistics import interval
 from atlasnet.training.model import Model
-from atlasnet.training.sources import path_digest
 from atlasnet.training.subjects import read_names
+from atlasnet.volume import volume_digest
 
 BASE = "mean"
 
@@ -48,7 +48,7 @@ def main() -> None:
     if model.labels != cohort.labels:
         parser.error(f"the model's labels are {model.labels}, those of {options.data} {cohort.labels}")
     known = {key for hashes in model.provenance["data"].values() for key in hashes["images"]}
-    seen = [test.name for test in tests if any(path_digest(path) in known for path in test.images)]
+    seen = [test.name for test in tests if any(volume_digest(path) in known for path in test.images)]
     if seen:
         parser.error("the model was trained on " + ", ".join(seen))
 

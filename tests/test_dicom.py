@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+import dicoms
 from atlasnet.errors import VolumeError
 from atlasnet.volume import read_grid, read_volume
 
@@ -26,8 +28,9 @@ def write_series(
     places: NDArray[np.float64] | None = None,
     prefix: str = "IM",
     step: NDArray[np.float64] | None = None,
+    aside: Mapping[int, NDArray[np.float64]] | None = None,
 ) -> None:
-    """One file per slice at ``places`` (mm along the normal), in an order unlike that of the places."""
+    """One file per slice at ``places`` (mm along the normal), in an order unlike that of the places, some ``aside``."""
     axes = np.eye(3) if direction is None else direction
     places = np.arange(len(VOXELS)) * SPACING[2] if places is None else places
     step = axes[:, 2] if step is None else step
@@ -37,7 +40,7 @@ def write_series(
     for number, place in enumerate(places):
         image = sitk.GetImageFromArray(VOXELS[number][None])
         image.SetSpacing(SPACING)
-        position = ORIGIN + place * step
+        position = ORIGIN + place * step + (aside or {}).get(number, 0.0)
         tags = {
             "0008|0060": "CT",
             "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
@@ -96,9 +99,50 @@ def test_two_slices_at_one_place_are_refused(tmp_path: Path) -> None:
         read_volume(tmp_path / "ct")
 
 
-def test_a_tilted_gantry_is_refused(tmp_path: Path) -> None:
-    write_series(tmp_path / "ct", step=np.array([0.0, np.tan(0.2), 1.0]))
-    with pytest.raises(VolumeError, match=r"tilted gantry.*a tilt of 11\.5 degrees"):
+@pytest.mark.parametrize("degrees", [1.5, 11.5, -20.0])
+def test_a_tilted_gantry_is_refused(tmp_path: Path, degrees: float) -> None:
+    write_series(tmp_path / "ct", step=np.array([0.0, np.tan(np.radians(degrees)), 1.0]))
+    with pytest.raises(VolumeError, match=rf"tilted gantry.*a tilt of {abs(degrees)} degrees"):
+        read_volume(tmp_path / "ct")
+
+
+def test_a_slice_that_is_shifted_in_its_plane_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", aside={3: np.array([15.0, 0.0, 0.0])})
+    with pytest.raises(VolumeError, match=r"shifted against each other.*15\.0 mm aside"):
+        read_volume(tmp_path / "ct")
+    write_series(tmp_path / "near", aside={3: np.array([0.1, 0.0, 0.0])})
+    read_volume(tmp_path / "near")
+
+
+def test_gaps_that_add_up_are_refused(tmp_path: Path) -> None:
+    """Each gap is within a twentieth of the others, and the middle of the stack more than half a slice away."""
+    gaps = np.repeat([1.0, 1.045], 50)
+    heights = np.concatenate([[0.0], np.cumsum(gaps)])
+    made = dicoms.slices(np.zeros((len(heights), 4, 5), np.int16))
+    for dataset, height in zip(made, heights, strict=True):
+        dataset.ImagePositionPatient = ["0", "0", f"{height:.6f}"]
+    dicoms.save(tmp_path / "ct", made)
+    with pytest.raises(VolumeError, match=r"unevenly spaced.*all along"):
+        read_volume(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16"])
+def test_how_values_are_shown_does_not_change_them(tmp_path: Path, kind: str) -> None:
+    pixels = np.arange(24, dtype=kind).reshape(2, 3, 4) + np.array(600, kind)
+    made = dicoms.slices(np.zeros((2, 3, 4), np.int16))
+    for dataset, plane in zip(made, pixels, strict=True):
+        dicoms.add_pixels(dataset, plane)
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+    dicoms.save(tmp_path / "ct", made)
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct").array[0], pixels.astype(np.int32) - 1024)
+
+
+def test_values_behind_a_table_are_refused(tmp_path: Path) -> None:
+    made = dicoms.slices(np.zeros((2, 3, 4), np.int16))
+    for dataset in made:
+        dataset.ModalityLUTSequence = [dicoms.item(LUTDescriptor=[2, 0, 16], LUTData=b"\0\0\0\0")]
+    dicoms.save(tmp_path / "ct", made)
+    with pytest.raises(VolumeError, match="Modality LUT"):
         read_volume(tmp_path / "ct")
 
 

@@ -266,6 +266,18 @@ def test_contours_hold_exactly_the_pixels_however_a_reader_combines_them(seed: i
     np.testing.assert_array_equal(inside(polygons, mask.shape, np.logical_xor), mask)
 
 
+def test_a_contour_of_thousands_of_points_is_read_back(tmp_path: Path) -> None:
+    array = np.zeros((1, 200, 200), np.int16)
+    array[0, 2:198, 2:198] = 5
+    array[0, 4:196:4, 4:196:4] = 0  # holes, which one ring goes round
+    written(tmp_path, dicoms.slices(array, spacing=SPACING, origin=ORIGIN))
+    contours = pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[2].ContourSequence
+    (contour,) = contours
+    assert contour.NumberOfContourPoints > 5000
+    assert contour["ContourData"].VR == "DS"
+    assert len(contour.ContourData) == 3 * contour.NumberOfContourPoints
+
+
 def test_an_island_in_a_hole_is_a_contour_of_its_own() -> None:
     mask = np.zeros((15, 15), bool)
     mask[1:14, 1:14], mask[3:12, 3:12], mask[6:9, 6:9] = True, False, True

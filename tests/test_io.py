@@ -309,6 +309,37 @@ def test_a_nifti_header_with_two_spacings_is_refused(tmp_path: Path) -> None:
         read_volume(with_sform(tmp_path / "v.nii", np.diag([1.0, 2.0, 1.0])))
 
 
+@pytest.mark.parametrize("codes", [(1, 1), (1, 2), (2, 1), (2, 2), (4, 4), (1, 4)])
+def test_forms_that_point_the_same_way_must_have_one_spacing(tmp_path: Path, codes: tuple[int, int]) -> None:
+    write_volume(tmp_path / "v.nii", volume(direction=np.eye(3)))
+    content = (tmp_path / "v.nii").read_bytes()
+    rows = np.array(struct.unpack_from("<12f", content, 280)).reshape(3, 4)
+    rows[:, :3] *= 2
+    nifti_header(tmp_path / "v.nii", codes=(252, "2h", codes), sform=(280, "12f", tuple(rows.ravel())))
+    with pytest.raises(VolumeError, match="contradicts"):
+        read_volume(tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("form", ["sform", "qform", "both"])
+@pytest.mark.parametrize("axes", [np.eye(3), np.eye(3)[:, [1, 2, 0]], OBLIQUE], ids=["axial", "sagittal", "oblique"])
+def test_a_flat_nifti_keeps_its_place_in_the_room(
+    tmp_path: Path, axes: NDArray[np.float64], form: str, suffix: str
+) -> None:
+    grid = Grid.from_parts((1, 5, 6), (0.8, 1.2, 3.0), (10.0, -20.0, -900.0), axes)
+    voxels = np.arange(30, dtype=np.int16).reshape(1, 1, 5, 6)
+    write_volume(tmp_path / "v.nii", Volume(voxels, grid))
+    codes = {"sform": (0, 1), "qform": (1, 0), "both": (1, 1)}[form]
+    nifti_header(tmp_path / "v.nii", dim=(40, "h", (2,)), codes=(252, "2h", codes))
+    path = tmp_path / f"flat{suffix}"
+    content = (tmp_path / "v.nii").read_bytes()
+    path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    read = read_volume(path)
+    np.testing.assert_array_equal(read.array, voxels)
+    assert read.grid.matches(grid, 1e-3)
+    assert read_grid(path).matches(grid, 1e-3)
+
+
 @pytest.mark.parametrize(
     ("matrix", "fault"),
     [("1 0 0 0.2 1 0 0 0 1", "sheared"), ("1 0 0 1 0 0 0 0 1", "singular"), ("1 0 0 0 1 0 0 0 0", "singular")],

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from atlasnet.cohort import Cohort
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution
 from atlasnet.registration import MRFSettings, TissueClass
 from atlasnet.registration.label_space import LabelSpace
-from atlasnet.registration.learning import LearnSettings, SVMSettings, draw_pairs, label_classes
+from atlasnet.registration.learning import LearnSettings, SVMSettings, draw_pairs, label_classes, learn_metrics
+from atlasnet.registration.learning.learn import _counts
 from atlasnet.registration.learning.observe import observe
 from atlasnet.registration.learning.problem import Found, Problem
 from atlasnet.registration.learning.programme import Pool, Programme, regulariser
@@ -22,6 +24,7 @@ from atlasnet.registration.propagation import Smoothness
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
+from synthetic import write_cohort
 
 ONE = Execution(threads=1)
 
@@ -288,6 +291,61 @@ def test_the_loss_of_a_search_is_that_of_the_label_maps_that_it_lays_on_each_oth
     for y, there in ((0, maps[0]), (-2, np.roll(maps[0], 2, axis=1)), (1, np.roll(maps[0], -1, axis=1))):
         everywhere = torch.full(problem.classes.shape, ((2 * 5) + y + 2) * 5 + 2)
         assert problem.loss(everywhere) == pytest.approx(1 - np.mean(dice(there, maps[1])), abs=1e-5)
+
+
+def test_what_nobody_annotated_teaches_no_weight_anything():
+    random = np.random.default_rng(3)
+    shape = (10, 12, 14)
+    grid = Grid.from_parts(shape)
+    labels = np.zeros((1, *shape), np.uint8)
+    labels[0, 3:7, 3:8, 4:10] = 1
+    part = labels.copy()
+    part[..., 7:] = 9
+    source, target = (Volume(random.random((1, *shape)).astype(np.float32), grid) for _ in range(2))
+    classes = tuple(TissueClass(str(v), (v,), {"sad": 0.5, "mi": 0.5}) for v in (0, 1))
+    settings = MRFSettings(
+        metrics={"sad": 0.5, "mi": 0.5}, classes=classes, levels=(LevelSettings(1, 2, 3),), affine=False
+    )
+    whole, half = (
+        observe(
+            source,
+            Volume(array, grid),
+            target,
+            Volume(labels, grid),
+            Transform.identity(),
+            ("sad", "mi"),
+            settings,
+            ONE,
+        )[0]
+        for array in (labels, part)
+    )
+    assert half.costs.shape == whole.costs.shape
+    beyond = half.costs[..., -2:]
+    assert not beyond.any()
+    assert whole.costs[..., -2:].any()
+    near = half.costs[..., :2]
+    assert torch.equal(near, whole.costs[..., :2])
+    assert np.isclose(_counts(half).sum(), 1)
+    assert _counts(half)[0] < _counts(whole)[0]
+
+
+def test_work_is_kept_for_one_order_of_the_metrics(tmp_path):
+    cohort = Cohort.read(write_cohort(tmp_path / "data", range(2)))
+    settings = LearnSettings(
+        metrics=("mi", "sad"),
+        pairs=1,
+        judging=0,
+        registration={"affine": False, "levels": (LevelSettings(2, 1, 3),)},
+        svm=SVMSettings(iterations=1),
+    )
+    found = [
+        learn_metrics(cohort, tmp_path / work, replace(settings, metrics=metrics), execution=ONE)
+        for work, metrics in (("a", ("mi", "sad")), ("a", ("sad", "mi")), ("b", ("sad", "mi")))
+    ]
+    first, second, fresh = ([dict(one.weights) for one in weights.classes] for weights in found)
+    assert second == fresh
+    for one, other in zip(first, second, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 def test_pairs_to_judge_by_share_no_subject_with_those_to_learn_from():

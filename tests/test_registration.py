@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,8 +11,20 @@ import torch
 from scipy import ndimage
 
 from atlasnet.errors import Cancelled, InputError, VolumeError
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, digest
 from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, regional_quality, register_images
+from atlasnet.registration.intensity import _thinned
+from atlasnet.registration.learning import learn
+from atlasnet.registration.settings import (
+    DEFAULT_LEVELS,
+    DEFAULT_METRICS,
+    DISCRETE_LEVELS,
+    PLANE_LEVELS,
+    PLANE_METRICS,
+    SMALL_LEVELS,
+    SMALL_VOXELS,
+)
+from atlasnet.training import pairs
 from atlasnet.transform import DisplacementMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
 
@@ -392,3 +404,33 @@ def test_a_region_of_a_few_voxels_is_measured_where_it_is(pair):
     assert regions["5"]["sad"] > unmoved["5"]["sad"]
     identical = regional_quality(target, target, Transform.identity(), Volume(labels, target.grid), execution=ONE)
     assert identical["5"]["sad"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_voxels_that_are_no_finite_numbers_are_refused_by_name(pair, fault):
+    source, target, _ = pair
+    array = target.array.copy()
+    array[0, 2, 3, 4] = fault
+    with pytest.raises(VolumeError, match="the target has voxels that are not finite"):
+        register_images(source, target.replace(array), execution=ONE)
+    with pytest.raises(VolumeError, match="voxels of the source are no numbers"):
+        register_images(source.replace(source.array > 0), target, execution=ONE)
+
+
+@pytest.mark.parametrize("shape", [(1024, 64, 64), (30, 512, 512), (4100, 32, 32), (3, 2048, 1024), (257, 129, 65)])
+def test_percentiles_look_at_every_column(shape):
+    columns = np.broadcast_to(np.arange(shape[-1], dtype=np.int16), shape)
+    seen, counts = np.unique(_thinned(columns), return_counts=True)
+    assert len(seen) == shape[-1]
+    assert counts.max() - counts.min() <= 1 + 0.02 * counts.mean()
+
+
+def test_a_change_of_what_registers_by_default_changes_the_keys_of_what_is_kept():
+    """Settings that are None stand for these; work folders know them by `REVISION` alone.
+
+    Where this fails, count up `atlasnet.training.pairs.REVISION` and `atlasnet.registration.learning.learn.REVISION`.
+    """
+    levels = (DEFAULT_LEVELS, SMALL_LEVELS, PLANE_LEVELS, DISCRETE_LEVELS)
+    default = [[[asdict(level) for level in some] for some in levels], SMALL_VOXELS]
+    default += [dict(DEFAULT_METRICS), dict(PLANE_METRICS), MRFSettings().as_json()]
+    assert (pairs.REVISION, learn.REVISION, digest(default)) == (2, 2, "3eaa742c3795bf20fb15")

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Cohort
-from atlasnet.errors import ModelError
+from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Execution
-from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor
+from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor, find_cases
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
-from atlasnet.volume import Volume, read_grid, read_labels, read_volume
+from atlasnet.volume import Volume, read_labels
+from atlasnet.wording import counted
 
 
 class AtlasNet:
@@ -93,19 +94,27 @@ class AtlasNet:
         return self
 
     def predict(
-        self, image: Volume | str | Path, *, mask: Volume | str | Path | None = None, **options: Any
+        self,
+        image: Volume | str | Path,
+        *,
+        mask: Volume | str | Path | None = None,
+        series: str | None = None,
+        **options: Any,
     ) -> Prediction:
         """Segment one scan.
 
         Args:
-            image: (c, z, y, x) in any orientation, or a file or DICOM folder.
+            image: (c, z, y, x) in any orientation, or a file (of several channels, one of CASE_0000 and so on), or a
+                DICOM folder, file or zip.
             mask: (1, z, y, x) on its grid, or a file: the organ, outside of which the result is background.
+            series: the number or UID of the series to take out of a DICOM folder or zip.
             options: fields of `atlasnet.prediction.PredictOptions`, ``fusion="vote"`` or ``probabilities=True`` say.
 
         Raises:
             ModelError: nothing was fitted or loaded, or the model needs a mask.
             VolumeError: the scan or the mask cannot be used.
-            InputError: memory does not suffice for the scan in that file; see `Execution.check_memory`.
+            InputError: the path is that of no scan or of several, or memory does not suffice; see
+                `Execution.check_memory`.
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
@@ -114,8 +123,11 @@ class AtlasNet:
         if self._predictor is None:
             self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
         if not isinstance(image, Volume):
-            self._predictor.require_memory(read_grid(image), chosen, Path(image))
-            image = read_volume(image, channels=len(models.channels) > 1)
+            cases = find_cases([image], len(models.channels), series)
+            if len(cases) != 1:
+                raise InputError("the path is not that of one scan", path=image, found=counted(len(cases), "scan"))
+            self._predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
+            image = cases[0].read_image()
         if not (mask is None or isinstance(mask, Volume)):
             mask = read_labels(mask)
         return self._predictor.predict(image, chosen, mask=mask)

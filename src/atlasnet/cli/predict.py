@@ -178,14 +178,16 @@ def run(args: argparse.Namespace) -> int:
     problems = {**batch.failed, **batch.refused}
     if made and not any(folder.iterdir()):
         folder.rmdir()
-    if len(cases) == 1 and problems:
-        raise next(iter(problems.values()))
     result = {
         "written": {name: str(path) for name, path in batch.written.items()},
         "kept": {name: str(path) for name, path in batch.kept.items()},
         "failed": {name: str(error) for name, error in batch.failed.items()},
         "refused": {name: str(error) for name, error in batch.refused.items()},
     }
+    if len(cases) == 1 and problems:
+        if args.json:
+            tell(args, batch.summary(), result)
+        raise next(iter(problems.values()))
     tell(args, f"{batch.summary()}; in {args.output}", result)
     for name, error in problems.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)

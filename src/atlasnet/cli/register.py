@@ -156,12 +156,12 @@ def run(args: argparse.Namespace) -> int:
 def _provenance(args: argparse.Namespace) -> dict[str, Any]:
     """What a map is made of, and by: hashes and a version; files are often called after the patient."""
     from atlasnet import __version__
-    from atlasnet.execution import path_digest
+    from atlasnet.volume import volume_digest
 
     images = [f"{which}{kind}" for kind in ("", "_mask", "_labels") for which in ("source", "target")]
     named = [(name, getattr(args, name)) for name in (*images, "initial", "landmarks", "transform")]
     read = {name: path for name, path in named if path is not None}
-    return {"atlasnet": __version__, "input_sha256": {name: path_digest(path) for name, path in read.items()}}
+    return {"atlasnet": __version__, "input_sha256": {name: volume_digest(path) for name, path in read.items()}}
 
 
 def _require_memory(args: argparse.Namespace, operator: Operator, execution: Execution) -> None:

@@ -100,8 +100,9 @@ def _hidden(args: argparse.Namespace) -> Hidden:
             names |= _listed(vars(args)[option])
     if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
         names |= _trained_on(args.update)
-    # Subjects are named there too.
-    return Hidden(paths, names | set(vars(args).get("atlas") or ()))
+    for atlas in vars(args).get("atlas") or ():  # a subject, or a file beside
+        names |= {atlas, *filter(_tells, _spoken(PurePath(atlas).name))}
+    return Hidden(paths, names)
 
 
 def _paths(value: Any) -> Iterator[Path]:

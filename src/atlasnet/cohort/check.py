@@ -156,8 +156,7 @@ def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str]]:
 def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
     """What is wrong with a reference, and whether that is only a warning."""
     values, counts = np.unique(labels.array, return_counts=True)
-    declared = {*cohort.labels.values(), *([] if cohort.ignore_label is None else [cohort.ignore_label])}
-    strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in declared]
+    strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in cohort.declared]
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
         more = f" and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""

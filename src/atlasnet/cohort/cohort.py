@@ -87,6 +87,11 @@ class Cohort:
             )
         return replace(self, subjects=tuple(known[name] for name in names))
 
+    @property
+    def declared(self) -> frozenset[int]:
+        """The values that a voxel of a reference may have."""
+        return frozenset({0, *self.labels.values()} | ({self.ignore_label} if self.ignore_label is not None else set()))
+
     def __len__(self) -> int:
         return len(self.subjects)
 

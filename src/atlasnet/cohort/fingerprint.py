@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.masks import within
+from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.orientation import canonical
@@ -110,10 +112,35 @@ class Measured:
     surroundings: tuple[NDArray[np.float64], ...]
 
 
+def check_declared(labels: Volume, declared: Iterable[int], subject: str, path: Path | None = None) -> None:
+    """Whether a reference holds declared values only.
+
+    Args:
+        labels: the reference.
+        declared: label values, those of the background and of what is to be ignored among them.
+        subject: whose it is.
+        path: of its file.
+
+    Raises:
+        CohortError: it does not.
+    """
+    strange = ~np.isin(labels.array, sorted(declared))
+    if strange.any():
+        values, counts = np.unique(labels.array[strange], return_counts=True)
+        found = [f"{value} ({count} voxels)" for value, count in zip(values[:6], counts, strict=False)]
+        raise CohortError(
+            f"the reference of {subject} holds label values that are not declared",
+            path=path,
+            found=", ".join(found) + (f" and {len(values) - 6} more" if len(values) > 6 else ""),
+            remedy="declare them in dataset.json, or mend the reference; atlasnet check lists those of all subjects",
+        )
+
+
 def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Fingerprint:
     """Read every subject, one at a time, and measure it; labels outside its organ mask, where it has one, are none.
 
     Raises:
+        CohortError: a reference holds values that are not declared.
         VolumeError: the first file that cannot be used; `atlasnet.cohort.check.check_cohort` names all of them.
     """
     reporter = reporter or SilentReporter()
@@ -123,6 +150,7 @@ def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Finger
         labels, mask = None, subject.read_mask(image.grid)
         if subject.labels is not None:
             labels = subject.read_labels(image.grid)
+            check_declared(labels, cohort.declared, subject.name, subject.labels)
             labels = labels if mask is None else within(labels, mask)
         measured.append(measure(subject.name, image, labels, cohort.labels, cohort.ignore_label))
     return combine(cohort.channels, measured)

@@ -4,13 +4,13 @@ from atlasnet.execution.allocator import give_back_memory, kept_memory
 from atlasnet.execution.archive import Unpacked, pack, unpack
 from atlasnet.execution.context import Execution
 from atlasnet.execution.files import (
+    allow_open_files,
     atomic_folder,
     atomic_path,
     copy_file,
     digest,
     file_digest,
     json_text,
-    path_digest,
     read_json,
     reading_back,
     require_absent,
@@ -34,6 +34,7 @@ __all__ = [
     "Unpacked",
     "WitnessReporter",
     "WorkFolder",
+    "allow_open_files",
     "atomic_folder",
     "atomic_path",
     "copy_file",
@@ -46,7 +47,6 @@ __all__ = [
     "memory_left",
     "open_log",
     "pack",
-    "path_digest",
     "peak_memory",
     "read_json",
     "reading_back",

@@ -48,6 +48,10 @@ class Execution:
     cancelled: Callable[[], bool] = _never
     check_memory: bool = True
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError("the seed of random numbers must not be negative", found=str(self.seed))
+
     def torch_device(self) -> torch.device:
         """The device, checked to exist.
 
@@ -58,7 +62,7 @@ class Execution:
 
         try:
             device = torch.device(self.device)
-            torch.empty(1, device=device)
+            torch.ones(1, device=device).item()  # the device "meta" holds no numbers
         except (RuntimeError, AssertionError) as error:
             raise InputError(
                 f"device {self.device!r} cannot be used",

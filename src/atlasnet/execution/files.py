@@ -134,6 +134,9 @@ def reading_back(path: str | Path) -> Iterator[None]:
         ) from error
 
 
+_OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
@@ -144,14 +147,32 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def allow_open_files(count: int) -> None:
+    """Let this process hold so many more files open; a memory map of one counts.
+
+    Raises:
+        InputError: the system does not let it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows does not count them
+        return
+    wanted = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError) as error:
+        raise InputError(
+            "the system lets a process open too few files",
+            expected=f"{wanted}",
+            found=f"{soft}, and no more than {hard} can be asked for",
+            remedy=f"raise the limit (ulimit -n {wanted}), or take fewer atlases or subjects",
+        ) from error
+
+
 def file_digest(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a DICOM folder and the folders in it."""
-    if path.is_dir():
-        return digest([file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()])
-    return file_digest(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from atlasnet.cohort import Subject
-from atlasnet.errors import AtlasNetError, Cancelled, UnusualInputError, explained
+from atlasnet.errors import AtlasNetError, Cancelled, InputError, UnusualInputError, explained
 from atlasnet.execution import Stages, give_back_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
@@ -135,7 +135,7 @@ def predict_cases(
             error = explained(problem)
             if error is None:
                 raise
-            batch.failed[case.name] = _alone(error)
+            batch.failed[case.name] = error = _located(_alone(error), case)
             if len(cases) > 1:
                 execution.reporter.warn(f"{case.name}: {error}")
             continue
@@ -188,6 +188,15 @@ def _segment(
         page=page,
     )
     return prediction.summary()
+
+
+def _located(error: AtlasNetError, case: Subject) -> AtlasNetError:
+    """The error with the scan that it is about, where it names no file: what fails below knows arrays only."""
+    if not isinstance(error, InputError) or error.path is not None:
+        return error
+    return type(error)(
+        error.problem, path=case.images[0], expected=error.expected, found=error.found, remedy=error.remedy
+    )
 
 
 def _alone(error: E) -> E:

@@ -64,6 +64,8 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
                 path=path,
                 expected=" ".join((*READABLE_SUFFIXES, *DICOM_SUFFIXES)),
             )
+        if series is not None:
+            raise InputError("a series can be chosen of a DICOM export only", path=path, found=f"series {series}")
         return [_case(path, stem, channels)]
     files = sorted(file for file in path.iterdir() if image_stem(file) and not file.name.startswith("."))
     if not files:

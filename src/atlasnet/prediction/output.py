@@ -21,7 +21,8 @@ from atlasnet.prediction.inputs import image_stem
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
-from atlasnet.volume import write_labels, write_volume
+from atlasnet.training.pairs import REVISION
+from atlasnet.volume import volume_digest, volume_files, write_labels, write_volume
 
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
@@ -58,8 +59,9 @@ def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: C
     Raises:
         InputError: it would, or it would lie in a DICOM folder that is read.
     """
-    read = [path.resolve() for case in cases for path in (*case.images, case.mask) if path is not None]
-    files, folders = {path for path in read if not path.is_dir()}, [path for path in read if path.is_dir()]
+    read = [path for case in cases for path in (*case.images, case.mask) if path is not None]
+    folders = [path.resolve() for path in read if path.is_dir()]
+    files = {file.resolve() for path in read if not path.is_dir() for file in volume_files(path)}
     taken: dict[Path, str] = {}
     for case in cases:
         for output in (LABELS, RECORD, *outputs):
@@ -93,12 +95,8 @@ def provenance(
         VolumeError: the input cannot be read.
     """
     try:
-        inputs = [
-            file_digest(p)
-            for p in sorted(p for path in case.images for p in (path.rglob("*") if path.is_dir() else [path]))
-            if p.is_file()
-        ]
-        mask = None if case.mask is None else file_digest(case.mask)
+        inputs = [file_digest(file) for file in sorted(file for path in case.images for file in volume_files(path))]
+        mask = None if case.mask is None else volume_digest(case.mask)
     except OSError as error:
         raise VolumeError("the file cannot be read", path=case.images[0], found=str(error)) from error
     # A strict prediction is the same one, or none.
@@ -106,6 +104,7 @@ def provenance(
     ensemble = Ensemble.of(models)
     request: dict[str, Any] = {
         "atlasnet": __version__,
+        "registration": REVISION,
         "input": inputs,
         "series": case.series,
         "options": chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,8 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if self.fusion not in METHODS:
             raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
-        if self.minimum_size_ml < 0:
-            raise InputError("the minimum size must not be negative", found=str(self.minimum_size_ml))
+        if not (math.isfinite(self.minimum_size_ml) and self.minimum_size_ml >= 0):
+            raise InputError("the minimum size must not be negative", found=f"{self.minimum_size_ml:g} ml")
 
     @property
     def by_voxel(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from contourpy import FillType, contour_generator
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -114,7 +114,8 @@ def _structure_set(labels: Volume, origin: Origin) -> Dataset:
     source, created = origin.source, origin.created
     dataset = origin.identity()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # With explicit types a contour could not be longer than 64 KiB, some 2300 points.
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = origin.uid(labels, "structure set")
     dataset.SeriesInstanceUID = origin.uid(labels, "structure set series")

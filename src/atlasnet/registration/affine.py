@@ -346,7 +346,7 @@ def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], 
         if float(channel.max()) <= float(channel.min()):
             raise VolumeError(
                 f"the {name} is constant",
-                expected=f"different intensities between {low:g} and {high:g}",
+                expected=f"different intensities, of those from {low:g} to {high:g} that count",
                 found=f"{float(image.array.min()):g} to {float(image.array.max()):g}",
             )
     weight = torch.ones((), device=device).expand(1, *kept)  # one number in memory

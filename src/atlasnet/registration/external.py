@@ -134,6 +134,11 @@ class ExternalOperator(MeasuringOperator):
         """All settings as JSON."""
         return asdict(self.options)
 
+    @property
+    def package_version(self) -> str:
+        """Name and version of the other package; another one may give another map."""
+        return f"{self.package} {metadata.version(self.package)}"
+
     @abstractmethod
     def displacement(self, images: Images) -> Array:
         """Register.
@@ -161,7 +166,7 @@ class ExternalOperator(MeasuringOperator):
         steps, repaired = repair(steps, grid, floor=options.smallest_jacobian)
         transform = Transform.from_displacement(DisplacementMap(steps, grid), measure=False).then(start)
         record = {
-            "package": f"{self.package} {metadata.version(self.package)}",
+            "package": self.package_version,
             "seconds_affine": round(aligned - begin, 3),
             "seconds_deformation": round(time.perf_counter() - aligned, 3),
             "spacing_mm": [round(float(s), 4) for s in grid.spacing],

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from atlasnet.errors import VolumeError
 from atlasnet.execution import Execution
 from atlasnet.transform import Transform
@@ -117,7 +119,8 @@ def tasks(
     """Pair the sequences of `Operator.register`, everything checked before any work.
 
     Raises:
-        VolumeError: another number of masks or maps than targets, a mask on another grid, or different channels.
+        VolumeError: another number of masks or maps than targets, a mask on another grid, different channels, or voxels
+            that are no finite numbers.
     """
     masks = [None] * len(targets) if target_masks is None else list(target_masks)
     maps = [None] * len(targets) if initial is None else list(initial)
@@ -126,6 +129,8 @@ def tasks(
             raise VolumeError(
                 f"{name} must have one entry per target", expected=str(len(targets)), found=str(len(values))
             )
+    for name, image in (("source", source), *(("target", target) for target in targets)):
+        _check_voxels(name, image)
     _check_mask("source_mask", source, source_mask)
     for target, mask in zip(targets, masks, strict=True):
         _check_mask("target mask", target, mask)
@@ -136,6 +141,18 @@ def tasks(
                 found=f"{source.channels} in the source",
             )
     return [Task(*parts) for parts in zip(targets, masks, maps, strict=True)]
+
+
+def _check_voxels(name: str, image: Volume) -> None:
+    if image.array.dtype.kind not in "iuf":
+        raise VolumeError(f"the voxels of the {name} are no numbers", found=str(image.array.dtype))
+    # Minimum and maximum pass NaN and infinity on, and need no mask as large as the image.
+    if image.array.dtype.kind == "f" and not np.isfinite([image.array.min(), image.array.max()]).all():
+        raise VolumeError(
+            f"the {name} has voxels that are not finite",
+            found="NaN or infinity",
+            remedy="replace them by a number, for instance the air or background value",
+        )
 
 
 def _check_mask(name: str, image: Volume, mask: Volume | None) -> None:

@@ -23,7 +23,7 @@ from atlasnet.training.fit import fit
 from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn_weights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.volume import read_labels
+from atlasnet.volume import read_labels, volume_digest
 
 DEFAULT_FOLDS = 5
 # With fewer subjects each one is left out in turn: a model of four fifths of them would say little about one of all.
@@ -251,7 +251,7 @@ class _CrossValidation:
 
     def _made_of(self, name: str, model: Model) -> dict[str, Any]:
         subject = self.cohort[name]
-        reference = None if subject.labels is None else file_digest(subject.labels)
+        reference = None if subject.labels is None else volume_digest(subject.labels)
         return provenance(subject, model, PredictOptions(), self.execution) | {"reference_sha256": reference}
 
     def _is_of(self, name: str, made_of: Mapping[str, Any]) -> bool:

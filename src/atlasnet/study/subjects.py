@@ -11,10 +11,10 @@ from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.evaluation.table import shortened
-from atlasnet.execution import digest, file_digest, path_digest
+from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
 from atlasnet.prediction.inputs import image_stem
-from atlasnet.volume.io import read_grid
+from atlasnet.volume import read_grid, volume_digest
 
 
 def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:
@@ -65,9 +65,9 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
 
 def subject_digests(subject: Subject) -> tuple[str, ...]:
     """Of a subject's images, of its reference, empty where there is none, and of its organ mask where it has one."""
-    images = digest([path_digest(path) for path in subject.images])
-    labels = "" if subject.labels is None else file_digest(subject.labels)
-    return (images, labels) if subject.mask is None else (images, labels, file_digest(subject.mask))
+    images = digest([volume_digest(path) for path in subject.images])
+    labels = "" if subject.labels is None else volume_digest(subject.labels)
+    return (images, labels) if subject.mask is None else (images, labels, volume_digest(subject.mask))
 
 
 def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:

@@ -15,15 +15,15 @@ from atlasnet.execution import (
     WorkFolder,
     copy_file,
     digest,
-    path_digest,
     read_json,
     reading_back,
     write_json,
 )
 from atlasnet.training.model import atlas_labels_path
+from atlasnet.training.pairs import REVISION
 from atlasnet.training.sources import Keyed, keyed_atlas
 from atlasnet.training.update import Update
-from atlasnet.volume import Volume, canonical, write_labels, write_volume
+from atlasnet.volume import Volume, canonical, volume_digest, write_labels, write_volume
 
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
@@ -115,10 +115,15 @@ class AtlasSet:
         if not isinstance(self.wanted, tuple):
             return self.wanted
         names = {subject.name for subject in self.cohort}
-        return [
-            atlas if atlas in names or not Path(atlas).exists() else [Path(atlas).name, path_digest(Path(atlas))]
-            for atlas in self.wanted
-        ]
+        asked: list[Any] = []
+        for atlas in self.wanted:
+            if atlas in names or not Path(atlas).exists():
+                asked.append(atlas)
+                continue
+            (source,) = self._named([atlas])
+            files = [volume_digest(path) for path in source.paths]
+            asked.append([Path(atlas).name, files[0] if len(files) == 1 else digest(files)])
+        return asked
 
     def known(self, subjects: Sequence[Keyed]) -> list[AtlasSource] | None:
         """The atlases, the old ones first; None where choosing is still to be done."""
@@ -160,7 +165,7 @@ class AtlasSet:
         for source in sources:
             if source.name not in keys:
                 files = source.paths
-                keys[source.name] = own[source.subject] if source.subject else digest([path_digest(p) for p in files])
+                keys[source.name] = own[source.subject] if source.subject else digest([volume_digest(p) for p in files])
         return keys
 
     def written(
@@ -218,7 +223,11 @@ class AtlasSet:
 
     def _choice(self, subjects: Sequence[Keyed]) -> Path:
         """Where the names of the chosen atlases are kept."""
-        depends_on: dict[str, Any] = {"count": self.count, "images": {s.name: s.key for s in subjects}}
+        depends_on: dict[str, Any] = {
+            "revision": REVISION,
+            "count": self.count,
+            "images": {s.name: s.key for s in subjects},
+        }
         if self.update is not None:
             depends_on["old"] = self.update.atlas_keys
         return self.work.entry("choice", digest(depends_on)) / "atlases.json"

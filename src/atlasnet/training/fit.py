@@ -27,7 +27,7 @@ from atlasnet.registration import WITHOUT_SETTINGS, Operator, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.memory import mapping_bytes
-from atlasnet.training.model import Atlas, Model, class_values, weights_path
+from atlasnet.training.model import Atlas, Model, class_values, is_file_name, weights_path
 from atlasnet.training.networks import AtlasNetworks, log_path
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
@@ -119,6 +119,15 @@ class Fitting:
                 path=self.cohort.root,
                 expected=f"1 to {IGNORED - 1} labels besides the background",
                 found=str(len(self.values) - 1),
+            )
+        too_long = [subject.name for subject in self.cohort if not is_file_name(subject.name)]
+        if too_long:
+            raise CohortError(
+                "the name of a subject cannot be that of a model's file, which it gets where the subject is an atlas",
+                path=self.cohort.root,
+                expected="printable characters, no slash, at most 200 bytes",
+                found=too_long[0],
+                remedy="rename the files of the subject",
             )
         if self.options.time_budget is not None and not self.options.time_budget > 0:
             raise InputError("the time budget must be positive", found=f"{self.options.time_budget:g} s")
@@ -223,6 +232,9 @@ class Fitting:
         """What a finished model depends on."""
         options = asdict(self.options) | {"atlases": self.atlases.identity(), "sharing": asdict(self.sharing)}
         del options["keep_epochs"]  # the model is the same
+        for name in ("network", "width"):  # and whoever asks for what is planned anyway
+            if options[name] == getattr(plan, name):
+                options[name] = None
         depends_on = {
             "plan": plan.to_json(),
             "options": options,
@@ -230,6 +242,8 @@ class Fitting:
             "seed": self.execution.seed,
             "labels": self.cohort.labels,
         }
+        if self.cohort.ignore_label is not None:
+            depends_on["ignore_label"] = self.cohort.ignore_label
         if self.update is not None:
             depends_on["update"] = self.update.model.checksum
         return digest(depends_on)
@@ -251,7 +265,7 @@ class Fitting:
             self.work,
             self.execution,
             cropped=self.operator not in WITHOUT_SETTINGS,  # structures come to one place by registration
-            partly=self.cohort.ignore_label is not None,
+            ignore_label=self.cohort.ignore_label,
             regions=None if self.goes_on is None else self.goes_on.regions,
         )
 
@@ -299,7 +313,16 @@ class Fitting:
         """
         if not (self.folder / "model.json").exists():
             return None
-        model = Model.load(self.folder)
+        try:
+            model = Model.load(self.folder)
+        except ModelError as error:
+            raise ModelError(
+                error.problem,
+                path=error.path,
+                expected=error.expected,
+                found=error.found,
+                remedy="delete model.json there: the same command makes the model again from what is kept",
+            ) from error
         if model.provenance.get("settings") != settings:
             raise ModelError(
                 "the folder holds a finished model that was trained with other data, options or plan",
@@ -327,7 +350,8 @@ class Fitting:
         if self.update is not None:
             spec = self.update.model.network
         else:
-            spec = NetworkSpec(self.options.network or plan.network, self.options.width or plan.width)
+            width = plan.width if self.options.width is None else self.options.width
+            spec = NetworkSpec(self.options.network or plan.network, width)
         build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
         return spec
 

@@ -96,7 +96,7 @@ def train_network(
         "recipe": recipe.to_json(),
         "classes": classes,
         "channels": channels,
-        "cases": [[case.name, list(case.labels.shape)] for case in cases],
+        "cases": [list(case.labels.shape) for case in cases],
     }
     if start is not None:
         read_tensors(start)  # says what is wrong with it

@@ -152,6 +152,7 @@ class AtlasNetworks:
     ) -> _Training:
         """One network's training, from the weights ``start`` if they are given."""
         key = {
+            "name": COMMON if atlas is None else atlas,  # part of the seed
             "cases": cases_key,
             "spec": self.spec.to_json(),
             "recipe": recipe.to_json(),

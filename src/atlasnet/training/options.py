@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from atlasnet.errors import InputError
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 
@@ -49,3 +51,7 @@ class FitOptions:
     minimum_quality: float = 0.05
     time_budget: float | None = None
     keep_epochs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not (math.isfinite(self.width) and self.width > 0):
+            raise InputError("the width of a network must be positive", found=f"{self.width:g}")

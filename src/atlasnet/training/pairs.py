@@ -13,7 +13,7 @@ from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, conte
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
-REVISION = 1  # counts up when the same settings would give another map
+REVISION = 2  # counts up when the same settings would give another map
 
 
 def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Operator:
@@ -81,6 +81,8 @@ class PairRegistrar:
             "target": target.key,
             "seed": self.execution.seed if getattr(self.operator, "seeded", True) else None,
         }
+        if (package := getattr(self.operator, "package_version", None)) is not None:
+            depends_on["package"] = package
         if contextual(self.operator):
             depends_on["target_labels"] = target.labels_key
         return digest(depends_on)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort, Subject
-from atlasnet.execution import Execution, WorkFolder, digest, path_digest, read_json, reading_back
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
 from atlasnet.registration import make_operator
 from atlasnet.training.model import Atlas, Model
 from atlasnet.training.pairs import PairRegistrar
 from atlasnet.training.sources import Keyed, keyed_subject
+from atlasnet.training.update import ATLAS_KEYS
 from atlasnet.transform import Transform
+from atlasnet.volume import read_volume, volume_digest
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,16 @@ def registered_pairs(
         s.name: keyed_subject(s, data[s.name]["images"], data[s.name]["labels"]) for s in cohort if s.name in data
     }
     outside = {s.name: s for s in (resolve_atlases(cohort, named) if named else ()) if s.subject is None}
+    keys = model.provenance.get(ATLAS_KEYS, {})  # models of before have none
     found = []
     for atlas in model.atlases:
-        if atlas.subject in subjects:
+        if atlas.name in keys:
+            target = Keyed(atlas.name, keys[atlas.name], partial(read_volume, model.atlas_path(atlas)))
+        elif atlas.subject in subjects:
             target = subjects[atlas.subject]
         elif atlas.name in outside:
             source = outside[atlas.name]
-            target = Keyed(atlas.name, digest([path_digest(path) for path in source.paths]), source.read)
+            target = Keyed(atlas.name, digest([volume_digest(path) for path in source.paths]), source.read)
         else:
             continue
         target = replace(target, labels_key=atlas.labels_key)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
-from atlasnet.execution import Reporter, digest, file_digest, path_digest
-from atlasnet.volume import Volume, canonical, read_labels, read_volume
+from atlasnet.execution import Reporter, digest
+from atlasnet.volume import Volume, canonical, read_labels, read_volume, volume_digest
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def cohort_hashes(cohort: Cohort, reporter: Reporter) -> dict[str, dict[str, lis
     for subject in reporter.track(cohort, "checking the files", len(cohort)):
         try:
             hashes[subject.name] = {
-                "images": [path_digest(path) for path in subject.images],
-                "labels": [file_digest(subject.labels)] if subject.labels is not None else [],
+                "images": [volume_digest(path) for path in subject.images],
+                "labels": [volume_digest(subject.labels)] if subject.labels is not None else [],
             }
             if subject.mask is not None:
-                hashes[subject.name]["mask"] = [file_digest(subject.mask)]
+                hashes[subject.name]["mask"] = [volume_digest(subject.mask)]
         except OSError as error:
             raise CohortError(f"subject {subject.name} cannot be read", path=cohort.root, found=str(error)) from error
     return hashes

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from atlasnet.cohort import Plan
+from atlasnet.cohort.fingerprint import check_declared
 from atlasnet.errors import CohortError, RegistrationError
-from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
+from atlasnet.execution import Execution, WorkFolder, allow_open_files, digest, read_json, reading_back
 from atlasnet.registration import Operator
 from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.pairs import PairRegistrar
@@ -53,7 +54,7 @@ class Transformer:
         work: where registrations and mapped cases are kept.
         execution: device, threads, seed, progress.
         cropped: whether networks see only the region that holds the structures of all subjects.
-        partly: whether the subjects are annotated in part; see `Region.of`.
+        ignore_label: the value of voxels that nobody annotated, None where the subjects are annotated everywhere.
         regions: by the name of an atlas, the region in which its network has learnt before, None being everywhere: it
             stays part of the region.
     """
@@ -68,21 +69,29 @@ class Transformer:
         execution: Execution,
         *,
         cropped: bool = False,
-        partly: bool = False,
+        ignore_label: int | None = None,
         regions: Mapping[str, Region | None] | None = None,
     ) -> None:
         self.plan, self.values, self.minimum_quality = plan, values, minimum_quality
-        self.cropped, self.partly = cropped, partly
+        self.cropped, self.ignore_label = cropped, ignore_label
         self.regions = dict(regions or {})
         self.work, self.execution = work, execution
         self.registrar = PairRegistrar(operator, work, execution)
+
+    @property
+    def partly(self) -> bool:
+        """Whether the subjects are annotated in part; see `Region.of`."""
+        return self.ignore_label is not None
 
     def map(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> list[MappedCohort]:
         """Map every subject, with its reference, onto every atlas; one result per atlas.
 
         Raises:
+            CohortError: a reference holds values that are not declared.
+            InputError: the system does not let so many mapped cases be open.
             RegistrationError: no subject could be mapped onto an atlas.
         """
+        allow_open_files(2 * len(subjects) * len(atlases))
         grids = [working_grid(atlas.read().grid, self.plan) for atlas in atlases]
         kept: list[list[tuple[str, MappedCase]]] = [[] for _ in atlases]
         qualities: list[list[float]] = [[] for _ in atlases]
@@ -120,6 +129,7 @@ class Transformer:
         Returns:
             How many pairs are registered, and what `map` would give, None where some of it is missing.
         """
+        allow_open_files(2 * len(subjects) * len(atlases))
         registered, cohorts, whole = 0, [], True
         for atlas in atlases:
             cases, qualities = [], []
@@ -163,8 +173,10 @@ class Transformer:
         """The normalised image, the reference, and the organ mask where there is one."""
         if source.read_labels is None:
             raise CohortError(f"subject {source.name} has no reference")
-        mask = None if source.read_mask is None else source.read_mask()
-        return prepare(source.read(), self.plan), source.read_labels(), mask
+        mask, labels = None if source.read_mask is None else source.read_mask(), source.read_labels()
+        ignored = () if self.ignore_label is None else (self.ignore_label,)
+        check_declared(labels, (*self.values, *ignored), source.name)
+        return prepare(source.read(), self.plan), labels, mask
 
     def _case(
         self, name: str, image: Volume, labels: Volume, mask: Volume | None, transform: Transform, grid: Grid

@@ -1,5 +1,6 @@
 """Volumes with trustworthy geometry: reading, writing, orientation, resampling."""
 
+from atlasnet.volume.files import volume_digest, volume_files
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import read_grid, read_labels, read_volume
 from atlasnet.volume.orientation import Orientation, canonical
@@ -18,6 +19,8 @@ __all__ = [
     "read_volume",
     "resample",
     "sample",
+    "volume_digest",
+    "volume_files",
     "write_labels",
     "write_volume",
 ]

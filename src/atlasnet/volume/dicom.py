@@ -28,6 +28,9 @@ Float = NDArray[np.float64]
 SLICE_TOLERANCE = 0.05
 """How far a gap between slices may differ from the others, as a share: some scanners round positions to 0.01 mm."""
 
+PLACE_TOLERANCE = 0.5
+"""How far a slice may lie from its place in an even, upright stack: in its plane in pixels, across in gaps."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -200,6 +203,13 @@ def _frame(instance: Instance, number: int, groups: Sequence[Dataset]) -> Frame:
             return _numbers(instance.file, keyword, None, count)
         return np.full(count, default)
 
+    if any("ModalityLUTSequence" in item for item in groups):
+        raise VolumeError(
+            "the values are stored through a table (Modality LUT), which is not read",
+            path=instance.file,
+            expected="a rescale slope and intercept",
+            remedy="export the series as values, or convert it to NIfTI with a tool that knows the table",
+        )
     slope = float(values("PixelValueTransformationSequence", "RescaleSlope", 1, 1.0)[0])
     if slope == 0:
         raise VolumeError("the rescale slope is zero", path=instance.file, remedy="export the series again")
@@ -259,15 +269,38 @@ def _checked_gap(series: Series, frames: Sequence[Frame], normal: Float) -> floa
             remedy="export the whole series",
         )
     spacing = float((heights[-1] - heights[0]) / len(gaps))
-    run = (positions[-1] - positions[0]) / (heights[-1] - heights[0])
-    if np.abs(run - normal).max() > 1e-2:
-        tilt = np.degrees(np.arctan(np.linalg.norm(run - normal)))
+    # Where the slices of an even stack lie, and how far these are from there, in their plane and across.
+    away = positions - (positions[0] + np.arange(len(frames))[:, None] * spacing * normal)
+    across = away @ normal
+    aside = np.linalg.norm(away - across[:, None] * normal, axis=1)
+    if aside.max() > PLACE_TOLERANCE * min(frames[0].spacing):
+        run = (positions[-1] - positions[0]) / (heights[-1] - heights[0]) - normal
+        leaning = aside - np.linalg.norm(run) * spacing * np.arange(len(frames))
+        if np.abs(leaning).max() <= PLACE_TOLERANCE * min(frames[0].spacing):
+            tilt = np.degrees(np.arctan(np.linalg.norm(run)))
+            raise VolumeError(
+                "the slices are sheared against each other (tilted gantry)",
+                path=series.path,
+                expected="a stack at right angles to its slices",
+                found=f"a tilt of {tilt:.1f} degrees",
+                remedy="correct the tilt by resampling (for instance with dcm2niix) and give the result",
+            )
+        at = int(aside.argmax())
         raise VolumeError(
-            "the slices are sheared against each other (tilted gantry)",
+            "slices are shifted against each other",
             path=series.path,
             expected="a stack at right angles to its slices",
-            found=f"a tilt of {tilt:.1f} degrees",
-            remedy="correct the tilt by resampling (for instance with dcm2niix) and give the result",
+            found=f"{frames[at].name} {aside[at]:.1f} mm aside of it",
+            remedy="export one reconstruction of the series, or resample it with a tool that knows such stacks",
+        )
+    if np.abs(across).max() > PLACE_TOLERANCE * spacing:
+        at = int(np.abs(across).argmax())
+        raise VolumeError(
+            "the slices are unevenly spaced",
+            path=series.path,
+            expected=f"{spacing:.4g} mm between neighbours, all along",
+            found=f"{frames[at].name} {abs(across[at]):.2g} mm from where it would be then",
+            remedy="export one reconstruction of the series",
         )
     return spacing
 

@@ -112,6 +112,9 @@ def _write_bare(dataset: Dataset, syntax: UID, path: Path) -> None:
     bare = Dataset()
     for element in dataset:
         bare.add(element)
+    if bare.PhotometricInterpretation == "MONOCHROME1":
+        # That says how values are shown, not what they are; GDCM would give them inverted.
+        bare.PhotometricInterpretation = "MONOCHROME2"
     many = int(dataset.get("NumberOfFrames") or 1) > 1
     if not many:
         bare.SOPClassUID = SecondaryCaptureImageStorage

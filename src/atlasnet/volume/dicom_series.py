@@ -45,6 +45,7 @@ _HEADER = [
     "SliceThickness",
     "SpacingBetweenSlices",
     "RescaleSlope",
+    "ModalityLUTSequence",
     "RescaleIntercept",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",

@@ -38,6 +38,27 @@ class NiftiGeometry(NamedTuple):
     qform: NDArray[np.float64] | None
     spacing: tuple[float, ...]
 
+    @property
+    def flat(self) -> bool:
+        """Whether it is an image of two axes that says where in a room it lies."""
+        return len(self.spacing) == 2 and (self.sform is not None or self.qform is not None)
+
+
+def of_three_axes(path: Path) -> bytes:
+    """A NIfTI-1 file of two axes, which `check_nifti` found sound, as one of three, the third of length 1."""
+    content = bytearray(path.read_bytes())
+    if content[:2] == _GZIP_MAGIC:
+        content = bytearray(gzip.decompress(content))
+    order = "<" if struct.unpack_from("<i", content)[0] == 348 else ">"
+    struct.pack_into(f"{order}h", content, 40, 3)
+    struct.pack_into(f"{order}h", content, 46, 1)
+    (thickness,) = struct.unpack_from(f"{order}f", content, 88)
+    if not _SHORTEST <= thickness <= _LONGEST:
+        columns = np.array(struct.unpack_from(f"{order}12f", content, 280)).reshape(3, 4)[:, 2]
+        length = float(np.linalg.norm(columns))
+        struct.pack_into(f"{order}f", content, 88, length if _SHORTEST <= length <= _LONGEST else 1.0)
+    return bytes(content)
+
 
 def check_nifti(path: Path, voxels: bool = True) -> NiftiGeometry:
     """Check a NIfTI-1 file's header and, with ``voxels``, that all of them are there.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.headers import NiftiGeometry, check_nifti, check_spacing
+from atlasnet.volume.headers import NiftiGeometry, check_nifti, check_spacing, of_three_axes
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume
 
@@ -95,6 +95,9 @@ def read_sitk(path: Path) -> tuple[sitk.Image, Grid]:
         VolumeError: as `read_volume`, but for what concerns axes and values of the voxels.
     """
     nifti = _check_file(path)
+    if nifti is not None and nifti.flat:
+        with _of_three_axes(path) as raised:
+            return read_sitk(raised)
     with quiet_itk(), _alone(path) as name:
         try:
             image = sitk.ReadImage(str(name), imageIO=_reader(path))
@@ -116,6 +119,9 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
 
         return read_dicom_grid(path, series)
     nifti = _check_file(path, voxels=False)
+    if nifti is not None and nifti.flat:
+        with _of_three_axes(path) as raised:
+            return read_grid(raised)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_reader(path))
@@ -178,6 +184,20 @@ def _alone(path: Path) -> Iterator[Path]:
         except OSError:  # a file system, or a user, without links
             shutil.copyfile(path, link)
         yield link
+
+
+@contextmanager
+def _of_three_axes(path: Path) -> Iterator[Path]:
+    """A copy of a NIfTI image of two axes as one of three, with one slice: of two, ITK loses where they lie."""
+    with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
+        raised = Path(folder) / f"{path.name.removesuffix('.gz')}"
+        raised.write_bytes(of_three_axes(path))
+        try:
+            yield raised
+        except VolumeError as error:
+            raise VolumeError(
+                error.problem, path=path, expected=error.expected, found=error.found, remedy=error.remedy
+            ) from error
 
 
 @contextmanager
@@ -268,7 +288,10 @@ def _check_nifti_direction(path: Path, header: NiftiGeometry, direction: NDArray
         raise _singular(path, header.sform)
     to_lps = np.diag([-1.0, -1.0, 1.0])
     stated = to_lps @ (header.sform / norms)
-    if header.qform is not None and np.abs(to_lps @ header.qform - direction).max() <= DIRECTION_TOLERANCE:
+    turned = to_lps @ header.qform if header.qform is not None else np.full((3, 3), np.inf)
+    took_qform = np.abs(turned - direction).max() <= DIRECTION_TOLERANCE
+    # Of forms that point the same way, the sform says something about the lengths too.
+    if took_qform and np.abs(stated - turned).max() > DIRECTION_TOLERANCE:
         return
     _check_orthonormal(path, stated)
     if np.abs(norms / header.spacing - 1).max() > 1e-3:

@@ -119,12 +119,28 @@ _NRRD_SYNONYMS = {
 }
 
 
-def check_metaimage(path: Path, voxels: bool = True) -> None:
-    """Check a MetaImage's header and, with ``voxels``, that all of them are there.
+def metaimage_voxels(path: Path) -> Path | None:
+    """The file beside a MetaImage's header that holds its voxels, None where they follow the header.
 
     Raises:
-        VolumeError: not MetaImage, truncated, damaged, empty, made of several files, or a spacing is not positive.
+        VolumeError: not MetaImage, or there is no such file.
     """
+    data = _metaimage_fields(path)[0]["ElementDataFile"]
+    return None if data.upper() == "LOCAL" else _beside(path, data)
+
+
+def nrrd_voxels(path: Path) -> Path | None:
+    """The file beside an NRRD's header that holds its voxels, None where they follow the header.
+
+    Raises:
+        VolumeError: not NRRD, or there is no such file.
+    """
+    data = _nrrd_fields(path)[0].get("data file")
+    return None if data is None else _beside(path, data)
+
+
+def _metaimage_fields(path: Path) -> tuple[dict[str, str], int]:
+    """The fields of a MetaImage's header, and where it ends."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
         while "ElementDataFile" not in fields:
@@ -136,7 +152,16 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
             if key in fields:
                 _refuse(path, key, "one such field", "two")
             fields[key] = value.decode("utf-8", "replace").strip()
-        start = stream.tell()
+        return fields, stream.tell()
+
+
+def check_metaimage(path: Path, voxels: bool = True) -> None:
+    """Check a MetaImage's header and, with ``voxels``, that all of them are there.
+
+    Raises:
+        VolumeError: not MetaImage, truncated, damaged, empty, made of several files, or a spacing is not positive.
+    """
+    fields, start = _metaimage_fields(path)
     axes = int(fields["NDims"]) if re.fullmatch("[1-5]", fields.get("NDims", "")) else 0
     if not axes:
         _refuse(path, "NDims", "1 to 5", fields.get("NDims", "none"))
@@ -183,12 +208,8 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
         _check_length(path, file, offset, values * width)
 
 
-def check_nrrd(path: Path, voxels: bool = True) -> None:
-    """Check an NRRD's header and, with ``voxels``, that all of them are there.
-
-    Raises:
-        VolumeError: not NRRD, truncated, damaged, empty, made of several files, or a spacing is not positive.
-    """
+def _nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
+    """The fields of an NRRD's header, and where it ends."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n", stream.readline(64)):
@@ -205,7 +226,16 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
             if key in fields:
                 _refuse(path, key, "one such field", "two")
             fields[key] = value.strip()
-        start = stream.tell()
+        return fields, stream.tell()
+
+
+def check_nrrd(path: Path, voxels: bool = True) -> None:
+    """Check an NRRD's header and, with ``voxels``, that all of them are there.
+
+    Raises:
+        VolumeError: not NRRD, truncated, damaged, empty, made of several files, or a spacing is not positive.
+    """
+    fields, start = _nrrd_fields(path)
     for key in ("dimension", "type", "sizes", "encoding"):
         if key not in fields:
             _refuse(path, key, "a field of this name", "none")

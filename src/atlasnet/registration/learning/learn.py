@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError, InputError, RegistrationError
-from atlasnet.execution import Execution, WorkFolder, digest, path_digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, write_json
 from atlasnet.registration.affine import prealign
 from atlasnet.registration.context import TissueClass
 from atlasnet.registration.learning.draw import Pair, draw_pairs, label_classes
@@ -30,10 +30,10 @@ from atlasnet.registration.metric_weights import MetricWeights
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
-from atlasnet.volume import Volume, canonical
+from atlasnet.volume import Volume, canonical, volume_digest
 
 Float = NDArray[np.float64]
-REVISION = 1  # counts up when the same input would give other weights
+REVISION = 2  # counts up when the same input would give other weights
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ class Learning:
         if unlabelled:
             raise CohortError("subjects have no reference", path=cohort.root, found=", ".join(unlabelled))
         self.cohort, self.settings, self.execution = cohort, settings, execution
+        self.ignored = cohort.ignore_label
         self.work, self.say = WorkFolder(work), execution.reporter
         self.classes = label_classes(cohort.labels, settings.groups)
         if not any(0 not in labels for labels in self.classes.values()):
@@ -133,7 +134,7 @@ class Learning:
     def hashes(self) -> dict[str, list[str]]:
         """SHA-256 of every file of the subjects of the pairs."""
         used = {name for pair in (*self.pairs, *self.judging) for name in pair}
-        return {s.name: [path_digest(p) for p in (*s.images, s.labels) if p] for s in self.cohort if s.name in used}
+        return {s.name: [volume_digest(p) for p in (*s.images, s.labels) if p] for s in self.cohort if s.name in used}
 
     def weights(self) -> MetricWeights:
         """Every stage in order."""
@@ -212,7 +213,8 @@ class Learning:
 
     def _problems(self, pair: Pair) -> str | None:
         """The key under which the problems of a pair lie; None where it cannot be registered."""
-        key = self._key(pair, settings=self.start.as_json())
+        # The costs are kept in the order of the metrics, which a digest of the settings does not know.
+        key = self._key(pair, settings=self.start.as_json(), metrics=list(self.settings.metrics), ignore=self.ignored)
         if not self.work.finished("problems", key, self.say.warn):
             if not self._aligned(pair):
                 return None
@@ -280,7 +282,7 @@ class Learning:
         options = MRFSettings(**{**self.settings.registration, **weights.settings()})
         scores: dict[str, list[float]] = {}
         for pair in self._tracked(self.judging, "judging"):
-            key = self._key(pair, judged=options.as_json(), classes=self.classes)
+            key = self._key(pair, judged=options.as_json(), classes=self.classes, ignore=self.ignored)
             if not self.work.finished("judged", key, self.say.warn):
                 dice = self._dice(pair, options)
                 with self.work.making("judged", key) as folder:
@@ -297,9 +299,10 @@ class Learning:
             source, [target], initial=[self._start(pair)], source_labels=labels, execution=self.execution
         )
         carried = made.transform.warp(labels, target.grid, interpolation="label").array
+        annotated = (reference.array != self.ignored) & (carried != self.ignored)
         found = {}
         for name, values in self.classes.items():
-            here, there = np.isin(reference.array, values), np.isin(carried, values)
+            here, there = (np.isin(array, values) & annotated for array in (reference.array, carried))
             if 0 not in values and (here.any() or there.any()):
                 found[name] = 2 * float((here & there).sum()) / float(here.sum() + there.sum())
         return found
@@ -324,9 +327,10 @@ class _Stored:
 
 
 def _counts(problem: Problem) -> Float:
-    """The share of the control points of each class."""
-    counts = np.bincount(problem.classes.numpy().ravel(), minlength=problem.count)
-    return np.asarray(counts / counts.sum())
+    """The share of the control points of each class, of those that have one."""
+    known = (problem.costs != 0).flatten(0, 3).any(0).numpy()
+    counts = np.bincount(problem.classes.numpy()[known], minlength=problem.count)
+    return np.asarray(counts / max(counts.sum(), 1))
 
 
 def _named(metrics: Sequence[str], row: Float) -> dict[str, float]:

@@ -58,11 +58,13 @@ def observe(
         tables = _overlaps(here, there, structures, level, displacement, forward, pair)
         if tables is None:
             return
+        classes = control_classes(there, displacement, forward, level)
+        # What nobody annotated, or nothing of the source is seen of, has no class, and teaches no weight anything.
+        costs = torch.stack([unary_costs(pair, {name: 1.0}) * (classes > 0) for name in metrics])
         problems.append(
             Problem(
-                torch.stack([unary_costs(pair, {name: 1.0}) for name in metrics]).cpu(),
-                # Where there is no class, nothing of the source is seen, and no cost depends on the label.
-                (control_classes(there, displacement, forward, level) - 1).clamp(min=0).long().cpu(),
+                costs.cpu(),
+                (classes - 1).clamp(min=0).long().cpu(),
                 len(settings.classes),
                 level_smoothness(displacement.cpu(), level, 1.0),
                 level.labels,

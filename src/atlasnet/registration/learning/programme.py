@@ -11,6 +11,7 @@ energy counts against the loss, only `SCALE` is charged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,7 +64,7 @@ class SVMSettings:
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) <= 0 or self.cost > LARGEST_COST:
+        if not all(0 < value < math.inf for value in asdict(self).values()) or self.cost > LARGEST_COST:
             raise InputError(
                 "settings of the learning cannot be used",
                 expected=f"positive numbers, a cost of at most {LARGEST_COST:g}",

@@ -1,0 +1,192 @@
+"""What counts as the same training, and what is refused or told before it begins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlasnet
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort
+from atlasnet.errors import CohortError, InputError, ModelError
+from atlasnet.execution import Execution
+from atlasnet.prediction import PredictOptions
+from atlasnet.registration.learning.programme import SVMSettings
+from atlasnet.training.fit import fit
+from atlasnet.training.forecast import forecast_fit
+from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.registered import registered_pairs
+from atlasnet.volume import read_labels, read_volume, write_volume
+from synthetic import LABELS, subject, write_cohort
+
+ONE = Execution(threads=1)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, sharing="independent")
+QUICK = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_cohort(tmp_path / "data", range(2))
+
+
+def declare(root: Path, **labels: int) -> None:
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    (root / "dataset.json").write_text(json.dumps(content | {"labels": labels}), encoding="utf-8")
+
+
+def two_channels(root: Path) -> None:
+    """A second channel, the first one backwards, for every image of a cohort and of the folder beside it."""
+    for folder in (root / "imagesTr", root.parent / "outside"):
+        for path in sorted(folder.glob("*_0000.nii.gz")):
+            image = read_volume(path)
+            write_volume(folder / path.name.replace("_0000", "_0001"), image.replace(-image.array))
+    content = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    content["channel_names"] = {"0": "T1", "1": "T2"}
+    (root / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_values_that_nobody_declared_are_refused_before_any_registration(root: Path, tmp_path: Path) -> None:
+    declare(root, background=0, shell=LABELS["shell"])
+    with pytest.raises(CohortError, match=r"s0 holds label values that are not declared.*found 4 \(\d+ voxels\)"):
+        fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    assert not (tmp_path / "m" / "work" / "registrations").exists()
+    # A plan that is there already spares the fingerprint, not the check.
+    write_plan = fit(Cohort.read(write_cohort(tmp_path / "sound", range(2))), tmp_path / "n", QUICK, execution=ONE)
+    (tmp_path / "m").mkdir(exist_ok=True)
+    shutil.copyfile(write_plan.folder / "plan.json", tmp_path / "m" / "plan.json")
+    with pytest.raises(CohortError, match="not declared"):
+        fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+
+
+def test_a_label_that_is_to_be_ignored_makes_another_training(root: Path, tmp_path: Path) -> None:
+    fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    declare(root, **LABELS, ignore=9)
+    with pytest.raises(ModelError, match="other data, options or plan"):
+        fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+
+
+def test_every_channel_of_an_outside_atlas_counts(root: Path, tmp_path: Path) -> None:
+    write_volume(tmp_path / "outside" / "ref_0000.nii.gz", subject(9)[0])
+    two_channels(root)
+    options = replace(QUICK, atlases=(str(tmp_path / "outside" / "ref_0000.nii.gz"),))
+    fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+    fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+    write_volume(tmp_path / "outside" / "ref_0001.nii.gz", subject(9)[0])
+    with pytest.raises(ModelError, match="other data, options or plan"):
+        fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+
+
+def test_python_takes_the_channels_of_a_case_by_one_of_them(root: Path, tmp_path: Path) -> None:
+    two_channels(root)
+    net = atlasnet.AtlasNet(atlases=["s0"], width=0.25, preset=RECIPE, registration="affine", execution=ONE)
+    net.fit(root, tmp_path / "m")
+    path = root / "imagesTr" / "s1_0000.nii.gz"
+    whole = Cohort.read(root)["s1"].read_image()
+    np.testing.assert_array_equal(net.predict(path).labels.array, net.predict(whole).labels.array)
+    with pytest.raises(InputError, match="not that of one scan"):
+        net.predict(root / "imagesTr")
+    with pytest.raises(InputError, match="DICOM export only"):
+        net.predict(path, series="7")
+
+
+def test_asking_for_what_is_planned_anyway_is_the_same_training(root: Path, tmp_path: Path) -> None:
+    plain = replace(QUICK, width=None)
+    first = fit(Cohort.read(root), tmp_path / "m", plain, execution=ONE)
+    again = fit(Cohort.read(root), tmp_path / "m", replace(plain, network="unet", width=1.0), execution=ONE)
+    assert again.checksums == first.checksums
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_network_without_width_is_refused(width: float) -> None:
+    with pytest.raises(InputError, match="width"):
+        FitOptions(width=width)
+
+
+@pytest.mark.parametrize("size", [float("nan"), float("inf"), -1.0])
+def test_a_size_that_is_none_is_refused(size: float) -> None:
+    with pytest.raises(InputError, match="minimum size"):
+        PredictOptions(minimum_size_ml=size)
+    with pytest.raises(InputError, match="learning"):
+        SVMSettings(cost=size)
+
+
+def test_numbers_and_devices_that_make_no_sense_are_told_without_a_traceback(root: Path, capsys: Capture) -> None:
+    for words in (["--seed", "-1", "--folds"], ["--device", "meta"], ["--width", "nan"]):
+        assert main(["train", str(root), "-o", str(root / "m"), *words]) == 2
+        assert capsys.readouterr().err.startswith("atlasnet train: error: ")
+
+
+def test_a_name_that_no_file_can_have_is_refused_at_once(root: Path, tmp_path: Path) -> None:
+    long = "n" * 205
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (root / folder / f"s1{ending}").rename(root / folder / f"{long}{ending}")
+    with pytest.raises(CohortError, match="name of a subject"):
+        fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_a_dry_run_calls_kept_is_kept_under_other_names_too(root: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    first = fit(Cohort.read(root), tmp_path / "m", QUICK, work=work, execution=ONE)
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (root / folder / f"s1{ending}").rename(root / folder / f"t1{ending}")
+    renamed = Cohort.read(root)
+    found = forecast_fit(renamed, tmp_path / "n", QUICK, work=work, execution=ONE)
+    assert found.epochs == (1, 1)
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("networks/*/*")}
+    again = fit(renamed, tmp_path / "n", QUICK, work=work, execution=ONE)
+    assert {path: path.stat().st_mtime_ns for path in work.glob("networks/*/*")} == kept
+    assert again.checksums == first.checksums
+
+
+def test_a_finished_model_that_lost_a_file_says_how_to_make_it_again(root: Path, tmp_path: Path) -> None:
+    model = fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    checksums = dict(model.checksums)
+    (model.folder / "networks" / "s0.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"absent.*delete model\.json there"):
+        fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    (model.folder / "model.json").unlink()
+    assert fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE).checksums == checksums
+
+
+def test_the_pairs_of_an_updated_model_are_those_of_all_its_atlases(root: Path, tmp_path: Path) -> None:
+    write_volume(tmp_path / "outside" / "ref.nii.gz", subject(9)[0])
+    options = replace(QUICK, atlases=("s1", str(tmp_path / "outside" / "ref.nii.gz")))
+    model = fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+    write_cohort(root, range(3))
+    later = FitOptions(preset=RECIPE, sharing="model")
+    newer = fit(Cohort.read(root), tmp_path / "n", later, update=Model.load(model.folder), execution=ONE)
+    pairs = registered_pairs(newer, Cohort.read(root), tmp_path / "n" / "work")
+    found = {(pair.subject.name, pair.atlas.name) for pair in pairs}
+    assert found == {("s0", "s1"), ("s2", "s1"), ("s0", "ref"), ("s1", "ref"), ("s2", "ref")}
+
+
+def test_the_log_does_not_name_an_atlas_that_lies_beside(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_volume(tmp_path / "doe_jane.nii.gz", subject(9)[0])
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "run.log"
+    words = ["train", str(root), "-o", "m", "--atlas", "doe_jane.nii.gz", "--epochs", "1", "--width", "0.25"]
+    assert main([*words, "--registration", "affine", "--threads", "1", "--quiet", "--log", str(log)]) == 0
+    assert "doe_jane" not in log.read_text(encoding="utf-8")
+
+
+def test_a_single_case_that_fails_is_an_object_too(root: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    flat = read_labels(root / "labelsTr" / "s0.nii.gz")
+    write_volume(tmp_path / "flat.nii.gz", flat.replace(np.full_like(flat.array, 5)))
+    words = ["predict", str(tmp_path / "flat.nii.gz"), "-m", str(model.folder), "-o", str(tmp_path / "out")]
+    assert main([*words, "--json", "--threads", "1"]) == 2
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert list(found["failed"]) == ["flat"]
+    assert f"{tmp_path / 'flat.nii.gz'}: the source is constant" in said.err
