@@ -15,6 +15,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution
+from atlasnet.execution.memory import Room
 from atlasnet.prediction import PredictOptions
 from atlasnet.registration.learning.programme import SVMSettings
 from atlasnet.training.fit import fit
@@ -102,6 +103,15 @@ def test_asking_for_what_is_planned_anyway_is_the_same_training(root: Path, tmp_
     first = fit(Cohort.read(root), tmp_path / "m", plain, execution=ONE)
     again = fit(Cohort.read(root), tmp_path / "m", replace(plain, network="unet", width=1.0), execution=ONE)
     assert again.checksums == first.checksums
+
+
+def test_scans_that_memory_does_not_suffice_for_are_refused_before_they_are_read(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlasnet.execution.memory.memory_left", lambda: Room(1000, "the machine has"))
+    monkeypatch.setattr("atlasnet.training.fit.take_fingerprint", lambda *_: pytest.fail("a scan was read"))
+    with pytest.raises(InputError, match="memory"):
+        fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
 
 
 @pytest.mark.parametrize("width", [0.0, -1.0, float("nan"), float("inf")])

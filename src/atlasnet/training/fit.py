@@ -26,7 +26,7 @@ from atlasnet.network import NetworkSpec, build_network
 from atlasnet.registration import WITHOUT_SETTINGS, Operator, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
-from atlasnet.training.memory import mapping_bytes
+from atlasnet.training.memory import mapping_bytes, measuring_bytes
 from atlasnet.training.model import Atlas, Model, class_values, is_file_name, weights_path
 from atlasnet.training.networks import AtlasNetworks, log_path
 from atlasnet.training.options import FitOptions
@@ -303,6 +303,8 @@ class Fitting:
                     remedy="delete the file to have it derived again",
                 )
             return plan
+        needed = measuring_bytes([subject.read_grid() for subject in self.cohort], len(self.cohort.channels))
+        self.execution.require_memory(needed, "crop or resample the largest scans", self.cohort.root)
         return Plan.derive(take_fingerprint(self.cohort, self.say))
 
     def same_model(self, settings: str) -> Model | None:

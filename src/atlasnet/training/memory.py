@@ -22,6 +22,11 @@ _REFERENCE, _ATLAS = 8, 4
 _UNDER_WAY, _REST = 3, 80 * 2**20
 
 
+def measuring_bytes(scans: Sequence[Grid], channels: int) -> int:
+    """The memory that measuring each scan and its reference for a plan takes, beyond what the process has."""
+    return FIXED_BYTES + (SCAN_BYTES * channels + _REFERENCE) * max(grid.voxels for grid in scans)
+
+
 def mapping_bytes(scans: Sequence[Grid], channels: int, atlases: int, operator: Operator) -> int:
     """The memory that mapping every scan onto atlases takes, beyond what the process has.
 
