@@ -252,7 +252,7 @@ def _order(titles: Mapping[str, str]) -> list[str]:
 
 
 def _points(curve: Sequence[Mapping[str, Any]], factor: float = 1) -> list[Point]:
-    return [Point(factor * p["x"], p["dice"], p["interval"]) for p in curve]
+    return [Point(round(factor * p["x"], 1), p["dice"], p["interval"]) for p in curve]
 
 
 def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
