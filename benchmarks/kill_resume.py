@@ -19,8 +19,8 @@ from pathlib import Path
 import bench
 
 
-def stage_reached(model: Path) -> dict[str, Callable[[], bool]]:
-    """For each stage, what on disk says that it is under way."""
+def stage_reached(model: Path, atlases: int) -> dict[str, Callable[[], bool]]:
+    """For each stage, what on disk says that it is under way; networks are a common one, then one for each atlas."""
     work = model / "work"
 
     def some(pattern: str, count: int = 1) -> Callable[[], bool]:
@@ -31,9 +31,10 @@ def stage_reached(model: Path) -> dict[str, Callable[[], bool]]:
         "choice of atlases": lambda: (model / "plan.json").exists() and not list(work.glob("choice/*")),
         "registration": some("registrations/*", 3),
         "mapping": some("mapped/.partial-*"),
-        "first network": some("networks/*/checkpoint-*.json"),
+        "common network": some("networks/*/checkpoint-*.json"),
         "writing a checkpoint": some("networks/*/.checkpoint-*"),
-        "last network": lambda: len(list(work.glob("networks/*"))) > 1,
+        "first tuning": some("networks/*", 2),
+        "last tuning": some("networks/*", 1 + atlases),
         "model": lambda: bool(list((model / "networks").glob("*.safetensors"))),
     }
 
@@ -86,14 +87,14 @@ def main() -> None:
         trials: list[tuple[str, float | None]] = [
             ("random instant", generator.uniform(0, duration)) for _ in range(options.kills)
         ]
-        trials += [(stage, None) for stage in stage_reached(work)]
+        trials += [(stage, None) for stage in stage_reached(work, options.atlases)]
         rows = []
         for name, instant in trials:
             model = work / "killed"
             shutil.rmtree(model, ignore_errors=True)
             process = subprocess.Popen(command(model), start_new_session=True)
             start = time.perf_counter()
-            reached = stage_reached(model).get(name)
+            reached = stage_reached(model, options.atlases).get(name)
             while process.poll() is None:
                 if reached() if reached else time.perf_counter() - start >= (instant or 0):
                     break
