@@ -185,7 +185,7 @@ def test_a_step_takes_about_what_is_said(network: tuple[str, float, tuple[int, .
     words = [sys.executable, "-c", _STEP, json.dumps(network)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     estimate, held = map(float, done.stdout.split())
-    assert 0.75 * held < estimate < 1.5 * held
+    assert 0.75 * held < estimate < 2 * held  # as the documentation says of estimates
 
 
 _MEASURED = """
