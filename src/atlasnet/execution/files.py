@@ -15,6 +15,8 @@ from typing import Any
 
 from atlasnet.errors import InputError
 
+_OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
+
 LARGEST_JSON = 32 * 2**20  # bytes; as Python's objects a file may need twenty times its size
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -132,9 +134,6 @@ def reading_back(path: str | Path) -> Iterator[None]:
             found=f"{type(error).__name__}: {error}",
             remedy="delete the file; the same command makes it again",
         ) from error
-
-
-_OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
 
 
 def _refuse_constant(name: str) -> float:
