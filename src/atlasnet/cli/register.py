@@ -362,6 +362,8 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",
     ]
+    if record["deformation_lost"]:
+        lines.insert(1, "the deformation lost the image and was left out: the map is that from which it began")
     for label, found in record.get("regions", {}).items():
         lines.append(f"label {label}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return "\n".join(lines)

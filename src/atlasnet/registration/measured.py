@@ -17,6 +17,10 @@ from atlasnet.registration.quality import geometry, quality, similarities
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 
+LOST = 0.5
+"""A deformation whose quality is below this share of that of its start has lost the image, as may happen where images
+begin far apart without an affine alignment; the start is the better map."""
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -90,6 +94,13 @@ class MeasuringOperator(ABC):
         if found.start is not None:
             maps["prealigned"] = found.start.forward
         similarity = similarities(source, source_mask, task, maps, execution, clamp=self.clamp, mi_range=self.mi_range)
+        lost = False
+        if found.start is not None:
+            began, ended = quality(similarity["prealigned"]), quality(similarity["after"])
+            lost = ended < min(began, LOST * began)
+            if lost:
+                transform, measured = geometry(found.start, task.target.grid, source.grid)
+                similarity["after"] = similarity["prealigned"]
         end = time.perf_counter()
         record = {
             "operator": self.name,
@@ -100,6 +111,7 @@ class MeasuringOperator(ABC):
             "seconds_checks": round(end - mapped, 3),
             **{f"similarity_{name}": values for name, values in similarity.items()},
             **measured,
+            "deformation_lost": lost,
             "quality": quality(similarity["after"]),
         }
         return Registration(transform, record)

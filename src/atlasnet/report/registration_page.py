@@ -66,6 +66,8 @@ def write_registration_report(
 
 def _warnings(record: Mapping[str, Any], target: Volume) -> list[str]:
     found = []
+    if record.get("deformation_lost"):
+        found.append("The deformation lost the image and was left out: the map is that from which it began.")
     if record["folded_share"] > 0:
         found.append(f"The map folds {100 * record['folded_share']:.3g} % of the target's voxels.")
     before = record["similarity_before"]
