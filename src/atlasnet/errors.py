@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Self
 
 # NumPy raises a MemoryError; torch and ITK a RuntimeError, each in words of its own.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc")
@@ -58,6 +59,16 @@ class InputError(AtlasNetError):
             if value is not None
         ]
         super().__init__("; ".join([text, *details]))
+
+    def told(self, *, path: str | Path | None = None, remedy: str | None = None) -> Self:
+        """The same error as whoever catches it knows more: about another path, or with another remedy."""
+        return type(self)(
+            self.problem,
+            path=self.path if path is None else path,
+            expected=self.expected,
+            found=self.found,
+            remedy=self.remedy if remedy is None else remedy,
+        )
 
 
 class VolumeError(InputError):

@@ -210,13 +210,7 @@ class Plan:
         try:
             return cls.from_json(content)
         except CohortError as error:
-            raise CohortError(
-                error.problem,
-                path=path,
-                expected=error.expected,
-                found=error.found,
-                remedy="correct the file, or delete it to have it derived again",
-            ) from error
+            raise error.told(path=path, remedy="correct the file, or delete it to have it derived again") from error
 
     def write(self, path: str | Path) -> None:
         """Write plan.json."""

@@ -194,9 +194,7 @@ def _located(error: AtlasNetError, case: Subject) -> AtlasNetError:
     """The error with the scan that it is about, where it names no file: what fails below knows arrays only."""
     if not isinstance(error, InputError) or error.path is not None:
         return error
-    return type(error)(
-        error.problem, path=case.images[0], expected=error.expected, found=error.found, remedy=error.remedy
-    )
+    return error.told(path=case.images[0])
 
 
 def _alone(error: E) -> E:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from atlasnet.errors import VolumeError
 from atlasnet.execution import Execution
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
+from atlasnet.volume.volume import all_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +145,7 @@ def tasks(
 def _check_voxels(name: str, image: Volume) -> None:
     if image.array.dtype.kind not in "iuf":
         raise VolumeError(f"the voxels of the {name} are no numbers", found=str(image.array.dtype))
-    # Minimum and maximum pass NaN and infinity on, and need no mask as large as the image.
-    if image.array.dtype.kind == "f" and not np.isfinite([image.array.min(), image.array.max()]).all():
+    if not all_finite(image.array):
         raise VolumeError(
             f"the {name} has voxels that are not finite",
             found="NaN or infinity",

@@ -318,13 +318,8 @@ class Fitting:
         try:
             model = Model.load(self.folder)
         except ModelError as error:
-            raise ModelError(
-                error.problem,
-                path=error.path,
-                expected=error.expected,
-                found=error.found,
-                remedy="delete model.json there: the same command makes the model again from what is kept",
-            ) from error
+            remedy = "delete model.json there: the same command makes the model again from what is kept"
+            raise error.told(remedy=remedy) from error
         if model.provenance.get("settings") != settings:
             raise ModelError(
                 "the folder holds a finished model that was trained with other data, options or plan",

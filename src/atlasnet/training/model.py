@@ -339,13 +339,7 @@ class Model:
             place = Path(error.path or ".")
             if self._unpacked is None or not place.is_relative_to(self.folder):
                 raise
-            raise type(error)(
-                error.problem,
-                path=self._unpacked.known(place),
-                expected=error.expected,
-                found=error.found,
-                remedy=error.remedy,
-            ) from error
+            raise error.told(path=self._unpacked.known(place)) from error
 
     def summary(self) -> dict[str, Any]:
         """What a user asks of a model, JSON-able: nothing of it names a patient but the subjects that are atlases."""

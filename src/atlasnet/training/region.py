@@ -58,9 +58,10 @@ class Region:
                 unknown &= array == IGNORED
         if not inside.any():
             return cls((0, 0, 0), (shape[0], shape[1], shape[2]))
-        for axis in range(3):
-            unknown = ndimage.minimum_filter1d(unknown, 2 * margin + 1, axis, mode="constant", cval=True)
-        inside |= unknown
+        if partly:
+            for axis in range(3):
+                unknown = ndimage.minimum_filter1d(unknown, 2 * margin + 1, axis, mode="constant", cval=True)
+            inside |= unknown
         low, high = [], []
         for axis, side in enumerate(shape):
             found = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))

@@ -327,4 +327,4 @@ def _moved(error: VolumeError, folder: Path, archive: Path) -> VolumeError:
     path = Path(error.path) if error.path is not None else archive
     if path.is_relative_to(folder):
         path = archive / path.relative_to(folder)
-    return VolumeError(error.problem, path=path, expected=error.expected, found=error.found, remedy=error.remedy)
+    return error.told(path=path)

@@ -23,7 +23,7 @@ from atlasnet.errors import VolumeError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.headers import NiftiGeometry, check_nifti, check_spacing, of_three_axes
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
-from atlasnet.volume.volume import Volume
+from atlasnet.volume.volume import Volume, all_finite
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
@@ -195,9 +195,7 @@ def _of_three_axes(path: Path) -> Iterator[Path]:
         try:
             yield raised
         except VolumeError as error:
-            raise VolumeError(
-                error.problem, path=path, expected=error.expected, found=error.found, remedy=error.remedy
-            ) from error
+            raise error.told(path=path) from error
 
 
 @contextmanager
@@ -356,8 +354,7 @@ def trusted_grid(
 
 
 def _check_finite(path: Path, array: NDArray[Any]) -> None:
-    # Minimum and maximum pass NaN and infinity on, and need no mask as large as the image.
-    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+    if not all_finite(array):
         bad = array.size - int(np.isfinite(array).sum())
         raise VolumeError(
             "the image has voxels that are not finite",

@@ -12,6 +12,11 @@ from atlasnet.errors import VolumeError
 from atlasnet.volume.grid import Grid
 
 
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether every voxel is finite; minimum and maximum pass NaN and infinity on, and need no mask as large."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with their geometry.
