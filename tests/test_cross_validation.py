@@ -168,3 +168,16 @@ def test_subjects_that_fit_no_atlas_at_all_are_an_error(cohort: Cohort, tmp_path
 def test_too_many_folds_are_refused_before_training(cohort: Cohort, tmp_path: Path) -> None:
     assert main(["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", "9", "--quiet"]) == 2
     assert not (tmp_path / "m").exists()
+
+
+def test_a_scan_that_is_there_twice_is_refused_before_training(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(cohort.root, root)
+    scan = sitk.ReadImage(root / "imagesTr" / "s1_0000.nii.gz")
+    sitk.WriteImage(sitk.Cast(scan, sitk.sitkFloat64), root / "imagesTr" / "again_0000.nii.gz", useCompression=False)
+    shutil.copy(root / "labelsTr" / "s1.nii.gz", root / "labelsTr" / "again.nii.gz")
+    assert main(["train", str(root), "-o", str(tmp_path / "m"), "--folds", "2", "--quiet"]) == 2
+    assert "s1 is again" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()

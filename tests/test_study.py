@@ -177,6 +177,20 @@ def test_a_training_subject_cannot_be_a_test_subject(cohort: Cohort, tmp_path: P
         run_study(cohort, [leaked], tmp_path / "o", QUICK, execution=ONE)
 
 
+def test_a_training_scan_is_recognised_in_another_file(cohort: Cohort, tmp_path: Path) -> None:
+    """Turned, in another format and type of numbers, without its place in the patient."""
+    scan = sitk.ReadImage(cohort["s1"].images[0], sitk.sitkFloat64)
+    turned = sitk.Flip(sitk.PermuteAxes(scan, [2, 0, 1]), [True] * 3)
+    turned.SetOrigin((40.0, -7.0, 3.0))
+    sitk.WriteImage(turned, tmp_path / "copy.mha")
+    reference = sitk.Flip(sitk.PermuteAxes(sitk.ReadImage(cohort["s1"].labels), [2, 0, 1]), [True] * 3)
+    reference.CopyInformation(turned)
+    sitk.WriteImage(reference, tmp_path / "labels.nii.gz")
+    leaked = Subject("innocent", (tmp_path / "copy.mha",), tmp_path / "labels.nii.gz")
+    with pytest.raises(InputError, match="innocent is s1"):
+        run_study(cohort, [leaked], tmp_path / "o", QUICK, execution=ONE)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort.cohort import Cohort, scan
+from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
 from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
@@ -89,14 +89,14 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
         cohort, problems = scan(path, labelled=labelled)
     except CohortError as error:
         return CheckReport((Problem(_text(error), path=Path(error.path) if error.path else Path(path)),))
-    measured, seen = [], dict[int, str]()
+    measured, seen = [], dict[str, str]()
     for subject in reporter.track(cohort, "checked", len(cohort)):
-        found, part, checksum = _check_subject(cohort, subject)
+        found, part, voxels = _check_subject(cohort, subject)
         problems.extend(found)
         if part is not None:
             measured.append(part)
-        if checksum is not None and seen.setdefault(checksum, subject.name) != subject.name:
-            text = f"the image has the same voxels as that of {seen[checksum]}"
+        if voxels is not None and seen.setdefault(voxels, subject.name) != subject.name:
+            text = f"the image has the same voxels as that of {seen[voxels]}"
             problems.append(Problem(text, subject.name, subject.images[0], "warning"))
     if not measured:
         if not any(problem.severity == "error" for problem in problems):
@@ -107,8 +107,8 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
     return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint))
 
 
-def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Measured | None, int | None]:
-    """Problems of one subject, its measurements, and a checksum of its image; image and labels are judged apart."""
+def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Measured | None, str | None]:
+    """Problems of one subject, its measurements, and the digest of its voxels; image and labels are judged apart."""
     problems: list[Problem] = []
 
     def note(text: str, path: Path, *, warning: bool = False) -> None:
@@ -139,7 +139,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     if image is None:
         return problems, None, None
     measured = measure(subject.name, image, labels, cohort.labels, cohort.ignore_label)
-    return problems, measured, zlib.crc32(np.ascontiguousarray(image.array).view(np.uint8).reshape(-1).data)
+    return problems, measured, voxel_digest(image)
 
 
 def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str]]:

@@ -11,9 +11,11 @@ import numpy as np
 
 from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort
+from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
+from atlasnet.evaluation.table import shortened
 from atlasnet.execution import Execution, atomic_path, file_digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
@@ -135,7 +137,16 @@ def plan_folds(cohort: Cohort, options: FitOptions, folds: int | None, seed: int
                 expected="a number of atlases, or image files that are no subjects",
                 found=", ".join(left_out),
             )
-    return split(names, folds, seed)
+    groups = split(names, folds, seed)
+    twice = [f"{subject.name} is {same.name}" for subject, same in same_scans(tuple(cohort))]
+    if twice:
+        raise InputError(
+            "a scan is there twice, and would be segmented by a model that has seen it",
+            path=cohort.root,
+            found=shortened(twice),
+            remedy="leave one of each out with --subjects",
+        )
+    return groups
 
 
 def cross_validate(

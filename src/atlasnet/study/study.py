@@ -111,8 +111,8 @@ class StudyRun:
         if self.options.patches is not None:
             self.options.patches.values(self.labels)
         check_masks((*self.cohort, *self.tests), self.say)
+        check_test_subjects(self.cohort, self.tests)
         self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
-        check_test_subjects(self.cohort, self.tests, self.files)
 
     def result(self) -> Study:
         """Everything in order."""

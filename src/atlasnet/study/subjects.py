@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.declaration import read_declaration
+from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.evaluation.table import shortened
@@ -87,18 +88,17 @@ def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:
     return found
 
 
-def check_test_subjects(cohort: Cohort, tests: Sequence[Subject], digests: Mapping[Subject, tuple[str, ...]]) -> None:
+def check_test_subjects(cohort: Cohort, tests: Sequence[Subject]) -> None:
     """Whether one can learn from the training subjects and test on ``tests``.
 
     Args:
         cohort: the training subjects.
         tests: others.
-        digests: `subject_digests` of all of them.
 
     Raises:
         CohortError: a test subject has other channels.
-        VolumeError: its reference does not lie on the grid of its image.
-        InputError: it is a training subject.
+        VolumeError: its reference does not lie on the grid of its image, or an image cannot be read.
+        InputError: its scan is that of a training subject.
     """
     for test in tests:
         if test.channels != len(cohort.channels):
@@ -110,8 +110,7 @@ def check_test_subjects(cohort: Cohort, tests: Sequence[Subject], digests: Mappi
             )
         if test.labels is not None:
             check_same_grid(read_grid(test.labels), test.read_grid(), test.labels, test.images[0])
-    seen = {digests[subject][0]: subject.name for subject in cohort}
-    leaked = [f"{test.name} is {seen[key]}" for test in tests if (key := digests[test][0]) in seen]
+    leaked = [f"{test.name} is {subject.name}" for test, subject in same_scans(tests, tuple(cohort))]
     if leaked:
         raise InputError(
             "test subjects are training subjects",
