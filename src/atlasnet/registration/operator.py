@@ -25,8 +25,8 @@ class Registration:
             - ``levels``: per level ``resolution`` and ``control_spacing_mm`` (x, y, z), ``labels``, ``seconds``; where
               there was a search ``energy_before`` and ``energy_after`` (per control point, of the level's own energy);
               empty without levels;
-            - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 1 for perfect
-              agreement, 0 for unrelated images (see `atlasnet.registration.similarity`);
+            - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 0 for
+              unrelated images (see `atlasnet.registration.similarity.agreement`);
             - ``jacobian_min``: least one-sided corner Jacobian on the target grid, ``folded_share``: share of voxels
               where it is not positive;
             - ``inverse_residual_mm``: ``target`` and ``source``, each with mean, p999, max;

@@ -51,7 +51,7 @@ def similarities(
         windows: see `prepare_pair`.
 
     Returns:
-        Per map and metric: 1 for perfect agreement, 0 for unrelated images, on a grid of at most 200,000 voxels.
+        Per map and metric the `agreement`, 0 for unrelated images, on a grid of at most 200,000 voxels.
     """
     device = execution.torch_device()
     (level,) = build_levels(registration_grid(task.target.grid, None, SIMILARITY_VOXELS), (SIMILARITY_LEVEL,))

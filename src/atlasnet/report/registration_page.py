@@ -91,7 +91,8 @@ def _measured(page: Page, record: Mapping[str, Any]) -> None:
     page.heading("Similarity")
     before, after = record["similarity_before"], record["similarity_after"]
     page.table(["metric", "before", "after"], [[name, number(before.get(name)), number(after[name])] for name in after])
-    page.text(f"1 is perfect agreement, 0 unrelated images. Quality, their mean: {record['quality']:.3f}.", small=True)
+    scale = "0: unrelated images; equal ones have 1, by mutual information about 0.7"
+    page.text(f"{scale}. Quality, their mean: {record['quality']:.3f}.", small=True)
     if record.get("regions"):
         scores = list(next(iter(record["regions"].values())))
         rows = [[label, *(number(found.get(score)) for score in scores)] for label, found in record["regions"].items()]
