@@ -19,7 +19,7 @@ from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor
 from atlasnet.prediction.answers import Answers
-from atlasnet.study import CrossValidation, cross_validate, split
+from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import Volume
@@ -181,3 +181,54 @@ def test_a_scan_that_is_there_twice_is_refused_before_training(
     assert main(["train", str(root), "-o", str(tmp_path / "m"), "--folds", "2", "--quiet"]) == 2
     assert "s1 is again" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def splits(groups: list[list[str]]) -> list[dict[str, list[str]]]:
+    """As nnU-Net writes them."""
+    return [{"train": sorted({*NAMES} - {*group}), "val": group} for group in groups]
+
+
+def test_folds_may_be_those_of_a_file(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two scans of one patient are left out together."""
+    folds = tmp_path / "splits_final.json"
+    folds.write_text(json.dumps(splits([["s1", "s0", "s3"], ["s2"]])), encoding="utf-8")
+    command = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", str(folds), "--atlases", "1", "--json"]
+    command += ["--width", "0.25", "--epochs", "1", "--registration", "affine", "--threads", "1", "--quiet"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["cross_validation"]["folds"] == [["s0", "s1", "s3"], ["s2"]]
+    trained = [Model.load(tmp_path / "m" / "cross_validation" / f"fold_{n}").provenance["data"] for n in (1, 2)]
+    assert [sorted(names) for names in trained] == [["s2"], ["s0", "s1", "s3"]]
+
+
+def test_a_scan_may_be_there_twice_where_both_are_left_out_together(cohort: Cohort, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(cohort.root, root)
+    for part in ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz"):
+        shutil.copy(root / part.format("s1"), root / part.format("again"))
+    twice = Cohort.read(root)
+    found = plan_folds(twice, QUICK, [["s1", "again"], ["s0", "s2", "s3"]], 0)
+    assert found == (("again", "s1"), ("s0", "s2", "s3"))
+    with pytest.raises(InputError, match="s1 is again"):
+        plan_folds(twice, QUICK, [["s1"], ["again", "s0", "s2", "s3"]], 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "found"),
+    [
+        ([["s0", "s1"], ["s2"]], "s3 in 0"),
+        ([["s0", "s1"], ["s1", "s2", "s3"]], "s1 in 2"),
+        ([["s0", "s1"], ["s2", "s3", "x"]], "x, who is no subject"),
+        ([["s0", "s1", "s2", "s3"]], "1 groups"),
+        ([["s0", "s1", "s2", "s3"], []], "1 not empty"),
+    ],
+)
+def test_folds_that_do_not_divide_the_subjects_are_refused(cohort: Cohort, groups: list[list[str]], found: str) -> None:
+    with pytest.raises(InputError, match=found):
+        plan_folds(cohort, QUICK, groups, 0)
+
+
+@pytest.mark.parametrize("text", ["", "7", '{"val": ["a"]}', "[7]", '["a", "b"]', '[{"train": ["a"]}]', "[[1], [2]]"])
+def test_a_file_that_holds_no_folds_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "folds.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="folds cannot be read"):
+        read_folds(tmp_path / "folds.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from atlasnet.errors import require_folder
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
     from atlasnet.execution import Execution
+    from atlasnet.study.folds import Folds
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
 
@@ -63,11 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds",
         nargs="?",
-        type=int,
-        const=0,
+        const="",
         metavar="K",
-        help="cross-validate as well, into MODEL/cross_validation (K defaults to 5; with fewer than 10 subjects each "
-        "is left out in turn)",
+        help="cross-validate as well, into MODEL/cross_validation, in K folds (default: 5; with fewer than 10 subjects "
+        "each is left out in turn) or in those of a file: nnU-Net's splits_final.json, or lists of names in JSON",
     )
     parser.add_argument(
         "--ensemble",
@@ -82,6 +83,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dry_run_option(parser)
     add_execution_options(parser)
+
+
+def _folds(text: str) -> Folds | None:
+    """What ``--folds`` asks for: a number, a file, or nothing in particular."""
+    from atlasnet.study import read_folds
+
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return read_folds(text)
 
 
 def _seconds(text: str) -> float:
@@ -134,18 +147,19 @@ def run(args: argparse.Namespace) -> int:
         time_budget=args.time_budget,
     )
     work = args.work or args.output / "work"
+    folds = None
     if args.folds is not None:
         # What is wrong with the folds is said before hours of training.
-        plan_folds(cohort, options, args.folds or None, execution.seed)
+        folds = plan_folds(cohort, options, _folds(args.folds), execution.seed)
     if args.dry_run:
-        return _dry_run(args, cohort, options, update, work, execution)
+        return _dry_run(args, cohort, options, update, folds, work, execution)
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
     text = f"model with {len(model.atlases)} atlases: {args.output}"
     failed = False
-    if args.folds is not None:
+    if folds is not None:
         folder = args.output / "cross_validation"
-        found = cross_validate(cohort, folder, options, folds=args.folds or None, work=work, execution=execution)
+        found = cross_validate(cohort, folder, options, folds=folds, work=work, execution=execution)
         keep_learnt(model, found)
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
@@ -177,16 +191,16 @@ def _dry_run(
     cohort: Cohort,
     options: FitOptions,
     update: Model | None,
+    folds: Sequence[Sequence[str]] | None,
     work: Path,
     execution: Execution,
 ) -> int:
-    from atlasnet.study import fold_name, fold_pairs, plan_folds
+    from atlasnet.study import fold_name, fold_pairs
     from atlasnet.training.forecast import forecast_fit
 
     found = forecast_fit(cohort, args.output, options, update=update, work=work, execution=execution)
     lines, result = training_lines(found, args.output), found.to_json()
-    if args.folds is not None:
-        folds = plan_folds(cohort, options, args.folds or None, execution.seed)
+    if folds is not None:
         places = [args.output / "cross_validation" / fold_name(n) for n, _ in enumerate(folds, start=1)]
         missing = [fold for fold, place in zip(folds, places, strict=True) if not (place / "model.json").is_file()]
         finished, pairs = len(folds) - len(missing), fold_pairs(missing, len(cohort), found.atlases)

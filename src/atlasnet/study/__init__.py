@@ -3,12 +3,10 @@
 from atlasnet.study.cross_validation import (
     CrossValidation,
     cross_validate,
-    fold_name,
     keep_ensemble,
     keep_learnt,
-    plan_folds,
-    split,
 )
+from atlasnet.study.folds import fold_name, plan_folds, read_folds, split
 from atlasnet.study.forecast import StudyForecast, fold_pairs, forecast_study
 from atlasnet.study.page import PAGE, main_table, write_study
 from atlasnet.study.records import Study, StudyOptions
@@ -30,6 +28,7 @@ __all__ = [
     "keep_learnt",
     "main_table",
     "plan_folds",
+    "read_folds",
     "read_test_subjects",
     "run_study",
     "split",

@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort
-from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
-from atlasnet.evaluation.table import shortened
 from atlasnet.execution import Execution, atomic_path, file_digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
+from atlasnet.study.folds import Folds, fold_name, plan_folds
 from atlasnet.study.statistics import interval
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
 from atlasnet.training.fit import fit
@@ -26,10 +24,6 @@ from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import read_labels, volume_digest
-
-DEFAULT_FOLDS = 5
-# With fewer subjects each one is left out in turn: a model of four fifths of them would say little about one of all.
-LEAVE_ONE_OUT_BELOW = 10
 
 
 @dataclass(frozen=True)
@@ -96,65 +90,12 @@ class CrossValidation:
         ]
 
 
-def split(names: Sequence[str], folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
-    """Which subjects are left out together.
-
-    Args:
-        names: of the subjects.
-        folds: how many groups; None: 5, or one per subject with fewer than 10.
-        seed: of the shuffle.
-
-    Returns:
-        Groups whose sizes differ by at most one; every name is in exactly one.
-
-    Raises:
-        InputError: fewer than 2 folds, or more than subjects.
-    """
-    if folds is None:
-        folds = len(names) if len(names) < LEAVE_ONE_OUT_BELOW else DEFAULT_FOLDS
-    if not 2 <= folds <= len(names):
-        raise InputError(
-            "the subjects cannot be divided into so many folds", expected=f"2 to {len(names)}", found=str(folds)
-        )
-    shuffled = np.random.default_rng(seed).permutation(sorted(names)).tolist()
-    return tuple(tuple(sorted(shuffled[fold::folds])) for fold in range(folds))
-
-
-def fold_name(number: int) -> str:
-    """The folder of a fold's model, of folds that are counted from 1."""
-    return f"fold_{number}"
-
-
-def plan_folds(cohort: Cohort, options: FitOptions, folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
-    """The folds of a cohort, with everything checked that can be before hours of training; see `cross_validate`."""
-    names = [subject.name for subject in cohort]
-    if isinstance(options.atlases, tuple):
-        sources = resolve_atlases(cohort, options.atlases)
-        left_out = [source.subject for source in sources if source.subject is not None]
-        if left_out:
-            raise InputError(
-                "a subject that is an atlas cannot be left out",
-                expected="a number of atlases, or image files that are no subjects",
-                found=", ".join(left_out),
-            )
-    groups = split(names, folds, seed)
-    twice = [f"{subject.name} is {same.name}" for subject, same in same_scans(tuple(cohort))]
-    if twice:
-        raise InputError(
-            "a scan is there twice, and would be segmented by a model that has seen it",
-            path=cohort.root,
-            found=shortened(twice),
-            remedy="leave one of each out with --subjects",
-        )
-    return groups
-
-
 def cross_validate(
     cohort: Cohort,
     folder: str | Path,
     options: FitOptions | None = None,
     *,
-    folds: int | None = None,
+    folds: Folds | None = None,
     work: str | Path | None = None,
     execution: Execution | None = None,
 ) -> CrossValidation:
@@ -168,7 +109,7 @@ def cross_validate(
         folder: gets ``fold_1`` and so on (the models), ``predictions``, ``fusion_samples``, ``folds.json``,
             ``table.json`` and ``table.csv``.
         options: of `fit`. Atlases that are named must be image files, not subjects: those are left out in their turn.
-        folds: see `split`.
+        folds: see `plan_folds`.
         work: folder of intermediate results that all folds share, ``folder/work`` by default.
         execution: device, threads, seed, progress.
 
@@ -190,7 +131,7 @@ class _CrossValidation:
         cohort: Cohort,
         folder: Path,
         options: FitOptions,
-        folds: int | None,
+        folds: Folds | None,
         work: str | Path | None,
         execution: Execution,
     ) -> None:
