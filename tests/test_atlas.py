@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from atlasnet.atlas import ChoiceSettings, choose_atlases, k_medoids, medoids, resolve_atlases
 from atlasnet.cohort import Cohort
-from atlasnet.errors import CohortError, InputError
+from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.volume import Grid, Volume, write_volume
 
@@ -128,6 +128,15 @@ def test_the_choice_does_not_depend_on_headers_pose() -> None:
 
     elsewhere = volumes | {"s2": partial(moved, volumes["s2"])}
     assert choose_atlases(elsewhere, 2, execution=RUN) == choose_atlases(volumes, 2, execution=RUN)
+
+
+@pytest.mark.parametrize("flat", ["s0", "s1", "s2", "s3"])
+def test_who_cannot_be_compared_is_named(flat: str) -> None:
+    volumes = cohort_of(0, 1, 0, 1)
+    empty = volumes[flat]()
+    volumes[flat] = lambda: empty.replace(np.zeros_like(empty.array))
+    with pytest.raises(VolumeError, match=f"{flat} .*is constant|with {flat}.*is constant"):
+        choose_atlases(volumes, 2, execution=RUN)
 
 
 def test_all_subjects_are_atlases_where_there_are_no_more_than_wanted() -> None:

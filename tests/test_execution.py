@@ -109,6 +109,8 @@ def test_an_absent_device_is_refused_with_a_way_out() -> None:
         Execution(device="cuda:99").torch_device()
     with pytest.raises(InputError, match="'warp-drive' cannot be used"):
         Execution(device="warp-drive").torch_device()
+    with pytest.raises(InputError, match="'hpu' cannot be used"):
+        Execution(device="hpu").torch_device()
 
 
 def test_threads_hold_inside_the_block_only() -> None:

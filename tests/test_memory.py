@@ -63,11 +63,12 @@ def test_without_limits_what_the_machine_has_free_is_left(proc: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("used", "files", "expected"), [(1, 0, 3), (3, 2, 3), (5, 0, -1)])
+@pytest.mark.parametrize("kind", ["inactive", "active"])
 def test_a_control_group_leaves_its_limit_without_what_it_uses_but_for_files(
-    proc: Path, tmp_path: Path, used: int, files: int, expected: int
+    proc: Path, tmp_path: Path, kind: str, used: int, files: int, expected: int
 ) -> None:
     groups = tmp_path / "groups"
-    stat = f"anon 5\ninactive_file {files * GIB}\n"
+    stat = f"anon 5\n{kind}_file {files * GIB}\n"
     write(groups, {"memory.max": f"{4 * GIB}\n", "memory.current": f"{used * GIB}\n", "memory.stat": stat})
     assert left(proc, groups) == expected
 
@@ -83,7 +84,7 @@ def test_the_groups_around_a_group_count_too(proc: Path, tmp_path: Path) -> None
 def test_groups_of_the_first_version_are_read(proc: Path, tmp_path: Path) -> None:
     write(proc, {"self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/docker/0123\n"})
     limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
-    stat = f"total_inactive_file {GIB}\n"
+    stat = f"total_inactive_file {GIB // 2}\ntotal_active_file {GIB // 2}\n"
     # In a container, the host's path is not there; the mount shows the container's own group.
     write(tmp_path / "groups/memory", {limit: f"{6 * GIB}\n", usage: f"{2 * GIB}\n", "memory.stat": stat})
     assert left(proc, tmp_path / "groups") == 5

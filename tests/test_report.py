@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from itertools import permutations, product
 from pathlib import Path
 
@@ -11,19 +12,25 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
 
+from atlasnet.cohort.segments import PALETTE
 from atlasnet.errors import InputError
 from atlasnet.report import (
+    Point,
     colours,
     comparison_figure,
+    curve_figure,
     overlay,
     registration_figure,
     richest_slice,
     same_level,
     slice_count,
     stages_figure,
+    svg,
     take_slice,
     window,
 )
+from atlasnet.report.curves import scatter_figure
+from atlasnet.report.panel import look
 from atlasnet.volume import Grid, Volume
 
 NAMES = {"background": 0, "lung": 1, "disease": 2}
@@ -170,7 +177,12 @@ def test_other_modalities_are_shown_between_their_percentiles() -> None:
 
 def test_a_labels_colour_does_not_depend_on_what_else_is_shown() -> None:
     assert colours(NAMES) == colours({"disease": 2, "lung": 1})
-    assert len(set(colours({str(i): i for i in range(8)}).values())) == 7
+
+
+def test_no_two_labels_have_one_colour() -> None:
+    many = colours({str(i): i for i in range(1, 301)})
+    assert len(set(many.values())) == 300
+    assert list(many.values())[:7] == list(PALETTE)
 
 
 def scene() -> tuple[Volume, Volume]:
@@ -196,6 +208,42 @@ def test_overlay_chooses_slices_that_hold_labels(tmp_path: Path) -> None:
     image, labels = scene()
     path = overlay(tmp_path / "overlay.png", image, labels, labels, names=NAMES, title="case")
     assert imread(path).shape[1] > imread(path).shape[0]
+
+
+def test_of_many_labels_the_legend_names_those_that_are_drawn(tmp_path: Path) -> None:
+    """A hundred names would lie over the pictures."""
+    image, labels = scene()
+    many = NAMES | {f"vertebra that is not in the picture {i}": 10 + i for i in range(100)}
+    few, all_of_them = (imread(overlay(tmp_path / f"{len(n)}.png", image, labels, names=n)) for n in (NAMES, many))
+    np.testing.assert_array_equal(few, all_of_them)
+
+
+def test_a_figure_grows_with_its_legend(tmp_path: Path) -> None:
+    image, labels = scene()
+    array = labels.array.copy()
+    array[0, 3, :30, 20] = 10 + np.arange(30)
+    names = NAMES | {f"label {i}": 10 + i for i in range(30)}
+    few = imread(overlay(tmp_path / "few.png", image, labels, names=names, slices=[3]))
+    many = imread(overlay(tmp_path / "many.png", image, labels.replace(array), names=names, slices=[3]))
+    assert 100 < len(many) - len(few) < 250
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Neither a formula between two dollars nor hidden for an underscore."""
+    names = ["a$_$", r"$\foo$", "_lung", "<b>"]
+    drawn = svg(curve_figure({name: [Point(1, 0.5), Point(2, 0.6)] for name in names}, x="$x_$", y="y", title="$^$"))
+    shown = [escape(name) for name in (*names, "$x_$", "$^$")]
+    assert [name in drawn for name in shown] == [True] * len(shown)
+    drawn = svg(scatter_figure({name: [(1.0, 0.5)] for name in names}, x="x", y="y"))
+    assert all(escape(name) in drawn for name in names)
+    image, labels = scene()
+    overlay(tmp_path / "a.png", image, labels, names={"$_$": 1, "_b": 2}, title=r"$\foo$")
+
+
+def test_many_curves_look_different() -> None:
+    looks = [look(place) for place in range(200)]
+    assert len(set(looks)) == 200
+    assert {colour for colour, _ in looks[:7]} == set(PALETTE)
 
 
 def test_overlay_refuses_labels_of_another_grid(tmp_path: Path) -> None:

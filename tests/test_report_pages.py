@@ -64,6 +64,11 @@ def test_what_is_written_is_text_and_never_markup(tmp_path: Path) -> None:
     page = Page("a <b> & c")
     page.warnings(["<i>"], "none")
     page.table(["case"], [[Cell("<script>", link='x".html')], ["</td>"]])
+    assert (
+        Cell("scan", link="scan#2 100%25?_report.html").html()
+        == '<a href="scan%232%20100%2525%3F_report.html">scan</a>'
+    )
+    assert 'href="javascript%3A' in Cell("scan", link="javascript:alert(1)").html()
     page.text("</p>")
     with page.fold("</summary>"):
         page.text("inside")
@@ -293,6 +298,21 @@ def test_a_large_volume_is_made_coarser_and_the_page_says_so(tmp_path: Path, mon
     assert "Made coarser" in check(path).text
 
 
+@pytest.mark.parametrize("thickness", [0.01, 1.0, 9.0])
+def test_a_large_slice_is_made_coarser_within_its_plane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thickness: float
+) -> None:
+    monkeypatch.setattr("atlasnet.report.viewer.MOST_VOXELS", 5_000)
+    values = np.arange(90_000, dtype=np.float32).reshape(1, 300, 300)
+    image = Volume(values, Grid.from_parts(values.shape, (0.2, 0.2, thickness)))
+    page = Page("title")
+    add_viewer(page, [Shown("scan", image, window=GREY)])
+    (scan,) = volumes(page.write(tmp_path / "page.html"), tmp_path)
+    assert 4_000 < scan.GetNumberOfPixels() <= 5_000
+    assert scan.GetSize()[2] == 1
+    assert scan.GetSpacing()[2] == pytest.approx(thickness)
+
+
 def test_the_viewers_code_is_whole_in_the_page(tmp_path: Path) -> None:
     page = Page("title")
     add_viewer(page, [Shown("scan", block(), window=GREY)])
@@ -495,6 +515,15 @@ def test_few_cases_are_not_drawn(model: Path, tmp_path: Path) -> None:
     assert table["subjects"] == 3
     assert said in check(write_evaluation_report(tmp_path / "page.html", table)).text
     assert said not in check(write_evaluation_report(tmp_path / "page.html", table | {"subjects": 2})).text
+
+
+def test_a_long_table_shows_the_lowest_rows(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8")) | {"unreferenced": []}
+    monkeypatch.setattr("atlasnet.report.evaluation_page.MOST_ROWS", 2)
+    found = check(write_evaluation_report(tmp_path / "page.html", table))
+    lowest = sorted(row["dice"] for row in table["rows"])[:2]
+    assert [row["Dice"] for row in found.table("case")] == [f"{dice:.3f}" for dice in lowest]
+    assert f"The lowest 2 of {len(table['rows'])} are shown" in found.text
 
 
 def test_a_hausdorff_distance_far_above_hd95_is_explained(model: Path, tmp_path: Path) -> None:

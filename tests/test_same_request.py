@@ -98,6 +98,20 @@ def test_python_takes_the_channels_of_a_case_by_one_of_them(root: Path, tmp_path
         net.predict(path, series="7")
 
 
+def test_one_name_is_that_of_one_atlas() -> None:
+    assert atlasnet.AtlasNet(atlases="case_03").options.atlases == ("case_03",)
+    assert atlasnet.AtlasNet(atlases=Path("template.nii.gz")).options.atlases == ("template.nii.gz",)
+    assert atlasnet.AtlasNet(atlases=3).options.atlases == 3
+
+
+def test_an_atlas_whose_name_cannot_be_a_file_is_refused_before_the_training(root: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "template\u00a0one.nii.gz"
+    write_volume(odd, subject(8)[0])
+    with pytest.raises(InputError, match="name of an atlas"):
+        fit(Cohort.read(root), tmp_path / "m", replace(QUICK, atlases=(str(odd),)), execution=ONE)
+    assert not (tmp_path / "m").exists()
+
+
 def test_asking_for_what_is_planned_anyway_is_the_same_training(root: Path, tmp_path: Path) -> None:
     plain = replace(QUICK, width=None)
     first = fit(Cohort.read(root), tmp_path / "m", plain, execution=ONE)

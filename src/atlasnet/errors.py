@@ -60,10 +60,10 @@ class InputError(AtlasNetError):
         ]
         super().__init__("; ".join([text, *details]))
 
-    def told(self, *, path: str | Path | None = None, remedy: str | None = None) -> Self:
-        """The same error as whoever catches it knows more: about another path, or with another remedy."""
+    def told(self, *, problem: str | None = None, path: str | Path | None = None, remedy: str | None = None) -> Self:
+        """The same error as whoever catches it knows more: another problem, about another path, another remedy."""
         return type(self)(
-            self.problem,
+            self.problem if problem is None else problem,
             path=self.path if path is None else path,
             expected=self.expected,
             found=self.found,

@@ -46,7 +46,7 @@ class AtlasNet:
     def __init__(
         self,
         *,
-        atlases: int | Sequence[str | Path] | None = None,
+        atlases: int | str | Path | Sequence[str | Path] | None = None,
         network: str | None = None,
         width: float | None = None,
         preset: str | Recipe = "default",
@@ -58,7 +58,7 @@ class AtlasNet:
         execution: Execution | None = None,
     ) -> None:
         self.options = FitOptions(
-            atlases=atlases if atlases is None or isinstance(atlases, int) else tuple(str(atlas) for atlas in atlases),
+            atlases=_named(atlases),
             network=network,
             allow_module=allow_module,
             width=width,
@@ -128,6 +128,8 @@ class AtlasNet:
                 raise InputError("the path is not that of one scan", path=image, found=counted(len(cases), "scan"))
             self._predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
             image = cases[0].read_image()
+        else:
+            self._predictor.require_memory(image.grid, chosen)
         if not (mask is None or isinstance(mask, Volume)):
             mask = read_labels(mask)
         return self._predictor.predict(image, chosen, mask=mask)
@@ -165,3 +167,10 @@ class AtlasNet:
         if self.model is None:
             raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
         return Ensemble.of(self.model)
+
+
+def _named(atlases: int | str | Path | Sequence[str | Path] | None) -> int | tuple[str, ...] | None:
+    """Atlases as `FitOptions` takes them; one name alone is that of one atlas."""
+    if atlases is None or isinstance(atlases, int):
+        return atlases
+    return (str(atlases),) if isinstance(atlases, (str, Path)) else tuple(str(atlas) for atlas in atlases)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.atlas.medoids import k_medoids
-from atlasnet.errors import InputError, RegistrationError
+from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, affine_register
 from atlasnet.registration.intensity import choose_windows
@@ -121,7 +121,8 @@ def subject_distances(
     volumes: Mapping[str, Volume], settings: ChoiceSettings, execution: Execution
 ) -> tuple[Float, list[str]]:
     """How unlike subjects are: (m, m) symmetric, and the m names; who cannot be aligned is left out with a warning."""
-    reference = volumes[_median_size({name: volume.grid for name, volume in volumes.items()})]
+    reference_name = _median_size({name: volume.grid for name, volume in volumes.items()})
+    reference = volumes[reference_name]
     grid = _spaced(reference.grid, settings.compared)
     images, covers, linears, kept = [], [], [], []
     for name in execution.reporter.track(sorted(volumes), "aligning subjects", len(volumes)):
@@ -135,6 +136,8 @@ def subject_distances(
             except RegistrationError as error:
                 execution.reporter.warn(f"{name} cannot be an atlas: {error}")
                 continue
+            except VolumeError as error:
+                raise error.told(problem=f"{name} cannot be aligned with {reference_name}: {error.problem}") from error
         windows, _ = choose_windows(volume, reference, settings.affine.clamp, None)
         limits = [np.clip(part, *window.clamp) for part, window in zip(volume.array, windows, strict=True)]
         seen = volume.replace(np.concatenate([np.stack(limits), np.ones_like(limits[:1])]).astype(np.float32))

@@ -26,6 +26,9 @@ from atlasnet.errors import InputError
 # Okabe and Ito's colours, which people with any colour vision tell apart (jfly.uni-koeln.de/color).
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
 
+# Of a second round of the palette the colours are darker, of a third lighter, and so on: the share of black or white.
+_DARKEST = 0.6
+
 _KEYS = {"category", "type", "modifier", "colour"}
 _LONGEST = (16, 16, 64)  # characters that DICOM allows for value, scheme and meaning
 
@@ -69,6 +72,18 @@ class Segment:
         return red, green, blue
 
 
+def palette_colour(place: int) -> str:
+    """A colour for the label or curve at this place of a list, ``#rrggbb``: no other place has the same."""
+    turn, index = divmod(place, len(PALETTE))
+    shares, step, rest = 0.0, 0.5, turn + 1
+    while rest:  # the van der Corput sequence from 1/2: 1/2, 1/4, 3/4, 1/8 and so on
+        shares, step, rest = shares + step * (rest % 2), step / 2, rest // 2
+    blend = 2 * _DARKEST * (shares - 0.5)
+    ground = 255 if blend > 0 else 0
+    channels = bytes.fromhex(PALETTE[index][1:])
+    return "#" + "".join(f"{round(channel + abs(blend) * (ground - channel)):02X}" for channel in channels)
+
+
 def label_segments(labels: Mapping[str, int], table: Mapping[str, Any]) -> tuple[Segment, ...]:
     """Describe every label but the background, in the order of their values.
 
@@ -87,7 +102,7 @@ def label_segments(labels: Mapping[str, int], table: Mapping[str, Any]) -> tuple
     described: list[Segment] = []
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
         if value != 0:
-            described.append(_segment(name, value, table.get(name, {}), PALETTE[len(described) % len(PALETTE)]))
+            described.append(_segment(name, value, table.get(name, {}), palette_colour(len(described))))
     return tuple(described)
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc refuses more on 64-bit systems
-_DEFAULT = 128 * 2**10
+# glibc's own adapt themselves up to these. Once they are set they do not, and small ones would have every tensor mapped
+# and its pages faulted in.
+_LARGEST_MMAP_THRESHOLD = 32 * 2**20
+_LARGEST_TRIM_THRESHOLD = 2 * _LARGEST_MMAP_THRESHOLD
 
 
 @contextmanager
@@ -28,8 +30,8 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        mallopt(_M_MMAP_THRESHOLD, _DEFAULT)
-        mallopt(_M_TRIM_THRESHOLD, _DEFAULT)
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST_TRIM_THRESHOLD)
+        give_back_memory()
 
 
 def give_back_memory() -> None:

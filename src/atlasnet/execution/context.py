@@ -63,7 +63,7 @@ class Execution:
         try:
             device = torch.device(self.device)
             torch.ones(1, device=device).item()  # the device "meta" holds no numbers
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, ImportError) as error:
             raise InputError(
                 f"device {self.device!r} cannot be used",
                 found=str(error).splitlines()[0],

@@ -36,7 +36,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         temporary = Path(folder) / target.name
         yield temporary
-        with open(temporary, "rb") as stream:
+        with open(temporary, "r+b") as stream:  # Windows flushes what may be written only
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     _sync_folder(target.parent)

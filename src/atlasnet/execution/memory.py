@@ -92,10 +92,10 @@ def _groups(proc: Path, cgroups: Path) -> list[Room]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, names = cgroups, ("memory.max", "memory.current", "inactive_file")
+            root, names = cgroups, ("memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
             root = cgroups / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         else:
             continue
         place = root / path.lstrip("/")
@@ -109,13 +109,14 @@ def _groups(proc: Path, cgroups: Path) -> list[Room]:
     return found
 
 
-def _group(folder: Path, limit: str, usage: str, reclaimable: str) -> Room | None:
+def _group(folder: Path, limit: str, usage: str, prefix: str) -> Room | None:
     """What one group leaves: its limit without what it uses, but for files that can be dropped from memory."""
     try:
         most = int((folder / limit).read_text(encoding="ascii"))
         used = int((folder / usage).read_text(encoding="ascii"))
         rows = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-        used -= int(rows.get(reclaimable, 0))
+        # A file that was read twice is active; it is dropped all the same where memory runs short.
+        used -= sum(int(rows.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
     except (OSError, ValueError):  # no such group, or "max"
         return None
     return Room(most - used, "the limit of the control group leaves")

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 
-from atlasnet.cohort.segments import PALETTE
 from atlasnet.errors import InputError
-from atlasnet.report.panel import TEXT, TITLE, new_figure, save
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+from atlasnet.report.panel import TEXT, TITLE, look, new_figure, save
 
 
 def comparison_figure(
@@ -47,13 +45,13 @@ def comparison_figure(
                 )
     figure = new_figure(1.5 + 4.2 * len(labels), 1.9 + 0.34 * len(cases))
     panels = np.atleast_1d(figure.subplots(1, len(labels), sharey=True))
-    rows = np.arange(len(cases))
+    rows, handles = np.arange(len(cases)), dict[str, Artist]()
     for axes, label in zip(panels, labels, strict=True):
         values = np.array([[scores[method][label][case] for case in cases] for method in methods], float)
         axes.hlines(rows, values.min(0), values.max(0), color="0.75", linewidth=2, zorder=1)
         for i, (method, row) in enumerate(zip(methods, values, strict=True)):
-            colour = PALETTE[(5 + i) % len(PALETTE)]
-            axes.scatter(row, rows, s=52, color=colour, marker=MARKERS[i % len(MARKERS)], label=method, zorder=3)
+            colour, marker = look(i)
+            handles[method] = axes.scatter(row, rows, s=52, color=colour, marker=marker, zorder=3)
             axes.axvline(float(row.mean()), color=colour, linestyle="dashed", linewidth=1.4, zorder=2)
         means = ", ".join(f"{method} {row.mean():.3f}" for method, row in zip(methods, values, strict=True))
         axes.set_title(f"{label}\nmean: {means}", fontsize=TEXT)
@@ -63,7 +61,7 @@ def comparison_figure(
         axes.set_yticks(rows, cases, fontsize=TEXT - 1)
         axes.margins(x=0.08)
     panels[0].invert_yaxis()
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(methods), fontsize=TEXT, frameon=False)
+    marks = [handles[method] for method in methods]
+    figure.legend(marks, methods, loc="outside lower center", ncols=len(methods), fontsize=TEXT, frameon=False)
     figure.suptitle(title, fontsize=TITLE)
     return save(figure, path)

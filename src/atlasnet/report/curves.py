@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from atlasnet.cohort.segments import PALETTE
 from atlasnet.execution import atomic_path
-from atlasnet.report.comparison import MARKERS
-from atlasnet.report.panel import TEXT, TITLE, new_figure
+from atlasnet.report.panel import TEXT, TITLE, look, new_figure, take_literally
 
 MOST_TICKS = 12  # as many points have a tick each
 LONGEST_OF_TWO = 44  # letters of a name, with which the legend has room for two columns
@@ -44,6 +43,7 @@ def curve_figure(
     second_y: str = "",
     order: Sequence[str] = (),
     diagonal: str = "",
+    marked: bool = True,
 ) -> Figure:
     """Curves over one axis, their intervals as bars.
 
@@ -56,15 +56,16 @@ def curve_figure(
         second_y: what that shows.
         order: names whose place decides colour and mark, so that these are the same in several figures.
         diagonal: name of a dashed grey line where y is x, along the curves.
+        marked: whether every point has a mark.
     """
     columns = 2 if max(map(len, curves), default=0) <= LONGEST_OF_TWO else 1
     rows = -(-len(curves) // columns)
     figure = new_figure(8.2, 4.8 + 0.24 * max(0, rows - 3))
-    axes = figure.subplots()
+    axes, handles = figure.subplots(), list[Artist]()
     for name, points in curves.items():
-        colour, marker = _look(name, order or list(curves))
+        colour, marker = look([*(order or curves)].index(name))
         places, values = [p.x for p in points], [p.y for p in points]
-        axes.plot(places, values, color=colour, marker=marker, label=name, zorder=3)
+        handles += axes.plot(places, values, color=colour, marker=marker if marked else "", zorder=3)
         for point in points:
             if point.interval is not None:
                 axes.vlines(point.x, *point.interval, color=colour, alpha=0.45, linewidth=2, zorder=2)
@@ -77,14 +78,16 @@ def curve_figure(
         axes.set_xticks(places, [f"{place:g}" for place in places])
     if diagonal:
         ends = [places[0], places[-1]]
-        axes.plot(ends, ends, color="0.45", linestyle="dashed", label=diagonal)
+        handles += axes.plot(ends, ends, color="0.45", linestyle="dashed")
     if second:
         other = axes.twinx()
-        other.plot([p.x for p in second], [p.y for p in second], color="0.45", linestyle="dashed", label=second_y)
+        handles += other.plot([p.x for p in second], [p.y for p in second], color="0.45", linestyle="dashed")
         other.set_ylim(bottom=0)
         other.set_ylabel(second_y, fontsize=TEXT)
     figure.suptitle(title, fontsize=TITLE)
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=TEXT, frameon=False)
+    names = [*curves, *([diagonal] if diagonal else []), *([second_y] if second else [])]
+    # Handles and names are given: by itself matplotlib leaves out names that begin with an underscore.
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=TEXT, frameon=False)
     return figure
 
 
@@ -98,30 +101,24 @@ def scatter_figure(
 ) -> Figure:
     """Points (x, y), a colour and a mark for each group; ``order`` as for `curve_figure`."""
     figure = new_figure(8.2, 4.8)
-    axes = figure.subplots()
+    axes, handles = figure.subplots(), list[Artist]()
     for name, points in groups.items():
-        colour, marker = _look(name, order or list(groups))
+        colour, marker = look([*(order or groups)].index(name))
         places, values = [p[0] for p in points], [p[1] for p in points]
-        axes.scatter(places, values, s=34, color=colour, marker=marker, label=name, alpha=0.8)
+        handles.append(axes.scatter(places, values, s=34, color=colour, marker=marker, alpha=0.8))
     axes.set_xlabel(x, fontsize=TEXT)
     axes.set_ylabel(y, fontsize=TEXT)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     figure.suptitle(title, fontsize=TITLE)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
+    figure.legend(handles, [*groups], loc="outside lower center", ncols=2, fontsize=TEXT, frameon=False)
     return figure
-
-
-def _look(name: str, order: Sequence[str]) -> tuple[str, str]:
-    """Colour and mark of a curve."""
-    place = list(order).index(name)
-    # After a round of the colours the marks are shifted, so that no two of many curves look the same.
-    return PALETTE[(5 + place) % len(PALETTE)], MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
 
 def svg(figure: Figure) -> str:
     """A figure as an ``<svg>`` element, the same for the same figure."""
     text = io.StringIO()
+    take_literally(figure)
     with mpl.rc_context({"svg.hashsalt": "atlasnet", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     whole = text.getvalue()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from atlasnet.cohort.segments import PALETTE
+from atlasnet.cohort.segments import palette_colour
 from atlasnet.errors import InputError
 from atlasnet.volume import Volume, canonical
 
@@ -143,7 +143,7 @@ def window(volume: Volume, modality: str = "") -> tuple[float, float]:
 def colours(labels: Mapping[str, int]) -> dict[int, str]:
     """A colour for every label value but the background, the same whichever labels a picture happens to hold."""
     values = sorted(value for value in set(labels.values()) if value != 0)
-    return {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(values)}
+    return {value: palette_colour(i) for i, value in enumerate(values)}
 
 
 def _facing(direction: NDArray[np.float64]) -> str:

@@ -13,6 +13,8 @@ from atlasnet.wording import counted
 
 _VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
 _FEWEST_DRAWN = 3  # cases, below which a chart says less than the table
+MOST_ROWS = 3000  # of the table of cases and labels: browsers sort no more at once
+_MOST_MARKED = 60  # points of a curve with a mark each
 # A Hausdorff distance over so many mm and so many times HD95 is that of a few voxels far off.
 _STRAY_MM, _STRAY_RATIO = 20.0, 3.0
 
@@ -48,12 +50,16 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
         for label in table["labels"]:
             dice = sorted(row["dice"] for row in table["rows"] if row["label"] == label)
             curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
-        figure = curve_figure(curves, x="cases, from the lowest Dice of each label to the highest", y="Dice")
+        x = "cases, from the lowest Dice of each label to the highest"
+        figure = curve_figure(curves, x=x, y="Dice", marked=table["subjects"] <= _MOST_MARKED)
         page.svg(svg(figure), "Dice of every case, label by label, sorted.")
     page.heading("Cases")
-    page.text("The case and label with the lowest Dice comes first; a click on a heading sorts by it.")
+    said = "The case and label with the lowest Dice comes first; a click on a heading sorts by it."
+    if len(table["rows"]) > MOST_ROWS:
+        said += f" The lowest {MOST_ROWS} of {len(table['rows'])} are shown; the CSV table has all."
+    page.text(said)
     scores = [name for name in SCORES if table["rows"] and name in table["rows"][0]]
-    rows = sorted(table["rows"], key=lambda row: (row["dice"], row["case"]))
+    rows = sorted(table["rows"], key=lambda row: (row["dice"], row["case"]))[:MOST_ROWS]
     page.table(
         ["case", "label", *(_heading(name, table["tolerance_mm"]) for name in scores), *_VOLUMES.values()],
         [

@@ -78,14 +78,25 @@ def overlay(
     pictures = [take_slice(image, index, plane) for index in chosen]
     figure = picture_figure((PANEL + AROUND) * len(chosen), panel_height(pictures[0]) + AROUND + 1.1)
     grid = np.atleast_1d(figure.subplots(1, len(chosen)))
+    drawn: set[int] = set()
     for axes, index, picture in zip(grid, chosen, pictures, strict=True):
-        draw_image(axes, picture, grey, f"{plane} slice {index}")
-        draw_labels(axes, take_slice(labels, index, plane), palette)
+        draw_image(axes, picture, grey, f"{plane} slice {index + 1}")
+        filled = take_slice(labels, index, plane)
+        draw_labels(axes, filled, palette)
+        drawn |= set(np.unique(filled.pixels).tolist())
         if reference is not None:
-            draw_outlines(axes, take_slice(reference, index, plane), palette)
+            outlined = take_slice(reference, index, plane)
+            draw_outlines(axes, outlined, palette)
+            drawn |= set(np.unique(outlined.pixels).tolist())
     figure.suptitle(title, fontsize=TITLE + 1)
     draw_legend(
-        figure, legend_entries(names, palette, filled="prediction", outlined=None if reference is None else "reference")
+        figure,
+        legend_entries(
+            {name: value for name, value in names.items() if value in drawn},
+            palette,
+            filled="prediction",
+            outlined=None if reference is None else "reference",
+        ),
     )
     return save(figure, path)
 

@@ -12,6 +12,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from atlasnet.execution import atomic_path
 from atlasnet.wording import counted
@@ -29,7 +30,7 @@ class Cell:
     Args:
         text: what it says.
         colour: ``#rrggbb`` of a square before it.
-        link: to a file beside the page.
+        link: the name of a file beside the page.
     """
 
     text: str
@@ -40,7 +41,7 @@ class Cell:
         """What stands in the cell."""
         said = escape(self.text)
         if self.link:
-            said = f'<a href="{escape(self.link)}">{said}</a>'
+            said = f'<a href="{escape(quote(self.link))}">{said}</a>'
         return (f'<span class="swatch" style="background:{escape(self.colour)}"></span>' if self.colour else "") + said
 
 

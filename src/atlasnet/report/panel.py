@@ -12,8 +12,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from atlasnet.cohort.segments import PALETTE, palette_colour
 from atlasnet.execution import atomic_path
 from atlasnet.report.display import Edges, Slice
 
@@ -25,7 +27,17 @@ FILL = 0.45  # opacity of filled labels: the image still shows through
 PIXELS_PER_INCH = 110
 TITLE, TEXT = 13, 11  # points
 LETTER_GAP = 4  # points between a picture and the letters at its edges
+LEGEND_COLUMNS, LEGEND_ROW = 5, 0.24  # entries beside each other; inches of a row of them
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 AROUND = 0.5  # inches that the letters beside a picture, or above and below it, need, with some room between pictures
+
+
+def look(place: int) -> tuple[str, str]:
+    """Colour and mark of the curve at this place of a list."""
+    turn, index = divmod(place, len(PALETTE))
+    # The two darkest first, as lines need them. After a round the marks are shifted, so that prints in grey differ too.
+    colour = palette_colour(turn * len(PALETTE) + (5 + index) % len(PALETTE))
+    return colour, MARKERS[(place + turn) % len(MARKERS)]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -42,9 +54,17 @@ def picture_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def take_literally(figure: Figure) -> None:
+    """Show names as they are: what stands between two dollars in one is no formula."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
     path = Path(path)
+    take_literally(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return path
@@ -125,7 +145,8 @@ def legend_entries(
 
 
 def draw_legend(figure: Figure, entries: Sequence[Any]) -> None:
-    """One legend under all panels."""
-    figure.legend(
-        handles=list(entries), loc="outside lower center", ncols=min(5, len(entries)), fontsize=TEXT, frameon=False
-    )
+    """One legend under all panels; from the second row on the figure grows by what it needs."""
+    columns = min(LEGEND_COLUMNS, len(entries))
+    rows = -(-len(entries) // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
+    figure.legend(handles=list(entries), loc="outside lower center", ncols=columns, fontsize=TEXT, frameon=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def write_training_report(
     page = Page("Training")
     atlases = {atlas.name: canonical(model.atlas_image(atlas))[0] for atlas in model.atlases}
     logs = _logs(model)
-    page.warnings(_warnings(pairs, logs), "No warnings.")
+    page.warnings(_warnings(pairs, logs, model.provenance.get("sharing", {}).get("tuned", ())), "No warnings.")
     _summary(page, model, logs)
     _atlases(page, model, atlases)
     _curves(page, logs)
@@ -62,7 +62,7 @@ def write_training_report(
     return page.write(path)
 
 
-def _warnings(pairs: Sequence[RegisteredPair], logs: Mapping[str | None, _Log]) -> list[str]:
+def _warnings(pairs: Sequence[RegisteredPair], logs: Mapping[str | None, _Log], tuned: Collection[str]) -> list[str]:
     found = [
         f"{pair.subject.name} does not fit atlas {pair.atlas.name}: registration quality {pair.quality:.3f}."
         for pair in pairs
@@ -74,7 +74,8 @@ def _warnings(pairs: Sequence[RegisteredPair], logs: Mapping[str | None, _Log]) 
         if pair.record.get("folded_share", 0) > 0
     ]
     for name, log in logs.items():
-        if len(log.losses) > 1 and log.losses[-1].y >= log.losses[0].y:
+        # A network that starts from another's weights has little left to learn.
+        if name not in tuned and len(log.losses) > 1 and log.losses[-1].y >= log.losses[0].y:
             found.append(f"The network of {name or COMMON} has not learnt: its loss did not fall.")
     return found
 

@@ -48,12 +48,13 @@ def add_viewer(page: Page, shown: Sequence[Shown]) -> None:
     Volumes of more than `MOST_VOXELS` are made coarser, of which the page tells.
     """
     volumes, coarser = [], []
-    for one in shown:
+    for place, one in enumerate(shown):
         volume, made_coarser = _fitted(one)
         if made_coarser:
             spacing = " x ".join(f"{mm:.3g}" for mm in volume.grid.spacing)
             coarser.append(f"{one.name}: {spacing} mm")
-        volumes.append(_settings(one, volume))
+        # What lies over the first is half transparent, as the slider is at the start.
+        volumes.append(_settings(one, volume, 0.5 if place else 1.0))
     options = "".join(
         f'<option value="{value}">{name}</option>'
         for value, name in ((3, "three planes"), (0, "axial"), (1, "coronal"), (2, "sagittal"), (4, "volume"))
@@ -99,8 +100,9 @@ def _fitted(one: Shown) -> tuple[Volume, bool]:
     if coarse := grid.voxels > MOST_VOXELS:
         # Towards cubes: the axis that is finest gives way first.
         spacing = grid.spacing.copy()
-        while np.prod(grid.size * grid.spacing / spacing) > MOST_VOXELS:
-            spacing[spacing <= spacing.min() * 1.01] *= 1.05
+        thick = grid.size > 1
+        while np.prod(np.ceil(grid.size * grid.spacing / spacing)) > MOST_VOXELS:
+            spacing[thick & (spacing <= spacing[thick].min() * 1.01)] *= 1.05
         volume = resample(volume, grid.with_spacing(spacing), interpolation="linear" if one.labels is None else "label")
     array = volume.array
     if one.labels is None:
@@ -109,14 +111,14 @@ def _fitted(one: Shown) -> tuple[Volume, bool]:
         array = np.rint(array).astype(np.int16) if whole else array.astype(np.float32)
     else:
         # The viewer finds a colour by its place, so the labels are numbered as they come.
-        numbered = np.zeros(array.shape, np.uint8)
+        numbered = np.zeros(array.shape, np.uint8 if len(one.labels) < 256 else np.uint16)
         for place, value in enumerate(one.labels, start=1):
-            numbered[array == value] = min(place, 255)
+            numbered[array == value] = place
         array = numbered
     return volume.replace(array), coarse
 
 
-def _settings(one: Shown, volume: Volume) -> dict[str, Any]:
+def _settings(one: Shown, volume: Volume, opacity: float) -> dict[str, Any]:
     """What NiiVue is told of a volume."""
     with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
         path = Path(folder) / "volume.nii"
@@ -125,10 +127,10 @@ def _settings(one: Shown, volume: Volume) -> dict[str, Any]:
     settings: dict[str, Any] = {"url": f"data:application/gzip;base64,{data}", "name": f"{one.name}.nii.gz"}
     if one.window is not None:
         settings |= {"cal_min": one.window[0], "cal_max": one.window[1]}
+    settings["opacity"] = opacity
     if one.labels is not None:
         colours = np.array([(0.0, 0.0, 0.0), *(to_rgb(colour) for _, colour in one.labels.values())])
         red, green, blue = np.rint(255 * colours).astype(int).T.tolist()
-        settings["opacity"] = 0.5
         settings["colours"] = {
             "R": red,
             "G": green,

@@ -19,7 +19,7 @@ from atlasnet.execution import (
     reading_back,
     write_json,
 )
-from atlasnet.training.model import atlas_labels_path
+from atlasnet.training.model import atlas_labels_path, is_file_name
 from atlasnet.training.pairs import REVISION
 from atlasnet.training.sources import Keyed, keyed_atlas
 from atlasnet.training.update import Update
@@ -102,7 +102,17 @@ class AtlasSet:
             asked = f"{self.wanted} atlases were asked for and there are {self.count} subjects"
             self.execution.reporter.warn(f"{asked}: all of them are atlases")
         if isinstance(self.wanted, tuple):
-            taken = {source.name for source in self.old} & {source.name for source in self._named(self.wanted)}
+            named = self._named(self.wanted)
+            unfit = [source for source in named if not is_file_name(source.name)]
+            if unfit:
+                raise InputError(
+                    "the name of an atlas cannot be that of the model's file, which it gets",
+                    path=unfit[0].paths[0],
+                    expected="printable characters, no slash, at most 200 bytes",
+                    found=repr(unfit[0].name),
+                    remedy="rename the file",
+                )
+            taken = {source.name for source in self.old} & {source.name for source in named}
             if taken:
                 raise InputError(
                     "the model that is updated has atlases of these names already",

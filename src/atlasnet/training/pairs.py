@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Plan
-from atlasnet.errors import InputError, RegistrationError
+from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, Reporter, WorkFolder, digest, read_json, write_json
 from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, contextual, labelled, make_operator
 from atlasnet.training.sources import Keyed
@@ -115,6 +115,9 @@ class PairRegistrar:
             except RegistrationError as error:
                 reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
                 return None
+            except VolumeError as error:
+                problem = f"{source.name} cannot be mapped onto atlas {target.name}: {error.problem}"
+                raise error.told(problem=problem) from error
             with self.work.making("registrations", key) as folder:
                 made.transform.save(folder / "transform.safetensors")
                 write_json(folder / "record.json", made.record)

@@ -39,6 +39,7 @@ for (const stack of document.querySelectorAll(".stack")) {
   slider.addEventListener("input", () => {
     const place = Number(slider.value);
     shown.textContent = held.slices[place] + 1;
+    slider.setAttribute("aria-valuetext", shown.textContent);
     for (const [layer, [kind, pictures]] of Object.entries(held.layers)) {
       stack.querySelector("img." + layer).src = kind + pictures[place];
     }
