@@ -62,6 +62,22 @@ def test_a_wrong_output_name_is_refused_before_any_reading(tmp_path: Path) -> No
         run(tmp_path / "absent", tmp_path / "absent", "-o", tmp_path / "table.txt")
 
 
+def test_a_declaration_is_not_written_over(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dataset\.json"):
+        run(tmp_path / "absent", tmp_path / "absent", "-o", tmp_path / "dataset.json")
+
+
+def test_nothing_of_the_evaluation_before_stays_beside_a_table(folders, tmp_path: Path) -> None:
+    run(*folders, "-o", tmp_path / "table.json", "--per-slice", "--report")
+    (tmp_path / "other.slices.csv").write_text("somebody else's", encoding="utf-8")
+    run(*folders, "-o", tmp_path / "table.json")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "other.slices.csv",
+        "table.csv",
+        "table.json",
+    ]
+
+
 def test_a_table_that_cannot_be_written_is_refused_before_any_reading(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match=r"file/new/table\.json"):

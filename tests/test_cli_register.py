@@ -17,7 +17,7 @@ from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.registration.settings import PRESETS
 from atlasnet.transform import Transform
-from atlasnet.volume import read_volume
+from atlasnet.volume import Volume, read_volume, write_volume
 
 FILES = {"warped.nii.gz", "transform.safetensors", "record.json"}
 
@@ -212,6 +212,7 @@ def test_presets_register_without_folds(scans, name):
     [
         ["--metrics", "ssd"],
         ["--metrics", "mi=much"],
+        ["--metrics", "mi,ncc,mi=3"],
         ["--operator", "identity", "--alpha", 1],
         ["--operator", "affine", "--preset", "fast"],
         ["--transform", "T", "--alpha", 1],
@@ -222,6 +223,16 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
     with pytest.raises(InputError):
         call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "never", *options)
     assert not (scans / "never").exists()
+
+
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_a_mask_that_cannot_be_used_is_named(scans, tmp_path, which):
+    volume = read_volume(scans / {"source": "source.nii.gz", "target": "target.mha"}[which])
+    write_volume(tmp_path / "empty.nii.gz", Volume(np.zeros(volume.grid.shape, np.uint8), volume.grid))
+    options = [f"--{which}-mask", tmp_path / "empty.nii.gz"]
+    with pytest.raises(VolumeError, match=r"empty\.nii\.gz: the mask cannot be used"):
+        call(scans / "source.nii.gz", scans / "target.mha", "-o", tmp_path / "o", *options)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_result_never_takes_the_place_of_what_is_read(scans, tmp_path):

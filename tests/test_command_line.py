@@ -192,7 +192,9 @@ def test_the_log_names_no_patient(scan: Path, model: Model, tmp_path: Path, caps
     assert re.search(r"note <\d+>: .*core ", text)
 
 
-def test_the_log_names_nobody_of_whom_there_is_a_list_but_no_file(tmp_path: Path, capsys: Capture) -> None:
+def test_the_log_names_nobody_of_whom_there_is_a_list_but_no_file(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("imagesTr", "labelsTr"):
         write_volume(tmp_path / folder / "Li.nii.gz", subject(0)[folder == "labelsTr"])
     listed = ["./imagesTr/Li.nii.gz", "./imagesTr/Jane_Doe.nii.gz", 3]
@@ -208,6 +210,16 @@ def test_the_log_names_nobody_of_whom_there_is_a_list_but_no_file(tmp_path: Path
     said, text = capsys.readouterr(), log.read_text(encoding="utf-8")
     for name in ("Li", "Jane_Doe", "Max_Muster", "Eva Roe"):
         assert name in said.out + said.err
+        assert name not in text
+    write_json(tmp_path / "Ann_Other.json", [["s0"], ["s1", "Joe_Public"]])
+    assert main([*train, "--folds", str(tmp_path / "Ann_Other.json")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main([*train, "--folds", "Ann_Other.json"]) == 2
+    assert main([*train, "--folds", "No_Body.json"]) == 2
+    said, text = capsys.readouterr(), log.read_text(encoding="utf-8")
+    for name in ("Joe_Public", "No_Body"):
+        assert name in said.err
+    for name in ("Joe_Public", "Ann_Other", "No_Body"):
         assert name not in text
 
 

@@ -17,6 +17,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
+from atlasnet.execution.memory import Room
 from atlasnet.prediction import Predictor
 from atlasnet.prediction.answers import Answers
 from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split
@@ -206,10 +207,10 @@ def test_a_scan_may_be_there_twice_where_both_are_left_out_together(cohort: Coho
     for part in ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz"):
         shutil.copy(root / part.format("s1"), root / part.format("again"))
     twice = Cohort.read(root)
-    found = plan_folds(twice, QUICK, [["s1", "again"], ["s0", "s2", "s3"]], 0)
+    found = plan_folds(twice, QUICK, [["s1", "again"], ["s0", "s2", "s3"]], ONE)
     assert found == (("again", "s1"), ("s0", "s2", "s3"))
     with pytest.raises(InputError, match="s1 is again"):
-        plan_folds(twice, QUICK, [["s1"], ["again", "s0", "s2", "s3"]], 0)
+        plan_folds(twice, QUICK, [["s1"], ["again", "s0", "s2", "s3"]], ONE)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,23 @@ def test_a_scan_may_be_there_twice_where_both_are_left_out_together(cohort: Coho
 )
 def test_folds_that_do_not_divide_the_subjects_are_refused(cohort: Cohort, groups: list[list[str]], found: str) -> None:
     with pytest.raises(InputError, match=found):
-        plan_folds(cohort, QUICK, groups, 0)
+        plan_folds(cohort, QUICK, groups, ONE)
+
+
+def test_folds_that_learn_from_fewer_than_all_others_are_refused(tmp_path: Path) -> None:
+    """The file means that somebody is in no training; we have no such folds."""
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps([{"train": ["s0"], "val": ["s2", "s3"]}, *splits([["s0", "s1"]])]), encoding="utf-8")
+    with pytest.raises(InputError, match="fold 0 is not trained on everybody"):
+        read_folds(path)
+
+
+def test_scans_that_memory_does_not_suffice_for_are_not_compared(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlasnet.execution.memory.memory_left", lambda: Room(1000, "the machine has"))
+    with pytest.raises(InputError, match="memory does not suffice"):
+        plan_folds(cohort, QUICK, 2, ONE)
 
 
 @pytest.mark.parametrize("text", ["", "7", '{"val": ["a"]}', "[7]", '["a", "b"]', '[{"train": ["a"]}]', "[[1], [2]]"])

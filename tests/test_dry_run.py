@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Plan
-from atlasnet.errors import InputError, ModelError
-from atlasnet.prediction import Predictor, find_cases, predict_cases
+from atlasnet.errors import InputError, ModelError, RegistrationError
+from atlasnet.execution import Execution
+from atlasnet.prediction import Ensemble, Prediction, Predictor, find_cases, predict_cases
 from atlasnet.prediction.forecast import forecast_cases
 from atlasnet.study import StudyOptions, forecast_study, run_study
 from atlasnet.training.fit import fit
@@ -117,6 +119,28 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
     assert "to segment   c0, c1, c2" in said
     assert "would fail   b: " in said
     assert content(tmp_path) == before
+
+
+def test_a_case_that_the_first_atlas_does_not_fit_is_measured_with_the_next(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fit(cohort, tmp_path / "m", OPTIONS)
+    write_volume(tmp_path / "c.nii.gz", subject(400)[0])
+    cases = find_cases([tmp_path / "c.nii.gz"], 1)
+    paths = {case.name: tmp_path / "out" / f"{case.name}.nii.gz" for case in cases}
+    ask, first, unfit = Predictor.predict, model.atlases[0].name, [model.atlases[0].name]
+
+    def picky(self: Predictor, *args: Any, **options: Any) -> Prediction:
+        if self.ensemble.models[0].atlases[0].name in unfit:
+            raise RegistrationError(f"could not be mapped onto {first}")
+        return ask(self, *args, **options)
+
+    monkeypatch.setattr(Predictor, "predict", picky)
+    found = forecast_cases(Ensemble.of(model), cases, paths, execution=Execution(threads=1))
+    assert (found.missing, found.unreadable) == (("c",), {})
+    unfit.append(model.atlases[1].name)
+    found = forecast_cases(Ensemble.of(model), cases, paths, execution=Execution(threads=1))
+    assert (found.missing, [*found.unreadable]) == ((), ["c"])
 
 
 def test_nothing_is_estimated_where_nothing_is_left(cohort: Cohort, tmp_path: Path) -> None:

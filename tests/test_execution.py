@@ -122,8 +122,8 @@ def test_threads_hold_inside_the_block_only() -> None:
 
 
 def test_no_threads_are_refused() -> None:
-    with pytest.raises(InputError, match="positive"), Execution(threads=0).active():
-        pass
+    with pytest.raises(InputError, match="positive"):
+        Execution(threads=0)
 
 
 def test_a_cancelled_execution_stops_at_the_next_pause() -> None:

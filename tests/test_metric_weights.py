@@ -269,12 +269,31 @@ def test_the_verb_writes_weights_that_register_takes(data, tmp_path, capsys):
     assert [one["name"] for one in record["settings"]["classes"]] == ["other", "organ"]
 
 
-def test_the_verb_refuses_a_class_without_labels():
+@pytest.mark.parametrize(
+    ("classes", "problem"),
+    [
+        (["lungs"], "no class with labels"),
+        (["=1"], "no class with labels"),
+        (["lungs="], "no class with labels"),
+        (["lungs=1", "lungs=2"], "given twice"),
+    ],
+)
+def test_the_verb_refuses_classes_that_it_would_have_to_guess(classes, problem):
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
-    args = parser.parse_args(["data", "-o", "w.json", "--class", "lungs"])
-    with pytest.raises(InputError, match="no class with labels"):
+    args = parser.parse_args(["data", "-o", "w.json", *(word for name in classes for word in ("--class", name))])
+    with pytest.raises(InputError, match=problem):
         verb._settings(args)
+
+
+@pytest.mark.parametrize("option", ["-o", "--figure"])
+def test_outputs_that_cannot_be_written_are_refused_before_the_learning(cohort, tmp_path, option):
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    for path in (tmp_path, tmp_path / "file" / "new"):
+        options = {"-o": tmp_path / "w.json"} | {option: path}
+        words = [str(word) for pair in options.items() for word in pair]
+        assert main(["learn-metrics", str(cohort.root), *words]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(cohort, tmp_path):

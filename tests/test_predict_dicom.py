@@ -101,7 +101,7 @@ def test_without_the_extra_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "highdicom", None)
     arguments = ["predict", str(export), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--series", "3"]
     assert main([*arguments, "--rtstruct"]) == 2
-    assert "pip install 'atlasnet[dicom]'" in capsys.readouterr().err
+    assert "pip install '.[dicom]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -98,6 +98,13 @@ def test_python_takes_the_channels_of_a_case_by_one_of_them(root: Path, tmp_path
         net.predict(path, series="7")
 
 
+@pytest.mark.parametrize("wrong", [{"network": "nope"}, {"operator": "nope"}, {"operator_settings": {"nope": 1}}])
+def test_a_training_that_is_refused_leaves_no_plan(root: Path, tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(InputError, match="nope"):
+        fit(Cohort.read(root), tmp_path / "m", replace(QUICK, **wrong), execution=ONE)
+    assert not (tmp_path / "m" / "plan.json").exists()
+
+
 def test_one_name_is_that_of_one_atlas() -> None:
     assert atlasnet.AtlasNet(atlases="case_03").options.atlases == ("case_03",)
     assert atlasnet.AtlasNet(atlases=Path("template.nii.gz")).options.atlases == ("template.nii.gz",)

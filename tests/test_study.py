@@ -169,6 +169,15 @@ def test_another_study_in_the_folder_is_refused(study: Study, cohort: Cohort, te
         run_study(cohort, tests, study.folder, options, execution=ONE)
 
 
+@pytest.mark.parametrize("wrong", [{"network": "nope"}, {"operator": "nope"}, {"observers": (Path("nowhere"),)}])
+def test_a_study_that_is_refused_leaves_nothing_that_refuses_the_next(
+    cohort: Cohort, tests: Sequence[Subject], tmp_path: Path, wrong: dict
+) -> None:
+    with pytest.raises(InputError):
+        run_study(cohort, tests, tmp_path / "s", StudyOptions(**SETTINGS | wrong), execution=ONE)
+    assert [path.name for path in tmp_path.rglob("*") if path.suffix == ".json"] == []
+
+
 def test_a_training_subject_cannot_be_a_test_subject(cohort: Cohort, tmp_path: Path) -> None:
     copied = tmp_path / "copy_0000.nii.gz"
     shutil.copyfile(cohort["s1"].images[0], copied)

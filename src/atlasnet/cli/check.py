@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasnet.cli.options import add_output_options
+from atlasnet.cli.options import add_output_options, require_file
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
 from atlasnet.wording import counted
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         InputError: there is no such folder.
     """
     require_folder(args.data)
+    if args.plan is not None:
+        require_file(args.plan)
     from atlasnet.cohort.check import check_cohort
     from atlasnet.execution import SilentReporter
 

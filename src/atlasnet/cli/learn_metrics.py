@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder
+from atlasnet.cli.options import add_execution_options, execution_from, make_folder, require_file
 from atlasnet.cli.register import PRESETS
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
@@ -64,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.registration.learning import learn_metrics
     from atlasnet.training.subjects import read_names
 
+    require_file(args.output)
+    if args.figure is not None:
+        require_file(args.figure)
     execution, settings = execution_from(args), _settings(args)
     cohort = Cohort.read(args.data)
     if args.subjects is not None:
@@ -99,20 +102,28 @@ def _settings(args: argparse.Namespace) -> LearnSettings:
         metrics=tuple(args.metrics.split(",")),
         pairs=args.pairs,
         judging=args.judging_pairs,
-        groups=None if args.groups is None else dict(_group(text) for text in args.groups),
+        groups=None if args.groups is None else _groups(args.groups),
         registration=registration,
         svm=SVMSettings(**svm),
     )
 
 
-def _group(text: str) -> tuple[str, tuple[int, ...]]:
+def _groups(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     from atlasnet.errors import InputError
 
-    name, _, labels = text.partition("=")
-    try:
-        return name, tuple(int(label) for label in labels.split(","))
-    except ValueError as error:
-        raise InputError("this is no class with labels", expected="as in lungs=1,2", found=text) from error
+    groups: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, labels = text.partition("=")
+        try:
+            values = tuple(int(label) for label in labels.split(","))
+        except ValueError:
+            values = ()
+        if not (name and values):
+            raise InputError("this is no class with labels", expected="as in lungs=1,2", found=text)
+        if name in groups:
+            raise InputError("a class is given twice", found=name, remedy=f"give its labels at once: {name}=1,2")
+        groups[name] = values
+    return groups
 
 
 def _brief(weights: MetricWeights) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_output_options
+from atlasnet.cli.options import add_output_options, require_writable
 from atlasnet.cli.reporting import tell
 from atlasnet.wording import counted
 
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.errors import InputError
     from atlasnet.prediction import Ensemble, import_models
 
+    if args.action in ("export", "import"):
+        require_writable(args.output)
     if args.action == "import":
         models = import_models(args.model, args.output)
         text = f"{'model' if len(models) == 1 else f'ensemble of {len(models)} models'}: {args.output}"

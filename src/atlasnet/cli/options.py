@@ -170,6 +170,17 @@ def require_writable(path: Path) -> None:
         pass
 
 
+def require_file(path: Path) -> None:
+    """The same of a file that is no folder yet.
+
+    Raises:
+        InputError: it is a folder, or the folder in which it would lie, or be made, takes no file.
+    """
+    if path.is_dir():
+        raise InputError("the output is a folder", path=path, expected="the name of a file")
+    require_writable(path)
+
+
 @contextmanager
 def _unwritable(what: str, path: Path) -> Iterator[None]:
     try:

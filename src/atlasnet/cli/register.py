@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--operator",
         choices=OPERATORS,
         default="mrf",
-        help="what registers (default: mrf); the last three need a package each: pip install 'atlasnet[ants]'",
+        help="what registers (default: mrf); the last three need a package each: pip install '.[ants]' in its source",
     )
     group.add_argument(
         "--preset",
@@ -101,9 +101,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
+    from atlasnet.cohort import Subject
     from atlasnet.registration import contextual, regional_quality, register_images
     from atlasnet.transform import Transform
-    from atlasnet.volume import read_labels, read_volume
+    from atlasnet.volume import read_volume
 
     operator = _operator(args)
     execution = execution_from(args)
@@ -121,7 +122,10 @@ def run(args: argparse.Namespace) -> int:
         tissue = {"source_labels": labels, "target_labels": target_labels}
         if labels is None and target_labels is None:
             execution.reporter.note("no labels are given: the class-free average of the metric weights holds")
-    masks = [None if path is None else read_labels(path) for path in (args.source_mask, args.target_mask)]
+    masks = [
+        Subject("", (path,), mask=mask).read_mask(image.grid)
+        for path, mask, image in ((args.source, args.source_mask, source), (args.target, args.target_mask, target))
+    ]
     _check_apart(args)
     make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
@@ -266,9 +270,14 @@ def _operator(args: argparse.Namespace) -> Operator:
 
 def _metrics(text: str) -> dict[str, Any]:
     """The settings that a list of metrics, or a file of learnt weights, stands for."""
-    if Path(text).suffix == ".json":
+    from atlasnet.errors import InputError
+
+    if Path(text).suffix == ".json" or Path(text).is_file():
         return metric_settings(Path(text))
-    return {"metrics": dict(_metric(part) for part in text.split(","))}
+    parts = [_metric(part) for part in text.split(",")]
+    if len(dict(parts)) < len(parts):
+        raise InputError("a metric is named twice", found=text)
+    return {"metrics": dict(parts)}
 
 
 def _metric(text: str) -> tuple[str, float]:

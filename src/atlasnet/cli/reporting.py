@@ -98,6 +98,9 @@ def _hidden(args: argparse.Namespace) -> Hidden:
     for option in _LISTS:
         if vars(args).get(option) is not None:
             names |= _listed(vars(args)[option])
+    if vars(args).get("folds") is not None:  # a file names subjects too
+        paths.append(("folds", Path(args.folds)))
+        names |= {args.folds, *_spoken(args.folds), *_told(Path(args.folds))}
     if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
         names |= _trained_on(args.update)
     for atlas in vars(args).get("atlas") or ():  # a subject, or a file beside
@@ -167,6 +170,16 @@ def _listed(path: Path) -> set[str]:
     except OSError:
         return set()  # the verb says what is wrong with it
     return set(filter(_tells, map(str.strip, lines)))
+
+
+def _told(path: Path) -> set[str]:
+    """Every text in a JSON file."""
+    from atlasnet.execution import read_json
+
+    try:
+        return set(filter(_tells, _texts(read_json(path))))
+    except (OSError, ValueError):
+        return set()  # the verb says what is wrong with it, and names nothing of what is inside
 
 
 def _trained_on(model: Path) -> set[str]:

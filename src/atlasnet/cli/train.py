@@ -14,6 +14,7 @@ from atlasnet.cli.options import (
     add_network_options,
     execution_from,
     metric_settings,
+    require_writable,
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from atlasnet.study.folds import Folds
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
+
+ANY_FOLDS = "as many as usual"  # where --folds stands alone
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -65,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds",
         nargs="?",
-        const="",
-        metavar="K",
+        const=ANY_FOLDS,
+        metavar="K|FILE",
         help="cross-validate as well, into MODEL/cross_validation, in K folds (default: 5; with fewer than 10 subjects "
         "each is left out in turn) or in those of a file: nnU-Net's splits_final.json, or lists of names in JSON",
     )
@@ -89,7 +92,7 @@ def _folds(text: str) -> Folds | None:
     """What ``--folds`` asks for: a number, a file, or nothing in particular."""
     from atlasnet.study import read_folds
 
-    if not text:
+    if text == ANY_FOLDS:
         return None
     try:
         return int(text)
@@ -112,6 +115,7 @@ def _seconds(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     require_folder(args.data)
+    require_writable(args.output / "model.json")
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
     from atlasnet.study import cross_validate, keep_ensemble, keep_learnt, plan_folds
@@ -150,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     folds = None
     if args.folds is not None:
         # What is wrong with the folds is said before hours of training.
-        folds = plan_folds(cohort, options, _folds(args.folds), execution.seed)
+        folds = plan_folds(cohort, options, _folds(args.folds), execution)
     if args.dry_run:
         return _dry_run(args, cohort, options, update, folds, work, execution)
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)

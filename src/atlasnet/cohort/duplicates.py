@@ -15,8 +15,12 @@ from atlasnet.volume.volume import Volume
 
 def voxel_digest(image: Volume) -> str:
     """Of the values in canonical orientation, whatever type they are stored in and wherever the scan is said to lie."""
-    values = np.ascontiguousarray(canonical(image)[0].array, dtype=np.float32)
-    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+    array = canonical(image)[0].array
+    found = hashlib.sha256(repr(array.shape).encode())
+    for channel in array:
+        for part in channel:  # slice by slice, so that no copy of the whole is made
+            found.update((part.astype(np.float32) + 0).tobytes())  # +0 and -0 are one value
+    return found.hexdigest()
 
 
 def same_scans(

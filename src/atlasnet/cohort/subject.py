@@ -105,9 +105,9 @@ class Subject:
         check_same_grid(mask.grid, grid, self.mask, self.images[0])
         if mask.channels != 1 or not mask.array.any():
             raise VolumeError(
-                "the organ mask cannot be used",
+                "the mask cannot be used",
                 path=self.mask,
-                expected="one channel that is not zero in the organ",
+                expected="one channel that is not zero in what counts",
                 found=f"{mask.channels} channels" if mask.array.any() else "zeros only: it is empty",
             )
         return Volume(mask.array, grid)

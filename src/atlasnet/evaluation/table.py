@@ -138,6 +138,9 @@ class Table:
             InputError: ``path`` does not end in .json.
         """
         target = table_path(path)
+        if target.is_file():  # what lies beside it is of that evaluation
+            for suffix in (".csv", ".slices.csv", ".patches.csv", ".html"):
+                target.with_suffix(suffix).unlink(missing_ok=True)
         write_json(target, self.as_json())
         written = [target, target.with_suffix(".csv")]
         _write_csv(written[1], columns(LabelScores), [asdict(row) for row in self.rows])
@@ -169,14 +172,14 @@ def table_path(path: str | Path) -> Path:
     """``path`` if it can name a table.
 
     Raises:
-        InputError: it does not end in .json, or it is a folder.
+        InputError: it does not end in .json, it is a folder, or it would take the place of a cohort's declaration.
     """
     target = Path(path)
-    if target.suffix.lower() != ".json" or target.is_dir():
+    if target.suffix.lower() != ".json" or target.is_dir() or target.name == "dataset.json":
         raise InputError(
             "the table cannot be written there",
             path=path,
-            expected="a file name that ends in .json",
+            expected="a file name that ends in .json, other than dataset.json",
             remedy="-o TABLE.json",
         )
     return target

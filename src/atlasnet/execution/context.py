@@ -51,6 +51,8 @@ class Execution:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError("the seed of random numbers must not be negative", found=str(self.seed))
+        if self.threads < 1:
+            raise InputError("the number of threads must be positive", found=str(self.threads))
 
     def torch_device(self) -> torch.device:
         """The device, checked to exist.
@@ -77,8 +79,6 @@ class Execution:
         import SimpleITK as sitk
         import torch
 
-        if self.threads < 1:
-            raise InputError("the number of threads must be positive", found=str(self.threads))
         device = self.torch_device()
         before, before_itk = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         torch.set_num_threads(self.threads)

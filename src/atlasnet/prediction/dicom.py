@@ -52,7 +52,9 @@ def require_writers() -> None:
         InputError: they are not.
     """
     if util.find_spec("highdicom") is None:
-        raise InputError("writing DICOM needs the package highdicom", remedy="pip install 'atlasnet[dicom]'")
+        raise InputError(
+            "writing DICOM needs the package highdicom", remedy="pip install '.[dicom]' in the source of atlasnet"
+        )
 
 
 def require_dicom(cases: Sequence[Subject]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.errors import AtlasNetError, explained
+from atlasnet.errors import AtlasNetError, RegistrationError, explained
 from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.ensemble import Ensemble
@@ -123,8 +123,11 @@ def _measured(
 ) -> tuple[dict[str, float], float | None]:
     """Seconds by stage and MiB of a case, from one with a single atlas of the first model."""
     first = ensemble.models[0]
-    one = replace(first, atlases=first.atlases[:1])
-    predictor, stages = Predictor(one, execution=execution, allow_module=allow_module), Stages()
+    predictors = (
+        Predictor(replace(first, atlases=(atlas,)), execution=execution, allow_module=allow_module)
+        for atlas in first.atlases
+    )
+    predictor, stages = next(predictors), Stages()
     atlases = sum(len(model.atlases) for model in ensemble.models)
     times = {"registration": ensemble.pairs, "verdict": len(ensemble), "postprocessing": 1}
     with stages("reading"):
@@ -132,7 +135,15 @@ def _measured(
         image = case.read_image()
         mask = case.read_mask(image.grid)
     # One atlas that fits badly would not be asked, and the others might.
-    record = predictor.predict(image, replace(options, minimum_quality=0.0, strict=False), mask=mask).record
+    asked, record = replace(options, minimum_quality=0.0, strict=False), None
+    while record is None:
+        try:
+            record = predictor.predict(image, asked, mask=mask).record
+        except RegistrationError:
+            following = next(predictors, None)
+            if following is None:
+                raise
+            predictor = following
     each = {stage: times.get(stage, atlases) * value for stage, value in record["seconds"].items()}
     peak = peak_memory()
     return stages.seconds | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)

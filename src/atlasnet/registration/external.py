@@ -127,7 +127,7 @@ class ExternalOperator(MeasuringOperator):
         if util.find_spec(self.module) is None:
             raise InputError(
                 f"the registration operator {self.name!r} needs the package {self.package}",
-                remedy=f"pip install 'atlasnet[{self.name}]'",
+                remedy=f"pip install '.[{self.name}]' in the source of atlasnet",
             )
 
     def settings(self) -> dict[str, Any]:

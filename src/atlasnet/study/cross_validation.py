@@ -137,7 +137,7 @@ class _CrossValidation:
     ) -> None:
         self.cohort, self.folder, self.options, self.execution = cohort, folder, options, execution
         self.work = Path(work or folder / "work")
-        self.folds = plan_folds(cohort, options, folds, execution.seed)
+        self.folds = plan_folds(cohort, options, folds, execution)
         self._remember_folds()
 
     def _remember_folds(self) -> None:
@@ -148,7 +148,7 @@ class _CrossValidation:
             raise InputError(
                 "the folder holds a cross-validation with other folds",
                 path=path,
-                remedy="give another folder, or the number of folds, the subjects and the seed of before",
+                remedy="give another folder, or the folds, the subjects and the seed of before",
             )
         write_json(path, groups)
 

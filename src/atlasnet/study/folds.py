@@ -13,7 +13,8 @@ from atlasnet.cohort import Cohort
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.errors import InputError
 from atlasnet.evaluation.table import shortened
-from atlasnet.execution import read_json
+from atlasnet.execution import Execution, read_json
+from atlasnet.training.memory import measuring_bytes
 from atlasnet.training.options import FitOptions
 
 Folds = int | Sequence[Sequence[str]]
@@ -53,17 +54,20 @@ def fold_name(number: int) -> str:
     return f"fold_{number}"
 
 
-def plan_folds(cohort: Cohort, options: FitOptions, folds: Folds | None, seed: int) -> tuple[tuple[str, ...], ...]:
+def plan_folds(
+    cohort: Cohort, options: FitOptions, folds: Folds | None, execution: Execution
+) -> tuple[tuple[str, ...], ...]:
     """The folds of a cohort, with everything checked that can be before hours of training; see `cross_validate`.
 
     Args:
         cohort: the subjects.
         options: of the trainings.
         folds: how many groups, see `split`; or the groups, of which every subject is in exactly one.
-        seed: of the shuffle.
+        execution: the seed of the shuffle, progress.
 
     Raises:
-        InputError: the groups cannot be used, an atlas would be left out, or a scan is in two groups.
+        InputError: the groups cannot be used, an atlas would be left out, a scan is in two groups, or memory does not
+            suffice to find that out.
     """
     names = [subject.name for subject in cohort]
     if isinstance(options.atlases, tuple):
@@ -75,8 +79,11 @@ def plan_folds(cohort: Cohort, options: FitOptions, folds: Folds | None, seed: i
                 expected="a number of atlases, or image files that are no subjects",
                 found=", ".join(left_out),
             )
-    groups = split(names, folds, seed) if folds is None or isinstance(folds, int) else _checked(folds, names)
+    groups = split(names, folds, execution.seed) if folds is None or isinstance(folds, int) else _checked(folds, names)
     group = {name: number for number, fold in enumerate(groups) for name in fold}
+    needed = measuring_bytes([subject.read_grid() for subject in cohort], len(cohort.channels))
+    execution.require_memory(needed, "crop or resample the largest scans", cohort.root)
+    execution.reporter.note("looking for scans that are there twice")
     twice = [
         f"{subject.name} is {same.name}"
         for subject, same in same_scans(tuple(cohort))
@@ -87,7 +94,7 @@ def plan_folds(cohort: Cohort, options: FitOptions, folds: Folds | None, seed: i
             "a scan is there twice, and would be segmented by a model that has seen it",
             path=cohort.root,
             found=shortened(twice),
-            remedy="leave one of each out with --subjects",
+            remedy="leave one of each out with --subjects, or put both into one fold of a file for --folds",
         )
     return groups
 
@@ -118,13 +125,24 @@ def read_folds(path: str | Path) -> tuple[tuple[str, ...], ...]:
     try:
         content = read_json(Path(path))
         groups = [fold["val"] if isinstance(fold, Mapping) else fold for fold in content]
-        if not all(isinstance(fold, list) and all(isinstance(name, str) for name in fold) for fold in groups):
+        trained = [fold["train"] for fold in content if isinstance(fold, Mapping) and "train" in fold]
+        if not all(isinstance(fold, list) and all(isinstance(name, str) for name in fold) for fold in groups + trained):
             raise TypeError("a fold is no list of names")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "the folds cannot be read",
             path=path,
-            expected="JSON: a list of lists of names, or nnU-Net's splits_final.json",
+            expected="a number, or JSON: a list of lists of names, or nnU-Net's splits_final.json",
             found=f"{type(error).__name__}: {error}",
         ) from error
+    everyone = {name for fold in groups for name in fold}
+    for number, fold in enumerate(content):
+        if isinstance(fold, Mapping) and "train" in fold and {*fold["train"]} != everyone - {*fold["val"]}:
+            raise InputError(
+                f"fold {number} is not trained on everybody whom it does not leave out",
+                path=path,
+                expected=shortened(sorted(everyone - {*fold["val"]})),
+                found=shortened(sorted(fold["train"])),
+                remedy="leave subjects that no fold may learn from out of the cohort with --subjects",
+            )
     return tuple(tuple(fold) for fold in groups)

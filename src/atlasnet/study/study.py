@@ -18,6 +18,7 @@ from atlasnet.cohort.masks import are_masked, check_masks, within
 from atlasnet.errors import CohortError, InputError, RegistrationError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back, write_json
+from atlasnet.network import NetworkSpec, build_network
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.canvas import write_canvas
@@ -110,14 +111,18 @@ class StudyRun:
         check_epochs(self.options.curve_epochs, self.recipe)
         if self.options.patches is not None:
             self.options.patches.values(self.labels)
+        make_operator(self.options.operator, **self.options.operator_settings)
+        spec = NetworkSpec(self.options.network or NetworkSpec.name, self.options.width or NetworkSpec.width)
+        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
         check_masks((*self.cohort, *self.tests), self.say)
         check_test_subjects(self.cohort, self.tests)
         self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
 
     def result(self) -> Study:
         """Everything in order."""
-        write_json(self.folder / SETTINGS, self.checked_settings())
+        settings = self.checked_settings()
         observers = tuple(self._observer(path) for path in self.options.observers)
+        write_json(self.folder / SETTINGS, settings)
         plan = self._plan()
         planned_operator(self.options.operator, self.options.operator_settings, plan)
         sources = self._atlases()

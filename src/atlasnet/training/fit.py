@@ -152,8 +152,6 @@ class Fitting:
         hashes = self.hashes()
         changes = None if self.update is None else self.update.changes(hashes, self.atlases.count)
         plan = self.plan()
-        if not self.plan_path.exists():
-            plan.write(self.plan_path)
         settings = self.settings(plan, hashes)
         finished = self._finished(settings)
         if finished is not None:
@@ -165,6 +163,9 @@ class Fitting:
         transformer = self.transformer(plan)
         operator = transformer.registrar.operator
         self.require_memory(operator)
+        # Only now: what is refused leaves no plan for the next call to take.
+        if not self.plan_path.exists():
+            plan.write(self.plan_path)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
