@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import arguments, machine, summary_lines, versions
+from bench import arguments, machine, named, summary_lines, versions
 from scipy.spatial.transform import Rotation
 
 from atlasnet.execution import Execution, write_json
@@ -101,8 +101,8 @@ def main() -> int:
     parser.add_argument("--pair", nargs=2, action="append", metavar=("SOURCE", "TARGET"), help="only this pair")
     parser.add_argument("--hard", action="store_true")
     options = parser.parse_args()
-    if options.hard and options.output.name == "affine_starts.json":
-        options.output = options.output.with_name("affine_starts_hard.json")
+    if options.hard:
+        named(options, "affine_starts", "affine_starts_hard")
     options.shift, options.turn, options.limit = (100.0, 30.0, 5.0) if options.hard else (40.0, 15.0, 2.0)
     folder: Path = options.data / "chest-ct"
     names = sorted(path.name.removesuffix("_0000.nii.gz") for path in (folder / "imagesTr").glob("*_0000.nii.gz"))

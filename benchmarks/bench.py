@@ -42,6 +42,12 @@ def arguments(description: str, name: str, *, data: bool = True) -> argparse.Arg
     return parser
 
 
+def named(options: argparse.Namespace, name: str, other: str) -> None:
+    """Write to ``other`` where the output is by default ``name``: a result of another kind has a file of its own."""
+    if options.output == RESULTS / f"{name}.json":
+        options.output = RESULTS / f"{other}.json"
+
+
 @contextmanager
 def work_folder(wanted: Path | None) -> Iterator[Path]:
     """The folder named, or a temporary one."""
@@ -64,7 +70,10 @@ class Bench:
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work = options, work
         self.stages: dict[str, dict[str, Any]] = {}
-        self.result: dict[str, Any] = {"machine": machine(), "versions": versions(), "stages": self.stages}
+        self.afresh = not any(work.iterdir())
+        self.result: dict[str, Any] = {"machine": machine(), "versions": versions(), "threads": options.threads}
+        script = f"benchmarks/{Path(sys.argv[0]).name}"
+        self.result |= {"command": self.shown(["python", script, *sys.argv[1:]]), "stages": self.stages}
 
     def atlasnet(
         self, stage: str, *words: object, limit_gib: float | None = None, exit_code: int = 0
@@ -106,6 +115,10 @@ class Bench:
         """Wall time of the stages together."""
         return sum(self.stages[stage]["seconds"] for stage in stages)
 
+    def within(self, seconds: float, limit: float) -> bool | None:
+        """Whether a time is below its limit; None where the work folder held some of the work already."""
+        return seconds < limit if self.afresh else None
+
     def write(self) -> None:
         """Write the result as it is now, whole or not at all."""
         from atlasnet.execution import write_json
@@ -113,12 +126,12 @@ class Bench:
         write_json(self.options.output, self.result)
 
     def before(self) -> dict[str, Any] | None:
-        """The result that an earlier call wrote on this machine, for ``--resume``; None where there is none."""
+        """What an earlier call wrote on this machine with these versions, for ``--resume``; None if there is none."""
         if not self.options.resume or not self.options.output.exists():
             return None
         found: dict[str, Any] = json.loads(self.options.output.read_text(encoding="utf-8"))
-        if found["machine"] != self.result["machine"]:
-            sys.exit(f"{self.options.output} was made on another machine")
+        if any(found[key] != self.result[key] for key in ("machine", "versions")):
+            sys.exit(f"{self.options.output} was made on another machine or by other versions")
         return found
 
     def shown(self, command: Sequence[str]) -> str:
@@ -132,6 +145,8 @@ class Bench:
                 if word == folder or word.startswith(folder + os.sep):
                     word = name + word[len(folder) :]
                     break
+            else:
+                word = Path(word).name if os.path.isabs(word) else word
             shown.append(shlex.quote(word))
         return " ".join(shown)
 

@@ -79,7 +79,10 @@ def main() -> None:
             }
         dice = [value for fold in folds.values() for value in fold["dice"].values()]
         seconds = [fold["seconds"] for fold in folds.values()]
-        wanted = {"each_lung_at_least_0.95": min(dice) >= 0.95, "at_most_25_minutes_a_fold": max(seconds) <= 1500}
+        wanted = {
+            "each_lung_at_least_0.95": min(dice) >= 0.95,
+            "at_most_25_minutes_a_fold": bench.within(max(seconds), 1500),
+        }
         if "full_resolution" in bench.result:
             wanted["full_resolution_under_8_gib"] = bench.result["full_resolution"]["peak_gib"] < 8
         bench.result |= {"lowest_dice": min(dice), "longest_fold_seconds": max(seconds), "wanted": wanted}

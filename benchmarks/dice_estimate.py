@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from bench import Bench, arguments, summary_lines, work_folder
+from bench import Bench, arguments, named, summary_lines, work_folder
 from scipy import stats
 
 from atlasnet.training.estimate import FEATURES, features
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--atlases", type=int, default=3)
     parser.add_argument("--development", action="store_true", help="segment the subjects of imagesTr that are left")
     options = parser.parse_args()
+    if options.development:
+        named(options, "dice_estimate", "dice_estimate_development")
     data = options.data / "hippocampus"
     with work_folder(options.work) as work:
         bench = Bench(options, work)

@@ -50,7 +50,7 @@ def main() -> None:
                 "wanted": {
                     "mean_dice_at_least_0.84": dice["mean"] >= 0.84,
                     "60_subjects_with_a_result": results == 60,
-                    "under_40_minutes": seconds < 2400,
+                    "under_40_minutes": bench.within(seconds, 2400) if set(options.only) == set(STAGES) else None,
                 },
             }
             print(summary_lines({"mean Dice": dice["mean"], "worst": dice, "seconds": seconds, "subjects": results}))

@@ -66,7 +66,7 @@ def main() -> None:
         model = work / "model"
         words = shlex.split("--atlases 2 --network segnet --width 0.25 --epochs 10")
         bench.atlasnet("training", *bench.train_words(data, "-o", model, *words))
-        words = ["predict", large, "-m", model, "-o"]
+        words = ["predict", large, "-m", model, "--overwrite", "-o"]
         usage = bench.atlasnet("prediction", *words, work / "out" / "large.nrrd", limit_gib=options.limit)
         record = json.loads((work / "out" / "large.json").read_text(encoding="utf-8"))
         refused = bench.atlasnet("refusal", *words, work / "refused" / "large.nrrd", limit_gib=REFUSED_GIB, exit_code=2)

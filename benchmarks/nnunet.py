@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bench import Bench, arguments, measure, summary_lines, work_folder
+from bench import Bench, arguments, measure, named, summary_lines, work_folder
 from study import development
 
 DATASET, CONFIGURATIONS = "Dataset900_Hippocampus", ("2d", "3d_fullres")
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--tests", choices=("development", "release"), default="development")
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
     options = parser.parse_args()
+    named(options, "nnunet_development", f"nnunet_{options.tests}")
     data, commands = options.data / "hippocampus", options.python.absolute().parent
     with work_folder(options.work) as work:
         bench = Bench(options, work)
@@ -80,7 +81,7 @@ def main() -> None:
             methods[configuration] = {
                 "mean_dice": round(_mean(list(dice.values())), 4),
                 "worst_tenth": round(_mean(worst), 4),
-                "training": {**json.loads(record.read_text(encoding="utf-8")), **training},
+                "training": {"process": training, **json.loads(record.read_text(encoding="utf-8"))},
                 "prediction": predicting,
                 "dice": {case: round(value, 4) for case, value in dice.items()},
             }

@@ -2,10 +2,13 @@
 
     python benchmarks/phantom_study.py
 
+The methods of the publication that use all or part of the subjects, and label propagation; ``--study-options`` asks for
+others.
+
 17 subjects to train on and 29 to test on as in the publication (Vakalopoulou et al., MICCAI 2018), phantoms of
 128 x 128 x 48 voxels, SegNet with a quarter of its channels, everything else as published; the whole cohort and 30 % of
 it. Wanted: done within 90 minutes on 2 cores, and AtlasNet with 30 % of the subjects at least as good as one augmented
-network with all. With ``--work``, a study that was stopped goes on; the seconds are then those of the last call.
+network with all. With ``--work``, a study that was stopped goes on; no time is judged then.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(48, 128, 128), metavar=("Z", "Y", "X"))
     parser.add_argument(
         "--study-options",
-        default="--preset publication --network segnet --width 0.25 --atlases 6 --seeds 1 --fractions 0.3 1.0",
+        default="--preset publication --network segnet --width 0.25 --atlases 6 --seeds 1 --fractions 0.3 1.0 "
+        "--only plain augmented propagation atlasnet",
         metavar="TEXT",
         help="for `atlasnet study`",
     )
@@ -44,7 +48,7 @@ def main() -> None:
         found = json.loads((work / "study" / "study.json").read_text(encoding="utf-8"))
         minutes = bench.seconds("study") / 60
         rows = {row["title"]: row for row in found["methods"].values()}
-        wanted = {f"within_{LIMIT_MINUTES}_minutes": minutes <= LIMIT_MINUTES}
+        wanted = {f"within_{LIMIT_MINUTES}_minutes": bench.within(minutes, LIMIT_MINUTES)}
         shares = found["over_fractions"]
         if {"atlasnet", "augmented"} <= set(shares):
             part, whole = shares["atlasnet"][0], shares["augmented"][-1]

@@ -15,7 +15,7 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import Bench, arguments, summary_lines, work_folder
+from bench import Bench, arguments, named, summary_lines, work_folder
 
 from atlasnet.study.methods import MAIN
 from atlasnet.study.statistics import compare
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
     parser.add_argument("--beside", type=Path, metavar="RESULT", help="an earlier result of this script")
     options = parser.parse_args()
+    named(options, "study_development", f"study_{options.tests}")
     data = options.data / "hippocampus"
     with work_folder(options.work) as work:
         bench = Bench(options, work)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import Bench, arguments, summary_lines, work_folder
+from bench import Bench, arguments, named, summary_lines, work_folder
 from scipy import ndimage, stats
 
 from atlasnet.cohort import Cohort
@@ -229,6 +229,8 @@ def main() -> None:
     parser.add_argument("--development", action="store_true", help="judge what is left of imagesTr, and no chest")
     parser.add_argument("--resume", action="store_true", help="keep the verdicts that the output holds")
     options = parser.parse_args()
+    if options.development:
+        named(options, "verdict", "verdict_development")
     execution = Execution(threads=options.threads, seed=options.seed, reporter=TextReporter())
     hippocampus = options.data / "hippocampus"
     known, of = read_names(hippocampus / "train17.txt"), "Tr" if options.development else "Ts"
