@@ -162,10 +162,10 @@ class Fitting:
         recipe = self.planned_recipe(plan)
         transformer = self.transformer(plan)
         operator = transformer.registrar.operator
-        self.require_memory(operator)
-        # Only now: what is refused leaves no plan for the next call to take.
+        # Only now: options that are refused leave no plan for the next call to take.
         if not self.plan_path.exists():
             plan.write(self.plan_path)
+        self.require_memory(operator)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
