@@ -55,7 +55,8 @@ def tab() -> Iterator[Tab]:
 
 
 def column(tab: Tab, number: int) -> list[str]:
-    cells = tab.run(f"[...document.querySelectorAll('tbody tr')].map(row => row.cells[{number}].textContent)")
+    """Of the first table."""
+    cells = tab.run(f"[...document.querySelector('tbody').rows].map(row => row.cells[{number}].textContent)")
     return [str(cell) for cell in cells]
 
 
