@@ -98,9 +98,12 @@ def _hidden(args: argparse.Namespace) -> Hidden:
     for option in _LISTS:
         if vars(args).get(option) is not None:
             names |= _listed(vars(args)[option])
-    if vars(args).get("folds") is not None:  # a file names subjects too
-        paths.append(("folds", Path(args.folds)))
-        names |= {args.folds, *_spoken(args.folds), *_told(Path(args.folds))}
+    folds = vars(args).get("folds")
+    if folds is not None and (
+        Path(folds).suffix or Path(folds).is_file()
+    ):  # not a number, but a file, which names subjects too
+        paths.append(("folds", Path(folds)))
+        names |= {*filter(_tells, _spoken(folds)), *_told(Path(folds))}
     if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
         names |= _trained_on(args.update)
     for atlas in vars(args).get("atlas") or ():  # a subject, or a file beside

@@ -112,7 +112,8 @@ class StudyRun:
         if self.options.patches is not None:
             self.options.patches.values(self.labels)
         make_operator(self.options.operator, **self.options.operator_settings)
-        spec = NetworkSpec(self.options.network or NetworkSpec.name, self.options.width or NetworkSpec.width)
+        width = NetworkSpec.width if self.options.width is None else self.options.width
+        spec = NetworkSpec(self.options.network or NetworkSpec.name, width)
         build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
         check_masks((*self.cohort, *self.tests), self.say)
         check_test_subjects(self.cohort, self.tests)
