@@ -70,7 +70,7 @@ def test_settings_make_the_operator_again_and_several_channels_are_refused(name,
 @pytest.mark.parametrize("name", sorted(EXTERNAL))
 def test_a_missing_package_is_named_with_the_command_that_installs_it(name, monkeypatch):
     monkeypatch.setattr("atlasnet.registration.external.util.find_spec", lambda module: None)
-    with pytest.raises(InputError, match=rf"pip install 'atlasnet\[{name}\]'"):
+    with pytest.raises(InputError, match=rf"pip install '\.\[{name}\]'"):
         make_operator(name)
 
 
