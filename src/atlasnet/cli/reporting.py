@@ -99,11 +99,10 @@ def _hidden(args: argparse.Namespace) -> Hidden:
         if vars(args).get(option) is not None:
             names |= _listed(vars(args)[option])
     folds = vars(args).get("folds")
-    if folds is not None and (
-        Path(folds).suffix or Path(folds).is_file()
-    ):  # not a number, but a file, which names subjects too
+    # Not a number, but a file, which names subjects too.
+    if folds is not None and (Path(folds).suffix or Path(folds).is_file()):
         paths.append(("folds", Path(folds)))
-        names |= {*filter(_tells, _spoken(folds)), *_told(Path(folds))}
+        names |= {*filter(_tells, _spoken(folds)), *filter(_tells, _texts(_content(Path(folds))))}
     if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
         names |= _trained_on(args.update)
     for atlas in vars(args).get("atlas") or ():  # a subject, or a file beside
@@ -144,14 +143,19 @@ def _tells(name: str) -> bool:
     return name not in _COMMON and len(name) > 1 and (len(name) >= _SHORTEST or any(map(str.isalpha, name)))
 
 
-def _declared(path: Path) -> Iterator[str]:
-    """Names of files that a ``dataset.json`` lists, which need not be there."""
+def _content(path: Path) -> Any:
+    """What a JSON file holds; None where it cannot be read."""
     from atlasnet.execution import read_json
 
     try:
-        content = read_json(path)
+        return read_json(path)
     except (OSError, ValueError):
-        return  # the verb says what is wrong with it, and names nothing of what is inside
+        return None  # the verb says what is wrong with it, and names nothing of what is inside
+
+
+def _declared(path: Path) -> Iterator[str]:
+    """Names of files that a ``dataset.json`` lists, which need not be there."""
+    content = _content(path)
     if isinstance(content, dict):
         for text in _texts([content.get("training"), content.get("test")]):
             yield from PurePosixPath(text).parts
@@ -173,16 +177,6 @@ def _listed(path: Path) -> set[str]:
     except OSError:
         return set()  # the verb says what is wrong with it
     return set(filter(_tells, map(str.strip, lines)))
-
-
-def _told(path: Path) -> set[str]:
-    """Every text in a JSON file."""
-    from atlasnet.execution import read_json
-
-    try:
-        return set(filter(_tells, _texts(read_json(path))))
-    except (OSError, ValueError):
-        return set()  # the verb says what is wrong with it, and names nothing of what is inside
 
 
 def _trained_on(model: Path) -> set[str]:

@@ -61,7 +61,8 @@ def comparison_figure(
         axes.set_yticks(rows, cases, fontsize=TEXT - 1)
         axes.margins(x=0.08)
     panels[0].invert_yaxis()
-    marks = [handles[method] for method in methods]
-    figure.legend(marks, methods, loc="outside lower center", ncols=len(methods), fontsize=TEXT, frameon=False)
+    figure.legend(
+        [*handles.values()], methods, loc="outside lower center", ncols=len(methods), fontsize=TEXT, frameon=False
+    )
     figure.suptitle(title, fontsize=TITLE)
     return save(figure, path)

@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from atlasnet.execution import atomic_path
-from atlasnet.report.panel import TEXT, TITLE, look, new_figure, take_literally
+from atlasnet.report.panel import LEGEND_ROW, TEXT, TITLE, look, new_figure, take_literally
 
 MOST_TICKS = 12  # as many points have a tick each
 LONGEST_OF_TWO = 44  # letters of a name, with which the legend has room for two columns
@@ -60,7 +60,7 @@ def curve_figure(
     """
     columns = 2 if max(map(len, curves), default=0) <= LONGEST_OF_TWO else 1
     rows = -(-len(curves) // columns)
-    figure = new_figure(8.2, 4.8 + 0.24 * max(0, rows - 3))
+    figure = new_figure(8.2, 4.8 + LEGEND_ROW * max(0, rows - 3))
     axes, handles = figure.subplots(), list[Artist]()
     for name, points in curves.items():
         colour, marker = look([*(order or curves)].index(name))

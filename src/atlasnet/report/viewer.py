@@ -124,10 +124,13 @@ def _settings(one: Shown, volume: Volume, opacity: float) -> dict[str, Any]:
         path = Path(folder) / "volume.nii"
         write_volume(path, volume)
         data = _packed(path.read_bytes())
-    settings: dict[str, Any] = {"url": f"data:application/gzip;base64,{data}", "name": f"{one.name}.nii.gz"}
+    settings: dict[str, Any] = {
+        "url": f"data:application/gzip;base64,{data}",
+        "name": f"{one.name}.nii.gz",
+        "opacity": opacity,
+    }
     if one.window is not None:
         settings |= {"cal_min": one.window[0], "cal_max": one.window[1]}
-    settings["opacity"] = opacity
     if one.labels is not None:
         colours = np.array([(0.0, 0.0, 0.0), *(to_rgb(colour) for _, colour in one.labels.values())])
         red, green, blue = np.rint(255 * colours).astype(int).T.tolist()
