@@ -79,7 +79,7 @@ def test_quiet_says_nothing_but_errors(cohort: Path, capsys: pytest.CaptureFixtu
 
 def test_the_plan_is_written_to_be_edited(cohort: Path, tmp_path: Path) -> None:
     assert run(cohort, "--plan", tmp_path / "plan.json", "--quiet") == 0
-    assert Plan.read(tmp_path / "plan.json").spacing == (1.0, 1.0, 2.0)
+    assert Plan.read(tmp_path / "plan.json").spacing == (0.7, 0.7, 2.0)
 
 
 def test_unlabelled_subjects_pass_when_asked(cohort: Path) -> None:

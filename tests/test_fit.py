@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import atlasnet
 from atlasnet.cli.main import main
@@ -20,10 +21,13 @@ from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.training.fit import fit
 from atlasnet.training.fusion_weights import FusionWeights
+from atlasnet.training.mapping import region_grid, working_grid
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.store import IGNORED
 from atlasnet.volume import Grid, Volume, read_volume, resample
+from atlasnet.volume.writing import to_sitk
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
 OPTIONS = FitOptions(atlases=2, width=0.5, epochs=4)
@@ -195,16 +199,14 @@ def test_an_image_file_may_be_an_atlas(cohort: Cohort, tmp_path: Path) -> None:
 
 def test_a_subject_that_is_the_atlas_is_mapped_by_the_identity(cohort: Cohort, model: Model) -> None:
     atlas = model.atlases[0]
-    stored = model.atlas_image(atlas)
-    grid = stored.grid
-    for path in (model.folder / "work" / "mapped").rglob(f"{atlas.name}.labels.npy"):
-        mapped = np.load(path)
-        if mapped.shape == grid.shape:
-            labels = cohort[str(atlas.subject)].read_labels().array[0]
-            expected = np.select([labels == 2, labels == 4], [1, 2], 0)
-            if np.array_equal(mapped, expected):
-                return
-    pytest.fail("no mapped case equals the atlas subject's own reference")
+    grid = region_grid(working_grid(model.atlas_image(atlas).grid, model.plan), atlas.region, model.plan.slice_axis)
+    labels = cohort[str(atlas.subject)].read_labels()
+    classes = labels.replace(np.select([labels.array == 2, labels.array == 4], [1, 2], 0).astype(np.uint8))
+    frame = to_sitk(Volume(np.zeros((1, *grid.shape), np.uint8), grid))
+    expected = sitk.GetArrayFromImage(sitk.Resample(to_sitk(classes), frame, sitk.Transform(), sitk.sitkLabelLinear))
+    cases = [np.load(path) for path in (model.folder / "work" / "mapped").rglob(f"{atlas.name}.labels.npy")]
+    known = [case[case != IGNORED] == expected[case != IGNORED] for case in cases if case.shape == grid.shape]
+    assert max(same.mean() for same in known) > 0.999  # ties go to either class
 
 
 def test_another_number_of_channels_is_refused(net: atlasnet.AtlasNet) -> None:

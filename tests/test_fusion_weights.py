@@ -264,7 +264,7 @@ def test_a_model_that_was_cross_validated_fuses_by_what_it_has_learnt(
     write_volume(tmp_path / "scan.nii.gz", image)
     data = write_cohort(tmp_path / "data", range(FEWEST))
     train = ["train", str(data), "-o", str(tmp_path / "m"), "--atlases", "2", "--registration", "centre"]
-    train += ["--width", "0.25", "--epochs", "1", "--threads", "1", "--folds", "2"]
+    train += ["--width", "0.25", "--epochs", "2", "--threads", "1", "--folds", "2"]
     assert main(train) == 0
     assert "weights learnt for predict --fusion learnt: fit " in capsys.readouterr().out
     kept = Model.load(tmp_path / "m").fusion_weights
@@ -288,7 +288,7 @@ def test_a_model_that_was_cross_validated_fuses_by_what_it_has_learnt(
 def test_a_reference_that_was_corrected_is_learnt_from(tmp_path: Path) -> None:
     data = write_cohort(tmp_path / "data", range(2))
     words = ["train", str(data), "-o", str(tmp_path / "m"), "--atlases", "1", "--registration", "centre", "--quiet"]
-    words += ["--width", "0.25", "--epochs", "1", "--threads", "1", "--folds", "2"]
+    words += ["--width", "0.25", "--epochs", "2", "--threads", "1", "--folds", "2"]
     assert main(words) == 0
     record = tmp_path / "m" / "cross_validation" / "predictions" / "s1.json"
     before = json.loads(record.read_text())["provenance"]

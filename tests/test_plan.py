@@ -15,7 +15,7 @@ import pytest
 
 from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, take_fingerprint
 from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
-from atlasnet.cohort.plan import NETWORK_VOXELS
+from atlasnet.cohort.plan import FINE_VOXELS, FINER, MARGIN, NETWORK_VOXELS
 from atlasnet.errors import CohortError
 from atlasnet.volume import Grid, Volume, write_volume
 
@@ -31,9 +31,57 @@ def fingerprint(
     return Fingerprint((channel,), (subject,), (quantiles,), (quantiles,))
 
 
-def test_a_small_image_keeps_its_spacing() -> None:
-    plan = Plan.derive(fingerprint((35, 50, 36), (1.0, 1.0, 1.0)))
-    assert plan.spacing == plan.registration_spacing == (1.0, 1.0, 1.0)
+@pytest.mark.parametrize(
+    ("spacing", "planned"),
+    [((1, 1, 1), (0.7, 0.7, 1)), ((0.5, 0.8, 5), (0.35, 0.56, 5)), ((3, 0.9, 0.9), (3, 0.63, 0.63))],
+)
+def test_networks_see_a_small_image_finer_within_its_slices(spacing: tuple, planned: tuple) -> None:
+    plan = Plan.derive(fingerprint((35, 50, 36), spacing))
+    assert plan.spacing == pytest.approx(planned)
+    assert plan.registration_spacing == spacing
+
+
+def test_what_networks_see_of_a_small_structure_in_a_large_scan_is_as_fine_as_a_small_scan() -> None:
+    head, cut = (180, 256, 256), (35, 50, 36)
+    small = replace(fingerprint(head, (1.0, 1.0, 1.0)).subjects[0], label_extent=(18.0, 30.0, 16.0))
+    large = replace(small, label_extent=(16.0, 32.0, 18.0))
+    both = replace(fingerprint(head, (1.0, 1.0, 1.0)), subjects=(small, large))
+    assert both.label_extent is not None
+    assert both.label_extent.tolist() == [18, 32, 18]
+    plan = Plan.derive(both)
+    assert plan.spacing == Plan.derive(fingerprint(cut, (1.0, 1.0, 1.0))).spacing
+    assert plan.registration_spacing[0] > 1.9  # all of the head is registered
+    assert plan.margin == (MARGIN, MARGIN, MARGIN)
+
+
+def test_the_margin_is_as_wide_as_a_map_of_a_large_scan_may_be_off() -> None:
+    whole = fingerprint((800, 512, 512), (0.7, 0.7, 1.0))
+    plan = Plan.derive(replace(whole, subjects=(replace(whole.subjects[0], label_extent=(18.0, 32.0, 18.0)),)))
+    room = np.array(plan.margin[::-1]) * plan.spacing
+    assert (room >= 4 * np.array(plan.registration_spacing) - 1e-6).all()
+    assert (room < 4 * np.array(plan.registration_spacing) + plan.spacing).all()
+    assert Plan.derive(whole).margin == (MARGIN, MARGIN, MARGIN)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_networks_never_see_more_voxels_than_planned_nor_more_fine_ones(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape, spacing = tuple(random.integers(1, 500, 3).tolist()), random.uniform(0.3, 4, 3)
+    extent = np.array(shape[::-1]) * spacing
+    known = fingerprint(shape, tuple(spacing.tolist()))
+    labels = extent * random.uniform(0.05, 1, 3) if seed % 2 else None
+    if labels is not None:
+        own = replace(known.subjects[0], label_extent=tuple(labels.tolist()))
+        known = replace(known, subjects=(own,))
+    plan = Plan.derive(known)
+    count = extent / plan.spacing
+    if labels is not None:
+        count = np.minimum(count, labels / plan.spacing + 2 * np.array(plan.margin[::-1]))
+    assert np.prod(count) <= 1.02 * NETWORK_VOXELS
+    finer = np.array(plan.spacing) < spacing * (1 - 1e-9)
+    assert (np.array(plan.spacing) > (FINER - 1e-9) * spacing).all()
+    assert not finer["xyz".index(plan.slice_axis)]
+    assert np.prod(count) <= 1.02 * FINE_VOXELS or not finer.any()
 
 
 @pytest.mark.parametrize(
@@ -61,7 +109,7 @@ def test_slices_are_cut_along_the_thickest_axis(spacing: tuple, axis: str, conte
 
 
 def test_a_2d_image_has_slices_along_its_single_voxel_and_no_neighbours() -> None:
-    plan = Plan.derive(fingerprint((1, 400, 500), (0.5, 0.5, 1.0)))
+    plan = Plan.derive(fingerprint((1, 600, 500), (0.5, 0.5, 1.0)))
     assert (plan.slice_axis, plan.context, plan.spacing) == ("z", 0, (0.5, 0.5, 1.0))
 
 

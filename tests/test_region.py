@@ -9,32 +9,42 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from atlasnet.cohort import Cohort
+from atlasnet.cohort.plan import MARGIN
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import write_json
 from atlasnet.prediction import Predictor
 from atlasnet.training.fit import fit
+from atlasnet.training.mapping import working_grid
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
+from atlasnet.training.overview import STRUCTURE, Overview
 from atlasnet.training.recipe import Recipe
-from atlasnet.training.region import MARGIN, Region
+from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED
-from atlasnet.volume import write_volume
+from atlasnet.volume import Grid, write_volume
 from synthetic import LABELS, dice, subject, write_cohort
 
 RECIPE = replace(Recipe.preset("default"), epochs=4, iterations=20, passes=0.0, batch_slices=8, learning_rate=6e-3)
 WIDE = (14, 56, 60)  # in slices of 112 x 120 mm the shapes are about 40 mm wide
 
 
+def seen_in(maps: list[NDArray[np.uint8]], margin: int, *, partly: bool = False) -> Region:
+    """The region of a grid that is as coarse as its overview."""
+    overview = Overview(Grid.from_parts(maps[0].shape, (1.0, 1.0, 1.0)), (1, 1, 1))
+    return overview.region(maps, "z", (margin,) * 3, partly=partly)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_box_holds_every_structure_and_its_margin(seed: int) -> None:
     random = np.random.default_rng(seed)
     shape = tuple(random.integers(3, 12, 3))
-    maps = [np.where(random.random(shape) < 0.01, random.integers(1, 4), 0).astype(np.uint8) for _ in range(3)]
-    maps[0].flat[random.integers(maps[0].size)] = 1
+    maps = [np.where(random.random(shape) < 0.01, STRUCTURE, 0).astype(np.uint8) for _ in range(3)]
+    maps[0].flat[random.integers(maps[0].size)] = STRUCTURE
     margin = int(random.integers(0, 4))
-    region = Region.of(maps, margin)
+    region = seen_in(maps, margin)
     places = np.concatenate([np.argwhere(array) for array in maps])
     assert region.start == tuple(np.maximum(0, places.min(0) - margin))
     assert region.stop == tuple(np.minimum(shape, places.max(0) + 1 + margin))
@@ -43,9 +53,9 @@ def test_the_box_holds_every_structure_and_its_margin(seed: int) -> None:
 def test_what_nobody_annotated_is_no_structure() -> None:
     labels = np.full((4, 5, 6), IGNORED, np.uint8)
     labels[2:] = 0
-    assert Region.of([labels], 1) == Region((0, 0, 0), (4, 5, 6))
-    labels[2, 3, 4] = 1
-    assert Region.of([labels], 1) == Region((1, 2, 3), (4, 5, 6))
+    assert seen_in([labels], 1) == Region((0, 0, 0), (4, 5, 6))
+    labels[2, 3, 4] = STRUCTURE
+    assert seen_in([labels], 1) == Region((1, 2, 3), (4, 5, 6))
 
 
 def test_what_nobody_annotated_in_any_subject_may_be_a_structure() -> None:
@@ -53,11 +63,11 @@ def test_what_nobody_annotated_in_any_subject_may_be_a_structure() -> None:
     one[:8:3], other[1:8:3] = 0, 0  # of the lower slices every third one, and the one above it
     one[3, 2, 2] = 1
     seen = Region((2, 1, 1), (5, 4, 4))
-    assert Region.of([one, other], 1) == seen
+    assert seen_in([one, other], 1) == seen
     # A gap of one slice hides nothing that its neighbours do not show; the upper slices may.
-    assert Region.of([one, other], 1, partly=True) == Region((2, 0, 0), (12, 5, 6))
-    assert Region.of([one[:9], other[:9]], 1, partly=True) == seen
-    assert Region.of([one, other, np.zeros_like(one)], 1, partly=True) == seen
+    assert seen_in([one, other], 1, partly=True) == Region((2, 0, 0), (12, 5, 6))
+    assert seen_in([one[:9], other[:9]], 1, partly=True) == seen
+    assert seen_in([one, other, np.zeros_like(one)], 1, partly=True) == seen
 
 
 def test_outside_the_box_all_is_background() -> None:
@@ -100,10 +110,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_networks_work_where_the_structures_are(model: Model) -> None:
     (atlas,) = model.atlases
     assert atlas.region is not None
-    places = np.argwhere(subject(0, shape=WIDE)[1].array[0])  # the atlas is its own best-mapped subject
+    labels = subject(0, shape=WIDE)[1]  # the atlas is its own best-mapped subject
+    grid = working_grid(labels.grid, model.plan)
+    places = grid.to_index(labels.grid.to_world(np.argwhere(labels.array[0])[:, ::-1]))[:, ::-1]
     assert (atlas.region.start <= np.maximum(0, places.min(0) - MARGIN)).all()
-    assert (atlas.region.stop >= np.minimum(WIDE, places.max(0) + 1 + MARGIN)).all()
-    assert atlas.region != Region((0, 0, 0), WIDE)
+    assert (atlas.region.stop >= np.minimum(grid.shape, places.max(0) + 1 + MARGIN)).all()
+    assert atlas.region != Region.whole(grid.shape)
     image, reference = subject(101, shape=WIDE)
     prediction = Predictor(model).predict(image)
     assert dice(prediction.labels.array > 0, reference.array > 0) > 0.8
@@ -155,7 +167,7 @@ def test_a_region_lies_along_the_slice_axis(model: Model, axis: str) -> None:
     turned = replace(turned, atlases=(replace(model.atlases[0], region=region),))
     ((answer, _),) = Predictor(turned).ask(subject(101, shape=WIDE)[0]).atlases
     assert answer is not None
-    asked = np.argwhere(answer.probabilities.numpy()[0] < 1)
+    asked = np.argwhere(answer.probabilities.numpy()[0] < 1) + answer.start
     box = {"z": (0, 1, 2), "y": (1, 0, 2), "x": (1, 2, 0)}[axis]  # which side of the box is along z, y and x
     assert (asked.min(0) >= [region.start[side] for side in box]).all()
     assert (asked.max(0) < [region.stop[side] for side in box]).all()

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the cohort, train, predict, evaluate, draw; what an earlier run finished is used again."""
-    from atlasnet.cohort import Cohort
+    from atlasnet.cohort import Cohort, Plan, take_fingerprint
     from atlasnet.cohort.phantom import write_phantom_cohort
     from atlasnet.estimator import AtlasNet
     from atlasnet.evaluation import evaluate_folder
@@ -53,6 +53,13 @@ def run(args: argparse.Namespace) -> int:
         folder / "cohort", TRAINING, shape=SHAPE, test_subjects=TESTING, seed=args.seed, reporter=say
     )
     cohort = Cohort.read(data)
+    fingerprint = take_fingerprint(cohort, say)
+    # Both see the voxels of the phantoms, so that the plain network's subjects are as they are.
+    x, y, z = fingerprint.median_spacing.tolist()
+    plan = replace(Plan.derive(fingerprint), spacing=(x, y, z))
+    for model in (folder / "atlasnet", folder / "plain"):
+        make_folder(model)
+        plan.write(model / "plan.json")
     say.note(f"2/5 AtlasNet: {ATLASES} atlases, a SegNet for each, {EPOCHS} epochs")
     recipe = replace(Recipe.preset("default"), epochs=EPOCHS, passes=0, batch_slices=BATCH, learning_rate=LEARNING_RATE)
     # In so few epochs a network tuned from a common one learns less than one that has all of them for itself.

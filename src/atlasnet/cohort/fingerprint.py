@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.masks import within
@@ -37,6 +38,8 @@ class SubjectPrint:
         spacing: mm (x, y, z).
         percentiles: per channel, the intensities at `PERCENTILES`.
         label_ml: millilitres by label name, background left out; empty without a reference.
+        label_extent: mm (x, y, z) of the box that holds all that is or may be labelled, which is all but background;
+            None where there is nothing.
     """
 
     name: str
@@ -44,6 +47,7 @@ class SubjectPrint:
     spacing: tuple[float, float, float]
     percentiles: tuple[tuple[float, ...], ...]
     label_ml: Mapping[str, float]
+    label_extent: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -55,6 +59,7 @@ class SubjectPrint:
                 {f"{p:g}": value for p, value in zip(PERCENTILES, values, strict=True)} for values in self.percentiles
             ],
             "label_ml": dict(self.label_ml),
+            "label_extent_xyz_mm": None if self.label_extent is None else list(self.label_extent),
         }
 
 
@@ -85,6 +90,12 @@ class Fingerprint:
         """Median over subjects of the field of view along (x, y, z), mm, edge to edge."""
         extents = [np.array(subject.shape[::-1]) * subject.spacing for subject in self.subjects]
         return np.asarray(np.median(extents, axis=0))
+
+    @property
+    def label_extent(self) -> NDArray[np.float64] | None:
+        """The largest extent of the labels in any subject along (x, y, z), mm; None where nothing is labelled."""
+        extents = [subject.label_extent for subject in self.subjects if subject.label_extent is not None]
+        return np.max(extents, axis=0) if extents else None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, with a few of the quantiles."""
@@ -167,12 +178,14 @@ def measure(
     percentiles = tuple(_percentiles(channel, drawn) for channel in turned.array)
     label_ml: dict[str, float] = {}
     places = box = drawn[:SAMPLES]
+    extent = None
     if reference is not None:
         millilitres = float(np.prod(turned.grid.spacing)) / 1000
         for label, value in label_values.items():
             if value != 0:
                 label_ml[label] = round(int(np.count_nonzero(reference == value)) * millilitres, 6)
         foreground = reference != 0
+        extent = _extent(foreground, turned.grid)
         if ignore_label is not None:
             foreground &= reference != ignore_label
         inside = np.flatnonzero(foreground)
@@ -181,7 +194,7 @@ def measure(
             box = _around(foreground, turned.grid, generator)
     x, y, z = turned.grid.spacing.tolist()
     return Measured(
-        SubjectPrint(name, turned.grid.shape, (x, y, z), percentiles, label_ml),
+        SubjectPrint(name, turned.grid.shape, (x, y, z), percentiles, label_ml, extent),
         tuple(channel.ravel()[places].astype(np.float64) for channel in turned.array),
         tuple(channel.ravel()[box].astype(np.float64) for channel in turned.array),
     )
@@ -206,6 +219,15 @@ def combine(channels: tuple[str, ...], measured: Sequence[Measured]) -> Fingerpr
 def _percentiles(channel: NDArray[Any], drawn: NDArray[np.int64]) -> tuple[float, ...]:
     inner = np.percentile(channel.ravel()[drawn], PERCENTILES[1:-1]).tolist()
     return (float(channel.min()), *inner, float(channel.max()))
+
+
+def _extent(inside: NDArray[np.bool_], grid: Grid) -> tuple[float, float, float] | None:
+    """The size (x, y, z), mm, of the box around what is set, None where nothing is."""
+    boxes = ndimage.find_objects(inside.view(np.uint8))
+    if not boxes:
+        return None
+    x, y, z = (np.array([side.stop - side.start for side in boxes[0]][::-1]) * grid.spacing).tolist()
+    return x, y, z
 
 
 def _around(foreground: NDArray[np.bool_], grid: Grid, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 
 from atlasnet.cohort.fingerprint import QUANTILES, Fingerprint
 from atlasnet.cohort.normalisation import HIGH, LOW, Normalisation, number, pair
@@ -17,7 +18,19 @@ from atlasnet.execution import read_json, write_json
 from atlasnet.volume.volume import Volume
 
 NETWORK_VOXELS = 1.0e6
-"""Voxels of the median subject on the networks' grid: a volume then passes a network in seconds on two CPU cores."""
+"""Voxels that a network sees of a subject: a volume then passes a network in seconds on two CPU cores."""
+
+FINE_VOXELS = 2.5e5
+"""As many voxels may be finer than the scan's, which costs little and loses less when images and probabilities are
+interpolated; of a larger structure, the boundary is a smaller part."""
+
+FINER = 0.7
+"""By how much they are, within slices: see benchmarks/results/network_ablations.json."""
+
+MARGIN, REGISTRATION_MARGIN = 12, 4
+"""Voxels of the networks' grid and of the registration's that networks see around the structures of all training
+subjects, the larger of the two lengths: room for those of others, for what lies around them, and for maps that are a
+little off."""
 
 REGISTRATION_VOXELS = 1.5e6
 """Voxels of the median subject on the registration's grid: some ten seconds a pair on two CPU cores."""
@@ -32,6 +45,8 @@ CT_CHEST_WINDOW = (-1000.0, 400.0)
 """HU that stay visible where the labels lie in air: lungs, vessels, soft tissue and the edge of bone."""
 
 _LUNG_HU = -400.0
+Float = NDArray[np.float64]
+
 _BATCH_PIXELS = 2**20  # four slices of 512 x 512
 _LARGEST_BATCH = 32
 _FORMAT = 1
@@ -91,25 +106,28 @@ class Plan:
     def derive(cls, fingerprint: Fingerprint) -> Plan:
         """The plan for a cohort.
 
-        The networks' spacing is the median one, made coarser, finest axes first, until the median subject has at most
-        `NETWORK_VOXELS`; the registration's likewise with `REGISTRATION_VOXELS`. Slices are cut along the axis of
+        The networks' spacing is the median one, made coarser, finest axes first, until what networks see has at most
+        `NETWORK_VOXELS`: the box of the labels in any subject with a margin around it, as far as the median scan
+        reaches. Within slices it is `FINER` as far as that has at most `FINE_VOXELS`. The registration's is the median
+        one made coarser until the median scan has at most `REGISTRATION_VOXELS`. Slices are cut along the axis of
         clearly largest spacing, else along z. Channels named CT (in any case) get one window for all images: nnU-Net's
         0.5th to 99.5th percentile under the labels, widened to `CT_CHEST_WINDOW` where labels lie in lungs, with mean
         and standard deviation of what surrounds the labels. Other channels are normalised image by image.
         """
         extent, median = fingerprint.median_extent, fingerprint.median_spacing
         flat = extent < 1.5 * median
-        spacing = _coarsened(median, extent, NETWORK_VOXELS)
         axis = _slice_axis(median, flat)
-        size = np.maximum(1, np.rint(extent / spacing))
-        pixels = float(np.prod(np.delete(size, axis)))
+        registration = _Seen(extent).coarsened(median, REGISTRATION_VOXELS)
+        seen = _Seen(extent, fingerprint.label_extent, REGISTRATION_MARGIN * registration)
+        spacing = seen.coarsened(seen.refined(median, axis), NETWORK_VOXELS)
+        pixels = float(np.prod(np.delete(seen.size(spacing), axis)))
         in_plane = float(np.delete(spacing, axis).max())
         return cls(
             spacing=_three(spacing),
             slice_axis=("x", "y", "z")[axis],
             normalisation=tuple(_normalisation(fingerprint, c) for c in range(len(fingerprint.channels))),
             mi_range=tuple(CT_MI_RANGE if is_ct(name) else None for name in fingerprint.channels),
-            registration_spacing=_three(_coarsened(median, extent, REGISTRATION_VOXELS)),
+            registration_spacing=_three(registration),
             context=0 if flat[axis] else 1 if spacing[axis] > 2 * in_plane else 2,
             batch_size=int(np.clip(2 ** int(np.log2(max(1.0, _BATCH_PIXELS / pixels))), 2, _LARGEST_BATCH)),
         )
@@ -118,6 +136,13 @@ class Plan:
     def channels(self) -> tuple[str, ...]:
         """The channels' names."""
         return tuple(normalisation.channel for normalisation in self.normalisation)
+
+    @property
+    def margin(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x) that networks see around the structures of the training subjects."""
+        accuracy = REGISTRATION_MARGIN * np.divide(self.registration_spacing, self.spacing)
+        x, y, z = np.maximum(MARGIN, np.ceil(accuracy - 1e-6)).astype(int).tolist()
+        return z, y, x
 
     def normalise(self, volume: Volume) -> Volume:
         """Intensities as a network sees them, float32 (c, z, y, x), on the same grid.
@@ -222,22 +247,55 @@ def is_ct(channel: str) -> bool:
     return channel.strip().lower() == "ct"
 
 
-def _coarsened(spacing: ArrayLike, extent: ArrayLike, limit: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The spacing, its finest axes raised to one common value until the extent holds ``limit`` voxels at most."""
-    fine, wide = np.array(spacing, dtype=np.float64), np.asarray(extent, dtype=np.float64)
-    deep = np.flatnonzero(wide >= 1.5 * fine)
-    order = deep[np.argsort(fine[deep], kind="stable")]
-    result = fine.copy()
-    if order.size == 0 or np.prod(wide[order] / fine[order]) <= limit:
-        return result
-    for count in range(1, order.size + 1):
-        raised, kept = order[:count], order[count:]
-        common = (np.prod(wide[raised]) * np.prod(wide[kept] / fine[kept]) / limit) ** (1 / count)
-        if kept.size == 0 or common <= fine[kept].min():
-            break
-    step = 10.0 ** (np.floor(np.log10(common)) - 2)
-    result[raised] = np.maximum(fine[raised], round(float(np.ceil(common / step) * step), 9))
-    return result
+@dataclass(frozen=True)
+class _Seen:
+    """What is seen of a scan: all, or the labels and at least a margin around them; extents along (x, y, z), mm."""
+
+    scan: Float
+    labels: Float | None = None
+    margin: Float | float = 0.0
+
+    def size(self, spacing: Float) -> Float:
+        """Voxels along (x, y, z), as if there were parts of them."""
+        whole = np.maximum(1, self.scan / spacing)
+        if self.labels is None:
+            return whole
+        around: Float = self.labels / spacing + 2 * np.maximum(MARGIN, self.margin / spacing)
+        return np.minimum(whole, around)
+
+    def excess(self, spacing: Float, limit: float) -> float:
+        """The logarithm of how many times more voxels are seen than the limit."""
+        return float(np.log(np.prod(self.size(spacing)) / limit))
+
+    def refined(self, spacing: Float, axis: int) -> Float:
+        """The spacing made finer within slices, by `FINER` or as far as `FINE_VOXELS` are seen at most."""
+
+        def fine(factor: float) -> Float:
+            return np.where(np.arange(3) == axis, spacing, factor * spacing)
+
+        factor = _least(lambda factor: self.excess(fine(factor), FINE_VOXELS), FINER, 1.0)
+        rounded: Float = np.round(fine(factor), 9)
+        return rounded
+
+    def coarsened(self, spacing: Float, limit: float) -> Float:
+        """The spacing, its finest axes raised to one common value until ``limit`` voxels are seen at most."""
+        deep = self.scan >= 1.5 * spacing
+
+        def raised(common: float) -> Float:
+            return np.where(deep, np.maximum(spacing, common), spacing)
+
+        return raised(_least(lambda common: self.excess(raised(common), limit), spacing.min(), self.scan.max()))
+
+
+def _least(excess: Callable[[float], float], low: float, high: float) -> float:
+    """The least of three digits from ``low`` to ``high`` where a falling function is not above 0, else ``high``."""
+    if excess(low) <= 0:
+        return low
+    if excess(high) >= 0:
+        return high
+    root = brentq(excess, low, high, xtol=1e-9)
+    digit = 10.0 ** (np.floor(np.log10(root)) - 2)
+    return min(high, round(float(np.ceil(root / digit - 1e-6) * digit), 9))
 
 
 def _slice_axis(spacing: ArrayLike, flat: ArrayLike) -> int:

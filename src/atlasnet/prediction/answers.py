@@ -25,13 +25,15 @@ class Answer:
     """One atlas's opinion, still in its own space.
 
     Args:
-        probabilities: (classes, z, y, x), float16.
+        probabilities: (classes, z, y, x), float16, of the part of the atlas's space in which there is something to
+            segment; those at its faces hold beyond.
         grid: of the atlas.
         to_atlas: takes points of the scan, in canonical orientation, into the atlas.
         quality: of the registration.
         correlation: (z, y, x) float16, how well the scan fits the atlas at every voxel (see
             `atlasnet.registration.local_correlation`); None where nobody asked.
         model: the number of its model. The opinions of one model are fused with each other before the models are.
+        start: the voxel (z, y, x) of ``grid`` with which the part begins.
     """
 
     probabilities: Tensor
@@ -40,6 +42,7 @@ class Answer:
     quality: float
     correlation: Tensor | None = None
     model: int = 0
+    start: tuple[int, int, int] = (0, 0, 0)
 
     def require_fit(self) -> None:
         """Refuse to go on without the local correlation.
@@ -90,7 +93,8 @@ class MappedAnswer:
         """
         inner, classes = self._answer.grid, len(self._answer.probabilities)
         index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=self._channels.device)
-        values, covered = sample(self._channels, index), inside(index, inner.shape)
+        covered = inside(index, inner.shape)
+        values = sample(self._channels, index - index.new_tensor(self._answer.start[::-1]))
         said = values[:classes]
         correlation = values[classes] if len(values) > classes else torch.zeros_like(said[0])
         if self._mask is not None:

@@ -154,4 +154,4 @@ def _atlas_mib(predictor: Predictor) -> float:
     (member,) = predictor.members
     (image,) = member.images
     weights = sum(tensor.nbytes for tensor in member.networks[0].state_dict().values())
-    return float(image.array.nbytes + weights + answer_bytes(member, image.grid)) / MIB
+    return float(image.array.nbytes + weights + answer_bytes(member, 0)) / MIB

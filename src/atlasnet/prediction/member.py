@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,18 @@ from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.verdict import Verdict, judge
 from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator
-from atlasnet.training.mapping import from_slices, map_image, prepare, to_slices, working_grid
-from atlasnet.training.model import Atlas, Model
+from atlasnet.training.mapping import (
+    from_slices,
+    map_image,
+    prepare,
+    region_grid,
+    slice_shape,
+    to_slices,
+    volume_order,
+    working_grid,
+)
+from atlasnet.training.model import Model
+from atlasnet.training.region import Region
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, canonical
 
@@ -39,6 +50,32 @@ def _operator(model: Model) -> Operator:
         return make_operator(model.operator, **model.operator_settings)
     except InputError as error:
         raise ModelError(f"the model's registration cannot be used: {error}", path=model.place) from error
+
+
+@dataclass(frozen=True)
+class View:
+    """What a scan is mapped to in an atlas's space: the region, and a voxel around it that says that there is no more.
+
+    Args:
+        grid: the atlas's working grid.
+        part: of it, to which a scan is mapped.
+        start: the voxel (z, y, x) of ``grid`` with which ``part`` begins.
+        asked: the region, of the slices of ``part``.
+    """
+
+    grid: Grid
+    part: Grid
+    start: tuple[int, int, int]
+    asked: Region
+
+    @classmethod
+    def of(cls, grid: Grid, region: Region | None, slice_axis: str) -> View:
+        """Of an atlas with this working grid and region, None being all of it."""
+        shape = slice_shape(grid, slice_axis)
+        region = region or Region.whole(shape)
+        around = region.widened(1, shape)
+        part, start = region_grid(grid, around, slice_axis), volume_order(around.start, slice_axis)
+        return cls(grid, part, start, region.within(around))
 
 
 class Member:
@@ -84,6 +121,10 @@ class Member:
                 self.networks.append(network.to(self.device))
             for atlas, image in zip(model.atlases, self.images, strict=True):
                 model.check_region(atlas, image.grid)
+            self.views = [
+                View.of(working_grid(image.grid, model.plan), atlas.region, model.plan.slice_axis)
+                for atlas, image in zip(model.atlases, self.images, strict=True)
+            ]
         self._atlas_keys, self._pair_keys = atlas_keys(model), pair_keys(model, operator)
 
     def register(self, scan: Scan) -> Made:
@@ -136,34 +177,32 @@ class Member:
                 continue
             prepared = scan.prepared(self.model.plan)
             begin = time.perf_counter()
-            atlas, image = self.model.atlases[index], self.images[index]
+            view = self.views[index]
             with scan.stages("mapping"):
-                grid = working_grid(image.grid, self.model.plan)
-                mapped = map_image(prepared, registration.transform, grid)
+                mapped = map_image(prepared, registration.transform, view.part)
             with scan.stages("network"):
-                halves = self._classified(atlas, self.networks[index], mapped)
+                halves = self._classified(view, self.networks[index], mapped)
             with scan.stages("mapping"):
-                correlation = local_correlation(self._as_networks_see(atlas, image, grid), mapped.array)
+                correlation = local_correlation(self._as_networks_see(index), mapped.array)
                 record["fit"] = fit_around(correlation, halves[0] < halves[1:].max(0))
                 kept = torch.from_numpy(correlation.astype(np.float16)) if fit else None
             record["seconds_network"] = round(time.perf_counter() - begin, 3)
-            said = torch.from_numpy(halves)
-            found.append((Answer(said, grid, registration.transform.inverse, quality, kept, self.number), record))
+            said, to_atlas = torch.from_numpy(halves), registration.transform.inverse
+            found.append((Answer(said, view.grid, to_atlas, quality, kept, self.number, view.start), record))
         return found
 
-    def _classified(self, atlas: Atlas, network: nn.Module, mapped: Volume) -> NDArray[np.float16]:
-        """The class probabilities (classes, z, y, x) of a scan in the atlas's space."""
-        axis, region = self.model.plan.slice_axis, atlas.region
+    def _classified(self, view: View, network: nn.Module, mapped: Volume) -> NDArray[np.float16]:
+        """The class probabilities (classes, z, y, x) of the part of an atlas's space that a scan was mapped to."""
+        axis = self.model.plan.slice_axis
         slices = to_slices(mapped.array, axis)
-        if region is None:
-            said = probabilities(network, slices, device=self.device)
-        else:
-            said = probabilities(network, region.crop(slices), device=self.device)
-            said = region.paste(said.astype(np.float16), slices.shape[1:])
+        said = probabilities(network, view.asked.crop(slices), device=self.device)
+        said = view.asked.paste(said.astype(np.float16), slices.shape[1:])
         return np.ascontiguousarray(from_slices(said, axis), dtype=np.float16)
 
-    def _as_networks_see(self, atlas: Atlas, image: Volume, grid: Grid) -> NDArray[Any]:
-        """The atlas's own image (c, z, y, x) as a scan that is the atlas is mapped; kept for the next scan."""
-        if atlas.name not in self._seen:
-            self._seen[atlas.name] = map_image(prepare(image, self.model.plan), Transform.identity(), grid).array
-        return self._seen[atlas.name]
+    def _as_networks_see(self, index: int) -> NDArray[Any]:
+        """An atlas's own image (c, z, y, x) as a scan that is the atlas is mapped; kept for the next scan."""
+        name = self.model.atlases[index].name
+        if name not in self._seen:
+            prepared = prepare(self.images[index], self.model.plan)
+            self._seen[name] = map_image(prepared, Transform.identity(), self.views[index].part).array
+        return self._seen[name]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.registration import CORRELATION_BYTES, FIXED_BYTES, SCAN_BYTES, work_bytes
-from atlasnet.training.mapping import working_grid
 from atlasnet.volume import Grid
 
 if TYPE_CHECKING:
@@ -29,9 +28,9 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
     ensemble = predictor.ensemble
     mapped = SCAN_BYTES * len(ensemble.channels) * scan.voxels
     mapped += max(
-        max(work_bytes(image.grid, member.operator), fit_bytes(member, image.grid))
+        max(work_bytes(image.grid, member.operator), fit_bytes(member, view.part))
         for member in predictor.members
-        for image in member.images
+        for image, view in zip(member.images, member.views, strict=True)
     )
     fused = _RESULT * scan.voxels
     if options.largest_component or options.minimum_size_ml > 0:
@@ -41,22 +40,23 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
     if options.probabilities:
         fused += _PROBABILITY * len(ensemble.values) * scan.voxels
     fit = options.by_voxel
-    answers = sum(answer_bytes(member, image.grid, fit=fit) for member in predictor.members for image in member.images)
+    answers = sum(
+        answer_bytes(member, index, fit=fit) for member in predictor.members for index in range(len(member.views))
+    )
     return FIXED_BYTES + answers + max(mapped, fused)
 
 
-def answer_bytes(member: Member, atlas: Grid, *, fit: bool = False) -> int:
+def answer_bytes(member: Member, index: int, *, fit: bool = False) -> int:
     """What is kept of an atlas: the map both ways, its image as networks see it, the probabilities, and as read.
 
     With ``fit``, the local correlation is kept as the probability of a class is.
     """
-    plan = member.model.plan
-    maps = 2 * 3 * 4 * atlas.with_spacing(plan.registration_spacing).voxels
+    maps = 2 * 3 * 4 * member.images[index].grid.with_spacing(member.model.plan.registration_spacing).voxels
     of_voxel = 4 * len(member.model.channels) + (len(member.model.values) + fit) * (2 + 4)
-    return maps + of_voxel * working_grid(atlas, plan).voxels
+    return maps + of_voxel * member.views[index].part.voxels
 
 
-def fit_bytes(member: Member, atlas: Grid) -> int:
-    """What it takes to measure how well a scan, mapped onto an atlas, fits it."""
+def fit_bytes(member: Member, part: Grid) -> int:
+    """What it takes to measure how well a scan fits an atlas in the part of its space that the scan is mapped to."""
     mapped = 4 * len(member.model.channels)
-    return (CORRELATION_BYTES + mapped) * working_grid(atlas, member.model.plan).voxels
+    return (CORRELATION_BYTES + mapped) * part.voxels

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from atlasnet.volume.sampling import grown
+from atlasnet.volume.sampling import grown, slabs
 
 # Local similarity is measured in boxes of this many voxels.
 BOX = 5
@@ -16,7 +18,7 @@ SMALLEST_DISTANCE = 1e-2
 FLAT = 1e-6
 # What lies so many voxels from a labelled one or less is around it.
 AROUND = 3
-CORRELATION_BYTES = 80  # of a voxel of two images, at most, while their local correlation is computed
+CORRELATION_BYTES = 8  # of a voxel of two images: their local correlation, which is computed slab by slab
 
 
 def local_correlation(image: NDArray[np.generic], other: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -29,11 +31,16 @@ def local_correlation(image: NDArray[np.generic], other: NDArray[np.generic]) ->
     Returns:
         (z, y, x), from -1 to 1, the mean over the channels; 0 where an image is flat.
     """
-    correlation = np.zeros(image.shape[1:], dtype=np.float64)
+    depth, height, width = image.shape[1:]
+    correlation = np.zeros((depth, height, width), dtype=np.float64)
     for channels in zip(image, other, strict=True):
-        one, two = (_standardised(channel) for channel in channels)
-        a, b, aa, bb, ab = (ndimage.uniform_filter(v, BOX) for v in (one, two, one * one, two * two, one * two))
-        correlation += (ab - a * b) / np.sqrt(np.maximum((aa - a * a) * (bb - b * b), FLAT))
+        scales = [_scale(channel) for channel in channels]
+        for z0, z1 in slabs((depth, height, width)):
+            low, high = max(0, z0 - BOX // 2), min(depth, z1 + BOX // 2)
+            one, two = ((c[low:high] - mean) / std for c, (mean, std) in zip(channels, scales, strict=True))
+            a, b, aa, bb, ab = (ndimage.uniform_filter(v, BOX) for v in (one, two, one * one, two * two, one * two))
+            found = (ab - a * b) / np.sqrt(np.maximum((aa - a * a) * (bb - b * b), FLAT))
+            correlation[z0:z1] += found[z0 - low : z1 - low]
     correlation /= len(image)
     return correlation
 
@@ -65,8 +72,8 @@ def fit_around(correlation: NDArray[np.float64], found: NDArray[np.bool_]) -> fl
     return float(correlation[wide][near].mean())
 
 
-def _standardised(channel: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Mean 0 and variance 1, so that a high mean costs no digits; a constant stays one."""
-    values = channel.astype(np.float64)
-    values -= values.mean()
-    return values / (values.std() or 1.0)
+def _scale(channel: NDArray[np.generic]) -> tuple[np.float64, np.float64]:
+    """Mean and deviation, with which a high mean costs no digits; of a constant, 1 for the deviation."""
+    mean = np.float64(channel.mean(dtype=np.float64))
+    squares = sum(float(np.square(part - mean).sum()) for part in channel)
+    return mean, np.float64(math.sqrt(squares / channel.size) or 1.0)

@@ -14,7 +14,7 @@ from atlasnet.cohort import Plan
 from atlasnet.errors import VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration import Registration, mirror_correlations, orientation_margin
-from atlasnet.training.mapping import to_slices
+from atlasnet.training.mapping import region_grid, to_slices
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort
 from atlasnet.transform import Transform
@@ -76,9 +76,9 @@ def measure_intensities(prepared: Volume, plan: Plan) -> Intensities:
         prepared: from `atlasnet.training.mapping.prepare`.
         plan: with which it was prepared.
     """
-    steps = np.maximum(1, np.floor(np.asarray(plan.spacing) / prepared.grid.spacing + 0.5)).astype(int)
-    x, y, z = steps.tolist()
-    # It is smoothed for the plan's spacing, so that nothing is lost between the voxels that are looked at.
+    # The networks' voxels may be made for a region that is small beside a scan, of which all is looked at here.
+    apart = np.maximum(plan.spacing, plan.registration_spacing)
+    x, y, z = np.maximum(1, np.floor(apart / prepared.grid.spacing + 0.5)).astype(int).tolist()
     thinned = prepared.array[:, ::z, ::y, ::x].astype(np.float64)
     quantiles = np.quantile(thinned.reshape(len(thinned), -1), SHARES, axis=1).T
     return Intensities(quantiles, float(np.mean([_roughness(channel) for channel in thinned])))
@@ -97,10 +97,9 @@ def region_points(mapped: MappedCohort, grid: Grid, slice_axis: str) -> Float:
         grid: the atlas's working grid.
         slice_axis: of the plan.
     """
-    counts = np.zeros((1, *grid.shape), dtype=np.int64)
+    part = region_grid(grid, mapped.region, slice_axis)
+    counts = np.zeros((1, *part.shape), dtype=np.int64)
     seen = to_slices(counts, slice_axis)[0]
-    if mapped.region is not None:
-        seen = mapped.region.crop(seen)
     for case in mapped.cases:
         labels = np.asarray(case.labels)
         seen += (labels != 0) & (labels != IGNORED)  # a view of the counts
@@ -109,8 +108,8 @@ def region_points(mapped: MappedCohort, grid: Grid, slice_axis: str) -> Float:
         return np.empty((0, 3))
     # Seeded, not by the user: which points stand for a region is no choice of his.
     drawn = np.random.default_rng(0).choice(flat.size, POINTS, p=flat / flat.sum())
-    z, y, x = np.unravel_index(drawn, grid.shape)
-    return np.round(grid.to_world(np.stack([x, y, z], -1).astype(np.float64)), 1)
+    z, y, x = np.unravel_index(drawn, part.shape)
+    return np.round(part.to_world(np.stack([x, y, z], -1).astype(np.float64)), 1)
 
 
 def united_points(before: Float, after: Float, share: float) -> Float:

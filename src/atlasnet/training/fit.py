@@ -23,7 +23,7 @@ from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network
-from atlasnet.registration import WITHOUT_SETTINGS, Operator, contextual
+from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
@@ -165,7 +165,7 @@ class Fitting:
         # Only now: options that are refused leave no plan for the next call to take.
         if not self.plan_path.exists():
             plan.write(self.plan_path)
-        self.require_memory(operator)
+        self.require_memory(transformer)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
@@ -208,15 +208,17 @@ class Fitting:
         model.save()
         return Model.load(self.folder)
 
-    def require_memory(self, operator: Operator) -> None:
+    def require_memory(self, transformer: Transformer) -> None:
         """Refuse scans that, by their headers, memory does not suffice for.
 
         Raises:
             InputError: it does not.
         """
         scans = [subject.read_grid() for subject in self.cohort]
-        needed = mapping_bytes(scans, len(self.cohort.channels), self.atlases.count, operator)
-        remedy = f"crop or resample the largest scans, or raise registration_spacing in {self.plan_path.name}"
+        operator, spacing = transformer.registrar.operator, None if transformer.cropped else transformer.plan.spacing
+        needed = mapping_bytes(scans, len(self.cohort.channels), self.atlases.count, operator, spacing)
+        raised = "registration_spacing" if spacing is None else "spacing"
+        remedy = f"crop or resample the largest scans, or raise {raised} in {self.plan_path.name}"
         self.execution.require_memory(needed, remedy, self.cohort.root)
 
     @property

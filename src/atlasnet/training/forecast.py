@@ -15,17 +15,13 @@ from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json
 from atlasnet.execution.stages import MIB
 from atlasnet.network import NetworkSpec
 from atlasnet.training.fit import Fitting
-from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.training.region import Region
 from atlasnet.training.sources import Keyed, keyed_subject
-from atlasnet.training.store import MappedCase
 from atlasnet.training.transformer import MappedCohort
 from atlasnet.training.update import Changes
 from atlasnet.transform import Transform
-from atlasnet.volume import canonical
 
 
 @dataclass(frozen=True)
@@ -191,25 +187,17 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     sizes = {subject.name: int(subject.read_grid().size.prod()) for subject in run.cohort}
     source, target = (*sorted(subjects, key=lambda s: -sizes[s.name]), *subjects)[:2]
     transformer = run.transformer(plan)
-    run.require_memory(transformer.registrar.operator)
+    run.require_memory(transformer)
     with execution.active():
         image, atlas = source.read(), target.read()
-        labels = canonical(run.cohort[source.name].read_labels())[0]
         start = time.perf_counter()
         try:
             (found,) = transformer.registrar.operator.register(image, [atlas], execution=execution)
             transform = found.transform
         except RegistrationError:
             transform = Transform.identity()  # it took its time
-        grid = working_grid(atlas.grid, plan)
-        mapped = map_image(prepare(image, plan), transform, grid)
-        mask = None if source.read_mask is None else source.read_mask()
-        reference = map_labels(labels, run.values, transform, grid, mask)
+        case = transformer.alone(source, target, transform)
         pair = time.perf_counter() - start
-    slices = to_slices(mapped.array, plan.slice_axis), to_slices(reference.array, plan.slice_axis)[0]
-    case = MappedCase(source.name, *slices)
-    if transformer.cropped:
-        case = Region.of([case.labels], partly=transformer.partly).cut(case)
     cohort = MappedCohort("", (case,) * len(subjects), {})
     spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
     networks = run.networks([target.name], [cohort], spec)

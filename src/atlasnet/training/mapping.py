@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Plan
+from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
@@ -20,6 +21,14 @@ _SLICE_AXIS = {"z": 1, "y": 2, "x": 3}  # of arrays (c, z, y, x)
 def working_grid(atlas: Grid, plan: Plan) -> Grid:
     """The lattice in the atlas's space on which networks work: the atlas's field of view at the plan's spacing."""
     return atlas.with_spacing(plan.spacing)
+
+
+def region_grid(grid: Grid, region: Region | None, slice_axis: str) -> Grid:
+    """The part of an atlas's working grid that is a region; all of it where there is none."""
+    if region is None:
+        return grid
+    start, stop = (volume_order(corner, slice_axis) for corner in (region.start, region.stop))
+    return grid.padded([-n for n in start[::-1]], [a - b for a, b in zip(stop[::-1], grid.size.tolist(), strict=True)])
 
 
 def prepare(source: Volume, plan: Plan) -> Volume:
@@ -98,3 +107,18 @@ def to_slices(array: NDArray[Any], slice_axis: str) -> NDArray[Any]:
 def from_slices(array: NDArray[Any], slice_axis: str) -> NDArray[Any]:
     """Undo `to_slices`."""
     return np.moveaxis(array, 1, _SLICE_AXIS[slice_axis])
+
+
+def volume_order(corner: Sequence[int], slice_axis: str) -> tuple[int, int, int]:
+    """Slice, row and column of a place in slices as its (z, y, x) in the volume."""
+    rest = list(corner[1:])
+    rest.insert("zyx".index(slice_axis), corner[0])
+    z, y, x = rest
+    return z, y, x
+
+
+def slice_shape(grid: Grid, slice_axis: str) -> tuple[int, int, int]:
+    """The shape of a grid's arrays once `to_slices` has turned them."""
+    blank: NDArray[Any] = np.broadcast_to(np.zeros(1, np.uint8), (1, *grid.shape))
+    slices, rows, columns = to_slices(blank, slice_axis).shape[1:]
+    return slices, rows, columns

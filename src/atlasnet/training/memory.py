@@ -15,8 +15,9 @@ from atlasnet.registration import FIXED_BYTES, SCAN_BYTES, Operator, work_bytes
 from atlasnet.training.loss import segmentation_loss
 from atlasnet.volume import Grid
 
-# Bytes per voxel: of a reference while it is mapped, and of an atlas's channel, which stays.
-_REFERENCE, _ATLAS = 8, 4
+# Bytes per voxel: of a reference while it is mapped, of an atlas's channel, which stays, and of a mapped channel, in
+# the precision in which it is made and in that in which it is stored.
+_REFERENCE, _ATLAS, _MAPPED = 8, 4, 4 + 2
 # What a step holds beside the tensors that are kept for its way back, measured on the networks of the package: what is
 # under way, in tensors as large as the largest, and the rest, in bytes.
 _UNDER_WAY, _REST = 3, 80 * 2**20
@@ -27,7 +28,9 @@ def measuring_bytes(scans: Sequence[Grid], channels: int) -> int:
     return FIXED_BYTES + (SCAN_BYTES * channels + _REFERENCE) * max(grid.voxels for grid in scans)
 
 
-def mapping_bytes(scans: Sequence[Grid], channels: int, atlases: int, operator: Operator) -> int:
+def mapping_bytes(
+    scans: Sequence[Grid], channels: int, atlases: int, operator: Operator, spacing: Sequence[float] | None = None
+) -> int:
     """The memory that mapping every scan onto atlases takes, beyond what the process has.
 
     The largest scans are taken for the atlases.
@@ -37,11 +40,16 @@ def mapping_bytes(scans: Sequence[Grid], channels: int, atlases: int, operator: 
         channels: of each.
         atlases: how many.
         operator: registers.
+        spacing: of the grid on which networks work (x, y, z; mm), where they see whole scans; None where they see a
+            region, which the plan keeps small.
     """
     largest = sorted(scans, key=lambda grid: -grid.voxels)
     kept = _ATLAS * channels * sum(grid.voxels for grid in largest[:atlases])
     scan = (SCAN_BYTES * channels + _REFERENCE) * largest[0].voxels
-    return FIXED_BYTES + kept + scan + max(work_bytes(grid, operator) for grid in largest[:atlases])
+    mapped = 0
+    if spacing is not None:
+        mapped = (_MAPPED * channels + _REFERENCE) * largest[0].with_spacing(spacing).voxels
+    return FIXED_BYTES + kept + scan + max(mapped, *(work_bytes(grid, operator) for grid in largest[:atlases]))
 
 
 def step_bytes(module: nn.Module, traits: Traits, channels: int, voxels: int) -> float:

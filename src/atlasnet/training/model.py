@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-import numpy as np
-
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments
@@ -30,7 +28,7 @@ from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, w
 from atlasnet.network import NetworkSpec
 from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.fusion_weights import FusionWeights
-from atlasnet.training.mapping import to_slices, working_grid
+from atlasnet.training.mapping import slice_shape, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
@@ -183,8 +181,7 @@ class Model:
         Raises:
             ModelError: it does not.
         """
-        blank = np.broadcast_to(np.zeros(1, np.uint8), (1, *working_grid(grid, self.plan).shape))
-        slices = to_slices(blank, self.plan.slice_axis).shape[1:]
+        slices = slice_shape(working_grid(grid, self.plan), self.plan.slice_axis)
         if atlas.region is not None and not atlas.region.fits(slices):
             raise ModelError(
                 f"the region of atlas {atlas.name} does not lie in its image",

@@ -16,6 +16,11 @@ from atlasnet.transform import Transform
 REVISION = 2  # counts up when the same settings would give another map
 
 
+def _own() -> Registration:
+    """Of an atlas onto itself."""
+    return Registration(Transform.identity(), {"operator": "identity", "quality": 1.0})
+
+
 def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Operator:
     """The operator of that name, with what the plan says where ``settings`` are silent; see `make_operator`."""
     chosen = dict(settings)
@@ -105,7 +110,7 @@ class PairRegistrar:
 
     def _one(self, source: Keyed, target: Keyed) -> Registration | None:
         if target.key == source.key:
-            return Registration(Transform.identity(), {"operator": "identity", "quality": 1.0})
+            return _own()
         key, reporter = self.key(source, target), self.execution.reporter
         if not self.work.finished("registrations", key, reporter.warn):
             self.execution.pause()
@@ -125,6 +130,8 @@ class PairRegistrar:
 
     def kept(self, source: Keyed, target: Keyed) -> Registration | None:
         """The map of a pair that `register` has made, None where it failed or was never asked for."""
+        if target.key == source.key:
+            return _own()
         made = self.work.finished("registrations", self.key(source, target), self.execution.reporter.warn)
         return self._load(source, target) if made else None
 

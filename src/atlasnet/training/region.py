@@ -8,14 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from atlasnet.errors import InputError
-from atlasnet.training.store import IGNORED, MappedCase
-
-# Voxels of the networks' grid around the structures of all training subjects: room for those of others, and for what
-# lies around them.
-MARGIN = 12
 
 
 @dataclass(frozen=True)
@@ -41,33 +35,10 @@ class Region:
             raise InputError("the region is no box of voxels", found=f"{self.start} to {self.stop}")
 
     @classmethod
-    def of(cls, labels: Sequence[NDArray[np.uint8]], margin: int = MARGIN, *, partly: bool = False) -> Region:
-        """The box around every foreground class of class indices (z, y, x) of one shape; all where there is none.
-
-        Args:
-            labels: of the training subjects.
-            margin: voxels around it.
-            partly: whether the subjects are annotated in part: what is `IGNORED` in all of them, farther than the
-                margin from what is not, may hold structures that nobody has seen, and is in the box too.
-        """
-        shape = labels[0].shape
-        inside, unknown = np.zeros(shape, dtype=bool), np.full(shape, partly)
-        for array in labels:
-            inside |= (array != 0) & (array != IGNORED)
-            if partly:
-                unknown &= array == IGNORED
-        if not inside.any():
-            return cls((0, 0, 0), (shape[0], shape[1], shape[2]))
-        if partly:
-            for axis in range(3):
-                unknown = ndimage.minimum_filter1d(unknown, 2 * margin + 1, axis, mode="constant", cval=True)
-            inside |= unknown
-        low, high = [], []
-        for axis, side in enumerate(shape):
-            found = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
-            low.append(max(0, int(found[0]) - margin))
-            high.append(min(side, int(found[-1]) + 1 + margin))
-        return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    def whole(cls, shape: Sequence[int]) -> Region:
+        """All of a grid of this shape, slices first."""
+        slices, rows, columns = shape
+        return cls((0, 0, 0), (slices, rows, columns))
 
     def united(self, other: Region) -> Region:
         """The box around both."""
@@ -101,16 +72,25 @@ class Region:
         z, y, x = (slice(*side) for side in self._sides)
         return array[..., z, y, x]
 
-    def cut(self, case: MappedCase) -> MappedCase:
-        """The part of a mapped case; a view."""
-        return MappedCase(case.name, self.crop(case.image), self.crop(case.labels))
-
     def paste(self, probabilities: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
         """Class probabilities (classes, z, y, x) of the box as those of the grid of ``shape``: background outside."""
         whole = np.zeros((len(probabilities), *shape), dtype=probabilities.dtype)
         whole[0] = 1
         self.crop(whole)[...] = probabilities
         return whole
+
+    def widened(self, margin: int, shape: Sequence[int]) -> Region:
+        """With so many voxels more on every side, as far as a grid of this shape, slices first, has them."""
+        low = [max(0, a - margin) for a in self.start]
+        high = [min(side, b + margin) for b, side in zip(self.stop, shape, strict=True)]
+        return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    def within(self, other: Region) -> Region:
+        """The same box, its voxels counted from the start of another box that holds it."""
+        (z0, z1), (y0, y1), (x0, x1) = (
+            (a - origin, b - origin) for (a, b), origin in zip(self._sides, other.start, strict=True)
+        )
+        return Region((z0, y0, x0), (z1, y1, x1))
 
     @property
     def _sides(self) -> list[tuple[int, int]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from atlasnet.cohort import Plan
 from atlasnet.cohort.fingerprint import check_declared
 from atlasnet.errors import CohortError, RegistrationError
 from atlasnet.execution import Execution, WorkFolder, allow_open_files, digest, read_json, reading_back
-from atlasnet.registration import Operator
-from atlasnet.training.mapping import map_image, map_labels, prepare, to_slices, working_grid
+from atlasnet.registration import Operator, Registration
+from atlasnet.training.mapping import map_image, map_labels, prepare, region_grid, to_slices, working_grid
+from atlasnet.training.overview import Overview
 from atlasnet.training.pairs import PairRegistrar
 from atlasnet.training.region import Region
 from atlasnet.training.sources import Keyed
@@ -22,7 +24,7 @@ from atlasnet.training.store import MappedCase
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
 
-REVISION = 2  # counts up when the same input would give other mapped cases
+REVISION = 3  # counts up when the same input would give other mapped cases
 
 
 @dataclass(frozen=True)
@@ -86,42 +88,42 @@ class Transformer:
     def map(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> list[MappedCohort]:
         """Map every subject, with its reference, onto every atlas; one result per atlas.
 
+        An overview of the references comes first. It tells the region, to which images are then mapped at once: the
+        rest of a scan, which may be a hundred times as large, is never made at the networks' resolution.
+
         Raises:
             CohortError: a reference holds values that are not declared.
             InputError: the system does not let so many mapped cases be open.
             RegistrationError: no subject could be mapped onto an atlas.
         """
         allow_open_files(2 * len(subjects) * len(atlases))
-        grids = [working_grid(atlas.read().grid, self.plan) for atlas in atlases]
-        kept: list[list[tuple[str, MappedCase]]] = [[] for _ in atlases]
-        qualities: list[list[float]] = [[] for _ in atlases]
-        for subject in self.execution.reporter.track(subjects, "registering subjects onto atlases", len(subjects)):
+        track, pairs = self.execution.reporter.track, [_Accepted(atlas, self._overview(atlas)) for atlas in atlases]
+        for subject in track(subjects, "registering subjects onto atlases", len(subjects)):
             self.execution.pause()
             source = subject.remembered()
-            registrations = self.registrar.register(source, atlases)
+            reference = cache(partial(self._reference, source))
+            for own, registration in zip(pairs, self.registrar.register(source, atlases), strict=True):
+                if self._fits(own, subject, registration) and registration is not None and self._cropped(own.atlas):
+                    self._see(own, source, reference, registration.transform)
+        for own in pairs:
+            if not own.subjects:
+                raise RegistrationError(f"no subject could be mapped onto atlas {own.atlas.name}; choose another one")
+        regions = [self._region(own) for own in pairs]
+        for subject in track(subjects, "mapping subjects onto atlases", len(subjects)):
+            self.execution.pause()
+            source = subject.remembered()
             prepared = cache(partial(self._prepared, source))
-            for index, (atlas, grid, registration) in enumerate(zip(atlases, grids, registrations, strict=True)):
-                quality = 0.0 if registration is None else float(registration.record["quality"])
-                if source.key != atlas.key:
-                    qualities[index].append(quality)
-                if registration is None:
+            for own, region in zip(pairs, regions, strict=True):
+                key = self._key(source, own.atlas, region)
+                if subject not in own.subjects or self.work.finished("mapped", key, self.execution.reporter.warn):
                     continue
-                if quality < self.minimum_quality:
-                    self.execution.reporter.warn(
-                        f"{source.name} does not train the network of atlas {atlas.name}: registration quality "
-                        f"{quality:.3f} is below {self.minimum_quality:g}"
-                    )
-                    continue
-                key = self._key(source, atlas)
-                if not self.work.finished("mapped", key, self.execution.reporter.warn):
-                    case = self._case(source.name, *prepared(), registration.transform, grid)
-                    with self.work.making("mapped", key) as folder:
-                        case.save(folder)
-                kept[index].append((key, _opened(self.work.entry("mapped", key), source.name)))
-        for atlas, cases in zip(atlases, kept, strict=True):
-            if not cases:
-                raise RegistrationError(f"no subject could be mapped onto atlas {atlas.name}; choose another one")
-        return [self._cohort(*of) for of in zip(atlases, kept, qualities, strict=True)]
+                registration = self.registrar.kept(source, own.atlas)
+                assert registration is not None
+                grid = region_grid(own.overview.grid, region, self.plan.slice_axis)
+                case = self._case(source.name, *prepared(), registration.transform, grid)
+                with self.work.making("mapped", key) as folder:
+                    case.save(folder)
+        return [self._cohort(own, region) for own, region in zip(pairs, regions, strict=True)]
 
     def kept(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> tuple[int, list[MappedCohort] | None]:
         """What the work folder holds of `map`, without doing any of it.
@@ -132,51 +134,119 @@ class Transformer:
         allow_open_files(2 * len(subjects) * len(atlases))
         registered, cohorts, whole = 0, [], True
         for atlas in atlases:
-            cases, qualities = [], []
+            own = _Accepted(atlas, self._overview(atlas))
             for subject in subjects:
-                key = self._key(subject, atlas)
-                if subject.key == atlas.key:
-                    quality = 1.0
-                elif (pair := self.work.lying("registrations", self.registrar.key(subject, atlas))) is not None:
+                quality = 1.0
+                if subject.key != atlas.key:
+                    if (pair := self.registrar.place(subject, atlas)) is None:
+                        whole = False
+                        continue
                     registered += 1
                     with reading_back(pair):
                         quality = float(read_json(pair / "record.json")["quality"])
-                    qualities.append(quality)
-                else:
-                    whole = False
-                    continue
-                if quality < self.minimum_quality:
-                    continue
-                if (case := self.work.lying("mapped", key)) is None:
-                    whole = False
-                    continue
-                cases.append((key, _opened(case, subject.name)))
-            cohorts.append((atlas, cases, qualities))
-        if not whole or not all(cases for _, cases, _ in cohorts):
-            return registered, None
-        return registered, [self._cohort(*cohort) for cohort in cohorts]
+                    own.qualities.append(quality)
+                if quality >= self.minimum_quality:
+                    own.subjects.append(subject)
+            seen = [self.work.lying("overviews", self._overview_key(subject, atlas)) for subject in own.subjects]
+            if not own.subjects or (self._cropped(atlas) and None in seen):
+                whole = False
+                continue
+            region = self._region(own)
+            cases = [self.work.lying("mapped", self._key(subject, atlas, region)) for subject in own.subjects]
+            if None in cases:
+                whole = False
+            else:
+                cohorts.append(self._cohort(own, region))
+        return registered, cohorts if whole else None
 
-    def _key(self, source: Keyed, atlas: Keyed) -> str:
+    def alone(self, subject: Keyed, atlas: Keyed, transform: Transform) -> MappedCase:
+        """A subject in an atlas's space, in the region that there would be were it trained on alone; not kept."""
+        image, labels, mask = self._prepared(subject)
+        overview, region = self._overview(atlas), None
+        if self.cropped:
+            seen = overview.map(labels, self.values, transform, mask)
+            region = overview.region([seen], self.plan.slice_axis, self.plan.margin, partly=self.partly)
+        grid = region_grid(overview.grid, region, self.plan.slice_axis)
+        return self._case(subject.name, image, labels, mask, transform, grid)
+
+    def _overview(self, atlas: Keyed) -> Overview:
+        return Overview.of(working_grid(atlas.read().grid, self.plan))
+
+    def _cropped(self, atlas: Keyed) -> bool:
+        """Whether the network of an atlas sees a region only; one that has learnt everywhere before does not."""
+        return self.cropped and not (atlas.name in self.regions and self.regions[atlas.name] is None)
+
+    def _fits(self, own: _Accepted, subject: Keyed, registration: Registration | None) -> bool:
+        """Whether a subject trains the network of an atlas; its quality is noted either way."""
+        quality = 0.0 if registration is None else float(registration.record["quality"])
+        if subject.key != own.atlas.key:
+            own.qualities.append(quality)
+        if registration is None:
+            return False
+        if quality < self.minimum_quality:
+            self.execution.reporter.warn(
+                f"{subject.name} does not train the network of atlas {own.atlas.name}: registration quality "
+                f"{quality:.3f} is below {self.minimum_quality:g}"
+            )
+            return False
+        own.subjects.append(subject)
+        return True
+
+    def _see(
+        self, own: _Accepted, source: Keyed, reference: Callable[[], tuple[Volume, Volume | None]], transform: Transform
+    ) -> None:
+        """Keep the overview of a subject's reference in an atlas's space."""
+        key = self._overview_key(source, own.atlas)
+        if not self.work.finished("overviews", key, self.execution.reporter.warn):
+            labels, mask = reference()
+            seen = own.overview.map(labels, self.values, transform, mask)
+            with self.work.making("overviews", key) as folder:
+                np.savez_compressed(folder / "overview.npz", seen=seen)
+
+    def _region(self, own: _Accepted) -> Region | None:
+        """Where an atlas's network works, None being everywhere."""
+        if not self._cropped(own.atlas):
+            return None
+        seen = []
+        for subject in own.subjects:
+            place = self.work.lying("overviews", self._overview_key(subject, own.atlas))
+            assert place is not None
+            with reading_back(place), np.load(place / "overview.npz", allow_pickle=False) as arrays:
+                seen.append(arrays["seen"])
+        region = own.overview.region(seen, self.plan.slice_axis, self.plan.margin, partly=self.partly)
+        before = self.regions.get(own.atlas.name)
+        return region if before is None else region.united(before)
+
+    def _overview_key(self, source: Keyed, atlas: Keyed) -> str:
+        """What an overview depends on."""
+        return digest({**self._reference_key(source, atlas), "spacing": self.plan.spacing})
+
+    def _key(self, source: Keyed, atlas: Keyed, region: Region | None) -> str:
         """What a mapped case depends on."""
-        return digest(
-            {
-                "revision": REVISION,
-                "pair": self.registrar.key(source, atlas),
-                "labels": source.labels_key,
-                "values": self.values,
-                "plan": self.plan.to_json(),
-                **({"mask": source.mask_key} if source.mask_key else {}),
-            }
-        )
+        part = None if region is None else region.to_json()
+        return digest({**self._reference_key(source, atlas), "plan": self.plan.to_json(), "region": part})
 
-    def _prepared(self, source: Keyed) -> tuple[Volume, Volume, Volume | None]:
-        """The normalised image, the reference, and the organ mask where there is one."""
+    def _reference_key(self, source: Keyed, atlas: Keyed) -> dict[str, Any]:
+        return {
+            "revision": REVISION,
+            "pair": self.registrar.key(source, atlas),
+            "labels": source.labels_key,
+            "values": self.values,
+            **({"mask": source.mask_key} if source.mask_key else {}),
+        }
+
+    def _reference(self, source: Keyed) -> tuple[Volume, Volume | None]:
+        """The reference, and the organ mask where there is one."""
         if source.read_labels is None:
             raise CohortError(f"subject {source.name} has no reference")
         mask, labels = None if source.read_mask is None else source.read_mask(), source.read_labels()
         ignored = () if self.ignore_label is None else (self.ignore_label,)
         check_declared(labels, (*self.values, *ignored), source.name)
-        return prepare(source.read(), self.plan), labels, mask
+        return labels, mask
+
+    def _prepared(self, source: Keyed) -> tuple[Volume, Volume, Volume | None]:
+        """The normalised image, the reference, and the organ mask where there is one."""
+        return prepare(source.read(), self.plan), *self._reference(source)
 
     def _case(
         self, name: str, image: Volume, labels: Volume, mask: Volume | None, transform: Transform, grid: Grid
@@ -187,19 +257,21 @@ class Transformer:
         reference = map_labels(labels, self.values, transform, grid, mask)
         return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
 
-    def _cohort(
-        self, atlas: Keyed, cases: Sequence[tuple[str, MappedCase]], qualities: Sequence[float]
-    ) -> MappedCohort:
-        key, spread = digest([key for key, _ in cases]), _spread(qualities)
-        whole = tuple(case for _, case in cases)
-        before = self.regions.get(atlas.name)
-        if not self.cropped or (before is None and atlas.name in self.regions):
-            return MappedCohort(key, whole, spread)
-        region = Region.of([case.labels for case in whole], partly=self.partly)
-        if before is not None:
-            region = region.united(before)
-        cut = tuple(region.cut(case) for case in whole)
-        return MappedCohort(digest([key, region.to_json()]), cut, spread, region)
+    def _cohort(self, own: _Accepted, region: Region | None) -> MappedCohort:
+        keys = [self._key(subject, own.atlas, region) for subject in own.subjects]
+        places = [self.work.lying("mapped", key) or self.work.entry("mapped", key) for key in keys]
+        cases = tuple(_opened(place, s.name) for place, s in zip(places, own.subjects, strict=True))
+        return MappedCohort(digest(keys), cases, _spread(own.qualities), region)
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """An atlas with the subjects whose registration is good enough, and the qualities of all but its own subject's."""
+
+    atlas: Keyed
+    overview: Overview
+    subjects: list[Keyed] = field(default_factory=list)
+    qualities: list[float] = field(default_factory=list)
 
 
 def _opened(entry: Path, name: str) -> MappedCase:
