@@ -44,6 +44,7 @@ def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
         "registrations/*/transform.safetensors",
         "registrations/*/record.json",
         "registrations/*/checksums.json",
+        "overviews/*/overview.npz",
         "mapped/*/*.image.npy",
         "mapped/*/*.labels.npy",
         "networks/*/network.safetensors",
@@ -69,17 +70,18 @@ def test_a_damaged_piece_of_work_is_made_again(
         assert any(file.parent.name in text and "done again" in text for text in reporter.warnings)
 
 
-@pytest.mark.parametrize("name", ["registrations/*/record.json", "choice/*/atlases.json"])
+@pytest.mark.parametrize("name", ["registrations/*/record.json", "choice/*/atlases.json", "overviews/*/overview.npz"])
+@pytest.mark.parametrize("content", [b"{", b"PK", b"PK\x03\x04" + bytes(40)], ids=["brace", "short", "zeros"])
 def test_a_forecast_names_a_damaged_piece_and_leaves_it(
-    cohort: Cohort, model: Model, tmp_path: Path, name: str
+    cohort: Cohort, model: Model, tmp_path: Path, name: str, content: bytes
 ) -> None:
     shutil.copytree(model.folder, tmp_path / "m")
     (tmp_path / "m" / "model.json").unlink()
-    (file,) = (tmp_path / "m" / "work").glob(name)
-    file.write_text("{", encoding="utf-8")
+    file = sorted((tmp_path / "m" / "work").glob(name))[0]
+    file.write_bytes(content)
     with pytest.raises(InputError, match=f"{file.parent.name}.*the file is damaged"):
         forecast_fit(cohort, tmp_path / "m", OPTIONS)
-    assert file.read_text(encoding="utf-8") == "{"
+    assert file.read_bytes() == content
 
 
 def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Path) -> None:

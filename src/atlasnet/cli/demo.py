@@ -24,8 +24,8 @@ SHAPE = (32, 64, 64)  # voxels (z, y, x) of a phantom
 TRAINING, TESTING = 6, 3  # subjects
 ATLASES = 3
 WIDTH = 0.25  # of SegNet
-EPOCHS = 8  # of every network: the plain one sees as many slices as each of the atlases'
-BATCH = 4  # slices: many small steps instead of few large ones, because there is a minute for all four networks
+EPOCHS = 16  # of every network: the plain one sees as many slices as each of the atlases'
+BATCH = 4  # slices: many small steps instead of few large ones, because there are two minutes for all four networks
 LEARNING_RATE = 6e-3
 METHODS = ("AtlasNet", "plain SegNet")
 

@@ -18,7 +18,11 @@ from atlasnet.execution import read_json, write_json
 from atlasnet.volume.volume import Volume
 
 NETWORK_VOXELS = 1.0e6
-"""Voxels that a network sees of a subject: a volume then passes a network in seconds on two CPU cores."""
+"""Voxels of the median subject on the networks' grid: a volume then passes a network in seconds on two CPU cores."""
+
+REGION_VOXELS = 4.5e5
+"""Voxels that networks see of it, where its structures are small beside it; about as many are seen of a chest's lungs
+when the chest has `NETWORK_VOXELS`."""
 
 FINE_VOXELS = 2.5e5
 """As many voxels may be finer than the scan's, which costs little and loses less when images and probabilities are
@@ -106,20 +110,23 @@ class Plan:
     def derive(cls, fingerprint: Fingerprint) -> Plan:
         """The plan for a cohort.
 
-        The networks' spacing is the median one, made coarser, finest axes first, until what networks see has at most
-        `NETWORK_VOXELS`: the box of the labels in any subject with a margin around it, as far as the median scan
-        reaches. Within slices it is `FINER` as far as that has at most `FINE_VOXELS`. The registration's is the median
-        one made coarser until the median scan has at most `REGISTRATION_VOXELS`. Slices are cut along the axis of
-        clearly largest spacing, else along z. Channels named CT (in any case) get one window for all images: nnU-Net's
-        0.5th to 99.5th percentile under the labels, widened to `CT_CHEST_WINDOW` where labels lie in lungs, with mean
-        and standard deviation of what surrounds the labels. Other channels are normalised image by image.
+        The networks' spacing is the median one, made coarser, finest axes first, until the median subject has at most
+        `NETWORK_VOXELS`; or what networks see of it `REGION_VOXELS`, if that is finer: the box of the labels in any
+        subject, with a margin. Within slices it is `FINER` as long as they see at most `FINE_VOXELS`. The
+        registration's is the median one made coarser until the median subject has at most `REGISTRATION_VOXELS`. Slices
+        are cut along the axis of clearly largest spacing, else along z. Channels named CT (in any case) get one window
+        for all images: nnU-Net's 0.5th to 99.5th percentile under the labels, widened to `CT_CHEST_WINDOW` where labels
+        lie in lungs, with mean and standard deviation of what surrounds the labels. Other channels are normalised image
+        by image.
         """
         extent, median = fingerprint.median_extent, fingerprint.median_spacing
         flat = extent < 1.5 * median
         axis = _slice_axis(median, flat)
-        registration = _Seen(extent).coarsened(median, REGISTRATION_VOXELS)
+        whole = _Seen(extent)
+        registration = whole.coarsened(median, REGISTRATION_VOXELS)
         seen = _Seen(extent, fingerprint.label_extent, REGISTRATION_MARGIN * registration)
-        spacing = seen.coarsened(seen.refined(median, axis), NETWORK_VOXELS)
+        spacing = np.minimum(whole.coarsened(median, NETWORK_VOXELS), seen.coarsened(median, REGION_VOXELS))
+        spacing = seen.refined(spacing, axis)
         pixels = float(np.prod(np.delete(seen.size(spacing), axis)))
         in_plane = float(np.delete(spacing, axis).max())
         return cls(

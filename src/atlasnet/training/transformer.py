@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atlasnet.cohort import Plan
 from atlasnet.cohort.fingerprint import check_declared
@@ -24,6 +27,7 @@ from atlasnet.training.store import MappedCase
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
 
+OVERVIEW = "overview.npz"
 REVISION = 3  # counts up when the same input would give other mapped cases
 
 
@@ -82,7 +86,7 @@ class Transformer:
 
     @property
     def partly(self) -> bool:
-        """Whether the subjects are annotated in part; see `Region.of`."""
+        """Whether the subjects are annotated in part; see `Overview.region`."""
         return self.ignore_label is not None
 
     def map(self, subjects: Sequence[Keyed], atlases: Sequence[Keyed]) -> list[MappedCohort]:
@@ -201,7 +205,7 @@ class Transformer:
             labels, mask = reference()
             seen = own.overview.map(labels, self.values, transform, mask)
             with self.work.making("overviews", key) as folder:
-                np.savez_compressed(folder / "overview.npz", seen=seen)
+                np.savez_compressed(folder / OVERVIEW, seen=seen)
 
     def _region(self, own: _Accepted) -> Region | None:
         """Where an atlas's network works, None being everywhere."""
@@ -211,8 +215,7 @@ class Transformer:
         for subject in own.subjects:
             place = self.work.lying("overviews", self._overview_key(subject, own.atlas))
             assert place is not None
-            with reading_back(place), np.load(place / "overview.npz", allow_pickle=False) as arrays:
-                seen.append(arrays["seen"])
+            seen.append(_read_overview(place / OVERVIEW))
         region = own.overview.region(seen, self.plan.slice_axis, self.plan.margin, partly=self.partly)
         before = self.regions.get(own.atlas.name)
         return region if before is None else region.united(before)
@@ -272,6 +275,16 @@ class _Accepted:
     overview: Overview
     subjects: list[Keyed] = field(default_factory=list)
     qualities: list[float] = field(default_factory=list)
+
+
+def _read_overview(path: Path) -> NDArray[np.uint8]:
+    with reading_back(path):
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                seen: NDArray[np.uint8] = arrays["seen"]
+        except (BadZipFile, EOFError, zlib.error) as error:
+            raise ValueError(str(error)) from error
+    return seen
 
 
 def _opened(entry: Path, name: str) -> MappedCase:
