@@ -37,6 +37,8 @@ def test_info_says_what_the_model_is_for(model: Model, capsys: Capture) -> None:
     assert main(["model", "info", str(model.folder)]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("core = 4", "2 subjects", "affine", model.atlases[0].name))
+    seen = summary["atlases"][0]["network_sees_mm"]
+    assert f"network sees {' x '.join(f'{mm:g}' for mm in seen)} mm" in text
 
 
 def test_info_leaves_out_the_quality_of_an_atlas_onto_itself(model: Model, tmp_path: Path, capsys: Capture) -> None:

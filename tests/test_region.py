@@ -116,6 +116,11 @@ def test_networks_work_where_the_structures_are(model: Model) -> None:
     assert (atlas.region.start <= np.maximum(0, places.min(0) - MARGIN)).all()
     assert (atlas.region.stop >= np.minimum(grid.shape, places.max(0) + 1 + MARGIN)).all()
     assert atlas.region != Region.whole(grid.shape)
+    size = np.subtract(atlas.region.stop, atlas.region.start)
+    assert model.seen_mm(atlas) == pytest.approx(size[::-1] * model.plan.spacing, abs=0.06)
+    cases = list((model.folder / "work" / "mapped").rglob("*.labels.npy"))
+    assert len(cases) == 3
+    assert {np.load(case).shape for case in cases} == {tuple(size)}  # no more is mapped
     image, reference = subject(101, shape=WIDE)
     prediction = Predictor(model).predict(image)
     assert dice(prediction.labels.array > 0, reference.array > 0) > 0.8

@@ -360,6 +360,11 @@ def test_training_shows_the_qualities_of_the_pairs_without_the_atlas_itself(mode
         expected = (min(onto), np.median(onto), max(onto))
         for key, value in zip(("lowest quality", "median", "highest"), expected, strict=True):
             assert float(row[key]) == pytest.approx(value, abs=1.1e-3)
+        atlas = next(atlas for atlas in Model.load(model).atlases if atlas.name == row["atlas"])
+        assert atlas.region is not None
+        (z, y, x), spacing = np.subtract(atlas.region.stop, atlas.region.start), Model.load(model).plan.spacing
+        lengths = [float(part) for part in row["network sees, mm"].split(" x ")]
+        assert lengths == pytest.approx([n * mm for n, mm in zip((x, y, z), spacing, strict=True)], rel=6e-3)
 
 
 def test_training_shows_the_loss_of_the_common_network_where_the_model_has_one(model: Path, tmp_path: Path) -> None:

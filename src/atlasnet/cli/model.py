@@ -106,5 +106,6 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
     ]
     for atlas in summary["atlases"]:
         quality = ", ".join(f"{value:.3f}" for value in atlas["quality"].values())
-        lines.append(f"  {atlas['name']}: {quality or 'there is no other subject'}")
+        seen = "" if atlas["network_sees_mm"] is None else f"; network sees {three(atlas['network_sees_mm'])} mm"
+        lines.append(f"  {atlas['name']}: {quality or 'there is no other subject'}{seen}")
     return lines

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Bytes per voxel of the scan, when its labels are there: it, its mask, the labels in three forms, and what is wanted.
 _RESULT, _CLEANING, _SHARES = 10, 16, 28
 _PROBABILITY = 16  # of every class
+# Of every class, per voxel that a network is asked about: as it is said, in half precision, with what lies around.
+_CLASSIFIED = 4 + 2 + 2
 
 
 def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) -> int:
@@ -28,7 +30,7 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
     ensemble = predictor.ensemble
     mapped = SCAN_BYTES * len(ensemble.channels) * scan.voxels
     mapped += max(
-        max(work_bytes(image.grid, member.operator), fit_bytes(member, view.part))
+        max(work_bytes(image.grid, member.operator), asking_bytes(member, view.part))
         for member in predictor.members
         for image, view in zip(member.images, member.views, strict=True)
     )
@@ -56,7 +58,7 @@ def answer_bytes(member: Member, index: int, *, fit: bool = False) -> int:
     return maps + of_voxel * member.views[index].part.voxels
 
 
-def fit_bytes(member: Member, part: Grid) -> int:
-    """What it takes to measure how well a scan fits an atlas in the part of its space that the scan is mapped to."""
+def asking_bytes(member: Member, part: Grid) -> int:
+    """What it takes to ask a network about the part of its atlas's space, and to measure how well the scan fits."""
     mapped = 4 * len(member.model.channels)
-    return (CORRELATION_BYTES + mapped) * part.voxels
+    return (mapped + max(CORRELATION_BYTES, _CLASSIFIED * len(member.model.values))) * part.voxels

@@ -95,13 +95,17 @@ def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
         ["network", f"{model.network.name}, width {model.network.width:g}"],
         ["epochs", str(recipe["epochs"])],
         *waiting,
-        ["voxels of the networks, mm", " x ".join(f"{mm:.3g}" for mm in model.plan.spacing)],
+        ["voxels of the networks, mm", _lengths(model.plan.spacing)],
         ["registration", model.operator],
         ["seed", str(model.provenance["seed"])],
         ["model", told["checksum"]],
         ["made with", ", ".join(f"{name} {version}" for name, version in told["versions"].items())],
     ]
     page.table(["what", "which"], rows, words=["which"])
+
+
+def _lengths(lengths: Sequence[float] | None) -> str:
+    return "all of it" if lengths is None else " x ".join(f"{mm:.3g}" for mm in lengths)
 
 
 def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
@@ -112,10 +116,12 @@ def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
             atlas.name,
             "training subject" if atlas.subject is not None else "image from elsewhere",
             *(number(atlas.quality.get(key)) for key in ("minimum", "median", "maximum")),
+            _lengths(model.seen_mm(atlas)),
         ]
         for atlas in sorted(model.atlases, key=lambda atlas: atlas.quality.get("minimum", 0.0))
     ]
-    page.table(["atlas", "is a", "lowest quality", "median", "highest"], rows, words=["is a"])
+    columns = ["atlas", "is a", "lowest quality", "median", "highest", "network sees, mm"]
+    page.table(columns, rows, words=["is a", "network sees, mm"])
     for name, image in images.items():
         layers = [image_layer(image, window(image, model.channels[0]), caption="atlas")]
         with page.fold(f"Atlas {name}"):

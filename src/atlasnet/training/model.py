@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+import numpy as np
+
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments
@@ -28,7 +30,7 @@ from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, w
 from atlasnet.network import NetworkSpec
 from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.fusion_weights import FusionWeights
-from atlasnet.training.mapping import slice_shape, working_grid
+from atlasnet.training.mapping import slice_shape, volume_order, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
@@ -170,6 +172,14 @@ class Model:
     def atlas_image(self, atlas: Atlas) -> Volume:
         """The atlas, (c, z, y, x), canonical orientation."""
         return read_volume(self.atlas_path(atlas), channels=len(self.channels) > 1)
+
+    def seen_mm(self, atlas: Atlas) -> list[float] | None:
+        """How wide along (x, y, z), mm, the part of the atlas's space is that its network sees; None: all of it."""
+        if atlas.region is None:
+            return None
+        size = np.subtract(atlas.region.stop, atlas.region.start).tolist()
+        voxels = volume_order(size, self.plan.slice_axis)[::-1]
+        return [round(n * mm, 1) for n, mm in zip(voxels, self.plan.spacing, strict=True)]
 
     def check_region(self, atlas: Atlas, grid: Grid) -> None:
         """Check that the atlas's region lies in the grid of its network.
@@ -350,7 +360,7 @@ class Model:
             "network_spacing_mm": list(self.plan.spacing),
             "registration_spacing_mm": list(self.plan.registration_spacing),
             "training_subjects": len(self.provenance.get("data", {})),
-            "atlases": [atlas.to_json() for atlas in self.atlases],
+            "atlases": [atlas.to_json() | {"network_sees_mm": self.seen_mm(atlas)} for atlas in self.atlases],
             "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
             "versions": dict(self.provenance.get("versions", {})),
             "checksum": self.checksum,
