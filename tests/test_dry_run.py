@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from atlasnet.cli.main import main
@@ -20,6 +21,10 @@ from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.sources import Keyed
+from atlasnet.training.store import MappedCase
+from atlasnet.training.transformer import Transformer
+from atlasnet.transform import Transform
 from atlasnet.volume import write_volume
 from synthetic import subject, write_cohort
 
@@ -35,6 +40,23 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 
 def content(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_what_is_measured_is_a_subject_that_has_something_to_segment(tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path / "data", range(3))
+    image, labels = subject(5, shape=(28, 56, 64))
+    write_volume(folder / "imagesTr" / "s0_0000.nii.gz", image)
+    write_volume(folder / "labelsTr" / "s0.nii.gz", labels.replace(np.zeros_like(labels.array)))
+    alone, seen = Transformer.alone, []
+
+    def noted(transformer: Transformer, source: Keyed, atlas: Keyed, transform: Transform) -> MappedCase:
+        seen.append((source.name, atlas.name))
+        return alone(transformer, source, atlas, transform)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transformer, "alone", noted)
+        forecast_fit(Cohort.read(folder), tmp_path / "m", OPTIONS)
+    assert seen == [("s1", "s0")]
 
 
 def test_a_training_is_forecast_before_in_the_middle_and_after(cohort: Cohort, tmp_path: Path) -> None:
@@ -164,12 +186,12 @@ def test_epochs_with_part_of_the_subjects_are_counted_with_their_steps(cohort: C
         width=0.25,
     )
     found = forecast_study(cohort, tests, tmp_path / "study", options)
-    assert found.cost is not None
-    assert found.cost.steps > 2
+    (own,) = found.costs.values()
+    assert own.steps > 2
     assert found.epochs == 3 + 3
-    assert found.steps == 3 * found.cost.steps + 3 * -(-found.cost.steps // 2)
+    assert found.steps == {"own": 3 * own.steps + 3 * -(-own.steps // 2)}
     floor = replace(options, preset=RECIPE)  # this recipe has as many steps with fewer subjects
-    assert forecast_study(cohort, tests, tmp_path / "study", floor).steps == (3 + 3) * 2
+    assert forecast_study(cohort, tests, tmp_path / "study", floor).steps == {"own": (3 + 3) * 2}
 
 
 def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, capsys: Capture) -> None:
@@ -185,6 +207,9 @@ def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, ca
     before = forecast_study(cohort, tests, tmp_path / "study", options)
     assert not (tmp_path / "study").exists()
     assert [missing for _, missing in before.jobs] == [2, 2, 2, 2]
+    assert set(before.costs) == set(before.steps) == {"atlases", "own"}
+    of_networks = sum(before.steps[space] * before.costs[space].step for space in ("atlases", "own"))
+    assert before.seconds["networks"] == pytest.approx(of_networks)
     # The plain network is the first of the ensemble's two; AtlasNet has a network for each atlas.
     assert (before.models, before.epochs) == ((3, 0), 3 + 3 + 2 * 3)
     assert before.pairs == (2 * 2 + 2 * 2, 0)
@@ -192,7 +217,7 @@ def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, ca
     held = content(tmp_path)
     after = forecast_study(cohort, tests, tmp_path / "study", options)
     assert after.finished
-    assert (after.models, after.pairs, after.cost) == ((3, 3), (8, 8), None)
+    assert (after.models, after.pairs, after.costs) == ((3, 3), (8, 8), {})
     more = forecast_study(cohort, tests, tmp_path / "study", replace(options, seeds=2))
     assert {(job.method.name, job.seed): missing for job, missing in more.jobs if missing} == {
         ("plain", 1): 2,

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from atlasnet.prediction.answers import Answer, MappedAnswer
 from atlasnet.prediction.member import View
 from atlasnet.training.mapping import map_image, map_labels, region_grid, to_slices
-from atlasnet.training.overview import STRUCTURE, VOXELS, Overview
+from atlasnet.training.overview import NOTHING_SEEN, STRUCTURE, VOXELS, Overview
 from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED
 from atlasnet.transform import Transform
@@ -78,17 +78,33 @@ def test_the_region_of_an_overview_misses_no_structure_however_small(seed: int, 
     assert (region.stop - index.max(0) <= room).all()
 
 
-def test_what_lies_outside_the_organ_mask_or_the_scan_is_not_known() -> None:
+def test_outside_of_its_organ_mask_and_its_scan_a_subject_shows_nothing() -> None:
     grid = Grid.from_parts((6, 8, 10))
     labels, mask = np.full((1, 6, 8, 10), 3, np.uint8), np.zeros((1, 6, 8, 10), np.uint8)
     mask[:, 2:] = 1
     shifted = np.eye(4)
     shifted[0, 3] = -4.0
     found = Overview(grid, (1, 1, 1)).map(Volume(labels, grid), VALUES, Transform.affine(shifted), Volume(mask, grid))
-    assert (found[:, :, :4] == IGNORED).all()  # columns that read left of the scan
+    assert (found[:, :, :4] == NOTHING_SEEN).all()  # columns that read left of the scan
     assert (found[1, :, 4:] == STRUCTURE).all()  # beside a structure: widened by a voxel
-    assert (found[0, :, 4:] == IGNORED).all()
+    assert (found[0, :, 4:] == NOTHING_SEEN).all()
     assert (found[2:, :, 4:] == STRUCTURE).all()
+
+
+def test_what_is_not_annotated_may_hold_structures_where_organ_masks_and_scans_show_something() -> None:
+    grid = Grid.from_parts((40, 8, 10))
+    labels, mask = np.zeros((1, 40, 8, 10), np.uint8), np.zeros((1, 40, 8, 10), np.uint8)
+    mask[:, 4:36] = 1
+    labels[:, 20, 4, 5] = 3
+    labels[:, 30:] = 9  # nobody annotated the upper slices
+    overview = Overview(grid, (1, 1, 1))
+    seen = overview.map(Volume(labels, grid), VALUES, Transform.identity(), Volume(mask, grid))
+    assert set(np.unique(seen)) == {0, STRUCTURE, NOTHING_SEEN, IGNORED}
+    complete = Region((17, 1, 2), (24, 8, 9))  # the voxel, widened by one, and two around it
+    assert overview.region([seen], "z", (2, 2, 2)) == complete
+    assert overview.region([seen], "z", (2, 2, 2), partly=True) == Region((17, 0, 0), (38, 8, 10))
+    annotated = np.where(seen == IGNORED, np.uint8(0), seen)
+    assert overview.region([seen, annotated], "z", (2, 2, 2), partly=True) == complete
 
 
 @pytest.mark.parametrize("axis", ["z", "y", "x"])

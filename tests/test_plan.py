@@ -41,14 +41,38 @@ def test_networks_see_a_small_image_finer_within_its_slices(spacing: tuple, plan
     assert plan.registration_spacing == spacing
 
 
+def labelled(known: Fingerprint, *boxes: tuple, possible: tuple | None = None) -> Fingerprint:
+    """The same with a subject for each box of labels, and what may be labelled in all of them."""
+    subjects = (replace(known.subjects[0], label_box=box, possible_extent=possible) for box in boxes)
+    return replace(known, subjects=tuple(subjects))
+
+
+def test_structures_at_different_places_are_seen_in_one_box() -> None:
+    chest = fingerprint((280, 512, 512), (0.8, 0.8, 1.25))
+    apart = labelled(chest, ((-100, -60, -90), (-75, -35, -65)), ((80, 50, 100), (105, 75, 125)))
+    assert apart.label_extent is not None
+    assert apart.label_extent.tolist() == [205, 135, 215]
+    assert Plan.derive(apart).spacing[0] > 2.5
+    assert Plan.derive(labelled(chest, ((-100, -60, -90), (-75, -35, -65)))).spacing[0] < 0.8
+
+
+def test_what_is_not_annotated_in_every_subject_may_be_seen_too() -> None:
+    box = ((-9, -16, -9), (9, 16, 9))
+    head = fingerprint((180, 256, 256), (1.0, 1.0, 1.0))
+    partly = labelled(head, box, box, possible=(256.0, 256.0, 90.0))
+    assert partly.label_extent is not None
+    assert partly.label_extent.tolist() == [256, 256, 90]
+    whole = replace(partly.subjects[1], possible_extent=(18.0, 32.0, 18.0))  # annotated everywhere
+    assert Plan.derive(replace(partly, subjects=(partly.subjects[0], whole))).spacing == (0.7, 0.7, 1.0)
+
+
 def test_what_networks_see_of_a_small_structure_in_a_large_scan_is_as_fine_as_a_small_scan() -> None:
     head, cut = (180, 256, 256), (35, 50, 36)
-    small = replace(fingerprint(head, (1.0, 1.0, 1.0)).subjects[0], label_extent=(18.0, 30.0, 16.0))
-    large = replace(small, label_extent=(16.0, 32.0, 18.0))
-    both = replace(fingerprint(head, (1.0, 1.0, 1.0)), subjects=(small, large))
+    both = labelled(fingerprint(head, (1.0, 1.0, 1.0)), ((-9, -9, -2), (7, 20, 14)), ((-7, -11, -4), (9, 21, 12)))
     assert both.label_extent is not None
     assert both.label_extent.tolist() == [18, 32, 18]
     plan = Plan.derive(both)
+    assert Plan.derive(both, registered=False) == Plan.derive(fingerprint(head, (1.0, 1.0, 1.0)))
     assert plan.spacing == Plan.derive(fingerprint(cut, (1.0, 1.0, 1.0))).spacing
     assert plan.registration_spacing[0] > 1.9  # all of the head is registered
     assert plan.margin == (MARGIN, MARGIN, MARGIN)
@@ -56,7 +80,7 @@ def test_what_networks_see_of_a_small_structure_in_a_large_scan_is_as_fine_as_a_
 
 def test_the_margin_is_as_wide_as_a_map_of_a_large_scan_may_be_off() -> None:
     whole = fingerprint((800, 512, 512), (0.7, 0.7, 1.0))
-    plan = Plan.derive(replace(whole, subjects=(replace(whole.subjects[0], label_extent=(18.0, 32.0, 18.0)),)))
+    plan = Plan.derive(labelled(whole, ((-9, -16, -9), (9, 16, 9))))
     room = np.array(plan.margin[::-1]) * plan.spacing
     assert (room >= 4 * np.array(plan.registration_spacing) - 1e-6).all()
     assert (room < 4 * np.array(plan.registration_spacing) + plan.spacing).all()
@@ -71,8 +95,7 @@ def test_networks_never_see_more_voxels_than_planned_nor_more_fine_ones(seed: in
     known = fingerprint(shape, tuple(spacing.tolist()))
     labels = extent * random.uniform(0.05, 1, 3) if seed % 2 else None
     if labels is not None:
-        own = replace(known.subjects[0], label_extent=tuple(labels.tolist()))
-        known = replace(known, subjects=(own,))
+        known = labelled(known, (tuple(-labels / 2), tuple(labels / 2)))
     plan = Plan.derive(known)
     count = extent / plan.spacing
     if labels is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from atlasnet.cohort import Cohort
 from atlasnet.cohort.plan import MARGIN
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import write_json
+from atlasnet.execution import Execution, SilentReporter, write_json
 from atlasnet.prediction import Predictor
 from atlasnet.training.fit import fit
 from atlasnet.training.mapping import working_grid
@@ -216,6 +216,19 @@ def test_with_every_other_slice_annotated_the_region_is_that_of_all_of_them(mode
     assert region is not None
     assert whole is not None
     assert np.abs(np.subtract(region.to_json(), whole.to_json())).max() <= 2
+
+
+def test_a_region_that_is_far_larger_than_planned_is_told_of(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = SilentReporter()
+    quick = FitOptions(atlases=("s0",), width=0.25, preset=replace(RECIPE, epochs=1, iterations=1))
+    data = Cohort.read(model.folder.parent / "data")
+    for limit, told in ((1e9, 0), (1e4, 1)):
+        monkeypatch.setattr("atlasnet.training.transformer.MANY_VOXELS", limit)
+        place = tmp_path / f"{limit:g}"
+        fit(data, place, quick, work=tmp_path / "work", execution=Execution(reporter=reporter))
+        assert sum("million voxels of every subject" in text for text in reporter.warnings) == told
 
 
 def test_without_a_registration_networks_see_everything(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atlasnet.training.forecast import Cost, Forecast
 
 _SHOWN = 10  # names of a list
+_HOW = {"atlases": "", "own": ", where networks see whole scans"}
 
 
 def add_dry_run_option(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,8 @@ def training_lines(found: Forecast, folder: Path) -> list[str]:
         lines.append("networks     as many epochs as fit into the time budget: decided when the subjects are mapped")
     else:
         lines.append(_kept("networks", *found.epochs, f" epochs, {found.networks}"))
-    return [*lines, *_cost_lines(found.cost, found.seconds, found.peak_mib, found.chosen is None)]
+    costs = {} if found.cost is None else {"": found.cost}
+    return [*lines, *_cost_lines(costs, found.seconds, found.peak_mib, found.chosen is None)]
 
 
 def fold_lines(folds: int, finished: int, pairs: int, found: Forecast) -> list[str]:
@@ -79,7 +81,12 @@ def study_lines(found: StudyForecast, folder: Path) -> list[str]:
         _kept("models", *found.models),
         _kept("pairs", *found.pairs, " to register"),
         f"networks     {found.epochs} epochs to train, of all networks together; of unfinished models, all are counted",
-        *_cost_lines(found.cost, found.seconds, found.peak_mib, found.chosen is None),
+        *_cost_lines(
+            {_HOW[space]: cost for space, cost in found.costs.items()},
+            found.seconds,
+            found.peak_mib,
+            found.chosen is None,
+        ),
         "             segmenting the tests, but for their registrations, and scoring them is not in it",
     ]
     return lines
@@ -120,15 +127,21 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _cost_lines(cost: Cost | None, seconds: Mapping[str, float], peak: float | None, choosing: bool) -> list[str]:
-    if cost is None:
+def _cost_lines(
+    costs: Mapping[str, Cost], seconds: Mapping[str, float], peak: float | None, choosing: bool
+) -> list[str]:
+    """Lines on time and memory; ``costs`` are of networks that work differently, by how they do."""
+    if not costs:
         return []
     parts = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
     lines = [
         f"time         about {duration(sum(seconds.values()))}: {parts}",
         *_memory_line(peak),
-        f"             measured on the largest subject: {cost.pair:.1f} s a registration, {cost.step:.2f} s a step, "
-        f"{cost.steps} steps an epoch",
+        *(
+            f"             measured on the largest subject{how}: {cost.pair:.1f} s a registration, {cost.step:.2f} s a "
+            f"step, {cost.steps} steps an epoch"
+            for how, cost in costs.items()
+        ),
     ]
     if choosing:
         lines.append(

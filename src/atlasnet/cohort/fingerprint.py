@@ -24,6 +24,8 @@ QUANTILES = 201
 SAMPLES = 10_000
 """Voxels drawn from each subject and channel; every subject counts alike, however large."""
 
+Point = tuple[float, float, float]
+
 _IMAGE_SAMPLES = 300_000
 _NEIGHBOURHOOD_MM = 10.0
 
@@ -38,8 +40,10 @@ class SubjectPrint:
         spacing: mm (x, y, z).
         percentiles: per channel, the intensities at `PERCENTILES`.
         label_ml: millilitres by label name, background left out; empty without a reference.
-        label_extent: mm (x, y, z) of the box that holds all that is or may be labelled, which is all but background;
-            None where there is nothing.
+        label_box: low and high corner (x, y, z) of the box around the labels, mm from the middle of the field of view;
+            None where nothing is labelled.
+        possible_extent: mm (x, y, z) of the box around the labels and what is to be ignored, where there may be others;
+            None where there is neither.
     """
 
     name: str
@@ -47,7 +51,8 @@ class SubjectPrint:
     spacing: tuple[float, float, float]
     percentiles: tuple[tuple[float, ...], ...]
     label_ml: Mapping[str, float]
-    label_extent: tuple[float, float, float] | None = None
+    label_box: tuple[Point, Point] | None = None
+    possible_extent: Point | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -59,7 +64,7 @@ class SubjectPrint:
                 {f"{p:g}": value for p, value in zip(PERCENTILES, values, strict=True)} for values in self.percentiles
             ],
             "label_ml": dict(self.label_ml),
-            "label_extent_xyz_mm": None if self.label_extent is None else list(self.label_extent),
+            "label_box_xyz_mm": None if self.label_box is None else [list(corner) for corner in self.label_box],
         }
 
 
@@ -93,9 +98,16 @@ class Fingerprint:
 
     @property
     def label_extent(self) -> NDArray[np.float64] | None:
-        """The largest extent of the labels in any subject along (x, y, z), mm; None where nothing is labelled."""
-        extents = [subject.label_extent for subject in self.subjects if subject.label_extent is not None]
-        return np.max(extents, axis=0) if extents else None
+        """Of the box around the labels of all subjects, one laid over the other, (x, y, z) in mm; None without labels.
+
+        Where every subject is annotated in part, the box may be as large as the smallest around what is not annotated.
+        """
+        boxes = [subject.label_box for subject in self.subjects if subject.label_box is not None]
+        if not boxes:
+            return None
+        low, high = np.min([box[0] for box in boxes], axis=0), np.max([box[1] for box in boxes], axis=0)
+        possible = np.min([subject.possible_extent or (0.0, 0.0, 0.0) for subject in self.subjects], axis=0)
+        return np.asarray(np.maximum(high - low, possible))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, with a few of the quantiles."""
@@ -178,23 +190,24 @@ def measure(
     percentiles = tuple(_percentiles(channel, drawn) for channel in turned.array)
     label_ml: dict[str, float] = {}
     places = box = drawn[:SAMPLES]
-    extent = None
+    labelled = possible = None
     if reference is not None:
         millilitres = float(np.prod(turned.grid.spacing)) / 1000
         for label, value in label_values.items():
             if value != 0:
                 label_ml[label] = round(int(np.count_nonzero(reference == value)) * millilitres, 6)
         foreground = reference != 0
-        extent = _extent(foreground, turned.grid)
+        possible = _box(foreground, turned.grid)
         if ignore_label is not None:
             foreground &= reference != ignore_label
+        labelled = _box(foreground, turned.grid)
         inside = np.flatnonzero(foreground)
         if inside.size:
             places = inside[generator.integers(0, inside.size, SAMPLES)]
             box = _around(foreground, turned.grid, generator)
     x, y, z = turned.grid.spacing.tolist()
     return Measured(
-        SubjectPrint(name, turned.grid.shape, (x, y, z), percentiles, label_ml, extent),
+        SubjectPrint(name, turned.grid.shape, (x, y, z), percentiles, label_ml, labelled, _size(possible)),
         tuple(channel.ravel()[places].astype(np.float64) for channel in turned.array),
         tuple(channel.ravel()[box].astype(np.float64) for channel in turned.array),
     )
@@ -221,12 +234,22 @@ def _percentiles(channel: NDArray[Any], drawn: NDArray[np.int64]) -> tuple[float
     return (float(channel.min()), *inner, float(channel.max()))
 
 
-def _extent(inside: NDArray[np.bool_], grid: Grid) -> tuple[float, float, float] | None:
-    """The size (x, y, z), mm, of the box around what is set, None where nothing is."""
+def _box(inside: NDArray[np.bool_], grid: Grid) -> tuple[Point, Point] | None:
+    """Corners of the box around what is set, mm from the middle of the grid along its axes; None where nothing is."""
     boxes = ndimage.find_objects(inside.view(np.uint8))
     if not boxes:
         return None
-    x, y, z = (np.array([side.stop - side.start for side in boxes[0]][::-1]) * grid.spacing).tolist()
+    sides = np.array([(side.start, side.stop) for side in boxes[0]][::-1])
+    low, high = ((sides - grid.size[:, None] / 2) * grid.spacing[:, None]).T
+    return _point(low), _point(high)
+
+
+def _size(box: tuple[Point, Point] | None) -> Point | None:
+    return None if box is None else _point(np.subtract(box[1], box[0]))
+
+
+def _point(values: NDArray[np.float64]) -> Point:
+    x, y, z = np.round(values, 6).tolist()
     return x, y, z
 
 

@@ -107,7 +107,7 @@ class Plan:
         require(self.batch_size >= 1, "batch_size", "at least 1 slice")
 
     @classmethod
-    def derive(cls, fingerprint: Fingerprint) -> Plan:
+    def derive(cls, fingerprint: Fingerprint, *, registered: bool = True) -> Plan:
         """The plan for a cohort.
 
         The networks' spacing is the median one, made coarser, finest axes first, until the median subject has at most
@@ -118,13 +118,18 @@ class Plan:
         for all images: nnU-Net's 0.5th to 99.5th percentile under the labels, widened to `CT_CHEST_WINDOW` where labels
         lie in lungs, with mean and standard deviation of what surrounds the labels. Other channels are normalised image
         by image.
+
+        Args:
+            fingerprint: of the cohort.
+            registered: whether subjects are registered, so that networks see only the region with structures.
         """
         extent, median = fingerprint.median_extent, fingerprint.median_spacing
         flat = extent < 1.5 * median
         axis = _slice_axis(median, flat)
         whole = _Seen(extent)
         registration = whole.coarsened(median, REGISTRATION_VOXELS)
-        seen = _Seen(extent, fingerprint.label_extent, REGISTRATION_MARGIN * registration)
+        labels = fingerprint.label_extent if registered else None
+        seen = _Seen(extent, labels, REGISTRATION_MARGIN * registration)
         spacing = np.minimum(whole.coarsened(median, NETWORK_VOXELS), seen.coarsened(median, REGION_VOXELS))
         spacing = seen.refined(spacing, axis)
         pixels = float(np.prod(np.delete(seen.size(spacing), axis)))

@@ -31,7 +31,7 @@ class Answer:
         to_atlas: takes points of the scan, in canonical orientation, into the atlas.
         quality: of the registration.
         correlation: (z, y, x) float16, how well the scan fits the atlas at every voxel (see
-            `atlasnet.registration.local_correlation`); None where nobody asked.
+            `atlasnet.registration.local_correlation`), beyond the part that at its faces; None where nobody asked.
         model: the number of its model. The opinions of one model are fused with each other before the models are.
         start: the voxel (z, y, x) of ``grid`` with which the part begins.
     """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
+from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.execution import Execution, read_json, reading_back
 from atlasnet.network import NetworkSpec
 from atlasnet.study.methods import Method
@@ -36,8 +36,9 @@ class StudyForecast:
         models: how many are trained in all, and how many of them are there.
         pairs: registrations in all, those of the test subjects included, and how many of them are kept.
         epochs: of all networks that are to be trained, at the most.
-        steps: of the optimiser in these epochs; with part of the subjects an epoch has fewer.
-        cost: of the parts, None where nothing is left to train.
+        steps: of the optimiser in these epochs, by where networks work (see `Method.space`); with part of the subjects
+            an epoch has fewer.
+        costs: of the parts, where networks work so; empty where nothing is left to train.
     """
 
     plan: Plan
@@ -50,8 +51,8 @@ class StudyForecast:
     models: tuple[int, int]
     pairs: tuple[int, int]
     epochs: int
-    steps: int
-    cost: Cost | None
+    steps: Mapping[str, int]
+    costs: Mapping[str, Cost]
 
     @property
     def finished(self) -> bool:
@@ -61,17 +62,19 @@ class StudyForecast:
     @property
     def seconds(self) -> dict[str, float]:
         """By stage, of what is left; what segmenting and scoring take beside their registrations is not known."""
-        if self.cost is None:
+        if not self.costs:
             return {}
+        pair = max(cost.pair for cost in self.costs.values())
         return {
-            "registration and mapping": (self.pairs[0] - self.pairs[1]) * self.cost.pair,
-            "networks": self.steps * self.cost.step,
+            "registration and mapping": (self.pairs[0] - self.pairs[1]) * pair,
+            "networks": sum(steps * self.costs[space].step for space, steps in self.steps.items()),
         }
 
     @property
     def peak_mib(self) -> float | None:
         """The most memory that the trainings need, MiB; None where it is not known."""
-        return None if self.cost is None else self.cost.peak_of(self.atlases)
+        peaks = [cost.peak_of(self.atlases if space == "atlases" else 1) for space, cost in self.costs.items()]
+        return max((peak for peak in peaks if peak is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -96,8 +99,8 @@ class StudyForecast:
             "models": dict(zip(("all", "kept"), self.models, strict=True)),
             "registrations": dict(zip(("all", "kept"), self.pairs, strict=True)),
             "epochs": self.epochs,
-            "steps": self.steps,
-            "measured": None if self.cost is None else asdict(self.cost),
+            "steps": sum(self.steps.values()),
+            "measured": {space: asdict(cost) for space, cost in self.costs.items()},
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
         }
@@ -127,7 +130,7 @@ def forecast_study(
     run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
     run.checked_settings()
     path = run.folder / "plan.json"
-    plan = Plan.read(path) if path.exists() else Plan.derive(take_fingerprint(cohort, run.say))
+    plan = Plan.read(path) if path.exists() else run.derived_plan()
     wanted = run.options.atlases
     count = atlas_count(wanted, len(cohort))
     everyone = [subject.name for subject in cohort]
@@ -145,32 +148,15 @@ def forecast_study(
     epochs = [_epochs(run, member.method, count) for member in absent]
     maps = {job.method.space for job, _ in jobs}
     pairs = count * ((len(cohort) - 1) * ("atlases" in maps) + len(tests) * bool(maps & {"atlases", "labels"}))
-    fitting = Fitting(
-        cohort,
-        run.folder / "models",
-        FitOptions(
-            atlases=count,
-            network=run.options.network,
-            allow_module=run.options.allow_module,
-            width=run.options.width,
-            preset=run.recipe,
-            operator=run.options.operator,
-            operator_settings=run.options.operator_settings,
-        ),
-        work=run.work.root,
-        execution=run.execution,
-    )
-    # They are read only; nothing is looked up under their keys.
-    subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in cohort]
-    cost = measure(fitting, plan, subjects) if any(missing for _, missing in jobs) else None
-    whole = 0 if cost is None else cost.steps
-    steps = [
-        n * max(run.recipe.iterations or 1, ceil(whole * member.fraction))
-        for n, member in zip(epochs, absent, strict=True)
-    ]
+    spaces = {"own" if job.method.space == "own" else "atlases" for job, missing in jobs if missing}
+    costs = {space: _cost(run, plan, space, count) for space in sorted(spaces)}
+    steps = dict.fromkeys(costs, 0)
+    for n, member in zip(epochs, absent, strict=True):
+        space = member.method.space
+        steps[space] += n * max(run.recipe.iterations or 1, ceil(costs[space].steps * member.fraction))
     return StudyForecast(
         plan=plan,
-        network=fitting.spec(plan),
+        network=_fitting(run, "atlases", count).spec(plan),
         subjects=len(cohort),
         tests=len(tests),
         atlases=count,
@@ -179,9 +165,31 @@ def forecast_study(
         models=(len(asked), sum((place / "model.json").is_file() for place in asked)),
         pairs=(pairs, min(pairs, _registered(run))),
         epochs=sum(epochs),
-        steps=sum(steps),
-        cost=cost,
+        steps=steps,
+        costs=costs,
     )
+
+
+def _cost(run: StudyRun, plan: Plan, space: str, atlases: int) -> Cost:
+    # They are read only; nothing is looked up under their keys.
+    subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in run.cohort]
+    return measure(_fitting(run, space, atlases), plan, subjects)
+
+
+def _fitting(run: StudyRun, space: str, atlases: int) -> Fitting:
+    """A training of all subjects whose networks work there."""
+    options = FitOptions(
+        atlases=atlases,
+        network=run.options.network,
+        allow_module=run.options.allow_module,
+        width=run.options.width,
+        preset=run.recipe,
+        operator=run.options.operator,
+        operator_settings=run.options.operator_settings,
+    )
+    if space == "own":
+        options = replace(options, operator="centre", operator_settings={})
+    return Fitting(run.cohort, run.folder / "models", options, work=run.work.root, execution=run.execution)
 
 
 def _epochs(run: StudyRun, method: Method, atlases: int) -> int:

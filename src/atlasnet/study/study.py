@@ -20,7 +20,7 @@ from atlasnet.evaluation import evaluate_subject
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back, write_json
 from atlasnet.network import NetworkSpec, build_network
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
-from atlasnet.registration import Operator, make_operator
+from atlasnet.registration import WITHOUT_SETTINGS, Operator, make_operator
 from atlasnet.study.canvas import write_canvas
 from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
@@ -192,10 +192,15 @@ class StudyRun:
 
     # What all methods share
 
+    def derived_plan(self) -> Plan:
+        """The plan that follows from the training subjects."""
+        registered = self.options.operator not in WITHOUT_SETTINGS
+        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered)
+
     def _plan(self) -> Plan:
         path = self.folder / "plan.json"
         if not path.exists():
-            Plan.derive(take_fingerprint(self.cohort, self.say)).write(path)
+            self.derived_plan().write(path)
         return Plan.read(path)
 
     def _atlases(self) -> list[AtlasSource]:
@@ -359,6 +364,8 @@ class StudyRun:
             )
 
         def segment(image: Volume, mask: Volume | None) -> Fuse:
+            for predictor in predictors:
+                predictor.require_memory(image.grid, self.wanted)
             # Networks on the canvas see a blank atlas, with which no registration agrees.
             quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
             first, *others = [

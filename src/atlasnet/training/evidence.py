@@ -28,7 +28,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Intensities:
-    """A scan's intensities as a network sees them, about the plan's spacing apart.
+    """A scan's intensities as a network sees them, about the coarser of the plan's two spacings apart.
 
     Args:
         quantiles: (channels, shares), at `SHARES`, normalised.

@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json, reading_back
 from atlasnet.execution.stages import MIB
 from atlasnet.network import NetworkSpec
+from atlasnet.registration import make_operator
 from atlasnet.training.fit import Fitting
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -21,7 +24,6 @@ from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed, keyed_subject
 from atlasnet.training.transformer import MappedCohort
 from atlasnet.training.update import Changes
-from atlasnet.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ def forecast_fit(
 
 
 def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
-    """Register the largest subject onto the next largest, map it, and time steps of a network on it."""
+    """Register the largest subject with a label onto the next largest, map it, and time steps of a network on it."""
     execution = replace(run.execution, reporter=SilentReporter())
     sizes = {subject.name: int(subject.read_grid().size.prod()) for subject in run.cohort}
-    source, target = (*sorted(subjects, key=lambda s: -sizes[s.name]), *subjects)[:2]
+    ordered = sorted(subjects, key=lambda subject: -sizes[subject.name])
+    source = next((subject for subject in ordered if _labelled(subject, run.values)), ordered[0])
+    target = next((subject for subject in ordered if subject is not source), source)
     transformer = run.transformer(plan)
     run.require_memory(transformer)
     with execution.active():
@@ -193,10 +197,9 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
         start = time.perf_counter()
         try:
             (found,) = transformer.registrar.operator.register(image, [atlas], execution=execution)
-            transform = found.transform
-        except RegistrationError:
-            transform = Transform.identity()  # it took its time
-        case = transformer.alone(source, target, transform)
+        except RegistrationError:  # it took its time
+            (found,) = make_operator("centre").register(image, [atlas], execution=execution)
+        case = transformer.alone(source, target, found.transform)
         pair = time.perf_counter() - start
     cohort = MappedCohort("", (case,) * len(subjects), {})
     spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
@@ -205,3 +208,8 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
         step, steps = networks.timed_step(run.planned_recipe(plan), Path(folder) / "timing")
     peak = peak_memory()
     return Cost(pair, step, steps, image.array.nbytes / MIB, None if peak is None else peak / MIB)
+
+
+def _labelled(subject: Keyed, values: Sequence[int]) -> bool:
+    """Whether a subject has any label that networks learn."""
+    return subject.read_labels is not None and bool(np.isin(subject.read_labels().array, values[1:]).any())

@@ -41,7 +41,7 @@ def mapping_bytes(
         atlases: how many.
         operator: registers.
         spacing: of the grid on which networks work (x, y, z; mm), where they see whole scans; None where they see a
-            region, which the plan keeps small.
+            region, which is known, and for the plan's spacing small, when the subjects are registered.
     """
     largest = sorted(scans, key=lambda grid: -grid.voxels)
     kept = _ATLAS * channels * sum(grid.voxels for grid in largest[:atlases])

@@ -18,8 +18,9 @@ from atlasnet.volume import Grid, Volume
 VOXELS = 1.0e6
 """Of an overview at most: a structure of a few voxels may be small in a scan, and the scan need not be mapped whole."""
 
-STRUCTURE = 1
-"""What an overview holds where there is any label; 0 where there is background, `IGNORED` where nobody knows."""
+STRUCTURE, NOTHING_SEEN = 1, 2
+"""What an overview holds where there is any label, and where the subject shows nothing: outside of its field of view or
+its organ mask. It holds 0 where there is background, `IGNORED` where nobody annotated it."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,20 @@ class Overview:
     def map(
         self, labels: Volume, values: tuple[int, ...], transform: Transform, mask: Volume | None = None
     ) -> NDArray[np.uint8]:
-        """(z, y, x) `STRUCTURE`, 0 or `IGNORED`; the arguments are those of `map_labels`.
+        """(z, y, x) of `STRUCTURE`, `NOTHING_SEEN`, `IGNORED` and 0; the arguments are those of `map_labels`.
 
-        What is smaller than a voxel of the overview is widened before it is mapped, so that none is missed.
+        Structures are widened by a voxel of the overview before they are mapped, so that none is missed by a map that
+        does not stretch them to more than twice their size.
         """
         indices = class_indices(labels.array, values)
-        if mask is not None:
-            indices[mask.array == 0] = IGNORED
         seen = np.where(indices == IGNORED, indices, np.uint8(0))
         found = (indices != 0) & (indices != IGNORED)
+        if mask is not None:
+            seen[mask.array == 0] = NOTHING_SEEN
+            found &= mask.array != 0
         if found.any():
             lattice = self.lattice
-            reach = np.ceil(lattice.spacing / labels.grid.spacing / 2).astype(int)[::-1]
+            reach = np.ceil(lattice.spacing / labels.grid.spacing).astype(int)[::-1]
             (box,) = ndimage.find_objects(found[0].astype(np.uint8))
             z, y, x = (slice(max(0, side.start - r), side.stop + r) for side, r in zip(box, reach, strict=True))
             near = found[0, z, y, x]
@@ -73,7 +76,7 @@ class Overview:
                 near = ndimage.maximum_filter1d(near, 2 * r + 1, axis, mode="constant")
             seen[0, z, y, x][near] = STRUCTURE
         mapped: NDArray[np.uint8] = transform.warp(
-            labels.replace(seen), self.lattice, interpolation="nearest", fill=IGNORED
+            labels.replace(seen), self.lattice, interpolation="nearest", fill=NOTHING_SEEN
         ).array[0]
         return mapped
 
@@ -86,22 +89,23 @@ class Overview:
             seen: from `map`, of the training subjects.
             slice_axis: of the plan.
             margin: voxels of the working grid along (z, y, x) around the structures.
-            partly: whether the subjects are annotated in part: what is `IGNORED` in all of them, farther than the
+            partly: whether the subjects are annotated in part: what is `IGNORED` in all that show it, farther than the
                 margin from what is not, may hold structures that nobody has seen, and is in the box too.
         """
         shape = seen[0].shape
-        inside, unknown = np.zeros(shape, dtype=bool), np.full(shape, partly)
+        inside, unknown, unsure = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.full(shape, partly)
         for array in seen:
             inside |= array == STRUCTURE
             if partly:
-                unknown &= array == IGNORED
+                unknown |= array == IGNORED
+                unsure &= (array == IGNORED) | (array == NOTHING_SEEN)
         sides = [(0, side) for side in self.grid.shape]
         if inside.any():
             if partly:
                 for axis, (step, room) in enumerate(zip(self.steps, margin, strict=True)):
                     width = 2 * -(-room // step) + 1
-                    unknown = ndimage.minimum_filter1d(unknown, width, axis, mode="constant", cval=True)
-                inside |= unknown
+                    unsure = ndimage.minimum_filter1d(unsure, width, axis, mode="constant", cval=True)
+                inside |= unknown & unsure
             sides = [self._side(inside, axis, margin[axis]) for axis in range(3)]
         (z0, z1), (y0, y1), (x0, x1) = _slices_first(sides, slice_axis)
         return Region((z0, y0, x0), (z1, y1, x1))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort import Plan
 from atlasnet.cohort.fingerprint import check_declared
+from atlasnet.cohort.plan import NETWORK_VOXELS
 from atlasnet.errors import CohortError, RegistrationError
 from atlasnet.execution import Execution, WorkFolder, allow_open_files, digest, read_json, reading_back
 from atlasnet.registration import Operator, Registration
@@ -27,6 +28,7 @@ from atlasnet.training.store import MappedCase
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
 
+MANY_VOXELS = 2 * NETWORK_VOXELS
 OVERVIEW = "overview.npz"
 REVISION = 3  # counts up when the same input would give other mapped cases
 
@@ -113,6 +115,7 @@ class Transformer:
             if not own.subjects:
                 raise RegistrationError(f"no subject could be mapped onto atlas {own.atlas.name}; choose another one")
         regions = [self._region(own) for own in pairs]
+        self._tell_of_size(pairs, regions)
         for subject in track(subjects, "mapping subjects onto atlases", len(subjects)):
             self.execution.pause()
             source = subject.remembered()
@@ -167,11 +170,21 @@ class Transformer:
         """A subject in an atlas's space, in the region that there would be were it trained on alone; not kept."""
         image, labels, mask = self._prepared(subject)
         overview, region = self._overview(atlas), None
-        if self.cropped:
-            seen = overview.map(labels, self.values, transform, mask)
-            region = overview.region([seen], self.plan.slice_axis, self.plan.margin, partly=self.partly)
+        if self._cropped(atlas):
+            region = self._united(atlas, overview, [overview.map(labels, self.values, transform, mask)])
         grid = region_grid(overview.grid, region, self.plan.slice_axis)
         return self._case(subject.name, image, labels, mask, transform, grid)
+
+    def _tell_of_size(self, pairs: Sequence[_Accepted], regions: Sequence[Region | None]) -> None:
+        """Warn of a region that is far larger than a plan is made for, before anything is mapped to it."""
+        axis = self.plan.slice_axis
+        grids = [region_grid(own.overview.grid, region, axis) for own, region in zip(pairs, regions, strict=True)]
+        voxels, name = max((grid.voxels, own.atlas.name) for grid, own in zip(grids, pairs, strict=True))
+        if voxels > MANY_VOXELS:
+            self.execution.reporter.warn(
+                f"the network of atlas {name} sees {voxels / 1e6:.1f} million voxels of every subject, which takes its "
+                "time: structures lie far apart, it sees whole scans, or the spacing in plan.json is very fine"
+            )
 
     def _overview(self, atlas: Keyed) -> Overview:
         return Overview.of(working_grid(atlas.read().grid, self.plan))
@@ -216,8 +229,12 @@ class Transformer:
             place = self.work.lying("overviews", self._overview_key(subject, own.atlas))
             assert place is not None
             seen.append(_read_overview(place / OVERVIEW))
-        region = own.overview.region(seen, self.plan.slice_axis, self.plan.margin, partly=self.partly)
-        before = self.regions.get(own.atlas.name)
+        return self._united(own.atlas, own.overview, seen)
+
+    def _united(self, atlas: Keyed, overview: Overview, seen: Sequence[NDArray[np.uint8]]) -> Region:
+        """Where there are structures in overviews, and where the atlas's network has learnt before."""
+        region = overview.region(seen, self.plan.slice_axis, self.plan.margin, partly=self.partly)
+        before = self.regions.get(atlas.name)
         return region if before is None else region.united(before)
 
     def _overview_key(self, source: Keyed, atlas: Keyed) -> str:
