@@ -21,7 +21,7 @@ VALUES = (0, 3, 7)
 
 def turned(random: np.random.Generator, *, shift: float = 3.0) -> Transform:
     matrix = np.eye(4)
-    scaled = np.diag(random.uniform(0.8, 1.25, 3))
+    scaled = np.diag(random.uniform(0.7, 1.6, 3))
     matrix[:3, :3] = Rotation.from_euler("xyz", random.uniform(-15, 15, 3), degrees=True).as_matrix() @ scaled
     matrix[:3, 3] = random.uniform(-shift, shift, 3)
     return Transform.affine(matrix)
@@ -70,12 +70,14 @@ def test_the_region_of_an_overview_misses_no_structure_however_small(seed: int, 
     centres = torch.from_numpy(source.to_world(np.argwhere(labels[0])[:, ::-1].astype(float)))
     order = ["xyz".index(side) for side in (axis, *"zyx".replace(axis, ""))]
     index = atlas.to_index(transform.backward(centres).numpy())
-    index = index[((index >= 0) & (index <= atlas.size - 1)).all(1)][:, order]
+    shown = ((index >= 0) & (index <= atlas.size - 1)).all(1)
+    everywhere = np.clip(index, 0, atlas.size - 1)[:, order]
+    index = index[shown][:, order]
     assert (index >= np.array(region.start) - 0.5).all()
     assert (index <= np.array(region.stop) - 0.5).all()
-    room = 2 * (overview.lattice.spacing.max() + source.spacing.max()) / atlas.spacing.min()
-    assert (index.min(0) - region.start <= room).all()
-    assert (region.stop - index.max(0) <= room).all()
+    room = 3 * (overview.lattice.spacing.max() + source.spacing.max()) / atlas.spacing.min()
+    assert (everywhere.min(0) - region.start <= room).all() or not shown.any()
+    assert (region.stop - everywhere.max(0) <= room).all() or not shown.any()
 
 
 def test_outside_of_its_organ_mask_and_its_scan_a_subject_shows_nothing() -> None:
