@@ -29,7 +29,7 @@ FINE_VOXELS = 2.5e5
 interpolated; of a larger structure, the boundary is a smaller part."""
 
 FINER = 0.7
-"""By how much they are, within slices: see benchmarks/results/network_ablations.json."""
+"""By how much they are, within slices: see network_ablations.json and finer_voxels.json in benchmarks/results."""
 
 MARGIN, REGISTRATION_MARGIN = 12, 4
 """Voxels of the networks' grid and of the registration's that networks see around the structures of all training
