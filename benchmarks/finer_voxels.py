@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from bench import Bench, arguments, summary_lines, work_folder
 
@@ -31,9 +31,10 @@ def main() -> None:
         bench, data = Bench(options, work), work / "phantoms"
         write_phantom_cohort(data, TRAINING, test_subjects=TESTS, shape=SHAPE, seed=options.seed)
         fingerprint = take_fingerprint(Cohort.read(data))
-        x, y, z = fingerprint.median_spacing.tolist()
-        planned = Plan.derive(fingerprint)
-        plans = {"the scans' own voxels": replace(planned, spacing=(x, y, z)), "finer voxels": planned}
+        plans = {
+            "the scans' own voxels": Plan.derive(fingerprint, finer=False),
+            "finer voxels": Plan.derive(fingerprint),
+        }
         found = {}
         for number, (name, plan) in enumerate(plans.items()):
             folder = work / f"study{number}"

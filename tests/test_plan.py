@@ -15,7 +15,7 @@ import pytest
 
 from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, take_fingerprint
 from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
-from atlasnet.cohort.plan import FINE_VOXELS, FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS
+from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS
 from atlasnet.errors import CohortError
 from atlasnet.volume import Grid, Volume, write_volume
 
@@ -38,6 +38,7 @@ def fingerprint(
 def test_networks_see_a_small_image_finer_within_its_slices(spacing: tuple, planned: tuple) -> None:
     plan = Plan.derive(fingerprint((35, 50, 36), spacing))
     assert plan.spacing == pytest.approx(planned)
+    assert Plan.derive(fingerprint((35, 50, 36), spacing), finer=False).spacing == spacing
     assert plan.registration_spacing == spacing
 
 
@@ -100,11 +101,11 @@ def test_networks_never_see_more_voxels_than_planned_nor_more_fine_ones(seed: in
     count = extent / plan.spacing
     if labels is not None:
         count = np.minimum(count, labels / plan.spacing + 2 * np.array(plan.margin[::-1]))
-    assert np.prod(count) <= 1.02 * REGION_VOXELS or np.prod(extent / plan.spacing) <= 1.02 * NETWORK_VOXELS
+    assert np.prod(count) <= 1.05 * REGION_VOXELS or np.prod(extent / plan.spacing) <= 1.02 * NETWORK_VOXELS
     finer = np.array(plan.spacing) < spacing * (1 - 1e-9)
     assert (np.array(plan.spacing) > (FINER - 1e-9) * spacing).all()
     assert not finer["xyz".index(plan.slice_axis)]
-    assert np.prod(count) <= 1.02 * FINE_VOXELS or not finer.any()
+    assert np.prod(count) <= 1.05 * REGION_VOXELS or not finer.any()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_slices_are_cut_along_the_thickest_axis(spacing: tuple, axis: str, conte
 
 
 def test_a_2d_image_has_slices_along_its_single_voxel_and_no_neighbours() -> None:
-    plan = Plan.derive(fingerprint((1, 600, 500), (0.5, 0.5, 1.0)))
+    plan = Plan.derive(fingerprint((1, 800, 700), (0.5, 0.5, 1.0)))
     assert (plan.slice_axis, plan.context, plan.spacing) == ("z", 0, (0.5, 0.5, 1.0))
 
 

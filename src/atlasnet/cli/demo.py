@@ -53,10 +53,8 @@ def run(args: argparse.Namespace) -> int:
         folder / "cohort", TRAINING, shape=SHAPE, test_subjects=TESTING, seed=args.seed, reporter=say
     )
     cohort = Cohort.read(data)
-    fingerprint = take_fingerprint(cohort, say)
     # Both see the voxels of the phantoms, so that the plain network's subjects are as they are.
-    x, y, z = fingerprint.median_spacing.tolist()
-    plan = replace(Plan.derive(fingerprint), spacing=(x, y, z))
+    plan = Plan.derive(take_fingerprint(cohort, say), finer=False)
     for model in (folder / "atlasnet", folder / "plain"):
         make_folder(model)
         plan.write(model / "plan.json")

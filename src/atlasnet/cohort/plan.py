@@ -24,12 +24,10 @@ REGION_VOXELS = 4.5e5
 """Voxels that networks see of it, where its structures are small beside it; about as many are seen of a chest's lungs
 when the chest has `NETWORK_VOXELS`."""
 
-FINE_VOXELS = 2.5e5
-"""As many voxels may be finer than the scan's, which costs little and loses less when images and probabilities are
-interpolated; of a larger structure, the boundary is a smaller part."""
-
 FINER = 0.7
-"""By how much they are, within slices: see network_ablations.json and finer_voxels.json in benchmarks/results."""
+"""Where fewer voxels are seen, they are finer than the scan's within slices by this factor at most, so that images and
+probabilities lose less when they are interpolated (network_ablations.json and finer_voxels.json in benchmarks/results).
+"""
 
 MARGIN, REGISTRATION_MARGIN = 12, 4
 """Voxels of the networks' grid and of the registration's that networks see around the structures of all training
@@ -107,12 +105,12 @@ class Plan:
         require(self.batch_size >= 1, "batch_size", "at least 1 slice")
 
     @classmethod
-    def derive(cls, fingerprint: Fingerprint, *, registered: bool = True) -> Plan:
+    def derive(cls, fingerprint: Fingerprint, *, registered: bool = True, finer: bool = True) -> Plan:
         """The plan for a cohort.
 
         The networks' spacing is the median one, made coarser, finest axes first, until the median subject has at most
         `NETWORK_VOXELS`; or what networks see of it `REGION_VOXELS`, if that is finer: the box of the labels in any
-        subject, with a margin. Within slices it is `FINER` as long as they see at most `FINE_VOXELS`. The
+        subject, with a margin. Where they see fewer, it is `FINER` within slices, as far as `REGION_VOXELS` allow. The
         registration's is the median one made coarser until the median subject has at most `REGISTRATION_VOXELS`. Slices
         are cut along the axis of clearly largest spacing, else along z. Channels named CT (in any case) get one window
         for all images: nnU-Net's 0.5th to 99.5th percentile under the labels, widened to `CT_CHEST_WINDOW` where labels
@@ -122,6 +120,7 @@ class Plan:
         Args:
             fingerprint: of the cohort.
             registered: whether subjects are registered, so that networks see only the region with structures.
+            finer: whether voxels may be finer than the scan's.
         """
         extent, median = fingerprint.median_extent, fingerprint.median_spacing
         flat = extent < 1.5 * median
@@ -131,7 +130,8 @@ class Plan:
         labels = fingerprint.label_extent if registered else None
         seen = _Seen(extent, labels, REGISTRATION_MARGIN * registration)
         spacing = np.minimum(whole.coarsened(median, NETWORK_VOXELS), seen.coarsened(median, REGION_VOXELS))
-        spacing = seen.refined(spacing, axis)
+        if finer and (spacing == median).all():
+            spacing = seen.refined(median, axis)
         pixels = float(np.prod(np.delete(seen.size(spacing), axis)))
         in_plane = float(np.delete(spacing, axis).max())
         return cls(
@@ -280,12 +280,12 @@ class _Seen:
         return float(np.log(np.prod(self.size(spacing)) / limit))
 
     def refined(self, spacing: Float, axis: int) -> Float:
-        """The spacing made finer within slices, by `FINER` or as far as `FINE_VOXELS` are seen at most."""
+        """The spacing made finer within slices, by `FINER` or as far as `REGION_VOXELS` are seen at most."""
 
         def fine(factor: float) -> Float:
             return np.where(np.arange(3) == axis, spacing, factor * spacing)
 
-        factor = _least(lambda factor: self.excess(fine(factor), FINE_VOXELS), FINER, 1.0)
+        factor = _least(lambda factor: self.excess(fine(factor), REGION_VOXELS), FINER, 1.0)
         rounded: Float = np.round(fine(factor), 9)
         return rounded
 

@@ -195,7 +195,7 @@ class StudyRun:
     def derived_plan(self) -> Plan:
         """The plan that follows from the training subjects."""
         registered = self.options.operator not in WITHOUT_SETTINGS
-        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered)
+        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered, finer=self.recipe.finer)
 
     def _plan(self) -> Plan:
         path = self.folder / "plan.json"

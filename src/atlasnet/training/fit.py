@@ -308,7 +308,8 @@ class Fitting:
             return plan
         needed = measuring_bytes([subject.read_grid() for subject in self.cohort], len(self.cohort.channels))
         self.execution.require_memory(needed, "crop or resample the largest scans", self.cohort.root)
-        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=self.operator not in WITHOUT_SETTINGS)
+        registered = self.operator not in WITHOUT_SETTINGS
+        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered, finer=self.recipe.finer)
 
     def same_model(self, settings: str) -> Model | None:
         """The finished model that lies in the folder already.

@@ -57,8 +57,8 @@ class Overview:
     ) -> NDArray[np.uint8]:
         """(z, y, x) of `STRUCTURE`, `NOTHING_SEEN`, `IGNORED` and 0; the arguments are those of `map_labels`.
 
-        Structures are widened by a voxel of the overview before they are mapped, so that none is missed that is at least
-        half as large in the atlas as it is in the subject.
+        Structures are widened by a voxel of the overview before they are mapped, so that none is missed that is at
+        least half as large in the atlas as it is in the subject.
         """
         indices = class_indices(labels.array, values)
         seen = np.where(indices == IGNORED, indices, np.uint8(0))

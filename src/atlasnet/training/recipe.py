@@ -119,6 +119,11 @@ class Recipe:
         recipe = _PRESETS[name]
         return recipe if epochs is None else replace(recipe, epochs=epochs)
 
+    @property
+    def finer(self) -> bool:
+        """Whether voxels finer than a scan's are planned; the publication's networks saw slices as they were."""
+        return self.name != "publication"
+
     def with_epochs(self, epochs: int) -> Recipe:
         """So many epochs, each of as many steps as before."""
         return replace(self, epochs=epochs, passes=self.passes * (epochs / self.epochs))
