@@ -205,7 +205,7 @@ estimate = predictor.require_memory(case.read_grid(), options) - before
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + estimate, -1))
 batch = predict_cases(predictor, [case], {case.name: folder / "out.nii"}, options)
-assert batch.written
+assert batch.written, batch
 print(estimate, peak_memory() - before)
 """
 
