@@ -17,6 +17,7 @@ from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.orientation import canonical
+from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
 
 PERCENTILES = (0.0, 0.5, 5.0, 50.0, 95.0, 99.5, 100.0)
@@ -257,9 +258,7 @@ def _around(foreground: NDArray[np.bool_], grid: Grid, generator: np.random.Gene
     """Flat indices drawn from the box of the foreground, widened."""
     margin = np.ceil(_NEIGHBOURHOOD_MM / grid.spacing[::-1]).astype(int)
     coordinates = []
-    for axis in range(3):
-        used = np.flatnonzero(foreground.any(axis=tuple({0, 1, 2} - {axis})))
-        low = max(0, int(used[0]) - int(margin[axis]))
-        high = min(foreground.shape[axis], int(used[-1]) + int(margin[axis]) + 1)
-        coordinates.append(generator.integers(low, high, SAMPLES))
+    (box,) = ndimage.find_objects(foreground.view(np.uint8))
+    for side in grown(box, margin.tolist(), foreground.shape):
+        coordinates.append(generator.integers(side.start, side.stop, SAMPLES))
     return np.asarray(np.ravel_multi_index(tuple(coordinates), foreground.shape))

@@ -26,7 +26,7 @@ from atlasnet.training.mapping import (
     map_image,
     prepare,
     region_grid,
-    slice_shape,
+    slice_order,
     to_slices,
     volume_order,
     working_grid,
@@ -71,7 +71,7 @@ class View:
     @classmethod
     def of(cls, grid: Grid, region: Region | None, slice_axis: str) -> View:
         """Of an atlas with this working grid and region, None being all of it."""
-        shape = slice_shape(grid, slice_axis)
+        shape = slice_order(grid.shape, slice_axis)
         region = region or Region.whole(shape)
         around = region.widened(1, shape)
         part, start = region_grid(grid, around, slice_axis), volume_order(around.start, slice_axis)

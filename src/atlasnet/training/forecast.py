@@ -188,8 +188,8 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     execution = replace(run.execution, reporter=SilentReporter())
     sizes = {subject.name: int(subject.read_grid().size.prod()) for subject in run.cohort}
     ordered = sorted(subjects, key=lambda subject: -sizes[subject.name])
-    source = next((subject for subject in ordered if _labelled(subject, run.values)), ordered[0])
-    target = next((subject for subject in ordered if subject is not source), source)
+    largest = next((subject for subject in ordered if _labelled(subject, run.values)), ordered[0])
+    source, target = largest.remembered(), next((s for s in ordered if s is not largest), largest).remembered()
     transformer = run.transformer(plan)
     run.require_memory(transformer)
     with execution.active():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from atlasnet.training.store import IGNORED
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.resample import antialias_sigma, smooth
+
+T = TypeVar("T")
 
 _SLICE_AXIS = {"z": 1, "y": 2, "x": 3}  # of arrays (c, z, y, x)
 
@@ -117,8 +119,9 @@ def volume_order(corner: Sequence[int], slice_axis: str) -> tuple[int, int, int]
     return z, y, x
 
 
-def slice_shape(grid: Grid, slice_axis: str) -> tuple[int, int, int]:
-    """The shape of a grid's arrays once `to_slices` has turned them."""
-    blank: NDArray[Any] = np.broadcast_to(np.zeros(1, np.uint8), (1, *grid.shape))
-    slices, rows, columns = to_slices(blank, slice_axis).shape[1:]
+def slice_order(sides: Sequence[T], slice_axis: str) -> tuple[T, T, T]:
+    """What belongs to (z, y, x) of a volume, for the slices, rows and columns that `to_slices` makes of it."""
+    rest = list(sides)
+    slices = rest.pop("zyx".index(slice_axis))
+    rows, columns = rest
     return slices, rows, columns

@@ -30,7 +30,7 @@ from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, w
 from atlasnet.network import NetworkSpec
 from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.fusion_weights import FusionWeights
-from atlasnet.training.mapping import slice_shape, volume_order, working_grid
+from atlasnet.training.mapping import slice_order, volume_order, working_grid
 from atlasnet.training.region import Region
 from atlasnet.training.typical import Typical
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
@@ -191,7 +191,7 @@ class Model:
         Raises:
             ModelError: it does not.
         """
-        slices = slice_shape(working_grid(grid, self.plan), self.plan.slice_axis)
+        slices = slice_order(working_grid(grid, self.plan).shape, self.plan.slice_axis)
         if atlas.region is not None and not atlas.region.fits(slices):
             raise ModelError(
                 f"the region of atlas {atlas.name} does not lie in its image",

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from atlasnet.training.mapping import class_indices
+from atlasnet.training.mapping import class_indices, slice_order
 from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
+from atlasnet.volume.sampling import grown
 
 VOXELS = 1.0e6
 """Of an overview at most: a structure of a few voxels may be small in a scan, and the scan need not be mapped whole."""
@@ -66,17 +67,17 @@ class Overview:
         if mask is not None:
             seen[mask.array == 0] = NOTHING_SEEN
             found &= mask.array != 0
+        lattice = self.lattice
         if found.any():
-            lattice = self.lattice
-            reach = np.ceil(lattice.spacing / labels.grid.spacing).astype(int)[::-1]
+            reach = np.ceil(lattice.spacing / labels.grid.spacing).astype(int)[::-1].tolist()
             (box,) = ndimage.find_objects(found[0].astype(np.uint8))
-            z, y, x = (slice(max(0, side.start - r), side.stop + r) for side, r in zip(box, reach, strict=True))
+            z, y, x = grown(box, reach, labels.grid.shape)
             near = found[0, z, y, x]
-            for axis, r in enumerate(reach.tolist()):
+            for axis, r in enumerate(reach):
                 near = ndimage.maximum_filter1d(near, 2 * r + 1, axis, mode="constant")
             seen[0, z, y, x][near] = STRUCTURE
         mapped: NDArray[np.uint8] = transform.warp(
-            labels.replace(seen), self.lattice, interpolation="nearest", fill=NOTHING_SEEN
+            labels.replace(seen), lattice, interpolation="nearest", fill=NOTHING_SEEN
         ).array[0]
         return mapped
 
@@ -107,7 +108,7 @@ class Overview:
                     unsure = ndimage.minimum_filter1d(unsure, width, axis, mode="constant", cval=True)
                 inside |= unknown & unsure
             sides = [self._side(inside, axis, margin[axis]) for axis in range(3)]
-        (z0, z1), (y0, y1), (x0, x1) = _slices_first(sides, slice_axis)
+        (z0, z1), (y0, y1), (x0, x1) = slice_order(sides, slice_axis)
         return Region((z0, y0, x0), (z1, y1, x1))
 
     def _side(self, inside: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, int]:
@@ -115,8 +116,3 @@ class Overview:
         step, side = self.steps[axis], self.grid.shape[axis]
         found = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis))) * step
         return max(0, int(found[0]) - (step - 1) - margin), min(side, int(found[-1]) + step + margin)
-
-
-def _slices_first(sides: list[tuple[int, int]], slice_axis: str) -> list[tuple[int, int]]:
-    place = "zyx".index(slice_axis)
-    return [sides[place], *sides[:place], *sides[place + 1 :]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -61,9 +63,11 @@ def along_axes(matrices: Matrices, array: Tensor) -> Tensor:
     return product.reshape(*lead, along_z.shape[0], height, width)
 
 
-def grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The box and ``margin`` voxels around it, as far as there are any."""
-    return tuple(slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, shape, strict=True))
+def grown(box: tuple[slice, ...], margin: int | Sequence[int], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box and ``margin`` voxels around it, one number or one for each axis, as far as there are any."""
+    margins = [margin] * len(box) if isinstance(margin, int) else margin
+    sides = zip(box, margins, shape, strict=True)
+    return tuple(slice(max(side.start - m, 0), min(side.stop + m, n)) for side, m, n in sides)
 
 
 def slabs(shape: tuple[int, int, int], points: int = POINTS_AT_ONCE) -> list[tuple[int, int]]:
