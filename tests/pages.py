@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from html.parser import HTMLParser
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 VOID = {"meta", "link", "img", "input", "br"}
 LOADING = {"src", "href", "data", "srcset", "poster", "action"}
@@ -82,3 +86,8 @@ def check(page: Path) -> Reader:
 def picture(address: str) -> bytes:
     """The bytes of a picture that a page holds."""
     return base64.b64decode(address.partition("base64,")[2])
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """Of an encoded picture, (rows, columns, 3)."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
