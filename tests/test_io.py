@@ -208,12 +208,29 @@ def test_a_compressed_file_beside_a_plain_one_of_its_name_keeps_its_own_voxels(t
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_voxels_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
-    array = np.zeros((3, 3, 3), np.float32)
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_voxels_that_are_not_finite_are_refused(tmp_path: Path, kind: type, suffix: str, bad: float) -> None:
+    array = np.zeros((3, 3, 3), kind)
     array[1, 2, 0] = bad
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "v.nrrd"))
-    with pytest.raises(VolumeError, match="1 of 27"):
-        read_volume(tmp_path / "v.nrrd")
+    path = tmp_path / f"v{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    for read in (read_volume, read_labels):
+        with pytest.raises(VolumeError, match="1 of 27"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_every_voxel_of_a_large_nifti_is_looked_at(tmp_path: Path, kind: type) -> None:
+    array = np.random.default_rng(0).normal(size=(3, 700, 701)).astype(kind)  # longer than what is read at once
+    array[0, 0, 0] = array[1, 350, 17] = array[-1, -1, -1] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "v.nii"))
+    with pytest.raises(VolumeError, match=f"3 of {array.size}"):
+        read_volume(tmp_path / "v.nii")
+    content = (tmp_path / "v.nii").read_bytes()
+    (tmp_path / "v.nii").write_bytes(content + np.full(99, np.nan).tobytes())  # beyond the voxels
+    with pytest.raises(VolumeError, match=f"3 of {array.size}"):
+        read_volume(tmp_path / "v.nii")
 
 
 @pytest.mark.parametrize("spacing", [0.0, -2.0, float("nan"), float("inf")])

@@ -305,3 +305,12 @@ def test_the_fingerprint_does_not_depend_on_the_stored_orientation() -> None:
     for result in results:
         assert result.print == results[0].print
         np.testing.assert_array_equal(result.surroundings[0], results[0].surroundings[0])
+
+
+def test_what_pads_an_image_is_known_where_a_few_voxels_lie_below_it() -> None:
+    random = np.random.default_rng(0)
+    signal = random.normal(200, 60, (16, 24, 24)).astype(np.float32)
+    signal[0, 0, :3] = (-7.0, -3.0, -0.5)
+    padded = np.pad(signal, ((8, 8), (20, 20), (20, 20)))
+    normalised = Normalisation("MR", "percentiles").apply(padded)[8:-8, 20:-20, 20:-20]
+    np.testing.assert_allclose(normalised, Normalisation("MR", "percentiles").apply(signal), atol=1e-3)

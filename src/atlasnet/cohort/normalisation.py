@@ -17,7 +17,7 @@ LOW, HIGH = 0.5, 99.5
 _LARGEST = 1e30  # what float32 holds, and its squares' sums double precision
 
 _PADDING_SHARE = 0.25
-"""Where this share of an image equals its minimum, that is padding or a mask, and statistics are taken beside it."""
+"""Where this share of an image equals its minimum, or 0, that is padding or a mask; statistics are taken beside it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ def pair(value: object, name: str) -> tuple[float, float] | None:
 
 
 def _signal(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    inside = values > values.min()
-    share = np.count_nonzero(inside) / values.size
-    return values[inside] if 0 < share <= 1 - _PADDING_SHARE else values
+    for empty in (values.min(), np.float32(0)):  # interpolation and noise leave a few voxels below what pads an image
+        signal: NDArray[np.float32] = values[values != empty]
+        if 0 < signal.size / values.size <= 1 - _PADDING_SHARE:
+            return signal
+    return values

@@ -1,8 +1,8 @@
 """What a NIfTI file says of itself, checked before ITK reads it; and the checks that other formats share.
 
-ITK reads a truncated NIfTI file, compressed or not, without an exception, replaces a spacing of zero by one, and prints
-its doubts on the console. What it hides is checked here on the file's own bytes: that the header makes sense and that
-every voxel is there.
+ITK reads a truncated NIfTI file, compressed or not, without an exception, replaces a spacing of zero by one and voxels
+that are not finite by zero, and prints its doubts on the console. What it hides is checked here on the file's own
+bytes: that the header makes sense and that every voxel is there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from atlasnet.errors import VolumeError
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _COPY_AGAIN = "copy or export the file again"
+_NIFTI_REALS = {16: "f4", 64: "f8"}
 _NIFTI_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}  # by its code of the type
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a spacing outside this range is a damaged number, and arithmetic fails on it
 
@@ -64,7 +65,8 @@ def check_nifti(path: Path, voxels: bool = True) -> NiftiGeometry:
     """Check a NIfTI-1 file's header and, with ``voxels``, that all of them are there.
 
     Raises:
-        VolumeError: not NIfTI-1, truncated, damaged, empty, or with a spacing that is not positive.
+        VolumeError: not NIfTI-1, truncated, damaged, empty, with a spacing that is not positive, or with voxels that
+            are not finite.
     """
     with path.open("rb") as plain:
         compressed = plain.read(2) == _GZIP_MAGIC
@@ -108,12 +110,19 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
     if not 0 <= offset < 2**31:
         raise VolumeError("the NIfTI header places the voxels nowhere", path=path, found=f"byte {offset}")
     expected = int(offset) + math.prod(sizes) * _NIFTI_BYTES[kind]
-    found = len(header)
+    found, real, odd = len(header), _NIFTI_REALS.get(kind), 0
+    cut = b""  # of a voxel that goes on in the next chunk
     while voxels and (chunk := stream.read(_CHUNK)):
+        if real is not None:
+            cut += chunk[max(0, int(offset) - found) : max(0, expected - found)]
+            numbers = np.frombuffer(cut, f"{order}{real}", len(cut) // _NIFTI_BYTES[kind])
+            odd += numbers.size - int(np.count_nonzero(np.isfinite(numbers)))
+            cut = cut[numbers.nbytes :]
         found += len(chunk)
         _check_surplus(path, expected, found)
     if voxels and found < expected:
         raise truncated(path, expected, found)
+    check_finite(path, odd, math.prod(sizes))
     qcode, scode = struct.unpack_from(f"{order}2h", header, 252)
     sform = np.array(struct.unpack_from(f"{order}12f", header, 280), dtype=np.float64).reshape(3, 4)[:, :3]
     quaternion = struct.unpack_from(f"{order}3f", header, 256)
@@ -157,6 +166,17 @@ def _rotation(quaternion: Sequence[float], qfac: float) -> NDArray[np.float64]:
     )
     matrix[:, 2] *= -1 if qfac < 0 else 1
     return matrix
+
+
+def check_finite(path: Path, odd: int, voxels: int) -> None:
+    """Refuse an image of which some voxels are no finite numbers."""
+    if odd:
+        raise VolumeError(
+            "the image has voxels that are not finite",
+            path=path,
+            found=f"{odd} of {voxels} are NaN or infinite",
+            remedy="replace them by a number, for instance the air or background value",
+        )
 
 
 def check_size(path: Path, sizes: Sequence[float]) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.headers import NiftiGeometry, check_nifti, check_spacing, of_three_axes
+from atlasnet.volume.headers import NiftiGeometry, check_finite, check_nifti, check_spacing, of_three_axes
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume, all_finite
 
@@ -355,13 +355,7 @@ def trusted_grid(
 
 def _check_finite(path: Path, array: NDArray[Any]) -> None:
     if not all_finite(array):
-        bad = array.size - int(np.isfinite(array).sum())
-        raise VolumeError(
-            "the image has voxels that are not finite",
-            path=path,
-            found=f"{bad} of {array.size} are NaN or infinite",
-            remedy="replace them by a number, for instance the air or background value",
-        )
+        check_finite(path, array.size - int(np.isfinite(array).sum()), array.size)
 
 
 def _explained(path: Path, error: RuntimeError) -> VolumeError:
