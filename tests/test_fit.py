@@ -244,9 +244,25 @@ def test_a_model_json_that_makes_no_sense_is_refused(
     model: Model, tmp_path: Path, change: dict[str, object], problem: str
 ) -> None:
     content = json.loads((model.folder / "model.json").read_text()) | change
+    del content["digest"]
     (tmp_path / "model.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=problem):
         Model.load(tmp_path)
+
+
+def test_a_model_json_that_was_changed_is_refused(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("work"))
+    assert main(["model", "verify", str(copy)]) == 0
+    content = json.loads((copy / "model.json").read_text(encoding="utf-8"))
+    content["labels"] |= {"core": LABELS["shell"], "shell": LABELS["core"]}
+    (copy / "model.json").write_text(json.dumps(content), encoding="utf-8")
+    assert main(["model", "verify", str(copy)]) == 2
+    assert "not as it was written" in capsys.readouterr().err
+    text = json.dumps(content).replace('"core": 2', '"core": 1e999')
+    (copy / "model.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match="not as it was written"):
+        Model.load(copy)
 
 
 def test_an_unfinished_model_says_how_to_go_on(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.volume import Volume, read_volume, write_volume
+from atlasnet.volume import Volume, read_labels, read_volume, write_labels, write_volume
 from synthetic import dice, subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
@@ -191,7 +191,55 @@ def test_the_voxels_beside_a_header_are_looked_at_too(scans: Path, model: Model,
     voxels = bytearray((scans.parent / "a.raw").read_bytes())
     voxels[100] ^= 1
     (scans.parent / "a.raw").write_bytes(voxels)
-    assert done(capsys, words) == {"written": {"anna"}}
+    assert main([*words, "--json"]) == 2
+    assert "edited, it seems" in capsys.readouterr().err
+    assert done(capsys, [*words, "--overwrite"]) == {"written": {"anna"}}
+
+
+@pytest.mark.parametrize("options", [[], ["--fusion", "vote"]])
+def test_labels_that_somebody_edited_are_not_lost(
+    scans: Path, model: Model, capsys: Capture, options: list[str]
+) -> None:
+    main(predict(scans, model, "--quiet"))
+    labels = scans.parent / "out" / "bert.nii.gz"
+    edited = read_labels(labels)
+    edited.array[0, :3] = 4
+    write_labels(labels, edited)
+    for _ in range(2):
+        assert done(capsys, predict(scans, model, *options))["failed"] == {"bert"}
+        assert np.array_equal(read_labels(labels).array, edited.array)
+    (scans / "bert.nii.gz").write_bytes(b"not a scan any more")
+    assert done(capsys, predict(scans, model, *options))["failed"] == {"bert"}
+    assert np.array_equal(read_labels(labels).array, edited.array)
+    write_volume(scans / "bert.nii.gz", subject(201)[0])
+    assert "bert" in done(capsys, predict(scans, model, *options, "--overwrite"))["written"]
+
+
+def test_a_json_file_that_is_no_record_is_not_lost(scans: Path, model: Model, capsys: Capture) -> None:
+    (scans.parent / "out").mkdir()
+    sidecar = scans.parent / "out" / "anna.json"
+    sidecar.write_text('{"Modality": "MR"}', encoding="utf-8")
+    assert done(capsys, predict(scans, model, "--overwrite")) == {"written": {"bert"}, "failed": {"anna"}}
+    assert sidecar.read_text(encoding="utf-8") == '{"Modality": "MR"}'
+
+
+def test_an_earlier_result_of_a_case_that_fails_now_is_removed(scans: Path, model: Model, capsys: Capture) -> None:
+    main(predict(scans, model, "--quiet", "--report", "--agreement"))
+    out = scans.parent / "out"
+    assert (out / "bert_agreement.nii.gz").is_file()
+    (out / "bert_notes.txt").write_text("somebody's own", encoding="utf-8")
+    (scans / "bert.nii.gz").write_bytes(b"not a scan any more")
+    assert done(capsys, predict(scans, model)) == {"kept": {"anna"}, "failed": {"bert"}}
+    assert [path.name for path in out.glob("bert*")] == ["bert_notes.txt"]
+    assert not (out / "report.html").exists()
+    assert (out / "anna.nii.gz").is_file()
+
+
+def test_a_result_in_another_format_does_not_lie_beside_its_successor(scans: Path, model: Model) -> None:
+    words = ["predict", str(scans / "anna.nii.gz"), "-m", str(model.folder), "--quiet", "-o"]
+    assert main([*words, str(scans.parent / "out" / "a.nii.gz"), "--agreement"]) == 0
+    assert main([*words, str(scans.parent / "out" / "a.mha")]) == 0
+    assert {path.name for path in (scans.parent / "out").glob("a*")} == {"a.mha", "a.json", "a.label", "a.ctbl"}
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

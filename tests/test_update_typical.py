@@ -86,6 +86,7 @@ def without(model: Model, folder: Path) -> Model:
     shutil.copytree(model.folder, folder, ignore=shutil.ignore_patterns("work"))
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     del content["typical"]
+    del content["digest"]
     write_json(folder / "model.json", content | {"format": 1})
     return Model.load(folder)
 

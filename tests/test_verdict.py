@@ -253,6 +253,7 @@ def test_what_was_made_of_an_unusual_scan_is_not_kept_by_a_strict_call(
         assert main([*words, "--threads", "1", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["kept"]
     assert main([*words, "--threads", "1", "--strict", "--quiet"]) == 3
+    assert not list(tmp_path.glob("seg*"))
 
 
 def test_an_older_model_cannot_judge_and_says_so(model: Model, tmp_path: Path) -> None:
@@ -260,6 +261,7 @@ def test_an_older_model_cannot_judge_and_says_so(model: Model, tmp_path: Path) -
     shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("work"))
     content = json.loads((copy / "model.json").read_text(encoding="utf-8"))
     del content["typical"], content["dice_estimate"]
+    del content["digest"]
     write_json(copy / "model.json", content | {"format": 1})
     older = Model.load(copy)
     assert older.checksums == model.checksums
@@ -275,6 +277,7 @@ def test_an_older_model_cannot_judge_and_says_so(model: Model, tmp_path: Path) -
 def test_a_damaged_record_of_the_training_subjects_is_refused(model: Model, tmp_path: Path, part: str) -> None:
     content = json.loads((model.folder / "model.json").read_text(encoding="utf-8"))
     content["typical"][part] = "nothing"
+    del content["digest"]
     write_json(tmp_path / "model.json", content)
     with pytest.raises(ModelError, match="not complete"):
         Model.load(tmp_path)

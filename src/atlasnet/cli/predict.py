@@ -163,6 +163,7 @@ def run(args: argparse.Namespace) -> int:
         report=_report(predictor) if args.report else None,
         overwrite=args.overwrite,
     )
+    problems = {**batch.failed, **batch.refused}
     unwritten: OSError | None = None
     try:
         if args.report and stem is None:
@@ -170,12 +171,15 @@ def run(args: argparse.Namespace) -> int:
 
             names = [segment.name for segment in models.segments]
             write_batch_report(args.output / "report.html", batch, names)
+        elif stem is None and (batch.written or problems):
+            from atlasnet.report import remove_batch_report
+
+            remove_batch_report(args.output / "report.html")
         if batch.written or batch.kept:
             tables = args.output / LABELS if stem is None else args.output.with_name(stem)
             write_label_tables(tables, models.segments, reporter=execution.reporter)
     except OSError as problem:  # what became of the cases is told all the same
         unwritten = problem
-    problems = {**batch.failed, **batch.refused}
     if made and not any(folder.iterdir()):
         folder.rmdir()
     result = {

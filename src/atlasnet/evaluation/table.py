@@ -12,7 +12,7 @@ from typing import Any
 from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, columns
-from atlasnet.execution import atomic_path, write_json
+from atlasnet.execution import atomic_path, read_json, write_json
 
 # Every score that is summarised: its heading, and whether larger is better.
 SCORES = {
@@ -172,7 +172,7 @@ def table_path(path: str | Path) -> Path:
     """``path`` if it can name a table.
 
     Raises:
-        InputError: it does not end in .json, it is a folder, or it would take the place of a cohort's declaration.
+        InputError: it does not end in .json, it is a folder, or it would take the place of JSON that is no table.
     """
     target = Path(path)
     if target.suffix.lower() != ".json" or target.is_dir() or target.name == "dataset.json":
@@ -182,7 +182,22 @@ def table_path(path: str | Path) -> Path:
             expected="a file name that ends in .json, other than dataset.json",
             remedy="-o TABLE.json",
         )
+    if target.is_file() and not _is_table(target):
+        raise InputError(
+            "the table would take the place of a file that is none",
+            path=path,
+            remedy="give another name with -o, or move the file away",
+        )
     return target
+
+
+def _is_table(path: Path) -> bool:
+    """Whether an earlier evaluation wrote it; what is no JSON at all may be the rest of one."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return True
+    return isinstance(content, dict) and {"summary", "rows"} <= set(content)
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

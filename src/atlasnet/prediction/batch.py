@@ -10,16 +10,18 @@ from typing import Any, TypeVar
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, UnusualInputError, explained
-from atlasnet.execution import Stages, give_back_memory
+from atlasnet.execution import Execution, Stages, give_back_memory
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import (
     DICOM_SEG,
     REPORT,
     RTSTRUCT,
+    check_own,
     check_places,
     is_written,
     provenance,
+    withdraw,
     write_prediction,
 )
 from atlasnet.prediction.prediction import Prediction, PredictOptions
@@ -90,7 +92,8 @@ def predict_cases(
     """Segment cases and write what `write_prediction` writes, as each is done.
 
     A case is kept as it is when its record names the same request (version, model, input files, options and seed, by
-    a hash) and every output that is wanted has the SHA-256 that the record says.
+    a hash) and every output that is wanted has the SHA-256 that the record says. An earlier result of a case that fails
+    or is refused is removed, as far as its record knows the files: it would pass for one of this call.
 
     Args:
         predictor: the model or models, ready.
@@ -104,8 +107,9 @@ def predict_cases(
 
     Returns:
         What became of each case. A case fails when its files cannot be read or written, it has not the model's
-        channels, it cannot be mapped onto any atlas, or memory does not suffice. With ``strict``, one that is not like
-        the training subjects is refused: nothing is written for it.
+        channels, it cannot be mapped onto any atlas, memory does not suffice, or something that is no result of ours
+        lies in its place: a JSON file that is no record, or, without ``overwrite``, labels that were edited. With
+        ``strict``, one that is not like the training subjects is refused: nothing is written for it.
 
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
@@ -128,6 +132,7 @@ def predict_cases(
             raise
         except UnusualInputError as refusal:
             batch.refused[case.name] = _alone(refusal)
+            _withdraw(case, path, execution)
             if len(cases) > 1:
                 execution.reporter.warn(f"{case.name}: refused: {refusal}")
             continue
@@ -136,6 +141,7 @@ def predict_cases(
             if error is None:
                 raise
             batch.failed[case.name] = error = _located(_alone(error), case)
+            _withdraw(case, path, execution)
             if len(cases) > 1:
                 execution.reporter.warn(f"{case.name}: {error}")
             continue
@@ -166,6 +172,7 @@ def _segment(
         made_of = provenance(case, predictor.ensemble, options, execution)
         if not overwrite and is_written(path, made_of, outputs, strict=options.strict):
             return None
+        check_own(path, edited=overwrite)
         needed = predictor.require_memory(case.read_grid(), asked, case.images[0])
         origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
         image = case.read_image()
@@ -188,6 +195,15 @@ def _segment(
         page=page,
     )
     return prediction.summary()
+
+
+def _withdraw(case: Subject, path: Path, execution: Execution) -> None:
+    """Take away the earlier result of a case that has none now."""
+    try:
+        if withdraw(path):
+            execution.reporter.warn(f"{case.name}: its earlier result was removed")
+    except OSError as problem:
+        execution.reporter.warn(f"{case.name}: its earlier result remains: {problem.strerror}")
 
 
 def _located(error: AtlasNetError, case: Subject) -> AtlasNetError:

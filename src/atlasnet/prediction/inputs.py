@@ -23,8 +23,9 @@ def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None =
     """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
 
     A file is a case, except that with several channels the files ``CASE_0000`` … of one case belong together (naming
-    one of them is enough). A folder is a folder of cases when it holds image files, else a DICOM folder, which is one
-    case, as a DICOM file and a zip are.
+    one of them is enough). With one channel ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside it. A folder
+    is a folder of cases when it holds image files, and then zips and sub-folders with DICOM files are cases too; else
+    it is a DICOM folder, which is one case, as a DICOM file and a zip are.
 
     Args:
         inputs: files and folders.
@@ -67,16 +68,29 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
         if series is not None:
             raise InputError("a series can be chosen of a DICOM export only", path=path, found=f"series {series}")
         return [_case(path, stem, channels)]
-    files = sorted(file for file in path.iterdir() if image_stem(file) and not file.name.startswith("."))
+    entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
+    files = [entry for entry in entries if image_stem(entry)]
     if not files:
         return [_dicom(path, path.resolve().name, channels, series)]
+    exports = [entry for entry in entries if channels == 1 and _is_export(entry)]
     found: dict[str, Subject] = {}
-    for file in files:
-        case = _case(file, str(image_stem(file)), channels)
+    for file in (*files, *exports):
+        stem = image_stem(file)
+        if stem is None:
+            case = _dicom(file, file.stem if file.is_file() else file.name, channels, series)
+        else:
+            case = _case(file, stem, channels)
         other = found.setdefault(case.name, case)
         if other != case:
             raise InputError(f"two files would both be case {case.name!r}", path=file, found=str(other.images[0]))
     return found.values()
+
+
+def _is_export(entry: Path) -> bool:
+    """Whether it is a zip, or a folder with a DICOM file somewhere in it."""
+    if entry.is_dir():
+        return any(file.is_file() and is_dicom(file) for file in entry.rglob("*"))
+    return entry.suffix.lower() == ".zip"
 
 
 def _dicom(path: Path, name: str, channels: int, series: str | None) -> Subject:
@@ -95,7 +109,8 @@ def _case(path: Path, stem: str, channels: int) -> Subject:
         return Subject(stem, (path,), channels=channels)
     name, suffix = match["case"], path.name[len(stem) :]
     if channels == 1:
-        return Subject(name if match["channel"] == "0000" else stem, (path,))
+        alone = match["channel"] == "0000" and not path.with_name(f"{name}_0001{suffix}").exists()
+        return Subject(name if alone else stem, (path,))
     paths = tuple(path.with_name(f"{name}_{channel:04d}{suffix}") for channel in range(channels))
     absent = [p.name for p in paths if not p.exists()]
     if absent:

@@ -22,7 +22,8 @@ from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
-from atlasnet.volume import volume_digest, volume_files, write_labels, write_volume
+from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
+from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
@@ -177,6 +178,65 @@ def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str], 
         return False  # absent, or not a record of ours
 
 
+def check_own(path: Path, *, edited: bool) -> None:
+    """Find out that something else than a result of ours lies where one is to be written.
+
+    Args:
+        path: of the labels.
+        edited: whether labels that are another image than their record knows may be replaced.
+
+    Raises:
+        InputError: a JSON file that is no record lies there, or labels that somebody may have edited.
+    """
+    record = output_path(path, RECORD)
+    try:
+        content = read_json(record)
+    except (OSError, ValueError):
+        return  # absent, or damaged
+    if not isinstance(content, dict) or "provenance" not in content:
+        raise InputError(
+            "the run record would take the place of a file that is none",
+            path=record,
+            remedy="give another folder or name with -o, or move the file away",
+        )
+    if not edited and _is_edited(path, content):
+        raise InputError(
+            "the labels are not those that were written there: edited, it seems",
+            path=path,
+            remedy="move them away to keep them, or give --overwrite to lose them",
+        )
+
+
+def _is_edited(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether labels are a whole image, and another one than their record knows."""
+    try:
+        hashes = record["outputs"]
+        if all(file_digest(file) == hashes[name] for name, file in output_files(path, LABELS).items()):
+            return False
+        read_volume(path)
+    except (OSError, KeyError, TypeError, VolumeError):
+        return False  # absent, of another format, or damaged
+    return True
+
+
+def withdraw(path: Path) -> bool:
+    """Remove an earlier result of a case that has none now, but for labels that somebody edited; whether it was there.
+
+    Args:
+        path: of the labels.
+    """
+    record = output_path(path, RECORD)
+    try:
+        if _is_edited(path, read_json(record)):
+            return False
+    except (OSError, ValueError):
+        return False
+    removed = _remove_written(path, labels=True)
+    if removed:
+        record.unlink(missing_ok=True)
+    return removed
+
+
 def write_prediction(
     prediction: Prediction,
     path: str | Path,
@@ -240,16 +300,29 @@ def write_prediction(
     return [*written.values(), record]
 
 
-def _remove_written(path: Path) -> None:
-    """Remove the outputs at ``path`` that their record knows, but for the labels, which are replaced in one step."""
+def _remove_written(path: Path, *, labels: bool = False) -> bool:
+    """Remove the outputs at ``path`` that their record knows, under whatever suffix they were written.
+
+    Args:
+        path: of the labels.
+        labels: whether these are removed too; else those at ``path`` itself are left, to be replaced in one step.
+
+    Returns:
+        Whether there is a record.
+    """
     try:
         hashes = dict(read_json(output_path(path, RECORD))["outputs"])
     except (OSError, ValueError, KeyError, TypeError):
-        return  # absent, or not a record of ours
-    for output in (*MAPS, DICOM_SEG, RTSTRUCT, REPORT):
-        for name, file in output_files(path, output).items():
-            if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
-                file.unlink(missing_ok=True)
+        return False  # absent, or not a record of ours
+    stem = image_stem(path) or path.name
+    for place in {path, *(path.with_name(stem + suffix) for suffix in WRITABLE_SUFFIXES)}:
+        for output in (LABELS, *MAPS, DICOM_SEG, RTSTRUCT, REPORT):
+            if output == LABELS and place == path and not labels:
+                continue
+            for name, file in output_files(place, output).items():
+                if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
+                    file.unlink(missing_ok=True)
+    return True
 
 
 def _with_times(record: Mapping[str, Any], before: Stages, watch: Stages) -> dict[str, Any]:

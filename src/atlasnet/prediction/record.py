@@ -51,7 +51,7 @@ def volumes(indices: NDArray[Any], agreement: Agreement, names: Sequence[str], g
     voxel_ml = float(np.prod(grid.spacing)) / 1000
     labels = [(index, name) for index, name in enumerate(names) if index]
     return {
-        "volumes_ml": {name: round(int((indices == index).sum()) * voxel_ml, 4) for index, name in labels},
+        "volumes_ml": {name: _digits(int((indices == index).sum()) * voxel_ml) for index, name in labels},
         "volumes_of_atlases_ml": {
             name: _spread([count * voxel_ml for count in agreement.voxels(index)]) for index, name in labels
         },
@@ -60,14 +60,19 @@ def volumes(indices: NDArray[Any], agreement: Agreement, names: Sequence[str], g
 
 def organ_ml(mask: NDArray[np.bool_], grid: Grid) -> float:
     """The volume of an organ mask (z, y, x), millilitres."""
-    return round(int(mask.sum()) * float(np.prod(grid.spacing)) / 1000, 4)
+    return _digits(int(mask.sum()) * float(np.prod(grid.spacing)) / 1000)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
     """The least, the mean, the largest, and the standard deviation, None of one."""
     return {
-        "minimum": round(min(values), 4),
-        "mean": round(float(np.mean(values)), 4),
-        "maximum": round(max(values), 4),
-        "standard_deviation": round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None,
+        "minimum": _digits(min(values)),
+        "mean": _digits(float(np.mean(values))),
+        "maximum": _digits(max(values)),
+        "standard_deviation": _digits(float(np.std(values, ddof=1))) if len(values) > 1 else None,
     }
+
+
+def _digits(ml: float) -> float:
+    """Four decimals, or six digits of a volume so small that it has fewer there: micro-CT shows vessels too."""
+    return round(ml, 4) if ml >= 10 else float(f"{ml:.6g}")

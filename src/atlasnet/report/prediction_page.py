@@ -185,6 +185,15 @@ def _origin(page: Page, record: Mapping[str, Any]) -> None:
     page.text(NO_DEVICE, small=True)
 
 
+_BATCH = "Predictions"
+
+
+def remove_batch_report(path: Path) -> None:
+    """Remove an earlier call's page of many cases: its numbers and links are of results that are no more."""
+    if path.is_file() and f"<title>{_BATCH}</title>" in path.read_text(encoding="utf-8", errors="replace")[:4096]:
+        path.unlink()
+
+
 def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
     """One page for many cases: a row for each, those that need a look on top, with a link to its own page.
 
@@ -196,7 +205,7 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
     Raises:
         InputError: the record of a case cannot be read.
     """
-    page = Page("Predictions")
+    page = Page(_BATCH)
     without = [f"{name}: {error}" for name, error in batch.failed.items()]
     without += [f"{name}: refused: {error}" for name, error in batch.refused.items()]
     page.warnings(without, "Every case was segmented.")

@@ -13,6 +13,7 @@ work/                    registrations, mapped cases, checkpoints: may be delete
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -204,27 +205,25 @@ class Model:
     def save(self) -> None:
         """Write model.json with the checksums of the other files; it comes last: a model that has it is whole."""
         files = [path for atlas in self.atlases for path in self.files(atlas)]
-        write_json(
-            self.folder / "model.json",
-            {
-                "format": FORMAT,
-                "atlasnet": __version__,
-                "channels": list(self.channels),
-                "labels": dict(self.labels),
-                "ignore_label": self.ignore_label,
-                "segments": dict(self.segment_table),
-                "plan": self.plan.to_json(),
-                "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
-                "network": self.network.to_json(),
-                "atlases": [atlas.to_json() for atlas in self.atlases],
-                "typical": None if self.typical is None else self.typical.to_json(),
-                "dice_estimate": None if self.dice_estimate is None else self.dice_estimate.to_json(),
-                "fusion_weights": None if self.fusion_weights is None else self.fusion_weights.to_json(),
-                "organ_mask": self.organ_mask,
-                "provenance": dict(self.provenance),
-                "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
-            },
-        )
+        content = {
+            "format": FORMAT,
+            "atlasnet": __version__,
+            "channels": list(self.channels),
+            "labels": dict(self.labels),
+            "ignore_label": self.ignore_label,
+            "segments": dict(self.segment_table),
+            "plan": self.plan.to_json(),
+            "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
+            "network": self.network.to_json(),
+            "atlases": [atlas.to_json() for atlas in self.atlases],
+            "typical": None if self.typical is None else self.typical.to_json(),
+            "dice_estimate": None if self.dice_estimate is None else self.dice_estimate.to_json(),
+            "fusion_weights": None if self.fusion_weights is None else self.fusion_weights.to_json(),
+            "organ_mask": self.organ_mask,
+            "provenance": dict(self.provenance),
+            "checksums": {p.relative_to(self.folder).as_posix(): file_digest(p) for p in files},
+        }
+        write_json(self.folder / "model.json", content | {"digest": _own_digest(content)})
 
     @classmethod
     def load(cls, path: str | Path, *, verify: bool = True, unpacked: Unpacked | None = None) -> Model:
@@ -277,6 +276,14 @@ class Model:
                 expected=" or ".join(f"format {number}" for number in READABLE),
                 found=f"format {found}",
                 remedy=_way_to_read(content.get("atlasnet") if isinstance(content, dict) else None),
+            )
+        if "digest" in content and content["digest"] != _own_digest(content):  # models of before have none
+            raise ModelError(
+                "model.json is not as it was written",
+                path=path,
+                expected=f"what has the digest {content['digest']}",
+                found=_own_digest(content),
+                remedy="copy the model again; labels and plan are changed before a training, not in a model",
             )
         try:
             model = cls(
@@ -407,6 +414,15 @@ def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[i
         0,
         *sorted({int(v) for v in labels.values()} - {0} - ({ignore_label} if ignore_label is not None else set())),
     )
+
+
+def _own_digest(content: Mapping[str, Any]) -> str:
+    """Of all that model.json holds beside it, as it comes back from the file."""
+    own = {name: value for name, value in content.items() if name != "digest"}
+    try:
+        return digest(json.loads(json.dumps(own)))
+    except ValueError:  # a number that is none
+        return ""
 
 
 def _way_to_read(version: Any) -> str:

@@ -187,7 +187,7 @@ def _choose(path: Path, files: Iterable[Path], wanted: str | None) -> Series:
             expected="the slices of a CT, MR or PET series",
             found=", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items())) or "no DICOM files",
         )
-    chosen = found if wanted is None else [series for series in found if wanted in (series.uid, series.number)]
+    chosen = found if wanted is None else [series for series in found if str(wanted) in (series.uid, series.number)]
     if len(chosen) != 1:
         raise _ambiguous(path, found, chosen, wanted)
     for instance in chosen[0].instances:
