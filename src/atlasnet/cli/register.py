@@ -181,7 +181,7 @@ def _require_memory(args: argparse.Namespace, operator: Operator, execution: Exe
     source = read_grid(args.source, series=args.source_series)
     target = read_grid(args.target, series=args.target_series)
     remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
-    execution.require_memory(registration_bytes(source, target, 1, operator), remedy, args.source)
+    execution.require_memory(registration_bytes(source, target, 1, operator, fields=args.fields), remedy, args.source)
 
 
 def _check_apart(args: argparse.Namespace) -> None:
@@ -308,9 +308,9 @@ def _write(
     from atlasnet.volume import write_labels, write_volume
 
     folder = args.output
-    # The record says that everything beside it belongs together, so it goes first and comes last. Where there is none,
-    # what lies there is not ours.
-    if (folder / RECORD).is_file():
+    # The record says that everything beside it belongs together, so it goes first and comes last. Where there is
+    # neither it nor a transform, which a run that was stopped has written, what lies there is not ours.
+    if (folder / RECORD).is_file() or (folder / TRANSFORM).is_file():
         for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW, REPORT):
             (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)

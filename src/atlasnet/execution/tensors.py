@@ -29,7 +29,10 @@ def save_tensors(
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
+        temporary.touch()  # with the mode that any new file gets; safetensors makes one for its owner alone
+        mode = temporary.stat().st_mode
         try:
             save_file(dict(tensors), temporary, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:  # its name for whatever the system says
             raise OSError(f"{path}: {error}") from error
+        temporary.chmod(mode)

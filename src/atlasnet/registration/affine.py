@@ -10,6 +10,7 @@ enter only as one more candidate, so a wrong position or turn in them costs noth
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -181,7 +182,12 @@ def affine_register(
         pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
         # Thousands of operations on a few thousand voxels: waking a second thread for each takes far longer.
         with replace(place, threads=1).active():
-            fit, record = align_contents(here, there, pyramid, options, place)
+            try:
+                fit, record = align_contents(here, there, pyramid, options, place)
+            except RegistrationError as error:
+                if source_mask is None and target_mask is None:
+                    raise
+                raise RegistrationError(f"{error}; the masks may leave too little of them: widen these") from error
     matrix = there.frame @ there.embed(fit.matrix) @ np.linalg.inv(here.frame)
     d = here.level.dims
     left, stretches, right = np.linalg.svd(fit.matrix[:d, :d])
@@ -222,7 +228,6 @@ def align_contents(
         coarse_target, coarse_source, rotations, minimum_overlap=options.minimum_overlap, missing=options.missing
     )
     starts = [pose.matrix for pose in poses[: options.candidates]] + [headers]
-    records: list[dict[str, Any]] = []
 
     def improve(level: tuple[View, View], start: Float, stage: str) -> Fit:
         return refine(
@@ -240,33 +245,42 @@ def align_contents(
     fits = [improve(views, start, "rigid") for start in starts]
     usable = [fit for fit in fits if fit.overlap >= options.minimum_overlap and fit.correlation > 0]
     if not usable:
-        raise RegistrationError(
-            f"no placement makes the images alike (best correlation {max(fit.correlation for fit in fits):.2f}); "
-            "check that both show the same part of the body in the same modality"
-        )
-    best = min(usable, key=lambda fit: fit.cost)
-    for position, level in enumerate(pyramid[::-1]):
-        execution.pause()
-        start = time.perf_counter()
-        if position > 0:
-            # The coarsest level shows intensities, whose broad valleys a search needs, the others local contrast.
-            target, source = contrast_pair(level, best.matrix)
-            views = View.of(target), View.of(source)
-        last = options.stage if position > 0 or len(pyramid) == 1 else "similarity"
-        stage = STAGES[min(STAGES.index(options.stage), STAGES.index(last))]
-        best = improve(views, best.matrix, stage)
-        if position == 0:
-            overlap = best.overlap  # of the whole images; finer levels weigh only what they share
-        records.append(
-            {
-                "spacing_mm": [round(s, 4) for s in level[0].spacing],
-                "stage": stage,
-                "iterations": best.iterations,
-                "cost": best.cost,
-                "correlation": best.correlation,
-                "seconds": round(time.perf_counter() - start, 3),
-            }
-        )
+        raise _unlike(fits)
+
+    def descend(best: Fit) -> tuple[Fit, float, list[dict[str, Any]]]:
+        """From a start through all levels: where it ends, the overlap, and a record of each level."""
+        pair, overlap, records = views, best.overlap, []
+        for position, level in enumerate(pyramid[::-1]):
+            execution.pause()
+            start = time.perf_counter()
+            if position > 0:
+                # The coarsest level shows intensities, whose broad valleys a search needs, the others local contrast.
+                target, source = contrast_pair(level, best.matrix)
+                pair = View.of(target), View.of(source)
+            last = options.stage if position > 0 or len(pyramid) == 1 else "similarity"
+            stage = STAGES[min(STAGES.index(options.stage), STAGES.index(last))]
+            best = improve(pair, best.matrix, stage)
+            if position == 0:
+                overlap = best.overlap  # of the whole images; finer levels weigh only what they share
+            records.append(
+                {
+                    "spacing_mm": [round(s, 4) for s in level[0].spacing],
+                    "stage": stage,
+                    "iterations": best.iterations,
+                    "cost": best.cost,
+                    "correlation": best.correlation,
+                    "seconds": round(time.perf_counter() - start, 3),
+                }
+            )
+        return best, overlap, records
+
+    # A start may look best where the images hardly meet, and lose the other image on the way: then the next one is it.
+    for start in sorted(usable, key=lambda fit: fit.cost):
+        best, overlap, records = descend(start)
+        if best.correlation > 0:
+            break
+    else:
+        raise _unlike([best])
     candidates = [{"cost": fit.cost, "overlap": fit.overlap, "iterations": fit.iterations} for fit in fits]
     return best, {
         "operator": "affine",
@@ -275,6 +289,13 @@ def align_contents(
         "overlap": overlap,
         "levels": records,
     }
+
+
+def _unlike(fits: Sequence[Fit]) -> RegistrationError:
+    return RegistrationError(
+        f"no placement makes the images alike (best correlation {max(fit.correlation for fit in fits):.2f}); "
+        "check that both show the same part of the body in the same modality"
+    )
 
 
 def _headers(here: Content, there: Content) -> Float:

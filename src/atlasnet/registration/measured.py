@@ -85,7 +85,15 @@ class MeasuringOperator(ABC):
         found = self.find(source, source_mask, task, execution)
         mapped = time.perf_counter()
         transform, measured = geometry(found.transform, task.target.grid, source.grid)
+        if not any(residual["share"] for residual in transform.residual.values()):
+            raise RegistrationError("nothing of the source lies in the target's field of view")
         if found.start is not None and measured["folded_share"] > 0:
+            at_start = geometry(found.start, task.target.grid, source.grid)[1]
+            if at_start["folded_share"] > 0:
+                raise RegistrationError(
+                    f"the map that the registration begins with folds or mirrors: its least Jacobian is "
+                    f"{at_start['jacobian_min']:.3g}; begin with another one"
+                )
             raise RegistrationError(
                 f"the map of the operator {self.name} still folds after its repair: its least Jacobian is "
                 f"{measured['jacobian_min']:.3g}; raise alpha or smallest_jacobian, or register at a coarser spacing"

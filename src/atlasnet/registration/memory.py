@@ -12,14 +12,15 @@ from atlasnet.volume import Grid
 SCAN_BYTES = 18
 """Per voxel and channel of an image at work: as it was read and turned, as networks see it, and as it is reduced."""
 TARGET_BYTES = 32
-"""Per voxel of a target: the displacement there, its Jacobians, and what they are made of."""
+"""Per voxel of a target: the displacement there, its Jacobians, and what they are made of; of a source, whose inverse
+field is written, likewise."""
 GRID_BYTES = 350
 """Per voxel of the grid on which images are registered."""
 FIXED_BYTES = 2**28
 """Work spaces of libraries and threads, whatever the images."""
 
 
-def registration_bytes(source: Grid, target: Grid, channels: int, operator: Operator) -> int:
+def registration_bytes(source: Grid, target: Grid, channels: int, operator: Operator, *, fields: bool = False) -> int:
     """The memory that a registration takes, beyond what the process has, the images included.
 
     Args:
@@ -27,9 +28,11 @@ def registration_bytes(source: Grid, target: Grid, channels: int, operator: Oper
         target: of that onto which it is.
         channels: of each.
         operator: registers.
+        fields: whether displacement fields are written of both directions.
     """
     images = SCAN_BYTES * channels * (source.voxels + target.voxels)
-    return FIXED_BYTES + images + work_bytes(target, operator)
+    inverse = TARGET_BYTES * source.voxels if fields else 0
+    return FIXED_BYTES + images + inverse + work_bytes(target, operator)
 
 
 def work_bytes(target: Grid, operator: Operator) -> int:

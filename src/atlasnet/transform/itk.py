@@ -48,7 +48,8 @@ def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
     """Write map(p) - p at the voxels of ``grid`` as an ITK vector image: float32, components (x, y, z), LPS mm.
 
     SimpleITK, ITK and ANTs apply the file as a displacement field. Sampled linearly between voxels and cut off at the
-    grid's edge, as they do, it is the map; what lies outside the grid is not in the file.
+    grid's edge, as they do, it is the map; what lies outside the grid is not in the file. Of a single slice, which ITK
+    would take for an image of two axes in NIfTI, the file holds another one on either side.
 
     Args:
         path: ends in .nii, .nii.gz, .nrrd or .mha; written atomically.
@@ -63,6 +64,8 @@ def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
         raise TransformError(
             "a displacement field needs the suffix of an image format", path=path, expected=" ".join(SUFFIXES)
         )
+    if grid.shape[0] == 1 and str(path).endswith((".nii", ".nii.gz")):
+        grid = grid.padded((0, 0, 1), (0, 0, 1))
     image = itk_field(displacement_on(point_map, grid), grid)
     with atomic_path(path) as temporary:
         write_sitk(temporary, image, Path(path))

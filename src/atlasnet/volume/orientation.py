@@ -32,18 +32,23 @@ class Orientation:
         """A stored array (..., z, y, x) in canonical order; contiguous, values untouched."""
         lead = tuple(range(array.ndim - 3))
         turned = array.transpose(*lead, *(len(lead) + axis for axis in self.axes))
-        return np.ascontiguousarray(turned[(..., *self._slices())])
+        return _contiguous(turned[(..., *self._slices())])
 
     def restore(self, array: NDArray[Any]) -> NDArray[Any]:
         """A canonical array (..., z, y, x) in stored order: the exact inverse of `apply`."""
         lead = tuple(range(array.ndim - 3))
         back = np.argsort(self.axes)
         turned = array[(..., *self._slices())].transpose(*lead, *(len(lead) + int(axis) for axis in back))
-        return np.ascontiguousarray(turned)
+        return _contiguous(turned)
 
     def _slices(self) -> tuple[slice, slice, slice]:
         z, y, x = (slice(None, None, -1 if flip else 1) for flip in self.flipped)
         return z, y, x
+
+
+def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in C order. NumPy leaves an axis of length 1 its negative stride, which torch does not take."""
+    return np.ascontiguousarray(array) if min(array.strides, default=0) >= 0 else array.copy(order="C")
 
 
 @overload
