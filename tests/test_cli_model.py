@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,14 @@ def test_info_leaves_out_the_quality_of_an_atlas_onto_itself(model: Model, tmp_p
     fit(alone, tmp_path / "m", FitOptions(atlases=1, width=0.25, preset=short, operator="affine"))
     assert main(["model", "info", str(tmp_path / "m")]) == 0
     assert "s0: there is no other subject" in capsys.readouterr().out
+
+
+def test_logs_of_another_training_do_not_travel(model: Model, tmp_path: Path) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("work"))
+    (copy / "log" / "somebody.csv").write_text("epoch,loss\n", encoding="utf-8")
+    shipped = Model.load(copy).shipped
+    assert [name for name in shipped if name.startswith("log/")] == [f"log/{model.atlases[0].name}.csv"]
 
 
 def test_a_model_travels_as_a_zip(model: Model, tmp_path: Path, capsys: Capture) -> None:

@@ -65,6 +65,17 @@ def test_nnunet_layout(tmp_path: Path) -> None:
     assert set(np.unique(cohort["b"].read_labels().array)) == {0, 1, 2}
 
 
+def test_numbers_of_four_digits_are_no_channels_where_dataset_json_lists_the_pairs(tmp_path: Path) -> None:
+    names = [f"amos_{number:04d}" for number in range(3)]
+    for name in names:
+        image(tmp_path / f"imagesTr/{name}.nii.gz")
+        labels(tmp_path / f"labelsTr/{name}.nii.gz")
+    pairs = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
+    declare(tmp_path, modality={"0": "T1"}, labels={"0": "background", "1": "left", "2": "right"}, training=pairs)
+    cohort = Cohort.read(tmp_path)
+    assert (cohort.format, [s.name for s in cohort]) == ("Decathlon", names)
+
+
 def test_decathlon_layout_with_4d_images_as_channels(tmp_path: Path) -> None:
     cases = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("x", "y")]
     declare(

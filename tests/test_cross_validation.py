@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort
+from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.execution.memory import Room
@@ -249,3 +250,16 @@ def test_a_file_that_holds_no_folds_is_refused(tmp_path: Path, text: str) -> Non
     (tmp_path / "folds.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="folds cannot be read"):
         read_folds(tmp_path / "folds.json")
+
+
+def test_a_plan_changed_by_hand_is_that_of_every_fold(cohort: Cohort, tmp_path: Path) -> None:
+    data, model = str(cohort.root), tmp_path / "m"
+    words = ["train", data, "-o", str(model), "--quiet", "--threads", "1", "--atlases", "1", "--registration", "centre"]
+    words += ["--epochs", "1", "--folds", "2"]
+    plan = replace(
+        Plan.derive(take_fingerprint(cohort), registered=False), width=0.25, context=0, spacing=(3.0, 3.0, 3.5)
+    )
+    plan.write(model / "plan.json")
+    assert main(words) == 0
+    found = [Model.load(model / place).plan for place in (".", "cross_validation/fold_1", "cross_validation/fold_2")]
+    assert found == [plan] * 3

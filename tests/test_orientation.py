@@ -122,3 +122,13 @@ def test_labels_keep_their_leading_axes() -> None:
     _, orientation = canonical(volume)
     two = np.stack([volume.array[0], volume.array[0] + 1])
     np.testing.assert_array_equal(orientation.restore(orientation.apply(two)), two)
+
+
+def test_a_single_voxel_along_a_flipped_axis_has_no_negative_stride() -> None:
+    direction = np.array([[1.0, 0, 0], [0, -1, 0], [0, 0, 1]])
+    coronal = Volume(
+        np.arange(480, dtype=np.float32).reshape(1, 20, 1, 24), Grid.from_parts((20, 1, 24), direction=direction)
+    )
+    turned, orientation = canonical(coronal)
+    assert min(turned.array.strides) > 0
+    assert min(orientation.restore(turned.array).strides) > 0

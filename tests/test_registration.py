@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from atlasnet.errors import Cancelled, InputError, VolumeError
+from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, digest
 from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, regional_quality, register_images
 from atlasnet.registration.intensity import _thinned
@@ -267,6 +267,23 @@ def test_an_initial_map_replaces_the_affine_alignment(pair):
     expected = truth + torch.tensor([60.0, -40.0, 50.0])[:, None, None, None]
     where = body(target)
     assert error(result, expected, where, target.grid) < 0.5 * truth.norm(dim=0).numpy()[where].mean()
+
+
+@pytest.mark.parametrize("options", [{"operator": "identity"}, {"settings": {"affine": False}}])
+def test_images_that_never_meet_are_said_to(pair, options):
+    source, target, _ = pair
+    far = Volume(source.array, Grid.from_parts(source.grid.shape, source.grid.spacing, (1e3, 0, 0)))
+    operator = make_operator(options.get("operator", "mrf"), **options.get("settings", {}))
+    with pytest.raises(RegistrationError, match="nothing of the source lies in the target's field of view"):
+        operator.register(far, [target], execution=ONE)
+
+
+def test_a_start_that_mirrors_is_named_as_the_cause(pair):
+    source, target, _ = pair
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirror[0, 3] = 2 * source.grid.corners().mean(0)[0]  # about the middle of the source
+    with pytest.raises(RegistrationError, match="begins with folds or mirrors"):
+        register_images(source, target, initial=Transform.affine(mirror), execution=ONE)
 
 
 def test_one_source_onto_several_targets_is_as_onto_each(pair):

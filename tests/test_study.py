@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort, Subject
+from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.errors import Cancelled, CohortError, InputError, RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.registration import make_operator
@@ -410,3 +410,26 @@ def test_one_cohort_can_be_divided_by_names(cohort: Cohort) -> None:
     assert [test.name for test in read_test_subjects(cohort.root, cohort, ["s3", "t1"])] == ["s3", "t1"]
     with pytest.raises(CohortError, match="nobody"):
         read_test_subjects(cohort.root, cohort, ["nobody"])
+
+
+def test_a_plan_that_changed_between_two_calls_is_refused(
+    study: Study, cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path
+) -> None:
+    copy = tmp_path / "study"
+    shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("work", "runs"))
+    plan = Plan.read(copy / "plan.json")
+    replace(plan, context=0, spacing=(6.0, 6.0, 7.0)).write(copy / "plan.json")
+    with pytest.raises(InputError, match="plan of the study is another one"):
+        run_study(cohort, tests, copy, QUICK, execution=ONE)
+
+
+def test_a_test_scan_that_cannot_be_used_is_named_and_the_others_are_scored(tmp_path: Path) -> None:
+    data = Cohort.read(write_study_cohort(tmp_path / "data", range(2), TESTS))
+    path = tmp_path / "data" / "imagesTs" / "t1_0000.nii.gz"
+    image = read_volume(path)
+    write_volume(path, image.replace(np.full_like(image.array, 7)))
+    options = StudyOptions(**SETTINGS | {"atlases": 1}, methods=("propagation",))
+    found = run_study(data, read_test_subjects(data.root, data), tmp_path / "study", options, execution=ONE)
+    assert {result.case for result in found.results if result.scores} == {"t0", "t2"}
+    row = write_study(found, read_test_subjects(data.root, data))["methods"]["propagation"]
+    assert row["failed"] == ["t1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,3 +192,15 @@ def test_fields_that_cannot_be_used_are_refused(tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8bnothing")
     with pytest.raises(TransformError, match="cannot be read"):
         read_itk_field(tmp_path / "broken.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_the_field_of_a_single_slice_is_one_that_itk_applies(tmp_path: Path, suffix: str) -> None:
+    matrix = np.eye(4)
+    matrix[:3, 3] = (3, -2, 0)
+    path = tmp_path / f"field{suffix}"
+    write_itk_field(path, Transform.affine(matrix).forward, Grid.from_parts((1, 20, 24), (1.0, 1.5, 2.0)))
+    field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
+    np.testing.assert_allclose(sitk.DisplacementFieldTransform(field).TransformPoint((5.0, 6.0, 0.0)), (8, 4, 0))
+    moved = read_itk_field(path)(torch.tensor([[5.0, 6.0, 0.0]], dtype=torch.float64))
+    np.testing.assert_allclose(moved.numpy(), [[8, 4, 0]], atol=1e-5)

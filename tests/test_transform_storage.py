@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,3 +115,9 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(TransformError, match="Unknown"):
         Transform(Unknown(), Unknown()).save(path)
     assert path.read_bytes() == before
+
+
+def test_a_stored_map_is_readable_for_whom_other_new_files_are(tmp_path: Path) -> None:
+    Transform.identity().save(tmp_path / "t.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "t.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

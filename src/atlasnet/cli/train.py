@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
     from atlasnet.study import cross_validate, keep_ensemble, keep_learnt, plan_folds
-    from atlasnet.training.fit import fit
+    from atlasnet.training.fit import Fitting, fit
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
     from atlasnet.training.subjects import read_names
@@ -163,7 +163,10 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     if folds is not None:
         folder = args.output / "cross_validation"
-        found = cross_validate(cohort, folder, options, folds=folds, work=work, execution=execution)
+        # A plan that was changed by hand is that of the folds too: what is measured are networks like the model's.
+        derived = Fitting(cohort, args.output, options, work=work, execution=execution).derived_plan()
+        plan = None if model.plan == derived else model.plan
+        found = cross_validate(cohort, folder, options, folds=folds, plan=plan, work=work, execution=execution)
         keep_learnt(model, found)
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"

@@ -44,7 +44,7 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
         CohortError: none of the three.
     """
     channels = len(declaration.channels) if declaration.channels is not None else None
-    if declaration.training and not _has_channel_names(root / "imagesTr"):
+    if declaration.training and (not _has_channel_names(root / "imagesTr") or _lists_pairs(root, declaration)):
         return _decathlon(root, declaration, channels or 1, labelled)
     for name, images, labels in (("nnU-Net", "imagesTr", "labelsTr"), ("plain", "images", "labels")):
         if (root / images).is_dir():
@@ -73,6 +73,18 @@ def _is_name(value: object) -> TypeGuard[str]:
 def _has_channel_names(folder: Path) -> bool:
     return folder.is_dir() and any(
         _CHANNEL.fullmatch(_stem(entry)) for entry in folder.iterdir() if image_suffix(entry)
+    )
+
+
+def _lists_pairs(root: Path, declaration: Declaration) -> bool:
+    """Whether ``dataset.json`` lists an image that is there and is called like its labels: its number is no channel."""
+    pairs = ((case.get("image"), case.get("label")) for case in declaration.training)
+    return any(
+        _is_name(image)
+        and _is_name(labels)
+        and _stem(Path(PurePosixPath(image).name)) == _stem(Path(PurePosixPath(labels).name))
+        and (root / image).exists()
+        for image, labels in pairs
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from atlasnet.cohort import Cohort
+from atlasnet.cohort import Cohort, Plan
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
@@ -96,13 +96,14 @@ def cross_validate(
     options: FitOptions | None = None,
     *,
     folds: Folds | None = None,
+    plan: Plan | None = None,
     work: str | Path | None = None,
     execution: Execution | None = None,
 ) -> CrossValidation:
     """Train one model per fold and segment the subjects that it has not seen.
 
-    Everything is decided anew in every fold, plan and atlases too, from its own training subjects alone. Called again
-    with the same arguments after a stop, it goes on.
+    Everything is decided anew in every fold, plan and atlases too, from its own training subjects alone, but for a plan
+    that is given. Called again with the same arguments after a stop, it goes on.
 
     Args:
         cohort: subjects with references.
@@ -110,6 +111,7 @@ def cross_validate(
             ``table.json`` and ``table.csv``.
         options: of `fit`. Atlases that are named must be image files, not subjects: those are left out in their turn.
         folds: see `plan_folds`.
+        plan: of all folds, where one was chosen by hand.
         work: folder of intermediate results that all folds share, ``folder/work`` by default.
         execution: device, threads, seed, progress.
 
@@ -119,7 +121,7 @@ def cross_validate(
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = _CrossValidation(cohort, Path(folder), options or FitOptions(), folds, work, execution or Execution())
+    run = _CrossValidation(cohort, Path(folder), options or FitOptions(), folds, plan, work, execution or Execution())
     return run.result()
 
 
@@ -132,11 +134,13 @@ class _CrossValidation:
         folder: Path,
         options: FitOptions,
         folds: Folds | None,
+        plan: Plan | None,
         work: str | Path | None,
         execution: Execution,
     ) -> None:
         self.cohort, self.folder, self.options, self.execution = cohort, folder, options, execution
         self.work = Path(work or folder / "work")
+        self.plan = plan
         self.folds = plan_folds(cohort, options, folds, execution)
         self._remember_folds()
 
@@ -156,9 +160,12 @@ class _CrossValidation:
         for number, fold in enumerate(self.folds, start=1):
             self.execution.reporter.note(f"fold {number} of {len(self.folds)}: without {', '.join(fold)}")
             rest = [subject.name for subject in self.cohort if subject.name not in fold]
+            place = self.folder / fold_name(number)
+            if self.plan is not None:
+                self.plan.write(place / "plan.json")
             model = fit(
                 self.cohort.select(rest),
-                self.folder / fold_name(number),
+                place,
                 self.options,
                 work=self.work,
                 execution=self.execution,

@@ -15,7 +15,7 @@ from typing import Any
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks, within
-from atlasnet.errors import CohortError, InputError, RegistrationError
+from atlasnet.errors import AtlasNetError, CohortError, InputError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back, write_json
 from atlasnet.network import NetworkSpec, build_network
@@ -201,7 +201,16 @@ class StudyRun:
         path = self.folder / "plan.json"
         if not path.exists():
             self.derived_plan().write(path)
-        return Plan.read(path)
+        plan = Plan.read(path)
+        for place in sorted((self.folder / "models").glob("*/*/*/plan.json")):
+            if Plan.read(place) != plan:
+                raise InputError(
+                    "the plan of the study is another one than that by which networks were trained",
+                    path=path,
+                    expected=f"that of {place}",
+                    remedy="put it back, or give another folder with -o: figures of one table come from one plan",
+                )
+        return plan
 
     def _atlases(self) -> list[AtlasSource]:
         wanted = self.options.atlases
@@ -329,17 +338,17 @@ class StudyRun:
             try:
                 image = test.read_image()
                 fuse = segment(image, test.read_mask(image.grid))
-            except RegistrationError as error:
+            except (RegistrationError, VolumeError) as error:
                 for run in runs:
                     self._fail(run, test, error)
                 continue
             for run in runs:
                 try:
                     self._keep(run, test, fuse(run.atlases))
-                except RegistrationError as error:
+                except (RegistrationError, VolumeError) as error:
                     self._fail(run, test, error)
 
-    def _fail(self, run: Run, test: Subject, error: RegistrationError) -> None:
+    def _fail(self, run: Run, test: Subject, error: AtlasNetError) -> None:
         """A scan that a method cannot segment is a result too."""
         self.say.warn(f"{run.folder}: {test.name}: {error}")
         write_json(self._path(run, test.name), {"scores": [], "details": {}, "error": str(error)})

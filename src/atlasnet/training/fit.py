@@ -306,6 +306,14 @@ class Fitting:
                     remedy="delete the file to have it derived again",
                 )
             return plan
+        return self.derived_plan()
+
+    def derived_plan(self) -> Plan:
+        """The plan that follows from the cohort.
+
+        Raises:
+            InputError: memory does not suffice to measure it.
+        """
         needed = measuring_bytes([subject.read_grid() for subject in self.cohort], len(self.cohort.channels))
         self.execution.require_memory(needed, "crop or resample the largest scans", self.cohort.root)
         registered = self.operator not in WITHOUT_SETTINGS

@@ -149,7 +149,8 @@ class Model:
     @property
     def shipped(self) -> dict[str, Path]:
         """The files that are carried elsewhere, by their names in the model; all else stays behind."""
-        logs = [path for path in sorted((self.folder / "log").rglob("*.csv")) if path.is_file()]
+        own = [*(f"{atlas.name}.csv" for atlas in self.atlases), "common/log.csv"]  # an earlier training left others
+        logs = [path for name in sorted(own) if (path := self.folder / "log" / name).is_file()]
         names = ["model.json", *self.checksums, *(log.relative_to(self.folder).as_posix() for log in logs)]
         return {name: self.folder / name for name in names}
 
