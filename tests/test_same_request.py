@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution
 from atlasnet.execution.memory import Room
-from atlasnet.prediction import PredictOptions
+from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.registration.learning.programme import SVMSettings
 from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
@@ -96,6 +98,26 @@ def test_python_takes_the_channels_of_a_case_by_one_of_them(root: Path, tmp_path
         net.predict(root / "imagesTr")
     with pytest.raises(InputError, match="DICOM export only"):
         net.predict(path, series="7")
+
+
+def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code = (
+        "from torch import nn\n\n\nclass Small(nn.Conv2d):\n    spatial_dims, context, divisibility = 2, 0, 1\n\n"
+        "    def __init__(self, channels, classes):\n        super().__init__(channels, classes, 1)\n"
+    )
+    options = replace(QUICK, network="own_small:Small", width=1.0, allow_module=True, operator="centre")
+    (tmp_path / "own_small.py").write_text(code, encoding="utf-8")
+    first = fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+    (tmp_path / "own_small.py").write_text(code.replace("classes, 1)", "classes, 3, padding=1)"), encoding="utf-8")
+    importlib.reload(sys.modules["own_small"])
+    with pytest.raises(ModelError, match="other data, options or plan"):
+        fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+    work = tmp_path / "m" / "work"
+    other = fit(Cohort.read(root), tmp_path / "n", options, work=work, execution=ONE)
+    assert other.checksums != first.checksums
+    Predictor(other, execution=ONE, allow_module=True)
 
 
 @pytest.mark.parametrize("wrong", [{"network": "nope"}, {"operator": "nope"}, {"operator_settings": {"nope": 1}}])

@@ -1,7 +1,7 @@
 """Networks that classify the voxels of mapped slices, and how they are run."""
 
 from atlasnet.network.inference import probabilities
-from atlasnet.network.registry import build_network, network_names, register_network
+from atlasnet.network.registry import build_network, code_digest, network_names, register_network
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.unet import UNet, UNet3D
@@ -14,6 +14,7 @@ __all__ = [
     "UNet",
     "UNet3D",
     "build_network",
+    "code_digest",
     "load_network",
     "load_weights",
     "network_names",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from atlasnet.errors import InputError
+from atlasnet.execution.files import file_digest
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.unet import UNet, UNet3D
@@ -112,6 +113,21 @@ def _builder(name: str, allow_module: bool) -> Builder:
         raise InputError(f"network {name!r} cannot be called", expected="a class or function", found=repr(builder))
     found: Builder = builder
     return found
+
+
+def code_digest(name: str, *, allow_module: bool = False) -> str | None:
+    """The SHA-256 of the file that defines a network of one's own; None of a built-in one, or where no file does.
+
+    Raises:
+        InputError: as `build_network`, for the name.
+    """
+    builder = _builder(name, allow_module)
+    if _OWN.get(name) is builder:
+        return None
+    try:
+        return file_digest(inspect.getfile(builder))
+    except (TypeError, OSError):  # of an interactive session, or an object that is called
+        return None
 
 
 def _accepts(builder: Builder, argument: str) -> bool:

@@ -22,7 +22,7 @@ from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, write_json
-from atlasnet.network import NetworkSpec, build_network
+from atlasnet.network import NetworkSpec, build_network, code_digest
 from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
@@ -249,6 +249,9 @@ class Fitting:
             depends_on["ignore_label"] = self.cohort.ignore_label
         if self.update is not None:
             depends_on["update"] = self.update.model.checksum
+        network = self.options.network or plan.network
+        if (code := code_digest(network, allow_module=self.options.allow_module)) is not None:
+            depends_on["code"] = code
         return digest(depends_on)
 
     def planned_recipe(self, plan: Plan) -> Recipe:

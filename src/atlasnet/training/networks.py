@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder, digest
-from atlasnet.network import NetworkSpec, Traits, build_network
+from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.training.batches import typical_sample
 from atlasnet.training.loop import LOG, WEIGHTS, train_network
 from atlasnet.training.recipe import Recipe
@@ -160,6 +160,8 @@ class AtlasNetworks:
         }
         if start is not None:
             key["start"] = start[1]
+        if (code := code_digest(self.spec.name, allow_module=self.allow_module)) is not None:
+            key["code"] = code
         folder = self.work.entry("networks", digest(key))
         return _Training(atlas, cases, recipe, folder, None if start is None else start[0])
 
