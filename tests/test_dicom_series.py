@@ -49,6 +49,7 @@ def test_series_in_folders_below_are_listed_without_the_patient_and_chosen_by_nu
     for secret in (dicoms.NAME, dicoms.PATIENT_ID, "19700101"):
         assert secret not in str(refusal.value)
     assert read_volume(tmp_path, series="12").grid.shape == (4, 16, 12)
+    assert read_volume(tmp_path, series=12).grid.shape == (4, 16, 12)  # whoever reads that it is a number
     assert read_grid(tmp_path, series=f"{dicoms.ROOT}.3").shape == (5, 16, 12)
     with pytest.raises(VolumeError, match="none of the DICOM series is 4"):
         read_volume(tmp_path, series="4")

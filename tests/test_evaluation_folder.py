@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atlasnet.cli.main import main
 from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.evaluation import Table, evaluate_folder
 from atlasnet.evaluation.folder import label_values
@@ -261,3 +262,15 @@ def test_a_table_must_be_named_json(tmp_path: Path) -> None:
 def test_label_values_are_those_of_the_array(values: list[int]) -> None:
     array = np.random.default_rng(0).choice(values, size=(1, 5, 6, 7)).astype(np.int32)
     assert label_values(array) == set(np.unique(array).tolist())
+
+
+def test_a_table_takes_the_place_of_a_table_only(folders, tmp_path: Path, capsys) -> None:
+    words = ["evaluate", str(folders[0]), str(folders[1]), "-o"]
+    record, page = tmp_path / "one.json", tmp_path / "one.html"
+    record.write_text('{"verdict": {}}', encoding="utf-8")
+    page.write_text("a page", encoding="utf-8")
+    assert main([*words, str(record)]) == 2
+    assert "would take the place of a file that is none" in capsys.readouterr().err
+    assert (record.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")) == ('{"verdict": {}}', "a page")
+    for _ in range(2):
+        assert main([*words, str(tmp_path / "table.json")]) == 0

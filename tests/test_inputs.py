@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dicoms
+from atlasnet.cohort.masks import find_masks
 from atlasnet.errors import InputError
 from atlasnet.prediction import find_cases
 from atlasnet.prediction.inputs import image_stem
@@ -30,6 +32,27 @@ def test_the_stem_of_an_image_loses_the_whole_suffix() -> None:
 def test_a_folder_of_nnunet_images_gives_its_cases_in_order(tmp_path: Path) -> None:
     touch(tmp_path / "b_0000.nii.gz", tmp_path / "a_0000.nii.gz", tmp_path / "notes.txt")
     assert [case.name for case in find_cases([tmp_path], 1)] == ["a", "b"]
+
+
+def test_a_number_is_part_of_the_name_where_the_next_one_is_another_scan(tmp_path: Path) -> None:
+    touch(tmp_path / "p_0000.nii.gz", tmp_path / "p_0001.nii.gz", tmp_path / "q_0000.nii.gz")
+    assert [case.name for case in find_cases([tmp_path], 1)] == ["p_0000", "p_0001", "q"]
+
+
+def test_dicom_exports_among_images_are_cases_too(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "c.zip", tmp_path / "notes" / "readme.txt", tmp_path / ".hidden" / "x.dcm")
+    dicoms.save(tmp_path / "b" / "series", dicoms.slices(np.zeros((2, 3, 4), np.int16)))
+    cases = find_cases([tmp_path], 1)
+    assert [(case.name, case.images[0].name) for case in cases] == [("a", "a.nii.gz"), ("b", "b"), ("c", "c.zip")]
+    touch(tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz")
+    (tmp_path / "a.nii.gz").unlink()
+    assert [case.name for case in find_cases([tmp_path], 2)] == ["a"]  # a series has one channel
+
+
+@pytest.mark.parametrize("name", ["anna.NII.GZ", "anna.Mha"])
+def test_masks_are_found_whatever_the_case_of_their_suffix(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / name, tmp_path / "anna.b.nii.gz", tmp_path / "annab.nii.gz")
+    assert find_masks(["anna"], tmp_path) == {"anna": tmp_path / name}
 
 
 def test_plain_names_are_case_names(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_estimates_grow_with_the_scan_and_with_what_is_asked_for(model: Model) -
     pair = registration_bytes(scan, scan, 1, operator)
     assert pair > 2 * 4 * voxels + 3 * 4 * voxels  # two images and a displacement
     assert registration_bytes(scan, scan, 2, operator) - pair > 2 * 4 * voxels
+    assert registration_bytes(scan, scan, 1, operator, fields=True) - pair > 24 * voxels
     assert mapping_bytes([scan, twice], 1, 2, operator) > mapping_bytes([scan, scan], 1, 1, operator)
 
 

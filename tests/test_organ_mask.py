@@ -19,6 +19,7 @@ from atlasnet.errors import CohortError, ModelError, VolumeError
 from atlasnet.evaluation import PatchProtocol, evaluate_subject
 from atlasnet.execution import Execution, read_json
 from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction.record import organ_ml
 from atlasnet.study import cross_validate
 from atlasnet.training import recipe
 from atlasnet.training.fit import fit
@@ -28,7 +29,7 @@ from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase
 from atlasnet.transform import Transform
-from atlasnet.volume import Volume, read_labels, read_volume, write_volume
+from atlasnet.volume import Grid, Volume, read_labels, read_volume, write_volume
 from synthetic import subject
 
 Capture = pytest.CaptureFixture[str]
@@ -117,6 +118,12 @@ def test_outside_the_mask_is_background_and_inside_nothing_changes(model: Model,
     record, voxel_ml = within.record, float(np.prod(image.grid.spacing)) / 1000
     assert record["organ_mask_ml"] == pytest.approx(inside.sum() * voxel_ml, abs=1e-3)
     assert sum(record["volumes_ml"].values()) <= record["organ_mask_ml"]
+
+
+def test_the_volume_of_a_vessel_in_micro_ct_is_not_none() -> None:
+    mask, fine = np.ones((20, 20, 20), bool), Grid.from_parts((20, 20, 20), (0.01, 0.01, 0.01))
+    assert organ_ml(mask, fine) == pytest.approx(8e-6)
+    assert organ_ml(mask, Grid.from_parts((20, 20, 20), (7.7, 7.7, 7.7))) == pytest.approx(8 * 7.7**3, abs=1e-4)
 
 
 def test_a_scan_in_another_orientation_takes_its_mask_along(model: Model, data: Path) -> None:
