@@ -126,7 +126,8 @@ def pair(value: object, name: str) -> tuple[float, float] | None:
 
 def _signal(values: NDArray[np.float32]) -> NDArray[np.float32]:
     for empty in (values.min(), np.float32(0)):  # interpolation and noise leave a few voxels below what pads an image
-        signal: NDArray[np.float32] = values[values != empty]
-        if 0 < signal.size / values.size <= 1 - _PADDING_SHARE:
+        inside = values != empty
+        if 0 < np.count_nonzero(inside) / values.size <= 1 - _PADDING_SHARE:
+            signal: NDArray[np.float32] = values[inside]
             return signal
     return values
