@@ -27,6 +27,7 @@ from atlasnet.registration.settings import (
 from atlasnet.training import pairs
 from atlasnet.transform import DisplacementMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
+from synthetic import dice
 
 ONE = Execution(threads=1)
 SHAPE = (28, 36, 40)
@@ -389,6 +390,20 @@ def test_hippocampus_labels_are_carried_over(data_folder):
             one, two = warped.array == label, theirs.array == label
             scores.append(2 * (one & two).sum() / (one.sum() + two.sum()))
     assert np.mean(scores) > 0.65
+
+
+@pytest.mark.parametrize(("source", "target"), [("004", "006"), ("024", "025")])
+def test_a_mask_around_a_structure_brings_it_in_place(data_folder, source, target):
+    def read(part, name):
+        return data_folder / "hippocampus" / part / f"hippocampus_{name}.nii.gz"
+
+    images = [read_volume(read("imagesTr", f"{name}_0000")) for name in (source, target)]
+    labels = [read_labels(read("labelsTr", name)) for name in (source, target)]
+    around = ndimage.binary_dilation(labels[1].array[0] > 0, iterations=4)[None]
+    mask = labels[1].replace(around.astype(np.uint8))
+    found = register_images(*images, operator="affine", target_mask=mask, execution=ONE)
+    carried = found.transform.warp(labels[0], images[1].grid, interpolation="label")
+    assert dice(carried.array > 0, labels[1].array > 0) > 0.7
 
 
 @pytest.mark.slow

@@ -274,8 +274,10 @@ def align_contents(
             )
         return best, overlap, records
 
-    # A start may look best where the images hardly meet, and lose the other image on the way: then the next one is it.
-    for start in sorted(usable, key=lambda fit: fit.cost):
+    # By one price for what is out of view, whatever each has paid itself. A start may still look best where the images
+    # hardly meet, and lose the other image on the way: then the next one is it.
+    price = max(fit.missing for fit in usable)
+    for start in sorted(usable, key=lambda fit: fit.cost_at(price)):
         best, overlap, records = descend(start)
         if best.correlation > 0:
             break

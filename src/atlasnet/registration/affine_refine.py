@@ -114,7 +114,8 @@ class Fit:
     """Where a refinement ended: (d + 1, d + 1) map in content frames, target to source.
 
     ``cost`` is what was minimised, ``correlation`` the mean NCC of both directions, ``overlap`` the larger of the
-    shares of the two images that the other sees.
+    shares of the two images that the other sees. ``missing`` is what a voxel out of view cost, ``unseen`` the mean of
+    the shares that were, so that fits from several starts can be compared by one price.
     """
 
     matrix: Float
@@ -122,6 +123,12 @@ class Fit:
     correlation: float
     overlap: float
     iterations: int
+    missing: float
+    unseen: float
+
+    def cost_at(self, missing: float) -> float:
+        """The cost if a voxel out of view cost so much."""
+        return self.cost + self.unseen * (missing - self.missing)
 
 
 def basis(dims: int, stage: str) -> Float:
@@ -272,4 +279,5 @@ def refine(
         if length < tolerance or damping > 1e6:
             break
     correlation = (looks[0].correlation + looks[1].correlation) / 2
-    return Fit(matrix, float(cost), float(correlation), max(look.overlap for look in looks), done)
+    unseen = 1 - (looks[0].overlap + looks[1].overlap) / 2
+    return Fit(matrix, float(cost), float(correlation), max(look.overlap for look in looks), done, missing, unseen)
