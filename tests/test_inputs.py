@@ -11,9 +11,9 @@ import dicoms
 from atlasnet.cohort.masks import find_masks
 from atlasnet.errors import InputError
 from atlasnet.prediction import find_cases
-from atlasnet.prediction.inputs import image_stem
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, write_volume
+from atlasnet.volume.io import image_stem
 
 
 def touch(*paths: Path) -> None:

@@ -324,8 +324,8 @@ def _write(
     if args.preview:
         _draw(folder / PREVIEW, target, warped, transform, f"{args.source.name} onto {args.target.name}")
     if args.report:
-        from atlasnet.prediction.inputs import image_stem
         from atlasnet.report import write_registration_report
+        from atlasnet.volume.io import image_stem
 
         write_registration_report(
             folder / REPORT,

@@ -157,15 +157,18 @@ def run(args: argparse.Namespace) -> int:
         folds = plan_folds(cohort, options, _folds(args.folds), execution)
     if args.dry_run:
         return _dry_run(args, cohort, options, update, folds, work, execution)
+    # A plan that was changed by hand is that of the folds too: what is measured are networks like the model's.
+    planned = (args.output / "plan.json").exists()
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
     text = f"model with {len(model.atlases)} atlases: {args.output}"
     failed = False
     if folds is not None:
         folder = args.output / "cross_validation"
-        # A plan that was changed by hand is that of the folds too: what is measured are networks like the model's.
-        derived = Fitting(cohort, args.output, options, work=work, execution=execution).derived_plan()
-        plan = None if model.plan == derived else model.plan
+        plan = None
+        if planned:
+            derived = Fitting(cohort, args.output, options, work=work, execution=execution).derived_plan()
+            plan = None if model.plan == derived else model.plan
         found = cross_validate(cohort, folder, options, folds=folds, plan=plan, work=work, execution=execution)
         keep_learnt(model, found)
         result["cross_validation"] = found.as_json()

@@ -12,7 +12,7 @@ from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
-from atlasnet.volume.io import image_suffix
+from atlasnet.volume.io import image_stem
 from atlasnet.volume.volume import Volume
 
 _SHOWN = 10  # names of a sentence
@@ -33,11 +33,11 @@ def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
         return {names[0]: place}
     if not place.is_dir():
         raise CohortError("there is no such folder of organ masks", path=place, expected="a folder with CASE.nii.gz")
-    images = [(path, suffix) for path in sorted(place.iterdir()) if path.is_file() and (suffix := image_suffix(path))]
-    by_name: dict[str, list[Path]] = {}
-    for path, suffix in images:
-        by_name.setdefault(path.name[: -len(suffix)], []).append(path)
-    found = {name: by_name.get(name, []) for name in names}
+    found: dict[str, list[Path]] = {name: [] for name in names}
+    for path in sorted(place.iterdir()):
+        stem = image_stem(path)
+        if stem in found and path.is_file():
+            found[stem].append(path)
     for name, paths in found.items():
         if len(paths) > 1:
             raise CohortError(f"two organ masks of the case {name}", path=paths[1], found=f"{paths[0].name} beside it")

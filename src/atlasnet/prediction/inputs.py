@@ -8,15 +8,9 @@ from pathlib import Path
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
-from atlasnet.volume.io import DICOM_SUFFIXES, READABLE_SUFFIXES, image_suffix, is_dicom
+from atlasnet.volume.io import DICOM_SUFFIXES, READABLE_SUFFIXES, image_stem, is_dicom
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
-
-
-def image_stem(path: Path) -> str | None:
-    """The file name without its image suffix, or None when it has none."""
-    suffix = image_suffix(path)
-    return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
 
 
 def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None = None) -> list[Subject]:

@@ -17,12 +17,12 @@ from atlasnet.cohort import Subject
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
 from atlasnet.prediction.ensemble import Ensemble
-from atlasnet.prediction.inputs import image_stem
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
 from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
+from atlasnet.volume.io import image_stem
 from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -199,7 +199,8 @@ def check_own(path: Path, *, edited: bool) -> None:
             path=record,
             remedy="give another folder or name with -o, or move the file away",
         )
-    if not edited and _is_edited(path, content):
+    hashes = _known(path)
+    if not edited and hashes is not None and _is_edited(path, hashes):
         raise InputError(
             "the labels are not those that were written there: edited, it seems",
             path=path,
@@ -207,14 +208,21 @@ def check_own(path: Path, *, edited: bool) -> None:
         )
 
 
-def _is_edited(path: Path, record: Mapping[str, Any]) -> bool:
+def _known(path: Path) -> dict[str, Any] | None:
+    """The hashes of the outputs at ``path`` by their record; None where there is none of ours."""
+    try:
+        return dict(read_json(output_path(path, RECORD))["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_edited(path: Path, hashes: Mapping[str, Any]) -> bool:
     """Whether labels are a whole image, and another one than their record knows."""
     try:
-        hashes = record["outputs"]
         if all(file_digest(file) == hashes[name] for name, file in output_files(path, LABELS).items()):
             return False
         read_volume(path)
-    except (OSError, KeyError, TypeError, VolumeError):
+    except (OSError, KeyError, VolumeError):
         return False  # absent, of another format, or damaged
     return True
 
@@ -225,16 +233,12 @@ def withdraw(path: Path) -> bool:
     Args:
         path: of the labels.
     """
-    record = output_path(path, RECORD)
-    try:
-        if _is_edited(path, read_json(record)):
-            return False
-    except (OSError, ValueError):
+    hashes = _known(path)
+    if hashes is None or _is_edited(path, hashes):
         return False
-    removed = _remove_written(path, labels=True)
-    if removed:
-        record.unlink(missing_ok=True)
-    return removed
+    _remove_written(path, hashes, labels=True)
+    output_path(path, RECORD).unlink(missing_ok=True)
+    return True
 
 
 def write_prediction(
@@ -270,7 +274,7 @@ def write_prediction(
     path, before = Path(path), Stages() if stages is None else stages
     watch = before.copy()
     record, written = output_path(path, RECORD), {}
-    _remove_written(path)
+    _remove_written(path, _known(path) or {})
     record.unlink(missing_ok=True)
     with watch("writing"):
         for name in (*MAPS, LABELS):
@@ -300,29 +304,23 @@ def write_prediction(
     return [*written.values(), record]
 
 
-def _remove_written(path: Path, *, labels: bool = False) -> bool:
+def _remove_written(path: Path, hashes: Mapping[str, Any], *, labels: bool = False) -> None:
     """Remove the outputs at ``path`` that their record knows, under whatever suffix they were written.
 
     Args:
         path: of the labels.
+        hashes: of the outputs, by the record.
         labels: whether these are removed too; else those at ``path`` itself are left, to be replaced in one step.
-
-    Returns:
-        Whether there is a record.
     """
-    try:
-        hashes = dict(read_json(output_path(path, RECORD))["outputs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # absent, or not a record of ours
     stem = image_stem(path) or path.name
-    for place in {path, *(path.with_name(stem + suffix) for suffix in WRITABLE_SUFFIXES)}:
-        for output in (LABELS, *MAPS, DICOM_SEG, RTSTRUCT, REPORT):
-            if output == LABELS and place == path and not labels:
-                continue
-            for name, file in output_files(place, output).items():
-                if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
-                    file.unlink(missing_ok=True)
-    return True
+    places = (path, *(path.with_name(stem + suffix) for suffix in WRITABLE_SUFFIXES))
+    outputs = (LABELS, *MAPS, DICOM_SEG, RTSTRUCT, REPORT)
+    files = {f: name for place in places for output in outputs for name, f in output_files(place, output).items()}
+    if not labels:
+        files = {f: name for f, name in files.items() if f not in output_files(path, LABELS).values()}
+    for file, name in files.items():
+        if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
+            file.unlink(missing_ok=True)
 
 
 def _with_times(record: Mapping[str, Any], before: Stages, watch: Stages) -> dict[str, Any]:

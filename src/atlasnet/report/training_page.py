@@ -16,8 +16,8 @@ from atlasnet.report.page import NO_DEVICE, Cell, Page, number
 from atlasnet.report.pair import Panel, add_panels, add_scale, pair_panels
 from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
 from atlasnet.report.stack import add_stacks, image_layer, stacks
-from atlasnet.training.model import Model
-from atlasnet.training.networks import COMMON, log_path
+from atlasnet.training.model import Model, log_path
+from atlasnet.training.networks import COMMON
 from atlasnet.training.registered import RegisteredPair
 from atlasnet.volume import Volume, canonical
 

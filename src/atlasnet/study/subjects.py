@@ -14,8 +14,8 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.evaluation.table import shortened
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
-from atlasnet.prediction.inputs import image_stem
 from atlasnet.volume import read_grid, volume_digest
+from atlasnet.volume.io import image_stem
 
 
 def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:

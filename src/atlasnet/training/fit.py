@@ -27,8 +27,8 @@ from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
-from atlasnet.training.model import Atlas, Model, class_values, is_file_name, weights_path
-from atlasnet.training.networks import AtlasNetworks, log_path
+from atlasnet.training.model import Atlas, Model, class_values, is_file_name, log_path, weights_path
+from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
 from atlasnet.training.recipe import Recipe, check_epochs

@@ -149,9 +149,13 @@ class Model:
     @property
     def shipped(self) -> dict[str, Path]:
         """The files that are carried elsewhere, by their names in the model; all else stays behind."""
-        own = [*(f"{atlas.name}.csv" for atlas in self.atlases), "common/log.csv"]  # an earlier training left others
-        logs = [path for name in sorted(own) if (path := self.folder / "log" / name).is_file()]
-        names = ["model.json", *self.checksums, *(log.relative_to(self.folder).as_posix() for log in logs)]
+        # An earlier training may have left logs of others.
+        logs = sorted(log_path(self.folder, name) for name in (None, *(atlas.name for atlas in self.atlases)))
+        names = [
+            "model.json",
+            *self.checksums,
+            *(log.relative_to(self.folder).as_posix() for log in logs if log.is_file()),
+        ]
         return {name: self.folder / name for name in names}
 
     def atlas_path(self, atlas: Atlas) -> Path:
@@ -407,6 +411,12 @@ def weights_path(folder: Path, atlas: Atlas, epoch: int | None = None) -> Path:
     """Where a model in ``folder`` keeps the weights of the atlas's network; after an epoch, where it is given."""
     place = folder / "networks" if epoch is None else folder / "epochs" / str(epoch)
     return place / f"{atlas.name}.safetensors"
+
+
+def log_path(folder: Path, atlas: str | None) -> Path:
+    """Where a model in ``folder`` keeps the log of this atlas's network; None: of the one that is common to all."""
+    # No atlas is called so: what its name begins with would be a folder.
+    return folder / "log" / f"{'common/log' if atlas is None else atlas}.csv"
 
 
 def class_values(labels: Mapping[str, int], ignore_label: int | None) -> tuple[int, ...]:

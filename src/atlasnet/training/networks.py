@@ -24,12 +24,6 @@ COMMON = "all atlases"  # the name of the network that is trained on all of them
 _Start = tuple[Path, str]  # weights, and what they depend on
 
 
-def log_path(folder: Path, atlas: str | None) -> Path:
-    """Where a model in ``folder`` keeps the log of this atlas's network; None: of the one that is common to all."""
-    # No atlas is called so: what its name begins with would be a folder.
-    return folder / "log" / f"{'common/log' if atlas is None else atlas}.csv"
-
-
 @dataclass(frozen=True)
 class _Training:
     """One network's training: for which atlas (None: all), on which cases, for how long, where, from which weights."""

@@ -40,6 +40,12 @@ def image_suffix(path: str | Path) -> str | None:
     return next((suffix for suffix in READABLE_SUFFIXES if name.endswith(suffix)), None)
 
 
+def image_stem(path: Path) -> str | None:
+    """The file name without its image suffix, or None when it has none."""
+    suffix = image_suffix(path)
+    return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
+
+
 def _reader(path: Path) -> str:
     """What ITK calls its reader of the format. By itself it finds none for some names in capitals."""
     suffix = image_suffix(path) or ""
