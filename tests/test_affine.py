@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
@@ -201,6 +202,25 @@ def test_masked_voxels_do_not_count() -> None:
     assert error(np.array(record["matrix"]), wanted, points) < 0.4
 
 
+@pytest.mark.parametrize("masked", ["target", "both"])
+def test_a_small_part_is_aligned_by_itself(masked: str) -> None:
+    wanted, centre = affine((0, 0, 12), (9, -6, 4)), np.array([10.0, 0, 0])
+
+    def part(grid: Grid, matrix: np.ndarray) -> Volume:
+        """What lies within 24 mm of the centre, a fifteenth of the view."""
+        points = lattice(grid) @ np.linalg.inv(matrix)[:3, :3].T + np.linalg.inv(matrix)[:3, 3]
+        return Volume((np.linalg.norm(points - centre, axis=-1) < 24).astype(np.uint8), grid)
+
+    source, target = seen(SOURCE, wanted), seen(TARGET)
+    masks = {"target_mask": part(TARGET, np.eye(4))}
+    if masked == "both":
+        masks["source_mask"] = part(SOURCE, wanted)
+    _, record = affine_register(source, target, **masks, execution=RUN)
+    points = np.random.default_rng(1).uniform(-24, 24, (3000, 3))
+    points = points[np.linalg.norm(points, axis=1) < 24] + centre
+    assert error(np.array(record["matrix"]), wanted, points) < 0.6
+
+
 def test_channels_are_averaged() -> None:
     wanted = affine((0, 0, 12), (9, -6, 4))
 
@@ -315,6 +335,22 @@ def test_lungs_of_another_subject_overlap_as_after_a_good_affine(data_folder: Pa
     for label, least in ((1, 0.77), (2, 0.64)):
         a, b = warped.array == label, target_labels.array == label
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > least
+
+
+@pytest.mark.parametrize("masked", ["target", "source", "both"])
+def test_lungs_are_aligned_where_only_they_and_their_edge_count(data_folder: Path, masked: str) -> None:
+    (source, source_labels), (target, target_labels) = chest(data_folder, "chest_201"), chest(data_folder, "chest_101")
+
+    def around(labels: Volume) -> Volume:
+        """The lungs and 6 mm around them."""
+        return labels.replace(ndimage.binary_dilation(labels.array[0] > 0, iterations=3)[None].astype(np.uint8))
+
+    given = {"target": target_labels, "source": source_labels}
+    masks = {f"{name}_mask": around(labels) for name, labels in given.items() if masked in (name, "both")}
+    warped = prealign(source, target, **masks, execution=RUN).warp(source_labels, target.grid, interpolation="nearest")
+    for label in (1, 2):
+        a, b = warped.array == label, target_labels.array == label
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.7
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from scipy import interpolate, ndimage
 
-from atlasnet.registration import lattice
+from atlasnet.cohort import Normalisation, Plan
+from atlasnet.registration import MRFSettings, lattice
 from atlasnet.registration.free_form import LARGEST_STEP, compose, resize, step_field
 from atlasnet.registration.intensity import CT_CLAMP, CT_MI_RANGE, choose_windows
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
 from atlasnet.registration.settings import DISCRETE_LEVELS
+from atlasnet.training.pairs import planned_operator
 from atlasnet.transform import corner_jacobians
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import along_axes
@@ -163,3 +166,20 @@ def test_ct_is_read_in_hounsfield_units_and_mr_between_its_own_percentiles():
     values = torch.tensor([-1e4, 150.0, 1e4])
     assert ours[0].normalise(values).tolist() == pytest.approx([0, 0.5, 1], abs=0.01)
     assert math.isclose(choose_windows(mr, mr, ((0.0, 10.0),), None)[0][0].clamp[1], 10)
+
+
+def test_each_channel_has_its_own_range_for_mutual_information():
+    generator = np.random.default_rng(0)
+    ct, pet = generator.uniform(-1024, 1500, (8, 8, 8)), generator.uniform(0, 20, (8, 8, 8))
+    both = Volume(np.stack([ct, pet]), Grid.from_parts((8, 8, 8)))
+    plan = Plan(
+        spacing=(1.0, 1.0, 1.0),
+        slice_axis="z",
+        normalisation=(Normalisation("CT", "window", (-1000, 400), 0.0, 1.0), Normalisation("PET", "percentiles")),
+        mi_range=((-200.0, 300.0), None),
+        registration_spacing=(1.0, 1.0, 1.0),
+    )
+    settings = planned_operator("mrf", {}, plan).settings()
+    of_ct, of_pet = choose_windows(both, both, None, MRFSettings(**json.loads(json.dumps(settings))).mi_range)[0]
+    assert (of_ct.clamp, of_ct.bins) == (CT_CLAMP, (-200.0, 300.0))
+    assert of_pet.clamp == of_pet.bins == pytest.approx((0, 20), abs=0.3)

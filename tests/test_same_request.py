@@ -16,7 +16,7 @@ import atlasnet
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, SilentReporter
 from atlasnet.execution.memory import Room
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.registration.learning.programme import SVMSettings
@@ -125,6 +125,28 @@ def test_a_training_that_is_refused_leaves_no_plan(root: Path, tmp_path: Path, w
     with pytest.raises(InputError, match="nope"):
         fit(Cohort.read(root), tmp_path / "m", replace(QUICK, **wrong), execution=ONE)
     assert not (tmp_path / "m" / "plan.json").exists()
+
+
+def test_a_plan_that_was_derived_for_other_options_is_told(root: Path, tmp_path: Path) -> None:
+    folder, publication = tmp_path / "m", replace(QUICK, preset=replace(RECIPE, name="publication"))
+
+    def warned(options: FitOptions) -> list[str]:
+        """Of what a training warns whose model has not been finished by an earlier one."""
+        (folder / "model.json").unlink(missing_ok=True)
+        reporter = SilentReporter()
+        fit(Cohort.read(root), folder, options, execution=Execution(threads=1, reporter=reporter))
+        return [text for text in reporter.warnings if "derived by an earlier call" in text]
+
+    assert not warned(publication)
+    (said,) = warned(QUICK)
+    assert str(folder / "plan.json") in said
+    assert "delete it" in said
+    assert not warned(publication)
+    (folder / "plan.json").unlink()
+    assert not warned(QUICK)
+    content = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    (folder / "plan.json").write_text(json.dumps(content | {"context": 0}), encoding="utf-8")
+    assert not warned(publication)  # changed by hand
 
 
 def test_one_name_is_that_of_one_atlas() -> None:

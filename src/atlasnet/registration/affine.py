@@ -358,26 +358,41 @@ def _check(name: str, image: Volume, mask: Volume | None) -> None:
 
 def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], device: torch.device) -> Content:
     turned, orientation = canonical(image)
-    grid: Grid = turned.grid
-    axes = tuple(axis for axis in range(3) if grid.size[axis] > 1)
+    axes = tuple(axis for axis in range(3) if turned.grid.size[axis] > 1)
     if len(axes) < 2:
-        raise VolumeError(f"the {name} is a line of voxels", expected="extent along two axes", found=str(grid.shape))
+        raise VolumeError(f"the {name} is a line of voxels", expected="extent along two axes", found=str(image.grid))
+    counts = None if mask is None else orientation.apply(mask.array) != 0
+    if counts is not None:
+        turned, counts = _around(turned, counts)
+    grid: Grid = turned.grid
     kept = tuple(grid.shape[2 - axis] for axis in axes[::-1])
     values = torch.from_numpy(turned.array.astype(np.float32)).reshape(-1, *kept).to(device)
     for channel, (low, high) in zip(values, limits, strict=True):
         channel.clamp_(low, high)
         if float(channel.max()) <= float(channel.min()):
             raise VolumeError(
-                f"the {name} is constant",
+                f"the {name} is constant" + ("" if mask is None else " where its mask lies"),
                 expected=f"different intensities, of those from {low:g} to {high:g} that count",
-                found=f"{float(image.array.min()):g} to {float(image.array.max()):g}",
+                found=f"{float(turned.array.min()):g} to {float(turned.array.max()):g}",
             )
     weight = torch.ones((), device=device).expand(1, *kept)  # one number in memory
-    if mask is not None:
-        weight = torch.from_numpy((orientation.apply(mask.array) != 0).astype(np.float32)).reshape(1, *kept).to(device)
+    if counts is not None:
+        weight = torch.from_numpy(counts.astype(np.float32)).reshape(1, *kept).to(device)
     frame = np.eye(4)
     frame[:3, :3], frame[:3, 3] = grid.direction, grid.centre
     return Content(Level(values, weight, tuple(float(grid.spacing[axis]) for axis in axes)), frame, axes)
+
+
+def _around(image: Volume, counts: NDArray[np.bool_]) -> tuple[Volume, NDArray[np.bool_]]:
+    """The part of an image and of its mask (1, z, y, x) that holds what counts, with a voxel around it."""
+    box = []
+    for axis, count in enumerate(counts.shape[1:]):
+        filled = np.flatnonzero(counts.any(axis=tuple(other for other in range(4) if other != axis + 1)))
+        box.append((max(int(filled[0]) - 1, 0), min(int(filled[-1]) + 2, count)))
+    part = (slice(None), *(slice(low, high) for low, high in box))
+    before = [-low for low, _ in box[::-1]]
+    after = [high - count for (_, high), count in zip(box[::-1], image.grid.size, strict=True)]
+    return Volume(image.array[part], image.grid.padded(before, after)), counts[part]
 
 
 def _names(axes: tuple[int, ...]) -> str:

@@ -22,6 +22,9 @@ EDGE_POWER = 4
 # The finest level has at most one voxel for so many of the image's; no level is planned with fewer than FEWEST_VOXELS.
 OVERSAMPLING = 4
 FEWEST_VOXELS = 1000
+# A mask makes the levels finer, so that what counts has as many voxels as an image without one, but no finer than if it
+# left this share: a thin mask must not take any memory.
+LEAST_COUNTED = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,11 @@ class Level:
     def extent(self) -> Float:
         """(d,) edges of the field of view, mm."""
         return np.asarray(self.size * np.array(self.spacing))
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are voxels that do not count; one number in memory says that there are none."""
+        return any(self.weight.stride())
 
     def tensor(self, values: Float | tuple[float, ...]) -> Tensor:
         """A small float32 tensor beside the image."""
@@ -125,7 +133,7 @@ def coarser(level: Level, spacing: float) -> Level:
     parts = [_averaging(int(n), s, spacing) for n, s in zip(level.size, level.spacing, strict=True)]
     matrices = [None if matrix is None else level.tensor(matrix) for matrix, _ in parts]
     weight = _along_axes(level.weight, matrices)
-    counted = level.image * level.weight if any(level.weight.stride()) else level.image  # no copy where all counts
+    counted = level.image * level.weight if level.masked else level.image  # no copy where all counts
     image = _along_axes(counted, matrices) / weight.clamp(min=1e-3)
     return Level(image.contiguous(), weight.contiguous(), tuple(reached for _, reached in parts))
 
@@ -166,9 +174,14 @@ def gaussian_contrast(level: Level, width: float) -> Level:
 def build_pyramid(
     target: Level, source: Level, voxels: tuple[int, ...], checkpoint: Callable[[], None]
 ) -> list[tuple[Level, Level]]:
-    """Both images at common spacings, finest first; ``voxels`` is the budget of the larger one at each level."""
+    """Both images at common spacings, finest first.
+
+    ``voxels`` is the budget at each level of the larger image, or of what the smaller mask leaves.
+    """
     dims = target.dims
-    volume = max(float(np.prod(target.extent)), float(np.prod(source.extent)))
+    whole = max(float(np.prod(level.extent)) for level in (target, source))
+    counted = [float(np.prod(level.extent)) * float(level.weight.mean()) for level in (target, source) if level.masked]
+    volume = max(min([whole, *counted]), LEAST_COUNTED * whole)
     # Single voxels of a small image are noise: its levels are as much coarser than it as those of a large one are.
     share = min(1.0, max(float(np.prod(target.size)), float(np.prod(source.size))) / (OVERSAMPLING * voxels[0]))
     pair, levels = (target, source), []

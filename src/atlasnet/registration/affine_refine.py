@@ -166,7 +166,8 @@ def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, ra
     read = interpolate(moving.readable, index[seen])
     weight = fixed.weight[seen] * read[-1]
     total = float(weight.sum())
-    if total < _SAMPLES_PER_PARAMETER * unknowns:
+    # So many equal weights would say as much (Kish); near the edge of a mask all are small, which is no want of them.
+    if total**2 < _SAMPLES_PER_PARAMETER * unknowns * float((weight**2).sum()):
         return nothing
     places = fixed.points[seen] if sign > 0 else mapped[seen]
     places = torch.cat([places / radius, torch.ones_like(places[:, :1])], 1)

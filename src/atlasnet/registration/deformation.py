@@ -15,7 +15,7 @@ from atlasnet.execution import Execution
 from atlasnet.registration import lattice
 from atlasnet.registration.context import ClassMap, point_weights
 from atlasnet.registration.free_form import compose, resize, step_field
-from atlasnet.registration.intensity import Ranges, Window, choose_windows
+from atlasnet.registration.intensity import OptionalRanges, Ranges, Window, choose_windows
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.propagation import Labelling, Smoothness, propagate
 from atlasnet.registration.pyramid import Level, finest_spacing
@@ -135,7 +135,7 @@ def prepare_pair(
     device: torch.device,
     *,
     clamp: Ranges | None = None,
-    mi_range: Ranges | None = None,
+    mi_range: OptionalRanges | None = None,
     windows: tuple[list[Window], list[Window]] | None = None,
     descriptor: bool = False,
 ) -> tuple[Image, Image]:

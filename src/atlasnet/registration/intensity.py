@@ -16,6 +16,7 @@ from atlasnet.volume import Volume
 
 Pair = tuple[float, float]
 Ranges = tuple[Pair, ...]
+OptionalRanges = tuple[Pair | None, ...]
 
 # Hounsfield units: what lies outside hardly differs between tissues, or is metal or air.
 CT_CLAMP: Pair = (-1000.0, 600.0)
@@ -49,13 +50,14 @@ class Window:
 
 
 def choose_windows(
-    source: Volume, target: Volume, clamp: Ranges | None, mi_range: Ranges | None
+    source: Volume, target: Volume, clamp: Ranges | None, mi_range: OptionalRanges | None
 ) -> tuple[list[Window], list[Window]]:
     """Windows of the source's and of the target's channels.
 
-    Given ranges hold for both images. Without them, two images in Hounsfield units get those of CT: `CT_CLAMP`,
-    `CT_MI_RANGE`; any other image is read between its own 0.5th and 99.5th percentile, because scales of MR are
-    arbitrary. A channel counts as Hounsfield units when both images reach below -500 and above 0.
+    Given ranges hold for both images. Without them, and for a channel whose ``mi_range`` is None, two images in
+    Hounsfield units get those of CT: `CT_CLAMP`, `CT_MI_RANGE`; any other image is read between its own 0.5th and
+    99.5th percentile, because scales of MR are arbitrary. A channel counts as Hounsfield units when both images reach
+    below -500 and above 0.
 
     Raises:
         VolumeError: the images differ in their number of channels, or not as many ranges as channels are given.
@@ -72,7 +74,7 @@ def choose_windows(
                 f"{name} must give one range per channel", expected=str(target.channels), found=str(len(given))
             )
     windows: tuple[list[Window], list[Window]] = ([], [])
-    for channel in range(target.channels):
+    for channel, span in enumerate(mi_range or [None] * target.channels):
         images = source.array[channel], target.array[channel]
         hounsfield = all(in_hounsfield_units(image) for image in images)
         for image, result in zip(images, windows, strict=True):
@@ -80,11 +82,11 @@ def choose_windows(
                 limits = clamp[channel]
             elif hounsfield:
                 limits = CT_CLAMP
-            elif mi_range is not None:
-                limits = mi_range[channel]
+            elif span is not None:
+                limits = span
             else:
                 limits = _robust_range(image)
-            bins = mi_range[channel] if mi_range is not None else CT_MI_RANGE if hounsfield else limits
+            bins = span if span is not None else CT_MI_RANGE if hounsfield else limits
             result.append(Window(limits, bins))
     return windows
 

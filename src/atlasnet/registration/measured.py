@@ -11,7 +11,7 @@ from typing import Any
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, prealign
-from atlasnet.registration.intensity import Ranges
+from atlasnet.registration.intensity import OptionalRanges, Ranges
 from atlasnet.registration.operator import Registration, Task, tasks
 from atlasnet.registration.quality import geometry, quality, similarities
 from atlasnet.transform import Transform
@@ -43,7 +43,7 @@ class MeasuringOperator(ABC):
     name: str
     seeded: bool = False
     clamp: Ranges | None = None
-    mi_range: Ranges | None = None
+    mi_range: OptionalRanges | None = None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

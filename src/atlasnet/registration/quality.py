@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from atlasnet.execution import Execution
 from atlasnet.registration.deformation import align, prepare_pair
-from atlasnet.registration.intensity import Ranges, Window, choose_windows
+from atlasnet.registration.intensity import OptionalRanges, Ranges, Window, choose_windows
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
 from atlasnet.registration.similarity import agreement
@@ -35,7 +35,7 @@ def similarities(
     execution: Execution,
     *,
     clamp: Ranges | None = None,
-    mi_range: Ranges | None = None,
+    mi_range: OptionalRanges | None = None,
     windows: tuple[list[Window], list[Window]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Agreement of the target with the source under several maps.
@@ -82,7 +82,7 @@ def regional_quality(
     source_labels: Volume | None = None,
     *,
     clamp: Ranges | None = None,
-    mi_range: Ranges | None = None,
+    mi_range: OptionalRanges | None = None,
     execution: Execution | None = None,
 ) -> dict[str, dict[str, float]]:
     """How well a map fits in each labelled region of the target.

@@ -9,7 +9,7 @@ from typing import Any
 from atlasnet.errors import InputError
 from atlasnet.registration.affine import AffineSettings
 from atlasnet.registration.context import TissueClass, check_classes
-from atlasnet.registration.intensity import Ranges
+from atlasnet.registration.intensity import OptionalRanges, Ranges
 from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.similarity import METRICS
 from atlasnet.volume import Grid
@@ -109,8 +109,8 @@ class MRFSettings:
         iterations: rounds of belief propagation per level.
         damping: share of the old messages kept in a round, in [0, 1).
         temperature: of the soft arg-min between labels, in the unit of the energy of a control point.
-        mi_range: per channel the intensities between which the 16 bins of mutual information lie; None: -900..100 for
-            images in Hounsfield units, robust percentiles for others.
+        mi_range: per channel the intensities between which the 16 bins of mutual information lie; None, for all or for
+            one: -900..100 for images in Hounsfield units, robust percentiles for others.
         clamp: per channel the intensities beyond which differences do not count; None: -1000..600 for Hounsfield
             units, robust percentiles for others.
         affine: whether to align affinely first, where no initial map is given.
@@ -135,7 +135,7 @@ class MRFSettings:
     iterations: int = 8
     damping: float = 0.5
     temperature: float = 0.02
-    mi_range: Ranges | None = None
+    mi_range: OptionalRanges | None = None
     clamp: Ranges | None = None
     affine: bool = True
     affine_settings: AffineSettings = field(default_factory=AffineSettings)
@@ -152,10 +152,11 @@ class MRFSettings:
             object.__setattr__(self, "affine_settings", AffineSettings(**self.affine_settings))
         classes = tuple(TissueClass(**v) if isinstance(v, Mapping) else v for v in self.classes)
         object.__setattr__(self, "classes", classes)
-        for name in ("mi_range", "clamp"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, tuple((float(low), float(high)) for low, high in value))
+        if self.clamp is not None:
+            object.__setattr__(self, "clamp", tuple((float(low), float(high)) for low, high in self.clamp))
+        if self.mi_range is not None:
+            spans = tuple(None if span is None else (float(span[0]), float(span[1])) for span in self.mi_range)
+            object.__setattr__(self, "mi_range", spans)
         if self.metrics is not None:
             object.__setattr__(self, "metrics", {name: float(weight) for name, weight in self.metrics.items()})
         self._check()
@@ -166,7 +167,7 @@ class MRFSettings:
         levels = DEFAULT_LEVELS if self.levels is None else self.levels
         unknown = sorted(set(metrics) - set(METRICS))
         weights = metrics.values()
-        ranges = [*(self.mi_range or ()), *(self.clamp or ())]
+        ranges = [span for span in (*(self.mi_range or ()), *(self.clamp or ())) if span is not None]
         checks: list[tuple[bool, str, object, str]] = [
             (not unknown, "metrics", ", ".join(unknown), "names among " + ", ".join(METRICS)),
             (

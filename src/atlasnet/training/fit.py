@@ -39,6 +39,8 @@ from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
 from atlasnet.training.update import ATLAS_KEYS, Update
 
+PLANS = "plans"  # in the work folder
+
 
 def fit(
     cohort: Cohort,
@@ -151,7 +153,7 @@ class Fitting:
         begin = time.perf_counter()
         hashes = self.hashes()
         changes = None if self.update is None else self.update.changes(hashes, self.atlases.count)
-        plan = self.plan()
+        plan = self.plan(hashes)
         settings = self.settings(plan, hashes)
         finished = self._finished(settings)
         if finished is not None:
@@ -164,7 +166,7 @@ class Fitting:
         operator = transformer.registrar.operator
         # Only now: options that are refused leave no plan for the next call to take.
         if not self.plan_path.exists():
-            plan.write(self.plan_path)
+            self._keep_plan(plan, hashes)
         self.require_memory(transformer)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
@@ -294,7 +296,7 @@ class Fitting:
         """SHA-256 of every file, per subject; see `cohort_hashes`."""
         return cohort_hashes(self.cohort, self.say)
 
-    def plan(self) -> Plan:
+    def plan(self, hashes: Mapping[str, Any]) -> Plan:
         """The plan beside the model, or the one that follows from the cohort; in an update that of its model."""
         if self.update is not None:
             return self.update.plan(self.plan_path)
@@ -308,8 +310,38 @@ class Fitting:
                     found=", ".join(plan.channels),
                     remedy="delete the file to have it derived again",
                 )
+            if self._derived_for_others(plan, hashes):
+                self.say.warn(
+                    f"{self.plan_path} was derived by an earlier call, from other scans or for other options, and is "
+                    "used as it is; delete it to have it derived again"
+                )
             return plan
         return self.derived_plan()
+
+    def _plan_key(self, hashes: Mapping[str, Any]) -> str:
+        """What a derived plan follows from."""
+        options = {"registered": self.operator not in WITHOUT_SETTINGS, "finer": self.recipe.finer}
+        return digest({"data": hashes, "channels": self.cohort.channels, "labels": self.cohort.labels} | options)
+
+    def _keep_plan(self, plan: Plan, hashes: Mapping[str, Any]) -> None:
+        """Write the plan beside the model; of one that was derived, note from what."""
+        key = self._plan_key(hashes)
+        if self.update is None and not self.work.finished(PLANS, key, self.say.warn):
+            with self.work.making(PLANS, key) as folder:
+                plan.write(folder / self.plan_path.name)
+        plan.write(self.plan_path)
+
+    def _derived_for_others(self, plan: Plan, hashes: Mapping[str, Any]) -> bool:
+        """Whether nobody but a call with other scans or options made the plan, and it is not what follows from these.
+
+        One that was changed by hand is no longer any that was derived.
+        """
+        kept = {
+            entry.name
+            for entry in self.work.root.glob(f"{PLANS}/[!.]*")
+            if self.work.finished(PLANS, entry.name, self.say.warn) and Plan.read(entry / self.plan_path.name) == plan
+        }
+        return bool(kept) and self._plan_key(hashes) not in kept and self.derived_plan() != plan
 
     def derived_plan(self) -> Plan:
         """The plan that follows from the cohort.

@@ -140,7 +140,7 @@ def forecast_fit(
     """
     run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
     hashes = run.hashes()
-    plan = run.plan()
+    plan = run.plan(hashes)
     settings, spec = run.settings(plan, hashes), run.spec(plan)
     subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in cohort]
     model = run.same_model(settings)

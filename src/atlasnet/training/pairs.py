@@ -25,7 +25,7 @@ def planned_operator(name: str, settings: Mapping[str, Any], plan: Plan) -> Oper
     """The operator of that name, with what the plan says where ``settings`` are silent; see `make_operator`."""
     chosen = dict(settings)
     if name == "mrf":
-        chosen.setdefault("mi_range", None if None in plan.mi_range else plan.mi_range)
+        chosen.setdefault("mi_range", plan.mi_range if any(plan.mi_range) else None)
     if name not in WITHOUT_SPACING:
         chosen.setdefault("spacing", min(plan.registration_spacing))
     return make_operator(name, **chosen)
