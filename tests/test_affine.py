@@ -230,6 +230,17 @@ def test_channels_are_averaged() -> None:
     assert error(registered(pair(SOURCE, wanted), pair(TARGET, None)), wanted) < 0.25
 
 
+def test_a_channel_that_was_not_acquired_leaves_the_others_to_align_by() -> None:
+    wanted = affine((0, 0, 12), (9, -6, 4))
+
+    def pair(grid: Grid, matrix: np.ndarray | None, second: np.ndarray) -> Volume:
+        return Volume(np.concatenate([seen(grid, matrix, 0).array, second]), grid)
+
+    source = pair(SOURCE, wanted, np.zeros((1, *SOURCE.shape), np.float32))
+    for second in (np.zeros((1, *TARGET.shape), np.float32), seen(TARGET, None, 1).array):
+        assert error(registered(source, pair(TARGET, None, second)), wanted) < 0.25
+
+
 def test_the_same_call_gives_the_same_bytes() -> None:
     source, target = seen(SOURCE, affine((4, -6, 10), (5, 3, -4), SHEARED)), seen(TARGET)
     assert np.array_equal(registered(source, target), registered(source, target))

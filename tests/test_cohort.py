@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -255,7 +256,6 @@ def test_a_name_listed_twice_in_the_decathlon_list_is_a_problem(tmp_path: Path) 
 def test_doubtful_data_is_warned_of(tmp_path: Path) -> None:
     nnunet(tmp_path, tuple("abcde"), labels={"background": 0, "left": 1, "right": 2, "never": 3})
     image(tmp_path / "imagesTr/b_0000.nii.gz", 0)
-    write_volume(tmp_path / "imagesTr/c_0000.nii.gz", Volume(np.full(GRID.shape, 7, np.int16), GRID))
     shifted = np.random.default_rng(5).integers(24, 2024, GRID.shape).astype(np.int16)
     write_volume(tmp_path / "imagesTr/d_0000.nii.gz", Volume(shifted, GRID))
     large = Grid.from_parts(GRID.shape, (10, 10, 20))
@@ -266,10 +266,33 @@ def test_doubtful_data_is_warned_of(tmp_path: Path) -> None:
     assert report.ok
     assert "b: " in found
     assert "the same voxels as that of a" in found
-    assert "is constant: 7" in found
     assert "hardly Hounsfield" in found
     assert "e: the spacing" in found
     assert "no subject has the label never (3)" in found
+
+
+def test_a_constant_image_is_an_error_and_a_constant_channel_beside_others_is_not(tmp_path: Path) -> None:
+    nnunet(tmp_path, tuple("ab"))
+    flat = Volume(np.full(GRID.shape, 7, np.int16), GRID)
+    write_volume(tmp_path / "imagesTr/a_0000.nii.gz", flat)
+    assert re.search("error: a: .*channel CT is constant: 7 everywhere", texts(tmp_path))
+    image(tmp_path / "imagesTr/a_0000.nii.gz", 1)
+    assert check_cohort(tmp_path).ok
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    content["channel_names"] = {"0": "CT", "1": "PET"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    image(tmp_path / "imagesTr/a_0001.nii.gz", 2)
+    write_volume(tmp_path / "imagesTr/b_0001.nii.gz", flat)
+    assert check_cohort(tmp_path).ok
+    assert re.search("warning: b: .*channel PET is constant: 7 everywhere", texts(tmp_path))
+
+
+def test_a_single_slice_among_volumes_is_an_error(tmp_path: Path) -> None:
+    nnunet(tmp_path, tuple("abc"))
+    plane = Grid.from_parts((1, *GRID.shape[1:]), GRID.spacing)
+    image(tmp_path / "imagesTr/b_0000.nii.gz", 6, grid=plane)
+    write_volume(tmp_path / "labelsTr/b.nii.gz", Volume(np.arange(plane.voxels).reshape(plane.shape) % 3, plane))
+    assert "error: b: has a single slice along z, and most of the cohort has several slices" in texts(tmp_path)
 
 
 def test_every_voxel_ignored_is_warned_of(tmp_path: Path) -> None:

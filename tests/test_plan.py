@@ -246,7 +246,7 @@ def test_an_edited_plan_is_taken_as_it_is(tmp_path: Path) -> None:
         ({"width": True}, "width"),
         ({"context": 1.5}, "whole number"),
         ({"context": -1}, "context"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1}, "batch_size"),
         ({"network": ""}, "network"),
         ({"format": 2}, "format"),
     ],

@@ -75,9 +75,10 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
     """Read every file of a cohort and collect all that is wrong; nothing is raised for a fault of the data.
 
     Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
-    different grids, labels that are not whole or not declared. Warnings: stray files, an empty reference, a label that
-    nobody has, a constant image, CT without Hounsfield units, two subjects with the same voxels, a spacing or size
-    unlike the others'.
+    different grids, labels that are not whole or not declared, an image that is constant, or of a single slice where
+    most are volumes. Warnings: stray files, an empty reference, a label that
+    nobody has, a channel that is constant beside others, CT without Hounsfield units, two subjects with the same
+    voxels, a spacing or size unlike the others'.
 
     Args:
         path: the cohort's folder.
@@ -120,8 +121,8 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     except InputError as error:
         note(_text(error), Path(error.path or subject.images[0]))
     else:
-        for channel, text in _image_doubts(cohort, image):
-            note(text, subject.images[min(channel, len(subject.images) - 1)], warning=True)
+        for channel, text, warning in _image_doubts(cohort, image):
+            note(text, subject.images[min(channel, len(subject.images) - 1)], warning=warning)
     if subject.labels is not None:
         try:
             labels = read_labels(subject.labels)
@@ -142,14 +143,17 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     return problems, measured, voxel_digest(image)
 
 
-def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str]]:
+def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str, bool]]:
+    """What is wrong with a channel, and whether that is only a warning."""
     doubts = []
-    for index, (name, channel) in enumerate(zip(cohort.channels, image.array, strict=True)):
-        low, high = float(channel.min()), float(channel.max())
+    ranges = [(float(channel.min()), float(channel.max())) for channel in image.array]
+    some = any(low < high for low, high in ranges)
+    for index, (name, (low, high)) in enumerate(zip(cohort.channels, ranges, strict=True)):
         if low == high:
-            doubts.append((index, f"channel {name} is constant: {low:g} everywhere"))
+            doubts.append((index, f"channel {name} is constant: {low:g} everywhere", some))
         elif is_ct(name) and (low > -100 or high < 0):
-            doubts.append((index, f"channel {name} runs from {low:g} to {high:g}: these are hardly Hounsfield units"))
+            text = f"channel {name} runs from {low:g} to {high:g}: these are hardly Hounsfield units"
+            doubts.append((index, text, True))
     return doubts
 
 
@@ -181,6 +185,12 @@ def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
             name = json.dumps({str(index): "CT"})
             text += f'; to mend it: call it so in dataset.json, "channel_names": {name}'
             problems.append(Problem(text, path=cohort.root, severity="warning"))
+    flat = [tuple(axis for axis, n in zip("zyx", part.print.shape, strict=True) if n == 1) for part in measured]
+    usual_axes = max(sorted(set(flat)), key=flat.count)
+    for part, axes in zip(measured, flat, strict=True):
+        if axes != usual_axes:
+            text = f"{_extent(axes)}, and most of the cohort {_extent(usual_axes)}: they cannot be aligned"
+            problems.append(Problem(text, part.print.name))
     spacings = np.array([part.print.spacing for part in measured])
     extents = np.array([np.array(part.print.shape[::-1]) * part.print.spacing for part in measured])
     for what, values in (("spacing", spacings), ("field of view", extents)):
@@ -191,6 +201,10 @@ def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
                 text = f"the {what}, {shown} mm (x, y, z), is unlike the cohort's median, {usual} mm"
                 problems.append(Problem(text, part.print.name, severity="warning"))
     return problems
+
+
+def _extent(single: Sequence[str]) -> str:
+    return f"has a single slice along {', '.join(single)}" if single else "has several slices along all axes"
 
 
 def _text(error: InputError) -> str:

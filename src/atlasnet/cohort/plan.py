@@ -102,7 +102,7 @@ class Plan:
         require(bool(self.network), "network", "a name")
         require(0 < self.width < 100, "width", "above 0")
         require(0 <= self.context <= 64, "context", "from 0 to 64 slices")
-        require(self.batch_size >= 1, "batch_size", "at least 1 slice")
+        require(self.batch_size >= 2, "batch_size", "at least 2 slices")
 
     @classmethod
     def derive(cls, fingerprint: Fingerprint, *, registered: bool = True, finer: bool = True) -> Plan:

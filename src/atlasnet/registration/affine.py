@@ -369,12 +369,13 @@ def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], 
     values = torch.from_numpy(turned.array.astype(np.float32)).reshape(-1, *kept).to(device)
     for channel, (low, high) in zip(values, limits, strict=True):
         channel.clamp_(low, high)
-        if float(channel.max()) <= float(channel.min()):
-            raise VolumeError(
-                f"the {name} is constant" + ("" if mask is None else " where its mask lies"),
-                expected=f"different intensities, of those from {low:g} to {high:g} that count",
-                found=f"{float(turned.array.min()):g} to {float(turned.array.max()):g}",
-            )
+    # A channel that was not acquired, one of several, has nothing to say; the others have.
+    if all(float(channel.max()) <= float(channel.min()) for channel in values):
+        raise VolumeError(
+            f"the {name} is constant" + ("" if mask is None else " where its mask lies"),
+            expected="different intensities, of those that count: " + ", ".join(f"{a:g} to {b:g}" for a, b in limits),
+            found=f"{float(turned.array.min()):g} to {float(turned.array.max()):g}",
+        )
     weight = torch.ones((), device=device).expand(1, *kept)  # one number in memory
     if counts is not None:
         weight = torch.from_numpy(counts.astype(np.float32)).reshape(1, *kept).to(device)
