@@ -172,6 +172,19 @@ def test_too_many_folds_are_refused_before_training(cohort: Cohort, tmp_path: Pa
     assert not (tmp_path / "m").exists()
 
 
+def test_other_folds_than_those_begun_are_refused_before_training(
+    cohort: Cohort, folder: Path, tmp_path: Path, found: CrossValidation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = tmp_path / "m" / "cross_validation"
+    begun.mkdir(parents=True)
+    shutil.copyfile(folder / "folds.json", begun / "folds.json")
+    for dry in ([], ["--dry-run"]):
+        words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", "4", *dry, "--quiet"]
+        assert main(words) == 2
+        assert "other folds" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["cross_validation"]
+
+
 def test_a_scan_that_is_there_twice_is_refused_before_training(
     cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,10 +221,10 @@ def test_a_scan_may_be_there_twice_where_both_are_left_out_together(cohort: Coho
     for part in ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz"):
         shutil.copy(root / part.format("s1"), root / part.format("again"))
     twice = Cohort.read(root)
-    found = plan_folds(twice, QUICK, [["s1", "again"], ["s0", "s2", "s3"]], ONE)
+    found = plan_folds(twice, tmp_path, QUICK, [["s1", "again"], ["s0", "s2", "s3"]], ONE)
     assert found == (("again", "s1"), ("s0", "s2", "s3"))
     with pytest.raises(InputError, match="s1 is again"):
-        plan_folds(twice, QUICK, [["s1"], ["again", "s0", "s2", "s3"]], ONE)
+        plan_folds(twice, tmp_path, QUICK, [["s1"], ["again", "s0", "s2", "s3"]], ONE)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +237,11 @@ def test_a_scan_may_be_there_twice_where_both_are_left_out_together(cohort: Coho
         ([["s0", "s1", "s2", "s3"], []], "1 not empty"),
     ],
 )
-def test_folds_that_do_not_divide_the_subjects_are_refused(cohort: Cohort, groups: list[list[str]], found: str) -> None:
+def test_folds_that_do_not_divide_the_subjects_are_refused(
+    cohort: Cohort, groups: list[list[str]], found: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=found):
-        plan_folds(cohort, QUICK, groups, ONE)
+        plan_folds(cohort, tmp_path, QUICK, groups, ONE)
 
 
 def test_folds_that_learn_from_fewer_than_all_others_are_refused(tmp_path: Path) -> None:
@@ -238,11 +253,11 @@ def test_folds_that_learn_from_fewer_than_all_others_are_refused(tmp_path: Path)
 
 
 def test_scans_that_memory_does_not_suffice_for_are_not_compared(
-    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("atlasnet.execution.memory.memory_left", lambda: Room(1000, "the machine has"))
     with pytest.raises(InputError, match="memory does not suffice"):
-        plan_folds(cohort, QUICK, 2, ONE)
+        plan_folds(cohort, tmp_path, QUICK, 2, ONE)
 
 
 @pytest.mark.parametrize("text", ["", "7", '{"val": ["a"]}', "[7]", '["a", "b"]', '[{"train": ["a"]}]', "[[1], [2]]"])

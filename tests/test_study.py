@@ -19,7 +19,7 @@ from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.errors import Cancelled, CohortError, InputError, RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.registration import make_operator
-from atlasnet.study import Study, StudyOptions, read_test_subjects, run_study, summarise, write_study
+from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjects, run_study, summarise, write_study
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS
 from atlasnet.study.propagation import propagate_labels
@@ -419,8 +419,9 @@ def test_a_plan_that_changed_between_two_calls_is_refused(
     shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("work", "runs"))
     plan = Plan.read(copy / "plan.json")
     replace(plan, context=0, spacing=(6.0, 6.0, 7.0)).write(copy / "plan.json")
-    with pytest.raises(InputError, match="plan of the study is another one"):
-        run_study(cohort, tests, copy, QUICK, execution=ONE)
+    for what in (run_study, forecast_study):
+        with pytest.raises(InputError, match="plan of the study is another one"):
+            what(cohort, tests, copy, QUICK, execution=ONE)
 
 
 def test_a_test_scan_that_cannot_be_used_is_named_and_the_others_are_scored(tmp_path: Path) -> None:

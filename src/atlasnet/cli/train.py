@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from atlasnet.training.options import FitOptions
 
 ANY_FOLDS = "as many as usual"  # where --folds stands alone
+CROSS_VALIDATION = "cross_validation"  # in the folder of the model
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     folds = None
     if args.folds is not None:
         # What is wrong with the folds is said before hours of training.
-        folds = plan_folds(cohort, options, _folds(args.folds), execution)
+        folds = plan_folds(cohort, args.output / CROSS_VALIDATION, options, _folds(args.folds), execution)
     if args.dry_run:
         return _dry_run(args, cohort, options, update, folds, work, execution)
     # A plan that was changed by hand is that of the folds too: what is measured are networks like the model's.
@@ -164,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     text = f"model with {len(model.atlases)} atlases: {args.output}"
     failed = False
     if folds is not None:
-        folder = args.output / "cross_validation"
+        folder = args.output / CROSS_VALIDATION
         plan = None
         if planned:
             derived = Fitting(cohort, args.output, options, work=work, execution=execution).derived_plan()
@@ -211,7 +212,7 @@ def _dry_run(
     found = forecast_fit(cohort, args.output, options, update=update, work=work, execution=execution)
     lines, result = training_lines(found, args.output), found.to_json()
     if folds is not None:
-        places = [args.output / "cross_validation" / fold_name(n) for n, _ in enumerate(folds, start=1)]
+        places = [args.output / CROSS_VALIDATION / fold_name(n) for n, _ in enumerate(folds, start=1)]
         missing = [fold for fold, place in zip(folds, places, strict=True) if not (place / "model.json").is_file()]
         finished, pairs = len(folds) - len(missing), fold_pairs(missing, len(cohort), found.atlases)
         lines += fold_lines(len(folds), finished, pairs, found)

@@ -11,12 +11,12 @@ import numpy as np
 
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.cohort.masks import are_masked
-from atlasnet.errors import AtlasNetError, Cancelled, InputError, RegistrationError
+from atlasnet.errors import AtlasNetError, Cancelled, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
 from atlasnet.execution import Execution, atomic_path, file_digest, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
-from atlasnet.study.folds import Folds, fold_name, plan_folds
+from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
 from atlasnet.study.statistics import interval
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
 from atlasnet.training.fit import fit
@@ -141,20 +141,8 @@ class _CrossValidation:
         self.cohort, self.folder, self.options, self.execution = cohort, folder, options, execution
         self.work = Path(work or folder / "work")
         self.plan = plan
-        self.folds = plan_folds(cohort, options, folds, execution)
-        self._remember_folds()
-
-    def _remember_folds(self) -> None:
-        path, groups = self.folder / "folds.json", [list(fold) for fold in self.folds]
-        with reading_back(path):
-            before = read_json(path) if path.exists() else groups
-        if before != groups:
-            raise InputError(
-                "the folder holds a cross-validation with other folds",
-                path=path,
-                remedy="give another folder, or the folds, the subjects and the seed of before",
-            )
-        write_json(path, groups)
+        self.folds = plan_folds(cohort, folder, options, folds, execution)
+        write_json(folder / FOLDS, [list(fold) for fold in self.folds])
 
     def result(self) -> CrossValidation:
         for number, fold in enumerate(self.folds, start=1):

@@ -13,13 +13,14 @@ from atlasnet.cohort import Cohort
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.errors import InputError
 from atlasnet.evaluation.table import shortened
-from atlasnet.execution import Execution, read_json
+from atlasnet.execution import Execution, read_json, reading_back
 from atlasnet.training.memory import measuring_bytes
 from atlasnet.training.options import FitOptions
 
 Folds = int | Sequence[Sequence[str]]
 """How many groups, or the groups themselves, each of subjects that are left out together."""
 
+FOLDS = "folds.json"
 DEFAULT_FOLDS = 5
 # With fewer subjects each one is left out in turn: a model of four fifths of them would say little about one of all.
 LEAVE_ONE_OUT_BELOW = 10
@@ -55,19 +56,20 @@ def fold_name(number: int) -> str:
 
 
 def plan_folds(
-    cohort: Cohort, options: FitOptions, folds: Folds | None, execution: Execution
+    cohort: Cohort, folder: str | Path, options: FitOptions, folds: Folds | None, execution: Execution
 ) -> tuple[tuple[str, ...], ...]:
     """The folds of a cohort, with everything checked that can be before hours of training; see `cross_validate`.
 
     Args:
         cohort: the subjects.
+        folder: of the cross-validation; where one was begun, it must have these folds.
         options: of the trainings.
         folds: how many groups, see `split`; or the groups, of which every subject is in exactly one.
         execution: the seed of the shuffle, progress.
 
     Raises:
-        InputError: the groups cannot be used, an atlas would be left out, a scan is in two groups, or memory does not
-            suffice to find that out.
+        InputError: the groups cannot be used, ``folder`` holds others, an atlas would be left out, a scan is in two
+            groups, or memory does not suffice to find that out.
     """
     names = [subject.name for subject in cohort]
     if isinstance(options.atlases, tuple):
@@ -80,6 +82,15 @@ def plan_folds(
                 found=", ".join(left_out),
             )
     groups = split(names, folds, execution.seed) if folds is None or isinstance(folds, int) else _checked(folds, names)
+    path = Path(folder) / FOLDS
+    with reading_back(path):
+        before = read_json(path) if path.exists() else None
+    if before not in (None, [list(fold) for fold in groups]):
+        raise InputError(
+            "the folder holds a cross-validation with other folds",
+            path=path,
+            remedy="give another folder, or the folds, the subjects and the seed of before",
+        )
     group = {name: number for number, fold in enumerate(groups) for name in fold}
     needed = measuring_bytes([subject.read_grid() for subject in cohort], len(cohort.channels))
     execution.require_memory(needed, "crop or resample the largest scans", cohort.root)

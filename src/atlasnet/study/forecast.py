@@ -129,8 +129,7 @@ def forecast_study(
     """
     run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
     run.checked_settings()
-    path = run.folder / "plan.json"
-    plan = Plan.read(path) if path.exists() else run.derived_plan()
+    plan = run.plan()
     wanted = run.options.atlases
     count = atlas_count(wanted, len(cohort))
     everyone = [subject.name for subject in cohort]

@@ -124,7 +124,9 @@ class StudyRun:
         settings = self.checked_settings()
         observers = tuple(self._observer(path) for path in self.options.observers)
         write_json(self.folder / SETTINGS, settings)
-        plan = self._plan()
+        plan = self.plan()
+        if not (self.folder / "plan.json").exists():
+            plan.write(self.folder / "plan.json")
         planned_operator(self.options.operator, self.options.operator_settings, plan)
         sources = self._atlases()
         for job in self.jobs():
@@ -197,10 +199,15 @@ class StudyRun:
         registered = self.options.operator not in WITHOUT_SETTINGS
         return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered, finer=self.recipe.finer)
 
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """The plan beside the study, or the one that follows from the training subjects.
+
+        Raises:
+            InputError: networks of the study were trained by another one.
+        """
         path = self.folder / "plan.json"
         if not path.exists():
-            self.derived_plan().write(path)
+            return self.derived_plan()
         plan = Plan.read(path)
         for place in sorted((self.folder / "models").glob("*/*/*/plan.json")):
             if Plan.read(place) != plan:
