@@ -195,7 +195,7 @@ def test_stored_orientation_of_either_image_does_not_matter(pair):
     for s, t in ((reoriented(source), target), (source, reoriented(target))):
         other = register_images(s, t, operator=operator, execution=ONE)
         difference = other.transform.displacement(target.grid) - plain.transform.displacement(target.grid)
-        assert difference.norm(dim=0).numpy()[where].max() < 0.05
+        assert difference.norm(dim=0).numpy().max() < 1e-4  # the same, but for the rounding of the two headers
     assert error(plain, truth, where, target.grid) < 2
 
 

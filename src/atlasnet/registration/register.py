@@ -14,7 +14,7 @@ from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration, contextual
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
-from atlasnet.volume import Volume
+from atlasnet.volume import Volume, canonical
 
 OPERATORS = ("mrf", "affine", "centre", "identity", *EXTERNAL)
 WITHOUT_SPACING = ("affine", "centre", "identity")
@@ -89,19 +89,25 @@ def register_images(
     """
     chosen = make_operator(operator) if isinstance(operator, str) else operator
     labels: dict[str, Any] = {}
+
+    def upright(volume: Volume | None) -> Volume | None:
+        """As every orientation of it is stored: lattices of control points begin where the arrays do."""
+        return None if volume is None else canonical(volume)[0]
+
     if contextual(chosen):
-        labels = {"source_labels": source_labels, "target_labels": [target_labels]}
+        labels = {"source_labels": upright(source_labels), "target_labels": [upright(target_labels)]}
     elif source_labels is not None or target_labels is not None:
         raise InputError(
             "labels say nothing to a registration whose metric weights do not depend on the tissue",
             found=f"operator {chosen.name!r}",
             remedy="leave them out, or give it weights that atlasnet learn-metrics wrote",
         )
+
     (result,) = chosen.register(
-        source,
-        [target],
-        source_mask=source_mask,
-        target_masks=[target_mask],
+        canonical(source)[0],
+        [canonical(target)[0]],
+        source_mask=upright(source_mask),
+        target_masks=[upright(target_mask)],
         initial=[initial],
         **labels,
         execution=execution or Execution(),
