@@ -129,9 +129,7 @@ def test_what_is_done_is_kept(scans: Path, model: Model, capsys: Capture) -> Non
     assert done(capsys, predict(scans, model, "--overwrite"))["written"] == {"anna", "bert"}
 
 
-@pytest.mark.parametrize(
-    "change", ["another scan", "a damaged output", "an absent output", "no record", "a damaged record"]
-)
+@pytest.mark.parametrize("change", ["another scan", "a damaged output", "an absent output", "a damaged record"])
 def test_only_what_changed_is_done_again(scans: Path, model: Model, capsys: Capture, change: str) -> None:
     main(predict(scans, model, "--quiet"))
     labels, record = scans.parent / "out" / "bert.nii.gz", scans.parent / "out" / "bert.json"
@@ -142,8 +140,6 @@ def test_only_what_changed_is_done_again(scans: Path, model: Model, capsys: Capt
         labels.write_bytes(labels.read_bytes()[:-7])
     elif change == "an absent output":
         labels.unlink()
-    elif change == "no record":
-        record.unlink()
     else:
         record.write_text('{"provenance": []}', encoding="utf-8")
     assert done(capsys, predict(scans, model)) == {"written": {"bert"}, "kept": {"anna"}}
@@ -213,6 +209,45 @@ def test_labels_that_somebody_edited_are_not_lost(
     assert np.array_equal(read_labels(labels).array, edited.array)
     write_volume(scans / "bert.nii.gz", subject(201)[0])
     assert "bert" in done(capsys, predict(scans, model, *options, "--overwrite"))["written"]
+
+
+def test_labels_without_a_record_are_not_lost(scans: Path, model: Model, capsys: Capture) -> None:
+    """The folder of the references given as that of the results."""
+    reference = scans.parent / "out" / "bert.nii.gz"
+    write_labels(reference, subject(201)[1])
+    before = reference.read_bytes()
+    (scans.parent / "out" / "anna.nii.gz").touch()  # a place that was made for the result
+    assert done(capsys, predict(scans, model)) == {"written": {"anna"}, "failed": {"bert"}}
+    assert reference.read_bytes() == before
+    assert main(predict(scans, model)) == 1
+    assert "no record tells of" in capsys.readouterr().err
+    assert done(capsys, predict(scans, model, "--overwrite"))["written"] == {"anna", "bert"}
+
+
+@pytest.mark.parametrize("then", ["again", "the scan is broken"])
+def test_what_was_being_written_when_the_program_was_stopped_is_no_obstacle(
+    scans: Path, model: Model, capsys: Capture, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    out = scans.parent / "out"
+
+    def stopped(path: Path, labels: Volume) -> None:
+        write_labels(path, labels)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr("atlasnet.prediction.output.write_labels", stopped)
+        assert main(predict(scans, model, "--quiet", "--agreement")) not in (0, 1)
+    assert {"anna.nii.gz", "anna_agreement.nii.gz"} <= {path.name for path in out.iterdir()}
+    write_labels(out / "anna.mha", subject(200)[1])  # nothing of ours
+    capsys.readouterr()
+    if then == "again":
+        assert done(capsys, predict(scans, model)) == {"written": {"anna", "bert"}}
+        assert {path.name for path in out.glob("anna*.nii.gz")} == {"anna.nii.gz"}
+    else:
+        (scans / "anna.nii.gz").write_bytes(b"not a scan any more")
+        assert done(capsys, predict(scans, model)) == {"written": {"bert"}, "failed": {"anna"}}
+        assert not [*out.glob("anna*.nii.gz"), *out.glob("anna.json")]
+    assert (out / "anna.mha").is_file()
 
 
 def test_a_json_file_that_is_no_record_is_not_lost(scans: Path, model: Model, capsys: Capture) -> None:

@@ -186,13 +186,21 @@ def check_own(path: Path, *, edited: bool) -> None:
         edited: whether labels that are another image than their record knows may be replaced.
 
     Raises:
-        InputError: a JSON file that is no record lies there, or labels that somebody may have edited.
+        InputError: a JSON file that is no record lies there, or labels that somebody may have edited or made.
     """
     record = output_path(path, RECORD)
     try:
         content = read_json(record)
+    except FileNotFoundError:
+        if not edited and _is_edited(path, {}):
+            raise InputError(
+                "labels lie there that no record tells of: a reference, it seems, or the result of another program",
+                path=path,
+                remedy="give another folder or name with -o, or --overwrite to lose them",
+            ) from None
+        return
     except (OSError, ValueError):
-        return  # absent, or damaged
+        return  # damaged
     if not isinstance(content, dict) or "provenance" not in content:
         raise InputError(
             "the run record would take the place of a file that is none",
@@ -209,7 +217,7 @@ def check_own(path: Path, *, edited: bool) -> None:
 
 
 def _known(path: Path) -> dict[str, Any] | None:
-    """The hashes of the outputs at ``path`` by their record; None where there is none of ours."""
+    """The hashes of the outputs at ``path`` by their record, None while they are written; None without one of ours."""
     try:
         return dict(read_json(output_path(path, RECORD))["outputs"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -219,12 +227,21 @@ def _known(path: Path) -> dict[str, Any] | None:
 def _is_edited(path: Path, hashes: Mapping[str, Any]) -> bool:
     """Whether labels are a whole image, and another one than their record knows."""
     try:
-        if all(file_digest(file) == hashes[name] for name, file in output_files(path, LABELS).items()):
+        if all(_is_known(file, hashes.get(name, "")) for name, file in output_files(path, LABELS).items()):
             return False
         read_volume(path)
-    except (OSError, KeyError, VolumeError):
+    except (OSError, VolumeError):
         return False  # absent, of another format, or damaged
     return True
+
+
+def _is_known(file: Path, checksum: str | None) -> bool:
+    """Whether a file is what its record knows; what was being written when the program was stopped is, whatever it is.
+
+    Raises:
+        OSError: it is absent.
+    """
+    return file_digest(file) == checksum or checksum is None
 
 
 def withdraw(path: Path) -> bool:
@@ -255,8 +272,9 @@ def write_prediction(
     """Write the labels to ``path`` and, beside it under the same stem, the record and the maps that are there.
 
     ``STEM.json`` holds the record; ``STEM_probabilities``, ``STEM_agreement`` and ``STEM_entropy`` have the suffix of
-    ``path``. Each file is whole or absent. The record goes first and comes last, with the SHA-256 of the others: where
-    it is, everything is. What an earlier record names and this one does not is removed: it tells of another result.
+    ``path``. Each file is whole or absent. The record comes first, with what is going to be there, and again last, with
+    the SHA-256 of the others: where it has them, everything is there, and what it does not name is not ours. What an
+    earlier record names and this one does not is removed: it tells of another result.
 
     Args:
         prediction: what is written.
@@ -273,29 +291,29 @@ def write_prediction(
     """
     path, before = Path(path), Stages() if stages is None else stages
     watch = before.copy()
-    record, written = output_path(path, RECORD), {}
+    record = output_path(path, RECORD)
     _remove_written(path, _known(path) or {})
-    record.unlink(missing_ok=True)
+    volumes = {name: getattr(prediction, name) for name in (*MAPS, LABELS)}
+    volumes = {name: volume for name, volume in volumes.items() if volume is not None}
+    asked = {DICOM_SEG: dicom_seg and origin is not None, RTSTRUCT: rtstruct and origin is not None}
+    outputs = [*volumes, *(name for name, wanted in asked.items() if wanted), *([] if page is None else [REPORT])]
+    written = {name: output_path(path, name) for name in outputs}
+    begun = {name: None for output in written for name in output_files(path, output)}
+    write_json(record, {"outputs": begun, "provenance": dict(provenance)})
     with watch("writing"):
-        for name in (*MAPS, LABELS):
-            volume = getattr(prediction, name)
-            if volume is not None:
-                written[name] = output_path(path, name)
-                write = write_labels if name == LABELS else write_volume
-                write(written[name], volume)
+        for name, volume in volumes.items():
+            write = write_labels if name == LABELS else write_volume
+            write(written[name], volume)
         if origin is not None and dicom_seg:
             from atlasnet.prediction.dicom_seg import write_dicom_seg
 
-            written[DICOM_SEG] = output_path(path, DICOM_SEG)
             write_dicom_seg(written[DICOM_SEG], prediction.labels, origin)
         if origin is not None and rtstruct:
             from atlasnet.prediction.rtstruct import write_rtstruct
 
-            written[RTSTRUCT] = output_path(path, RTSTRUCT)
             write_rtstruct(written[RTSTRUCT], prediction.labels, origin)
     if page is not None:
         with watch("report"):
-            written[REPORT] = output_path(path, REPORT)
             page(written[REPORT], {**_with_times(prediction.record, before, watch), "provenance": dict(provenance)})
     with watch("writing"):
         hashes = {name: file_digest(file) for output in written for name, file in output_files(path, output).items()}
@@ -318,8 +336,11 @@ def _remove_written(path: Path, hashes: Mapping[str, Any], *, labels: bool = Fal
     files = {f: name for place in places for output in outputs for name, f in output_files(place, output).items()}
     if not labels:
         files = {f: name for f, name in files.items() if f not in output_files(path, LABELS).values()}
+    here = {file for output in outputs for file in output_files(path, output).values()}
     for file, name in files.items():
-        if name in hashes and file.is_file() and file_digest(file) == hashes[name]:
+        # What was begun and has no checksum yet has the suffix of today, or is left.
+        named = name in hashes and (hashes[name] is not None or file in here)
+        if named and file.is_file() and _is_known(file, hashes[name]):
             file.unlink(missing_ok=True)
 
 
