@@ -39,14 +39,23 @@ class WorkFolder:
 
     @contextmanager
     def making(self, kind: str, key: str) -> Iterator[Path]:
-        """Give an empty folder that becomes ``entry(kind, key)`` when the block ends without an exception."""
+        """Give an empty folder that becomes ``entry(kind, key)`` when the block ends without an exception.
+
+        Raises:
+            OSError: a disk is full, for instance; it names the folder where whoever raised it named no file.
+        """
         final = self.entry(kind, key)
         partial = final.with_name(LEFTOVER + final.name)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        yield partial
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        write_json(partial / CHECKSUMS, {path.relative_to(partial).as_posix(): file_digest(path) for path in files})
+        try:
+            yield partial
+            files = sorted(path for path in partial.rglob("*") if path.is_file())
+            write_json(partial / CHECKSUMS, {path.relative_to(partial).as_posix(): file_digest(path) for path in files})
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise OSError(f"{partial}: {error}") from error  # such as NumPy's of a full disk
         partial.rename(final)
 
     def finished(self, kind: str, key: str, warn: Callable[[str], None]) -> bool:

@@ -245,7 +245,9 @@ def _is_known(file: Path, checksum: str | None) -> bool:
 
 
 def withdraw(path: Path) -> bool:
-    """Remove an earlier result of a case that has none now, but for labels that somebody edited; whether it was there.
+    """Remove the earlier result of a case that has none now, or what there is of one; whether a whole one was there.
+
+    Labels that somebody edited stay.
 
     Args:
         path: of the labels.
@@ -255,7 +257,7 @@ def withdraw(path: Path) -> bool:
         return False
     _remove_written(path, hashes, labels=True)
     output_path(path, RECORD).unlink(missing_ok=True)
-    return True
+    return None not in hashes.values()
 
 
 def write_prediction(
