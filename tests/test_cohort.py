@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,37 @@ def test_decathlon_layout_with_4d_images_as_channels(tmp_path: Path) -> None:
     assert (cohort.format, cohort.channels) == ("Decathlon", ("T1", "T2"))
     assert cohort.labels == {"background": 0, "left": 1, "right": 2}
     assert cohort["x"].read_image().channels == 2
+
+
+def test_files_that_the_decathlon_list_leaves_out_are_warned_of(tmp_path: Path) -> None:
+    declare(tmp_path, training=[{"image": "imagesTr/x.nii.gz", "label": "labelsTr/x.nii.gz"}])
+    for name in "xyz":
+        image(tmp_path / f"imagesTr/{name}.nii.gz")
+        labels(tmp_path / f"labelsTr/{name}.nii.gz")
+    found = [str(problem) for problem in check_cohort(tmp_path).problems if problem.severity == "warning"]
+    for folder in ("imagesTr", "labelsTr"):
+        assert any(f"{folder}: 2 files" in text and "y.nii.gz, z.nii.gz" in text for text in found)
+
+
+@pytest.mark.parametrize("layout", ["nnU-Net", "plain"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, layout: str) -> None:
+    """As in a DataLad folder whose contents have not been fetched."""
+    folders = ("imagesTr", "labelsTr") if layout == "nnU-Net" else ("images", "labels")
+    nnunet(tmp_path / "source", "ab")
+    for folder, part, ending in zip(folders, ("imagesTr", "labelsTr"), ("_0000.nii.gz", ".nii.gz"), strict=True):
+        (tmp_path / "x" / folder).mkdir(parents=True)
+        for name in "ab":
+            link = tmp_path / "x" / folder / f"{name}{ending if layout == 'nnU-Net' else '.nii.gz'}"
+            link.symlink_to(tmp_path / "source" / part / f"{name}{ending}")
+    if layout == "nnU-Net":
+        shutil.copy(tmp_path / "source" / "dataset.json", tmp_path / "x")
+    assert check_cohort(tmp_path / "x").ok
+    (tmp_path / "source" / "imagesTr" / "b_0000.nii.gz").unlink()
+    (tmp_path / "source" / "labelsTr" / "b.nii.gz").unlink()
+    report = check_cohort(tmp_path / "x")
+    assert [str(problem).count("leads nowhere") for problem in report.errors] == [1, 1]
+    with pytest.raises(CohortError, match="leads nowhere"):
+        Cohort.read(tmp_path / "x")
 
 
 def test_plain_layout_without_dataset_json_takes_its_labels_from_the_files(tmp_path: Path) -> None:
@@ -293,6 +325,36 @@ def test_a_single_slice_among_volumes_is_an_error(tmp_path: Path) -> None:
     image(tmp_path / "imagesTr/b_0000.nii.gz", 6, grid=plane)
     write_volume(tmp_path / "labelsTr/b.nii.gz", Volume(np.arange(plane.voxels).reshape(plane.shape) % 3, plane))
     assert "error: b: has a single slice along z, and most of the cohort has several slices" in texts(tmp_path)
+
+
+def test_scans_without_references_need_no_layout(tmp_path: Path) -> None:
+    image(tmp_path / "flat" / "a.nii.gz")
+    image(tmp_path / "flat" / "b.nrrd", 1)
+    image(tmp_path / "tests" / "imagesTs" / "c_0000.nii.gz")
+    for folder, names in (("flat", ["a", "b"]), ("tests", ["c"])):
+        report = check_cohort(tmp_path / folder, labelled=False)
+        assert report.problems == ()
+        assert [subject.name for subject in report.cohort] == names
+        assert not check_cohort(tmp_path / folder).ok
+
+
+def test_the_ignore_label_may_be_written_with_capitals(tmp_path: Path) -> None:
+    nnunet(tmp_path, labels={"background": 0, "left": 1, "right": 2, "Ignore": 3})
+    assert Cohort.read(tmp_path).ignore_label == 3
+    nnunet(tmp_path, labels={"background": 0, "left": 1, "right": 2, "Ignore": 3, "ignore": 4})
+    with pytest.raises(CohortError, match="two labels are to be ignored"):
+        Cohort.read(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", ".NII.GZ"])
+def test_the_file_ending_needs_neither_dot_nor_small_letters(tmp_path: Path, ending: str) -> None:
+    assert len(Cohort.read(nnunet(tmp_path, file_ending=ending))) == 3
+
+
+def test_dataset_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = nnunet(tmp_path) / "dataset.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert Cohort.read(tmp_path).channels == ("CT",)
 
 
 def test_every_voxel_ignored_is_warned_of(tmp_path: Path) -> None:

@@ -54,8 +54,12 @@ def read_declaration(path: Path) -> Declaration:
         raise CohortError("'training' in dataset.json is not a list", path=path, found=type(training).__name__)
     cases = tuple(case if isinstance(case, dict) else {"image": case} for case in training)
     ending = content.get("file_ending")
-    if ending is not None and not isinstance(ending, str):
-        raise CohortError("'file_ending' in dataset.json is not a text", path=path, found=repr(ending))
+    if ending is not None:
+        if not isinstance(ending, str) or not ending.strip("."):
+            raise CohortError(
+                "'file_ending' in dataset.json is not a text such as .nii.gz", path=path, found=repr(ending)
+            )
+        ending = "." + ending.lower().lstrip(".")
     segments = content.get("segments", {})
     try:
         label_segments(labels or {}, segments)
@@ -109,7 +113,10 @@ def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | No
         if str(name) in labels:
             raise CohortError(f"two labels are named {name!r}", path=path)
         labels[str(name)] = int(number)
-    ignore = labels.pop(IGNORE, None)
+    ignored = [name for name in labels if name.casefold() == IGNORE]
+    if len(ignored) > 1:
+        raise CohortError("two labels are to be ignored", path=path, found=", ".join(map(repr, ignored)))
+    ignore = labels.pop(ignored[0]) if ignored else None
     values = [*labels.values(), *([] if ignore is None else [ignore])]
     if len(set(values)) < len(values):
         twice = sorted({value for value in values if values.count(value) > 1})

@@ -18,6 +18,7 @@ _PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  #
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
+_SHOWN = 3  # of files that are left out
 
 
 @dataclass
@@ -38,7 +39,7 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
 
     nnU-Net's: ``imagesTr/CASE_0000.nii.gz`` (one file per channel), ``labelsTr/CASE.nii.gz``. The Decathlon's: the
     pairs that ``dataset.json`` lists. Plain: ``images/`` and ``labels/`` with equal names; a folder in ``images/`` is a
-    DICOM series.
+    DICOM series. Without references also ``imagesTs/`` alone, or scans that lie in ``root`` itself.
 
     Raises:
         CohortError: none of the three.
@@ -49,6 +50,13 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
     for name, images, labels in (("nnU-Net", "imagesTr", "labelsTr"), ("plain", "images", "labels")):
         if (root / images).is_dir():
             return _folders(name, root / images, root / labels, channels, declaration.file_ending, labelled)
+    if not labelled:
+        if (root / "imagesTs").is_dir():
+            return _folders(
+                "nnU-Net", root / "imagesTs", root / "labelsTs", channels, declaration.file_ending, labelled
+            )
+        if any(image_suffix(entry) for entry in root.iterdir()):
+            return _folders("plain", root, root / "labels", channels, declaration.file_ending, labelled)
     raise CohortError(
         "no layout of subjects is recognised",
         path=root,
@@ -118,7 +126,20 @@ def _decathlon(root: Path, declaration: Declaration, channels: int, labelled: bo
             continue
         listing.subjects.append(Subject(name, (image_path,), label_path, channels))
     listing.subjects.sort(key=lambda subject: subject.name)
+    _warn_of_unlisted(listing, root, declaration)
     return listing
+
+
+def _warn_of_unlisted(listing: Listing, root: Path, declaration: Declaration) -> None:
+    """Name images and labels that lie beside those which ``dataset.json`` lists."""
+    named = [root / file for case in declaration.training for file in case.values() if _is_name(file)]
+    listed = {file.resolve() for file in named}
+    for folder in sorted({file.parent for file in named if file.parent.is_dir() and file.parent != root}):
+        images = [entry for entry in sorted(folder.iterdir()) if image_suffix(entry) and not entry.name.startswith(".")]
+        beside = [entry.name for entry in images if entry.resolve() not in listed]
+        if beside:
+            text = f"{len(beside)} files that dataset.json does not list are left out: {', '.join(beside[:_SHOWN])}"
+            listing.add(text + ("" if len(beside) <= _SHOWN else ", ..."), path=folder, warning=True)
 
 
 def _folders(
@@ -167,7 +188,12 @@ def _images(listing: Listing, folder: Path, ending: str | None, *, dicom: bool) 
         if entry.name.startswith(".") or entry.name.lower().endswith(".raw") or entry.name.lower().endswith(".zraw"):
             continue
         suffix = image_suffix(entry)
-        if (entry.is_dir() and dicom) or (entry.is_file() and suffix and ending in (None, suffix)):
+        if entry.is_symlink() and not entry.exists():
+            text = (
+                f"the link leads nowhere, to {entry.readlink()}: get its content (such as by datalad get), or remove it"
+            )
+            listing.add(text, path=entry)
+        elif (entry.is_dir() and dicom) or (entry.is_file() and suffix and ending in (None, suffix)):
             found.append(entry)
         else:
             wanted = f"an image ending in {ending}" if ending else "an image"

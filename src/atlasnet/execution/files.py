@@ -108,7 +108,7 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     if path.stat().st_size > LARGEST_JSON:
         raise ValueError(f"the file is larger than {LARGEST_JSON} bytes")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # some editors of Windows begin with a byte order mark
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
