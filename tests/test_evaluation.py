@@ -164,6 +164,15 @@ def test_the_edge_of_the_ignored_region_is_no_contour() -> None:
     assert distances.from_reference.size == contour(prediction == 1)[:, :, :10].sum()
 
 
+def test_scribbles_without_an_annotated_neighbour_have_no_contour_and_no_agreement_on_one() -> None:
+    reference = np.full((7, 10, 10), 255, np.uint8)
+    reference[3, 3, 1:9], reference[3, 7, 1:9] = 1, 0
+    wrong = Volume(np.ones_like(reference), Grid.from_parts(reference.shape))
+    for found, distance, surface in ((wrong, None, None), (wrong.replace(np.where(reference == 1, 1, 0)), 0, 1)):
+        (row,) = evaluate_subject(found, wrong.replace(reference), {"a": 1}, case="c", ignore_label=255).rows
+        assert (row.hausdorff_mm, row.average_contour_distance_mm, row.surface_dice) == (distance, distance, surface)
+
+
 def test_different_grids_are_refused() -> None:
     array = blob(0)
     with pytest.raises(VolumeError, match="different grids"):

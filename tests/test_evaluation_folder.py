@@ -84,6 +84,12 @@ def test_a_value_that_is_not_declared_is_scored_under_its_number(folders) -> Non
     assert evaluate_folder(*folders).labels == {"a": 1, "2": 2}
 
 
+def test_a_label_that_is_called_like_another_value_keeps_its_own(folders) -> None:
+    declare(folders[1], {"background": 0, "2": 1})
+    assert evaluate_folder(*folders).labels == {"2": 1, "value 2": 2}
+    assert evaluate_folder(*folders, labels=["value 2"]).labels == {"value 2": 2}
+
+
 def test_the_declared_ignore_label_is_no_label_and_leaves_voxels_out(folders) -> None:
     declare(folders[1], {"background": 0, "a": 1, "ignore": 2})
     table = evaluate_folder(*folders)
@@ -274,3 +280,8 @@ def test_a_table_takes_the_place_of_a_table_only(folders, tmp_path: Path, capsys
     assert (record.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")) == ('{"verdict": {}}', "a page")
     for _ in range(2):
         assert main([*words, str(tmp_path / "table.json")]) == 0
+    for name, content in (("scores.csv", "a,b"), ("broken.json", "{")):
+        other = tmp_path / name
+        other.write_text(content, encoding="utf-8")
+        assert main([*words, str(other.with_suffix(".json"))]) == 2
+        assert other.read_text(encoding="utf-8") == content

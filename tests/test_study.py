@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.errors import Cancelled, CohortError, InputError, RegistrationError
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, write_json
 from atlasnet.registration import make_operator
 from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjects, run_study, summarise, write_study
 from atlasnet.study.memory import RememberingOperator
@@ -422,6 +422,30 @@ def test_a_plan_that_changed_between_two_calls_is_refused(
     for what in (run_study, forecast_study):
         with pytest.raises(InputError, match="plan of the study is another one"):
             what(cohort, tests, copy, QUICK, execution=ONE)
+
+
+def test_what_failed_or_was_lost_is_done_again(
+    study: Study, cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path
+) -> None:
+    """A scan may have been out of reach, and label maps may have been deleted to make room."""
+    copy = tmp_path / "study"
+    shutil.copytree(study.folder, copy)
+    failed, lost = sorted((copy / "runs").rglob("t1.json"))[:2]
+    before, labels = failed.read_bytes(), lost.with_suffix(".nii.gz").read_bytes()
+    write_json(failed, {"scores": [], "details": {}, "error": "there is no such file"})
+    lost.with_suffix(".nii.gz").unlink()
+    found = run_study(cohort, tests, copy, QUICK, execution=ONE)
+    assert json.loads(failed.read_text())["scores"] == json.loads(before)["scores"]
+    assert lost.with_suffix(".nii.gz").read_bytes() == labels
+    assert all(result.scores for result in found.results)
+
+
+def test_two_references_of_one_case_are_refused(cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(cohort.root, root)
+    shutil.copy(root / "labelsTs" / "t1.nii.gz", root / "labelsTs" / "t1.NII.GZ")
+    with pytest.raises(InputError, match="two files of the case t1"):
+        read_test_subjects(root, cohort)
 
 
 def test_a_test_scan_that_cannot_be_used_is_named_and_the_others_are_scored(tmp_path: Path) -> None:

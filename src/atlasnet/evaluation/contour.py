@@ -47,13 +47,15 @@ class ContourDistances:
 
     Args:
         from_prediction: (n,) one distance per contour voxel of the prediction.
-        from_reference: (m,) one distance per contour voxel of the reference.
-        agree_on_absence: neither mask has a contour, because both are empty or both fill all that was annotated.
+        from_reference: (m,) one distance per contour voxel of the reference; both are empty unless both masks have one.
+        agree_on_absence: neither mask has a contour, and they are equal: empty, or all that was annotated.
+        one_has_contour: one of the masks has a contour, and the other none.
     """
 
     from_prediction: Float
     from_reference: Float
     agree_on_absence: bool = False
+    one_has_contour: bool = False
 
     @classmethod
     def between(
@@ -75,8 +77,8 @@ class ContourDistances:
         ours = np.argwhere(contour(prediction[box], hidden)) * scale
         theirs = np.argwhere(contour(reference[box], hidden)) * scale
         if not len(ours) or not len(theirs):
-            both_fill = not len(ours) and not len(theirs) and prediction.any() and reference.any()
-            return cls(np.empty(0), np.empty(0), agree_on_absence=bool(both_fill))
+            # Scribbles may have no neighbour that was annotated: masks without a contour can differ.
+            return cls(np.empty(0), np.empty(0), np.array_equal(prediction, reference), bool(len(ours) or len(theirs)))
         return cls(_nearest(ours, theirs), _nearest(theirs, ours))
 
     @property
@@ -87,7 +89,7 @@ class ContourDistances:
     def hausdorff(self, percentile: float = 100.0) -> float | None:
         """The larger of the two directed Hausdorff distances, each the given percentile (linearly interpolated).
 
-        0 where both contours are absent, None where only one is.
+        0 where both contours are absent and the masks equal, None where only one is, or they differ.
         """
         if not self.defined:
             return 0.0 if self.agree_on_absence else None
@@ -96,20 +98,20 @@ class ContourDistances:
     def average(self) -> float | None:
         """The average symmetric distance: the mean over the contour voxels of both masks together.
 
-        0 where both contours are absent, None where only one is.
+        0 where both contours are absent and the masks equal, None where only one is, or they differ.
         """
         if not self.defined:
             return 0.0 if self.agree_on_absence else None
         return float(np.concatenate([self.from_prediction, self.from_reference]).mean())
 
-    def surface_dice(self, tolerance: float) -> float:
+    def surface_dice(self, tolerance: float) -> float | None:
         """The share of the contour voxels of both masks that lie within ``tolerance`` of the other contour.
 
         The measure of Nikolov et al. (2018) with a contour voxel as the unit of area, as MONAI computes it by default.
-        1 where both contours are absent, 0 where only one is.
+        1 where both contours are absent and the masks equal, 0 where only one is, None where both are and they differ.
         """
         if not self.defined:
-            return 1.0 if self.agree_on_absence else 0.0
+            return 1.0 if self.agree_on_absence else 0.0 if self.one_has_contour else None
         limit = tolerance * (1 + _ROUNDING)
         within = np.count_nonzero(self.from_prediction <= limit) + np.count_nonzero(self.from_reference <= limit)
         return float(within / (self.from_prediction.size + self.from_reference.size))

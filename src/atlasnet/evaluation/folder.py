@@ -17,7 +17,7 @@ from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
 from atlasnet.evaluation.table import Table, shortened
 from atlasnet.execution import Execution
-from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, read_labels
+from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, images_by_stem, read_labels
 
 _TABLE_SIZE = 2**20
 
@@ -160,17 +160,7 @@ def _cases(path: Path) -> dict[str, Path]:
         return {path.name[: len(path.name) - len(image_suffix(path) or "")]: path}
     if not path.is_dir():
         raise InputError("there is no such folder", path=path)
-    cases: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        suffix = image_suffix(file)
-        if suffix is None or file.name.startswith(".") or not file.is_file():
-            continue
-        case = file.name[: -len(suffix)]
-        if case in cases:
-            raise InputError(
-                f"two files of the case {case}", path=file, found=f"{cases[case].name} beside it", remedy="remove one"
-            )
-        cases[case] = file
+    cases = images_by_stem(path)
     if not cases:
         raise InputError("the folder holds no image", path=path, expected="files with " + ", ".join(READABLE_SUFFIXES))
     return cases
@@ -184,8 +174,9 @@ def _declaration(references: Path) -> Declaration:
 
 
 def _named(declared: Mapping[str, int], values: set[int], ignore_label: int | None) -> dict[str, int]:
-    """Name to value, by value: those declared, and the rest under their number."""
-    every = dict(declared) | {str(value): value for value in values - set(declared.values())}
+    """Name to value, by value: those declared, and the rest under their number, or so that no name means two values."""
+    others = values - set(declared.values())
+    every = dict(declared) | {f"value {v}" if str(v) in declared else str(v): v for v in others}
     scored = {name: value for name, value in every.items() if value not in (0, ignore_label)}
     return dict(sorted(scored.items(), key=lambda item: item[1]))
 

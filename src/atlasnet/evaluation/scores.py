@@ -36,7 +36,7 @@ class LabelScores:
     hausdorff_mm: float | None
     hd95_mm: float | None
     average_contour_distance_mm: float | None
-    surface_dice: float
+    surface_dice: float | None
     volume_ml: float
     reference_volume_ml: float
 
@@ -59,7 +59,7 @@ class SliceScores:
     hausdorff_mm: float | None
     hd95_mm: float | None
     average_contour_distance_mm: float | None
-    surface_dice: float
+    surface_dice: float | None
     hausdorff_px: float | None
     hd95_px: float | None
     average_contour_distance_px: float | None

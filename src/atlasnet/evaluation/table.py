@@ -139,7 +139,7 @@ class Table:
         """
         target = table_path(path)
         if target.is_file():  # what lies beside it is of that evaluation
-            for suffix in (".csv", ".slices.csv", ".patches.csv", ".html"):
+            for suffix in _BESIDE:
                 target.with_suffix(suffix).unlink(missing_ok=True)
         write_json(target, self.as_json())
         written = [target, target.with_suffix(".csv")]
@@ -168,11 +168,15 @@ class Table:
         return "\n\n".join(parts)
 
 
+_BESIDE = (".csv", ".slices.csv", ".patches.csv", ".html")  # what belongs to a table, by its suffix
+
+
 def table_path(path: str | Path) -> Path:
     """``path`` if it can name a table.
 
     Raises:
-        InputError: it does not end in .json, it is a folder, or it would take the place of JSON that is no table.
+        InputError: it does not end in .json, it is a folder, or it, or what comes beside it, would take the place of
+            something else.
     """
     target = Path(path)
     if target.suffix.lower() != ".json" or target.is_dir() or target.name == "dataset.json":
@@ -188,15 +192,22 @@ def table_path(path: str | Path) -> Path:
             path=path,
             remedy="give another name with -o, or move the file away",
         )
+    beside = [path for suffix in _BESIDE if (path := target.with_suffix(suffix)).exists()]
+    if beside and not target.is_file():
+        raise InputError(
+            "files of another origin lie where those of the table are to be written",
+            path=beside[0],
+            remedy="give another name with -o, or move them away",
+        )
     return target
 
 
 def _is_table(path: Path) -> bool:
-    """Whether an earlier evaluation wrote it; what is no JSON at all may be the rest of one."""
+    """Whether an earlier evaluation wrote it."""
     try:
         content = read_json(path)
-    except (OSError, ValueError):
-        return True
+    except ValueError:
+        return False
     return isinstance(content, dict) and {"summary", "rows"} <= set(content)
 
 

@@ -135,7 +135,7 @@ def forecast_study(
     everyone = [subject.name for subject in cohort]
     chosen = wanted if isinstance(wanted, tuple) else chosen_names(run.folder / ATLASES, everyone, count)
     count = count if chosen is None else len(chosen)
-    jobs = [(job, len(run.missing(job, count))) for job in run.jobs()]
+    jobs = [(job, len(run.unfinished(job, count))) for job in run.jobs()]
     trained = {
         run.folder / member.model: member
         for job, missing in jobs

@@ -19,6 +19,7 @@ from atlasnet.volume import read_labels
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
+_FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
 _MEASURED = {"agreement": "agreement", "certainty": "certainty", "expected_dice": "expected Dice"}
 _HEADINGS = {
     "sensitivity": "sensitivity",
@@ -52,7 +53,17 @@ def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -
 
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table: headings, and a row of text per method."""
-    head = ["method", "mean Dice", "95 % interval", "worst tenth", "AtlasNet minus this", "p", "p, Holm", "s per scan"]
+    head = [
+        "method",
+        "mean Dice",
+        "95 % interval",
+        "worst tenth",
+        "AtlasNet minus this",
+        "p",
+        "p, Holm",
+        "s per scan",
+        "seeds",
+    ]
     rows = []
     for row in found["methods"].values():
         gain = row.get("main_minus_this")
@@ -67,6 +78,7 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 "" if gain is None else f"{gain['p']:.2g}",
                 "" if gain is None else f"{gain['p_holm']:.2g}",
                 _number(row["seconds"], ".1f"),
+                str(len(row["seeds"])),
             ]
         )
     return head, rows
@@ -121,21 +133,23 @@ def _write_table(found: Mapping[str, Any], path: Path) -> None:
         writer = csv.writer(stream)
         undefined = [f"{score}_undefined" for score in SCORES]
         head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
-        writer.writerow([*head, "failed"])
+        of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects"]
+        writer.writerow([*head, "failed", "seeds", *of_gain])
         for name, row in found["methods"].items():
             ends = row["interval"] or (None, None)
-            p = row.get("main_minus_this", {}).get("p_holm")
+            gain = row.get("main_minus_this", {})
+            p = gain.get("p_holm")
+            gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
             for label, scores in row["labels"].items():
                 every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
                 means = [row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p]
-                writer.writerow([name, label, *every, *means, len(row["failed"])])
+                writer.writerow([name, label, *every, *means, len(row["failed"]), len(row["seeds"]), *gains])
 
 
 def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], modality: str) -> Page:
     page, figures = Page("Study: one atlas, several, or none"), study.folder / "figures"
-    seeds = max((len(row["seeds"]) for row in found["methods"].values()), default=0)
     page.text(
-        f"Test subjects: {len(study.cases)}. Seeds: {seeds}. Atlases: {', '.join(study.atlases)}. Scores are means "
+        f"Test subjects: {len(study.cases)}. Atlases: {', '.join(study.atlases)}. Scores are means "
         "over the test subjects of each subject's mean over the seeds; Dice is the mean over the labels. Intervals "
         "are 95 % bootstrap intervals over subjects, tests two-sided Wilcoxon signed-rank tests, corrected by Holm. "
         "The worst tenth is the mean of the tenth of the subjects with the lowest Dice. A subject that a method could "
@@ -143,6 +157,13 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         "segmented, curves over those segmented at all of their points; a distance is undefined where a label was not "
         "found."
     )
+    if len({len(row["seeds"]) for row in found["methods"].values()}) > 1:
+        page.text("Not every method has as many seeds: a mean over fewer is less sure, and so is a difference to it.")
+    if len(study.cases) < _FEW:
+        page.text(
+            f"With {len(study.cases)} subjects intervals are too narrow, and no test can find a p below "
+            f"{min(1.0, 2 / 2 ** len(study.cases)):.2g}, before the correction."
+        )
     if study.organ_mask:
         page.text("All methods were trained, tested and scored within organ masks; what lies outside is background.")
     page.heading("Methods")
@@ -170,8 +191,9 @@ def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, s
     page.text(
         f"Patches of {side} x {side} pixels without overlap in the annotated slices (region: {region}). One counts as "
         f"diseased where at least {protocol['share']:.0%} of it is {protocol['label']}, healthy where at least as much "
-        "is region without it; it is taken for diseased where at least half of it was found to be. Accuracies are over "
-        "the patches of all subjects together, means over the seeds; the mean accuracy is the mean of both kinds'."
+        "is region without it; it is taken for diseased where at least half of its pixels in the region were found to "
+        "be. Accuracies are over the patches of all subjects together, means over the seeds; the mean accuracy is the "
+        "mean of both kinds'."
     )
     rows = [(titles[name], scores) for name, scores in found["methods"].items()]
     rows += [(f"observer {number}", scores) for number, scores in enumerate(found["observers"], start=1)]

@@ -15,6 +15,7 @@ from typing import Any
 from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks, within
+from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import AtlasNetError, CohortError, InputError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back, write_json
@@ -131,7 +132,7 @@ class StudyRun:
         sources = self._atlases()
         for job in self.jobs():
             self.execution.pause()
-            if self.missing(job, len(sources)):
+            if self.unfinished(job, len(sources)):
                 self.say.note(f"{job.method.title}, {job.details}")
                 self._run(job, plan, sources)
             self._remember_job(job)
@@ -318,6 +319,18 @@ class StudyRun:
         runs = job.with_atlases(atlases)
         return [test for test in self.tests if not all(self._path(run, test.name).exists() for run in runs)]
 
+    def unfinished(self, job: Run, atlases: int) -> list[Subject]:
+        """Those, and the ones to do again: a scan that failed may have been out of reach, a label map may be gone."""
+        runs = job.with_atlases(atlases)
+        return [test for test in self.tests if not all(self._is_segmented(run, test.name) for run in runs)]
+
+    def _is_segmented(self, run: Run, case: str) -> bool:
+        path = self._path(run, case)
+        if not path.exists() or not path.with_suffix(".nii.gz").exists():
+            return False
+        with reading_back(path):
+            return "error" not in read_json(path)
+
     def _path(self, run: Run, case: str) -> Path:
         return self.folder / run.folder / f"{case}.json"
 
@@ -328,7 +341,7 @@ class StudyRun:
 
     def _run(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> None:
         """Train what the method needs and segment the scans that it has not segmented yet."""
-        runs, missing = job.with_atlases(len(sources)), self.missing(job, len(sources))
+        runs, missing = job.with_atlases(len(sources)), self.unfinished(job, len(sources))
         try:
             if job.method.space == "labels":
                 segment = self._propagation(job.method, plan, sources)
@@ -438,5 +451,7 @@ class StudyRun:
         rows: list[dict[str, Any]] = []
         tests = {test.name: test for test in self.tests}
         for name, path in observer_files(folder, self.tests).items():
-            rows += self._scores(tests[name], read_labels(path), tests[name].read_labels())
+            reference, seen = tests[name].read_labels(), read_labels(path)
+            check_same_grid(seen.grid, reference.grid, path, tests[name].labels or path)
+            rows += self._scores(tests[name], seen, reference)
         return tuple(rows)

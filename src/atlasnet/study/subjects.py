@@ -15,7 +15,7 @@ from atlasnet.evaluation.table import shortened
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
 from atlasnet.volume import read_grid, volume_digest
-from atlasnet.volume.io import image_stem
+from atlasnet.volume.io import images_by_stem
 
 
 def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:
@@ -34,7 +34,7 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
     images, labels = root / "imagesTs", root / "labelsTs"
     found: dict[str, Subject] = {}
     if images.is_dir():
-        references = {image_stem(file): file for file in labels.iterdir()} if labels.is_dir() else {}
+        references = images_by_stem(labels) if labels.is_dir() else {}
         cases = find_cases([images], len(cohort.channels))
         absent = [case.name for case in cases if case.name not in references and case.name in (names or [case.name])]
         if absent:
@@ -77,7 +77,7 @@ def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:
     Raises:
         InputError: the folder is absent or holds none.
     """
-    files = {image_stem(path): path for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    files = images_by_stem(folder) if folder.is_dir() else {}
     found = {test.name: files[test.name] for test in tests if test.name in files}
     if not found:
         raise InputError(

@@ -19,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from atlasnet.errors import VolumeError
+from atlasnet.errors import InputError, VolumeError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.headers import NiftiGeometry, check_finite, check_nifti, check_spacing, of_three_axes
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
@@ -44,6 +44,25 @@ def image_stem(path: Path) -> str | None:
     """The file name without its image suffix, or None when it has none."""
     suffix = image_suffix(path)
     return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder, but for hidden ones, by the stems of their names, which are those of cases.
+
+    Raises:
+        InputError: two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        stem = image_stem(file)
+        if stem is None or file.name.startswith(".") or not file.is_file():
+            continue
+        if stem in found:
+            raise InputError(
+                f"two files of the case {stem}", path=file, found=f"{found[stem].name} beside it", remedy="remove one"
+            )
+        found[stem] = file
+    return found
 
 
 def _reader(path: Path) -> str:
