@@ -257,6 +257,7 @@ def test_values_that_only_predictions_hold_are_named(folders) -> None:
     assert set(table.labels) == {"1", "2"}
     (warning,) = reporter.warnings
     assert warning.endswith("not scored: 7")
+    assert table.as_json()["unscored"] == [7]
 
 
 def test_a_table_must_be_named_json(tmp_path: Path) -> None:

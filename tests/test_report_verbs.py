@@ -22,7 +22,7 @@ from atlasnet.report import (
 from atlasnet.training.model import Model
 from atlasnet.training.registered import registered_pairs
 from atlasnet.transform import Transform
-from atlasnet.volume import read_volume, write_volume
+from atlasnet.volume import read_labels, read_volume, write_labels, write_volume
 from pages import check, picture, pixels
 from synthetic import subject, write_cohort
 
@@ -246,8 +246,10 @@ def test_a_hausdorff_distance_far_above_hd95_is_explained(model: Path, tmp_path:
 def test_a_missing_prediction_is_warned_of_first(model: Path, cohort: Path, tmp_path: Path) -> None:
     predictions = tmp_path / "p"
     predictions.mkdir()
-    (predictions / "s0.nii.gz").write_bytes((model / "cross_validation/predictions/s0.nii.gz").read_bytes())
+    labels = read_labels(model / "cross_validation/predictions/s0.nii.gz")
+    labels.array[0, 0, 0, 0] = 77
+    write_labels(predictions / "s0.nii.gz", labels)
     arguments = ["evaluate", str(predictions), str(cohort / "labelsTr"), "-o", str(tmp_path / "t.json")]
     assert main([*arguments, "--allow-missing", "--report", "--quiet"]) == 0
     text = check(tmp_path / "t.html").text
-    assert text.index("No prediction for s1") < text.index("Summary")
+    assert text.index("No prediction for s1") < text.index("not scored: 77") < text.index("Summary")

@@ -440,6 +440,16 @@ def test_what_failed_or_was_lost_is_done_again(
     assert all(result.scores for result in found.results)
 
 
+@pytest.mark.parametrize("name", ["settings.json", "table.csv"])
+def test_files_of_another_origin_are_not_written_over(
+    cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text('{"editor": 1}', encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name}.*is of no study"):
+        run_study(cohort, tests, tmp_path, QUICK, execution=ONE)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir() if path.suffix] == [(name, '{"editor": 1}')]
+
+
 def test_two_references_of_one_case_are_refused(cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(cohort.root, root)

@@ -138,6 +138,7 @@ def evaluate_folder(
         ignore_label=ignore_label,
         organ_mask=organ_masks is not None,
         missing=tuple(missing),
+        unscored=tuple(sorted(unknown)),
         unreferenced=tuple(sorted(set(found) - set(truth) - {f"{case}_{name}" for case in truth for name in _MAPS})),
     )
 

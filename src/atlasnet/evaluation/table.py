@@ -46,6 +46,7 @@ class Table:
         organ_mask: whether only what lies within organ masks was scored.
         missing: subjects with a reference but no prediction; they are in no row and no mean.
         unreferenced: predictions without a reference.
+        unscored: values of predictions that no reference holds and nothing declares.
     """
 
     labels: Mapping[str, int]
@@ -58,6 +59,7 @@ class Table:
     organ_mask: bool = False
     missing: tuple[str, ...] = ()
     unreferenced: tuple[str, ...] = ()
+    unscored: tuple[int, ...] = ()
 
     @property
     def cases(self) -> list[str]:
@@ -109,6 +111,7 @@ class Table:
             "organ_mask": self.organ_mask,
             "missing": list(self.missing),
             "unreferenced": list(self.unreferenced),
+            "unscored": list(self.unscored),
             "summary": self.summary(),
             "rows": [asdict(row) for row in self.rows],
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atlasnet.evaluation.table import SCORES
+from atlasnet.evaluation.table import SCORES, shortened
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
 from atlasnet.wording import counted
@@ -41,6 +41,9 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
     """
     warnings = [f"No prediction for {case}, which is in no mean." for case in table["missing"]]
     warnings += [f"No reference for {case}." for case in table["unreferenced"]]
+    if table.get("unscored"):
+        values = shortened([str(value) for value in table["unscored"]])
+        warnings.append(f"Values of predictions that no reference holds and nothing declares, not scored: {values}.")
     page.warnings(warnings, "Every reference has a prediction, and every prediction a reference.")
     page.heading(f"Summary of {table['subjects']} cases")
     _summary(page, table["summary"], table["tolerance_mm"], table.get("dice_interval_95", {}))

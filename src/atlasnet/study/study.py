@@ -26,6 +26,7 @@ from atlasnet.study.canvas import write_canvas
 from atlasnet.study.certainty import describe
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS, OVER_FRACTIONS, Method, chosen_methods
+from atlasnet.study.page import CASES, CURVES, PAGE, SUMMARY, TABLE
 from atlasnet.study.patches import with_patches
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
@@ -247,6 +248,7 @@ class StudyRun:
             "tests": {subject.name: self.files[subject] for subject in self.tests},
         }
         path = self.folder / SETTINGS
+        self._check_folder()
         with reading_back(path):
             before: dict[str, Any] = read_json(path) if path.exists() else settings
             before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
@@ -259,6 +261,24 @@ class StudyRun:
                 remedy="give another folder with -o",
             )
         return settings
+
+    def _check_folder(self) -> None:
+        """Find out that files lie where those of a study belong, and are of none."""
+        path = self.folder / SETTINGS
+        if path.exists():
+            with reading_back(path):
+                content = read_json(path)
+            foreign = [] if isinstance(content, dict) and {"options", "tests"} & set(content) else [path]
+        else:
+            begun = any((self.folder / name).exists() for name in (JOBS, "plan.json"))
+            outputs = [] if begun else [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES)]
+            foreign = [file for file in outputs if file.exists()]
+        if foreign:
+            raise InputError(
+                "a file lies where one of the study belongs, and is of no study",
+                path=foreign[0],
+                remedy="give another folder with -o, or move the file away",
+            )
 
     # Training
 
