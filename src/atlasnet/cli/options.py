@@ -46,7 +46,10 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
     parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
     parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
     parser.add_argument(
-        "--epochs", type=int, metavar="E", help="epochs of every network (default: 60; with --preset publication 18)"
+        "--epochs",
+        type=int,
+        metavar="E",
+        help="epochs (default: 60; with --preset publication 18); networks that are tuned from another take a quarter of them",
     )
     parser.add_argument(
         "--sharing",

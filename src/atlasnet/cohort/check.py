@@ -175,6 +175,9 @@ def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
     """What only shows beside the other subjects."""
     problems = []
     labelled = [part.print for part in measured if part.print.label_ml]
+    if len(labelled) == 1:
+        text = "a single subject has a reference: at least two are needed to learn how subjects differ, better 10 to 20"
+        problems.append(Problem(text, path=cohort.root, severity="warning"))
     for name, value in cohort.labels.items():
         if labelled and value != 0 and not any(subject.label_ml.get(name) for subject in labelled):
             problems.append(Problem(f"no subject has the label {name} ({value})", path=cohort.root, severity="warning"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a ti
 # Networks say how sure they are, so that the fit decides less between them than between carried labels, where the power
 # is 2. Of 0.5, 1 and 2 the best on 24 hippocampi on which no network was trained.
 LOCAL = FusionWeights(fit=0.5)
+UNSURE_DICE = 0.5  # expected by the probabilities themselves, below which a result is warned of
 
 
 @dataclass
@@ -129,7 +130,10 @@ class Predictor:
             strict=options.strict,
             mask=mask,
         )
-        return self.fuse(answers, options)
+        prediction = self.fuse(answers, options)
+        for text in prediction.record["warnings"][len(answers.warnings) :]:
+            self.execution.reporter.warn(text)
+        return prediction
 
     def require_memory(self, scan: Grid, options: PredictOptions, path: Path | None = None) -> int:
         """Refuse a scan that, by its size, memory does not suffice for; it need not have been read.
@@ -262,15 +266,16 @@ class Predictor:
             return None if array is None else Volume(answers.orientation.restore(array), answers.image)
 
         names = self.ensemble.class_names
+        agreement = fused.agreement.summary(names)
         record = {
             "verdict": None if answers.verdict is None else answers.verdict.to_json(),
             "fusion": options.fusion,
             "atlases": atlas_records(answers, fused.performance, names),
-            "agreement": fused.agreement.summary(names),
+            "agreement": agreement,
             "organ_mask_ml": None if answers.mask is None else organ_ml(answers.mask, answers.source),
             "uncovered_voxels": fused.agreement.uncovered,
             **volumes(indices, fused.agreement, names, answers.source),
-            "warnings": list(answers.warnings),
+            "warnings": [*answers.warnings, *_doubts(agreement)],
             **watch.to_json(),
         }
         # What a model has learnt from its own results holds for no ensemble.
@@ -391,3 +396,14 @@ def label_values(values: Sequence[int]) -> NDArray[Any]:
         if np.array_equal(array.astype(dtype), array):
             return array.astype(dtype)
     return array
+
+
+def _doubts(agreement: Mapping[str, Any]) -> list[str]:
+    """What the probabilities themselves say against a result."""
+    expected = agreement["expected_dice"]
+    if expected is None or expected >= UNSURE_DICE:
+        return []
+    return [
+        f"the networks are unsure of what they found: by their own probabilities a Dice of {expected:.2f} is to be "
+        "expected; look closely before you use it"
+    ]

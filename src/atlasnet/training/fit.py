@@ -145,6 +145,8 @@ class Fitting:
                 remedy="ask for independent networks",
             )
         check_epochs(self.options.keep_epochs, self.recipe)
+        if len(self.cohort) == 1:
+            self.say.warn("a single subject: it is its own atlas, and nothing is learnt of how subjects differ")
         check_masks(self.cohort, self.say)
         self.execution.torch_device()
 
