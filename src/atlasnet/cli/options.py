@@ -49,7 +49,7 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
         "--epochs",
         type=int,
         metavar="E",
-        help="epochs (default: 60; with --preset publication 18); networks that are tuned from another take a quarter of them",
+        help="epochs (default: 60; with --preset publication 18); tuned networks take a quarter",
     )
     parser.add_argument(
         "--sharing",

@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--operator",
         choices=OPERATORS,
         default="mrf",
-        help="what registers (default: mrf); the last three need a package each: pip install '.[ants]', '.[elastix]' or '.[greedy]' in its source",
+        help="what registers (default: mrf); the last three need the extra of that name: pip install '.[ants]'"
+        " in its source",
     )
     group.add_argument(
         "--preset",
