@@ -1,0 +1,131 @@
+"""The files of a folder that may be DICOM, and what matters of their headers.
+
+Headers alone are read here, with pydicom. A file that is damaged is an error wherever it lies: at the end of a stack
+nobody would miss it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from atlasnet.errors import VolumeError
+
+_HEADER = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "Modality",
+    "ImageType",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RescaleSlope",
+    "ModalityLUTSequence",
+    "RescaleIntercept",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+_PATIENT = ["PatientName", "PatientID"]  # read to keep them out of messages, and forgotten
+_COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
+_UID = re.compile(r"\d+(\.\d+)+")
+_SUFFIXES = (".dcm", ".ima")
+_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag (7FE0,0010) in either byte order
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file in the folder and those in it, in the order of their paths; hidden ones are left out."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
+def check_strange(strange: Sequence[Path], known: Sequence[Path]) -> None:
+    """Refuse a file that is not DICOM, yet is named like the slices beside it: it may have been one."""
+
+    def place(file: Path) -> tuple[Path, str]:
+        suffix = file.suffix.lower()
+        return file.parent, suffix if suffix[1:].isalpha() else ""  # many names end in a number behind a full stop
+
+    places = {place(file) for file in known}
+    for file in strange:
+        if place(file) in places and any(character.isdigit() for character in file.name):
+            raise unreadable(file, "a file that is not DICOM, named like the slices beside it")
+
+
+def read_header(file: Path) -> Dataset | None:
+    """What matters of the header, or None where the file is not DICOM, or the index of a disc.
+
+    Raises:
+        VolumeError: it is DICOM, but damaged, or compressed as a whole.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+            begun = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
+            bare = begun and start[128:] != b"DICM"  # files older than the preamble begin with the first group
+            if start[128:] != b"DICM" and not bare:
+                if file.suffix.lower() in _SUFFIXES:
+                    raise unreadable(file, "a file that is not DICOM, or is empty")
+                return None
+            stream.seek(0)
+            if not bare and read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                raise unreadable(file, "a header that is compressed too (deflate)")
+            header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_HEADER + _PATIENT)
+            _forget_patient(header)
+            stated = header.get("SOPClassUID") or getattr(header, "file_meta", Dataset()).get("MediaStorageSOPClassUID")
+            sop_class = UID(str(stated or ""))
+            if sop_class == MediaStorageDirectoryStorage:
+                return None
+            if bare and not sop_class:
+                return None
+            if not (_UID.fullmatch(sop_class) and _UID.fullmatch(str(header.get("SeriesInstanceUID") or ""))):
+                raise unreadable(file, "no valid SOPClassUID or SeriesInstanceUID")
+            header.SOPClassUID = sop_class
+            if "ImageStorage" in sop_class.keyword and stream.read(4) not in _PIXEL_DATA:
+                raise unreadable(file, "no pixels: the file is cut off")
+            for element in header.iterall():  # values are converted when first asked for: here, where errors are caught
+                _ = element.value
+            for keyword in _COUNTS:
+                int(header.get(keyword) or 1)
+    except VolumeError:
+        raise
+    except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
+        raise unreadable(file, f"a damaged header ({type(error).__name__})") from error
+    return header
+
+
+def _forget_patient(header: Dataset) -> None:
+    """Take name and ID of the patient out of a header, and out of its description, where people type them too."""
+    names = re.split(r"[\^=,\s]+", " ".join(str(header.get(keyword) or "") for keyword in _PATIENT))
+    for keyword in _PATIENT:
+        if keyword in header:
+            del header[keyword]
+    told = [re.escape(name) for name in names if len(name) > 1]
+    if told and "SeriesDescription" in header:
+        pattern = rf"(?<![^\W_])(?:{'|'.join(sorted(told, key=len, reverse=True))})(?![^\W_])"
+        header.SeriesDescription = re.sub(pattern, "***", str(header.SeriesDescription), flags=re.IGNORECASE)
+
+
+def unreadable(file: Path, found: str) -> VolumeError:
+    """The refusal of a file whose loss would go unnoticed."""
+    return VolumeError(
+        "the DICOM file cannot be read", path=file, found=found, remedy="export the series again, or take the file out"
+    )
