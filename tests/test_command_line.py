@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dicoms
 from atlasnet.cli.main import VERBS, main
 from atlasnet.cohort import Cohort
 from atlasnet.execution import Hidden, LogReporter, SilentReporter, open_log, write_json
@@ -190,6 +191,19 @@ def test_the_log_names_no_patient(scan: Path, model: Model, tmp_path: Path, caps
     assert "Müller" in said.err  # who looks at the terminal must know which
     assert re.search(r"warning <\d+>: <inputs>: ", text)
     assert re.search(r"note <\d+>: .*core ", text)
+
+
+def test_the_log_names_no_folder_behind_a_link(tmp_path: Path, capsys: Capture) -> None:
+    made = dicoms.slices(np.zeros((3, 4, 5), np.int16))
+    dicoms.save(tmp_path / "elsewhere" / "Jane_Doe", made)
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "all").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "Jane_Doe" / "IM000").write_bytes(b"no slice")
+    log = tmp_path / "run.log"
+    scan = str(tmp_path / "ct")
+    assert main(["register", scan, scan, "-o", str(tmp_path / "out"), "--log", str(log)]) == 2
+    assert "Jane_Doe" in capsys.readouterr().err
+    assert "Jane_Doe" not in log.read_text(encoding="utf-8")
 
 
 def test_the_log_names_nobody_of_whom_there_is_a_list_but_no_file(

@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 import dicoms
 from atlasnet.errors import VolumeError
-from atlasnet.volume import read_grid, read_volume
+from atlasnet.volume import read_grid, read_volume, volume_files
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 16, 12)).astype(np.int16)
 SPACING, ORIGIN = (0.75, 0.5, 2.5), (-20.0, 30.0, -400.0)
@@ -112,6 +112,38 @@ def test_a_file_named_like_the_slices_that_is_not_dicom_is_refused(tmp_path: Pat
     (tmp_path / "IM099").write_bytes(b"\0" * 300)
     with pytest.raises(VolumeError, match=r"IM099.*named like the slices"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["/annex/objects/none", "IM021"])  # what a clone without contents has; a loop
+def test_a_link_that_leads_nowhere_is_refused_also_at_the_end_of_the_stack(tmp_path: Path, target: str) -> None:
+    dicoms.save(tmp_path, series())
+    last = tmp_path / "IM021"
+    last.unlink()
+    last.symlink_to(target)
+    for read in (read_volume, read_grid):
+        with pytest.raises(VolumeError, match=rf"IM021: the link leads nowhere.*{target}.*datalad get"):
+            read(tmp_path)
+
+
+def test_linked_folders_and_files_belong_to_the_series(tmp_path: Path) -> None:
+    made = series()
+    folder = dicoms.save(tmp_path / "ct" / "a", made[:2])
+    dicoms.save(tmp_path / "disc" / "deep", made[2:4])
+    (tmp_path / "ct" / "b").symlink_to(tmp_path / "disc")
+    dicoms.save(tmp_path, made[4:], "last")
+    (folder / "IM099").symlink_to(tmp_path / "last000")
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct").array[0], VOXELS)
+    assert len(volume_files(tmp_path / "ct")) == 5
+
+
+def test_links_to_what_is_read_anyway_or_holds_the_folder_are_not_followed(tmp_path: Path) -> None:
+    dicoms.save(tmp_path / "other", series("2"))
+    folder = dicoms.save(tmp_path / "study" / "ct", series())
+    (folder / "up").symlink_to("..")
+    (folder.parent / "again").symlink_to("ct")
+    (folder.parent / "all").symlink_to(tmp_path)
+    np.testing.assert_array_equal(read_volume(tmp_path / "study").array[0], VOXELS)
+    assert len(volume_files(tmp_path / "study")) == 5
 
 
 @pytest.mark.parametrize("own_orientation", [False, True])

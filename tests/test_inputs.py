@@ -49,6 +49,16 @@ def test_dicom_exports_among_images_are_cases_too(tmp_path: Path) -> None:
     assert [case.name for case in find_cases([tmp_path], 2)] == ["a"]  # a series has one channel
 
 
+def test_dicom_behind_a_link_is_a_case_even_where_the_link_leads_nowhere(tmp_path: Path) -> None:
+    touch(tmp_path / "in" / "a.nii.gz")
+    dicoms.save(tmp_path / "store", dicoms.slices(np.zeros((2, 3, 4), np.int16)))
+    for name in ("b", "c"):
+        (tmp_path / "in" / name).mkdir()
+    (tmp_path / "in" / "b" / "series").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "c" / "1.dcm").symlink_to("/annex/objects/none")
+    assert [case.name for case in find_cases([tmp_path / "in"], 1)] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("name", ["anna.NII.GZ", "anna.Mha"])
 def test_masks_are_found_whatever_the_case_of_their_suffix(tmp_path: Path, name: str) -> None:
     touch(tmp_path / name, tmp_path / "anna.b.nii.gz", tmp_path / "annab.nii.gz")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
@@ -122,13 +121,15 @@ def _paths(value: Any) -> Iterator[Path]:
 
 def _names(path: Path) -> set[str]:
     """Names by which a case may be called: of the path, of all that is below it, of all that a zip holds."""
+    from atlasnet.execution import walk
+
     found: list[str] = [path.name, path.absolute().name]
     if path.is_dir():
-        for root, folders, files in os.walk(path):
+        for root, folders, files in walk(path):
             found += folders
             found += files
             if "dataset.json" in files:
-                found += _declared(Path(root, "dataset.json"))
+                found += _declared(root / "dataset.json")
     elif path.is_file() and zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:

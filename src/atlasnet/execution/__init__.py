@@ -16,6 +16,7 @@ from atlasnet.execution.files import (
     require_absent,
     write_json,
 )
+from atlasnet.execution.folders import files_below, walk
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
@@ -40,6 +41,7 @@ __all__ = [
     "copy_file",
     "digest",
     "file_digest",
+    "files_below",
     "give_back_memory",
     "json_text",
     "kept_memory",
@@ -54,5 +56,6 @@ __all__ = [
     "save_tensors",
     "unpack",
     "unwritable_log",
+    "walk",
     "write_json",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
+from atlasnet.execution import files_below
 from atlasnet.volume.io import DICOM_SUFFIXES, READABLE_SUFFIXES, image_stem, is_dicom
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -83,7 +84,7 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
 def _is_export(entry: Path) -> bool:
     """Whether it is a zip, or a folder with a DICOM file somewhere in it."""
     if entry.is_dir():
-        return any(file.is_file() and is_dicom(file) for file in entry.rglob("*"))
+        return any(is_dicom(file) for file in files_below(entry))
     return entry.suffix.lower() == ".zip"
 
 

@@ -1,4 +1,4 @@
-"""The files of a folder that may be DICOM, and what matters of their headers.
+"""Which files are DICOM, and what matters of their headers.
 
 Headers alone are read here, with pydicom. A file that is damaged is an error wherever it lies: at the end of a stack
 nobody would miss it.
@@ -6,7 +6,6 @@ nobody would miss it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,15 +47,6 @@ _SUFFIXES = (".dcm", ".ima")
 _PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag (7FE0,0010) in either byte order
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Every file in the folder and those in it, in the order of their paths; hidden ones are left out."""
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in found if file.is_file())
-
-
 def check_strange(strange: Sequence[Path], known: Sequence[Path]) -> None:
     """Refuse a file that is not DICOM, yet is named like the slices beside it: it may have been one."""
 
@@ -74,8 +64,15 @@ def read_header(file: Path) -> Dataset | None:
     """What matters of the header, or None where the file is not DICOM, or the index of a disc.
 
     Raises:
-        VolumeError: it is DICOM, but damaged, or compressed as a whole.
+        VolumeError: it is DICOM, but damaged, or compressed as a whole; or it is a link that leads nowhere.
     """
+    if file.is_symlink() and not file.exists():
+        raise VolumeError(
+            "the link leads nowhere",
+            path=file,
+            found=f"no file at {file.readlink()}",
+            remedy="get its content (such as by datalad get), or put a copy of the file in its place",
+        )
     try:
         with file.open("rb") as stream:
             start = stream.read(132)

@@ -17,8 +17,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
-from atlasnet.execution import unpack
-from atlasnet.volume.dicom_files import check_strange, files_below, read_header
+from atlasnet.execution import files_below, unpack
+from atlasnet.volume.dicom_files import check_strange, read_header
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
 
@@ -89,7 +89,7 @@ def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
     """Find the one series that ``path`` holds, or the one that is wanted; a zip's files exist inside the block only.
 
     Args:
-        path: a folder, searched with all folders in it; a zip of one; or a DICOM file.
+        path: a folder, searched with all folders in it and behind its links; a zip of one; or a DICOM file.
         wanted: a SeriesNumber or a SeriesInstanceUID.
 
     Raises:

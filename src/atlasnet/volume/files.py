@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atlasnet.errors import VolumeError
-from atlasnet.execution import digest, file_digest
+from atlasnet.execution import digest, file_digest, files_below
 from atlasnet.volume.io import image_suffix
 from atlasnet.volume.text_headers import metaimage_voxels, nrrd_voxels
 
@@ -13,10 +13,10 @@ from atlasnet.volume.text_headers import metaimage_voxels, nrrd_voxels
 def volume_files(path: Path) -> list[Path]:
     """All files that are read: those of a DICOM folder and the folders in it; a header, and where its voxels lie.
 
-    A damaged header stands alone: whoever reads it says what is wrong with it.
+    A damaged header stands alone, and links that lead nowhere are left out: whoever reads them says what is wrong.
     """
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        return [file for file in files_below(path) if file.is_file()]
     find = {".mhd": metaimage_voxels, ".mha": metaimage_voxels, ".nhdr": nrrd_voxels, ".nrrd": nrrd_voxels}.get(
         image_suffix(path) or ""
     )

@@ -1,0 +1,37 @@
+"""Folders searched with all that is in them, behind links too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Go as `os.walk` does, through links as well; a folder that several ways lead to is entered once.
+
+    Yields:
+        a folder, the names of the folders in it (what is removed from them is not entered), and those of its files, to
+        which links that lead nowhere belong.
+    """
+    entered = set(folder.resolve().parents)  # a link to what holds the folder leads back into it
+    for root, folders, files in os.walk(folder, followlinks=True):
+        place = Path(root).resolve()
+        if place in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        folders.sort()  # of several ways to a folder, the same one on every machine
+        yield Path(root), folders, files
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file in the folder and those in it, in the order of their paths; hidden ones are left out.
+
+    Links that lead nowhere are among them: what a link should have led to may not be passed over.
+    """
+    found = []
+    for root, folders, names in walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [root / name for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file() or file.is_symlink())
