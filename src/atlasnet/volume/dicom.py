@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
-from atlasnet.volume.dicom_frames import Frame, frames_of
+from atlasnet.volume.dicom_frames import Frame, check_rescale, frames_of
 from atlasnet.volume.dicom_pixels import decoded, rescaled
 from atlasnet.volume.dicom_series import Series, open_series
 from atlasnet.volume.grid import Grid
@@ -117,6 +117,7 @@ def _stacked(series: Series) -> tuple[list[Frame], Grid]:
                 found=_described(frame),
                 remedy="leave scouts and other views out of the folder",
             )
+    check_rescale(frames)
     heights = np.array([frame.position for frame in frames]) @ normal
     frames = [frames[i] for i in np.argsort(heights, kind="stable")]
     gap = _checked_gap(series, frames, normal)
@@ -219,5 +220,9 @@ def _pixels(series: Series, frames: Sequence[Frame]) -> list[NDArray[np.generic]
             stored = decoded(instance, Path(folder) / "pixels.dcm")
             for place in places[instance.file]:
                 frame = frames[place]
-                slices[place] = rescaled(stored[frame.number], frame.slope, frame.intercept)
+                slices[place] = rescaled(
+                    stored[frame.number],
+                    1.0 if frame.slope is None else frame.slope,
+                    0.0 if frame.intercept is None else frame.intercept,
+                )
     return [pixels for pixels in slices if pixels is not None]

@@ -70,7 +70,6 @@ def read_header(file: Path) -> Dataset | None:
         raise VolumeError(
             "the link leads nowhere",
             path=file,
-            found=f"no file at {file.readlink()}",
             remedy="get its content (such as by datalad get), or put a copy of the file in its place",
         )
     try:

@@ -27,8 +27,8 @@ class Frame:
         position: (3,) of the centre of the first pixel, LPS mm.
         orientation: (6,) unit vectors along a row and along a column.
         spacing: (2,) between columns and between rows, mm.
-        slope: what a stored value is multiplied by,
-        intercept: and what is added to it then.
+        slope: what a stored value is multiplied by, None where the file does not say;
+        intercept: and what is added to it then, None likewise.
     """
 
     instance: Instance
@@ -36,8 +36,8 @@ class Frame:
     position: Float
     orientation: Float
     spacing: Float
-    slope: float
-    intercept: float
+    slope: float | None
+    intercept: float | None
 
     @property
     def name(self) -> str:
@@ -78,35 +78,62 @@ def frames_of(instance: Instance) -> list[Frame]:
 
 
 def _frame(instance: Instance, number: int, groups: Sequence[Dataset]) -> Frame:
-    def values(group: str, keyword: str, count: int, default: float | None = None) -> Float:
-        for item in groups:
-            places = [item] if item is instance.header else _items(item, group)[:1]
-            for place in places:
+    def stated(group: str, keyword: str, count: int, places: Sequence[Dataset] = groups) -> Float | None:
+        for item in places:
+            for place in [item] if item is instance.header else _items(item, group)[:1]:
                 if keyword in place:
                     return _numbers(instance.file, keyword, place.get(keyword), count)
-        if default is None:
-            return _numbers(instance.file, keyword, None, count)
-        return np.full(count, default)
+        return None
 
-    if any("ModalityLUTSequence" in item for item in groups):
+    def needed(group: str, keyword: str, count: int) -> Float:
+        found = stated(group, keyword, count)
+        return _numbers(instance.file, keyword, None, count) if found is None else found
+
+    def rescale(keyword: str) -> float | None:
+        # Some enhanced files keep it where single slices have it, instead of in the functional groups.
+        found = stated("PixelValueTransformationSequence", keyword, 1, [*groups, instance.header])
+        return None if found is None else float(found[0])
+
+    if any("ModalityLUTSequence" in item for item in (*groups, instance.header)):
         raise VolumeError(
             "the values are stored through a table (Modality LUT), which is not read",
             path=instance.file,
             expected="a rescale slope and intercept",
             remedy="export the series as values, or convert it to NIfTI with a tool that knows the table",
         )
-    slope = float(values("PixelValueTransformationSequence", "RescaleSlope", 1, 1.0)[0])
+    slope = rescale("RescaleSlope")
     if slope == 0:
         raise VolumeError("the rescale slope is zero", path=instance.file, remedy="export the series again")
     return Frame(
         instance,
         number,
-        position=values("PlanePositionSequence", "ImagePositionPatient", 3),
-        orientation=values("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-        spacing=values("PixelMeasuresSequence", "PixelSpacing", 2)[::-1],
+        position=needed("PlanePositionSequence", "ImagePositionPatient", 3),
+        orientation=needed("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+        spacing=needed("PixelMeasuresSequence", "PixelSpacing", 2)[::-1],
         slope=slope,
-        intercept=float(values("PixelValueTransformationSequence", "RescaleIntercept", 1, 0.0)[0]),
+        intercept=rescale("RescaleIntercept"),
     )
+
+
+def check_rescale(frames: Sequence[Frame]) -> None:
+    """Refuse a stack of which only some slices state how stored values become those of the modality.
+
+    Raises:
+        VolumeError: naming the first slice that does not.
+    """
+    for keyword, values in (
+        ("RescaleSlope", [frame.slope for frame in frames]),
+        ("RescaleIntercept", [frame.intercept for frame in frames]),
+    ):
+        lacking = [frame for frame, value in zip(frames, values, strict=True) if value is None]
+        if 0 < len(lacking) < len(frames):
+            raise VolumeError(
+                "the slices of the series are not rescaled alike",
+                path=lacking[0].instance.file,
+                expected=f"{keyword}, as {len(frames) - len(lacking)} of the {len(frames)} slices state",
+                found=f"no {keyword} in {lacking[0].name}",
+                remedy="export the series again; a slice that was made later may belong to another series",
+            )
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:

@@ -94,7 +94,7 @@ def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
 
     Raises:
         VolumeError: there is no image series, not the wanted one, or several and none is named (they are listed); a
-            file is damaged; a single file is one slice of many; a zip cannot be trusted. Errors that are raised inside
+            file is damaged; a single file is one of several; a zip cannot be trusted. Errors that are raised inside
             the block come out with the zip's name in place of the temporary folder's.
     """
     with warnings.catch_warnings():
@@ -173,9 +173,7 @@ def _ambiguous(path: Path, found: Sequence[Series], chosen: Sequence[Series], wa
 
 
 def _check_alone(path: Path, series: Series) -> None:
-    """Refuse to take one slice of a series for a volume: who gives a slice means the series, or a copy of the slice."""
-    if series.instances[0].frames > 1:
-        return
+    """Refuse to take one file of a series for a volume: who gives it means the series, or has copied it elsewhere."""
     others = 0
     for file in sorted(entry for entry in path.absolute().parent.iterdir() if entry.is_file()):
         try:
@@ -184,10 +182,11 @@ def _check_alone(path: Path, series: Series) -> None:
             continue
         others += header is not None and _no_slice(header) is None and header.get("SeriesInstanceUID") == series.uid
     if others > 1:
+        what = "file" if series.instances[0].frames > 1 else "slice"
         raise VolumeError(
-            f"the file is one of the {others} slices of its series in this folder",
+            f"the file is one of the {others} {what}s of its series in this folder",
             path=path,
-            remedy="give the folder; to work on this slice alone, copy it into a folder of its own",
+            remedy=f"give the folder; to work on this {what} alone, copy it into a folder of its own",
         )
 
 
