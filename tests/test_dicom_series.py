@@ -91,6 +91,24 @@ def test_captures_localizers_colours_and_reports_are_left_out(tmp_path: Path) ->
         read_volume(folder)
 
 
+def test_pictures_in_the_colours_of_a_palette_are_left_out(tmp_path: Path) -> None:
+    dicoms.save(tmp_path, series("2", PhotometricInterpretation="PALETTE COLOR"), "fused")
+    with pytest.raises(VolumeError, match=r"no DICOM image series here.*5 x colour image"):
+        read_volume(tmp_path)
+    dicoms.save(tmp_path, series())
+    np.testing.assert_array_equal(read_volume(tmp_path).array[0], VOXELS)
+
+
+@pytest.mark.parametrize(("keyword", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+def test_floating_point_pixels_are_refused_for_what_they_are(tmp_path: Path, keyword: str, kind: str) -> None:
+    made = series()
+    for dataset, plane in zip(made, VOXELS, strict=True):
+        del dataset.PixelData
+        setattr(dataset, keyword, plane.astype(kind).tobytes())
+    with pytest.raises(VolumeError, match=r"floating-point pixels.*NIfTI"):
+        read_volume(dicoms.save(tmp_path, made))
+
+
 def test_a_capture_within_the_series_is_left_out(tmp_path: Path) -> None:
     made = series()
     made[2].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
@@ -197,6 +215,16 @@ def test_however_the_pixels_are_stored_they_are_the_same(tmp_path: Path, stored:
     for dataset in made:
         stored(dataset)
     np.testing.assert_array_equal(read_volume(dicoms.save(tmp_path, made)).array[0], VOXELS)
+
+
+def test_values_that_begin_above_the_lowest_bit_are_refused(tmp_path: Path) -> None:
+    made = series()
+    for dataset in made:
+        pixels = np.frombuffer(dataset.PixelData, "<u2") << 4
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 15, 0
+        dataset.PixelData = pixels.astype("<u2").tobytes()
+    with pytest.raises(VolumeError, match=r"IM\d+: .*expected HighBit 11, as 12 bits are stored; found HighBit 15"):
+        read_volume(dicoms.save(tmp_path, made))
 
 
 def test_each_slice_is_rescaled_by_its_own_slope_whatever_made_it(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _HEADER = [
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
+    "PhotometricInterpretation",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -44,7 +45,9 @@ _PATIENT = ["PatientName", "PatientID"]  # read to keep them out of messages, an
 _COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 _UID = re.compile(r"\d+(\.\d+)+")
 _SUFFIXES = (".dcm", ".ima")
-_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag (7FE0,0010) in either byte order
+# The tags (7FE0,0010), and (7FE0,0008) and (7FE0,0009), in either byte order.
+_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+_FLOAT_PIXELS = (b"\xe0\x7f\x08\x00", b"\x7f\xe0\x00\x08", b"\xe0\x7f\x09\x00", b"\x7f\xe0\x00\x09")
 
 
 def check_strange(strange: Sequence[Path], known: Sequence[Path]) -> None:
@@ -95,7 +98,14 @@ def read_header(file: Path) -> Dataset | None:
             if not (_UID.fullmatch(sop_class) and _UID.fullmatch(str(header.get("SeriesInstanceUID") or ""))):
                 raise unreadable(file, "no valid SOPClassUID or SeriesInstanceUID")
             header.SOPClassUID = sop_class
-            if "ImageStorage" in sop_class.keyword and stream.read(4) not in _PIXEL_DATA:
+            tag = stream.read(4)
+            if "ImageStorage" in sop_class.keyword and tag not in _PIXEL_DATA:
+                if tag in _FLOAT_PIXELS:
+                    raise unreadable(
+                        file,
+                        "floating-point pixels (FloatPixelData), which are not read",
+                        "convert the series to NIfTI, or take the file out",
+                    )
                 raise unreadable(file, "no pixels: the file is cut off")
             for element in header.iterall():  # values are converted when first asked for: here, where errors are caught
                 _ = element.value
@@ -120,8 +130,6 @@ def _forget_patient(header: Dataset) -> None:
         header.SeriesDescription = re.sub(pattern, "***", str(header.SeriesDescription), flags=re.IGNORECASE)
 
 
-def unreadable(file: Path, found: str) -> VolumeError:
+def unreadable(file: Path, found: str, remedy: str = "export the series again, or take the file out") -> VolumeError:
     """The refusal of a file whose loss would go unnoticed."""
-    return VolumeError(
-        "the DICOM file cannot be read", path=file, found=found, remedy="export the series again, or take the file out"
-    )
+    return VolumeError("the DICOM file cannot be read", path=file, found=found, remedy=remedy)

@@ -55,7 +55,7 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
         (frames, y, x) values as stored, not rescaled.
 
     Raises:
-        VolumeError: the pixels are cut off, damaged, or compressed in a way that GDCM does not know.
+        VolumeError: the pixels are cut off, damaged, or compressed or arranged in a way that is not read.
     """
     file = instance.file
     try:
@@ -75,6 +75,7 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
                 found=f"{len(stored.value)} bytes",
                 remedy="export the series again",
             )
+        _check_bits(dataset, file)
         if syntax.is_encapsulated:
             stored.value = _resealed(stored.value, size[0])
         _write_bare(dataset, syntax, temporary)
@@ -94,6 +95,19 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
             found=f"damaged or unknown compression ({type(error).__name__})",
             remedy="export the series again, uncompressed if need be",
         ) from error
+
+
+def _check_bits(dataset: Dataset, file: Path) -> None:
+    """Refuse values that do not begin at the lowest bit, a retired form: GDCM takes them as if they did."""
+    used, highest = dataset.get("BitsStored"), dataset.get("HighBit")
+    if used is not None and highest is not None and int(highest) != int(used) - 1:
+        raise VolumeError(
+            "the bits of the pixels are arranged in a way that is not read",
+            path=file,
+            expected=f"HighBit {int(used) - 1}, as {used} bits are stored",
+            found=f"HighBit {highest}",
+            remedy="export the series again, or convert it to NIfTI with a tool that knows this form",
+        )
 
 
 def _resealed(value: bytes, count: int) -> bytes:

@@ -48,7 +48,8 @@ class Instance:
     @property
     def flaw(self) -> str | None:
         """What keeps an image from being slices of a volume."""
-        if int(self.header.get("SamplesPerPixel") or 1) > 1:
+        palette = str(self.header.get("PhotometricInterpretation")).strip().upper() == "PALETTE COLOR"
+        if palette or int(self.header.get("SamplesPerPixel") or 1) > 1:
             return "colour image"
         if "ImagePositionPatient" in self.header or "PerFrameFunctionalGroupsSequence" in self.header:
             return None
