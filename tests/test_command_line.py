@@ -195,10 +195,10 @@ def test_the_log_names_no_patient(scan: Path, model: Model, tmp_path: Path, caps
 
 def test_the_log_names_no_folder_behind_a_link(tmp_path: Path, capsys: Capture) -> None:
     made = dicoms.slices(np.zeros((3, 4, 5), np.int16))
-    dicoms.save(tmp_path / "elsewhere" / "Jane_Doe", made)
+    for number in ("1", "2"):
+        dicoms.save(tmp_path / "elsewhere" / "Jane_Doe" / number, made)
     (tmp_path / "ct").mkdir()
     (tmp_path / "ct" / "all").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "Jane_Doe" / "IM000").write_bytes(b"no slice")
     log = tmp_path / "run.log"
     scan = str(tmp_path / "ct")
     assert main(["register", scan, scan, "-o", str(tmp_path / "out"), "--log", str(log)]) == 2

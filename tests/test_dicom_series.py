@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -126,9 +126,61 @@ def test_a_slice_that_lost_its_position_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_named_like_the_slices_that_is_not_dicom_is_refused(tmp_path: Path) -> None:
-    dicoms.save(tmp_path, series())
-    (tmp_path / "IM099").write_bytes(b"\0" * 300)
-    with pytest.raises(VolumeError, match=r"IM099.*named like the slices"):
+    dicoms.save(tmp_path / "plain", series())
+    dicoms.save(tmp_path / "stop", series(), "IM.")  # a number behind a full stop is no suffix
+    for lost in (tmp_path / "plain" / "IM099", tmp_path / "stop" / "IM.099"):
+        lost.write_bytes(b"\0" * 300)
+        with pytest.raises(VolumeError, match=rf"{lost.name}.*named like the slices"):
+            read_volume(lost.parent)
+
+
+def lettered(folder: Path, names: Sequence[str]) -> Path:
+    """Slices whose names hold no number, in the order of the stack."""
+    folder.mkdir(parents=True)
+    for name, dataset in zip(names, series(), strict=True):
+        dataset.save_as(folder / name, enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.parametrize("names", ["slice_a slice_b slice_c slice_d slice_e", "a b c d e", "sa sb sc sd se"])
+@pytest.mark.parametrize(("content", "problem"), [(b"", "empty file"), (b"\0" * 300, "named like the slices")])
+def test_a_lost_slice_is_refused_also_where_names_hold_no_number(
+    tmp_path: Path, names: str, content: bytes, problem: str
+) -> None:
+    folder = lettered(tmp_path / "ct", names.split())
+    last = folder / names.split()[-1]
+    last.write_bytes(content)
+    with pytest.raises(VolumeError, match=f"{last.name}: .*{problem}"):
+        read_volume(folder)
+
+
+@pytest.mark.parametrize(
+    "names", ["slice_a slice_b slice_c slice_d slice_e", "ra rb rc rd re", "a.dcm b.dcm c.dcm d.dcm e.dcm"]
+)
+@pytest.mark.parametrize("content", [b"", b"exported by hand"])
+def test_strays_beside_the_slices_are_no_slices(tmp_path: Path, names: str, content: bytes) -> None:
+    folder = lettered(tmp_path / "ct", names.split())
+    for name in ("README", "Readme", "DICOMDIR", "notes.txt", "slice_a.txt", "viewer.exe"):
+        (folder / name).write_bytes(content)
+    np.testing.assert_array_equal(read_volume(folder).array[0], VOXELS)
+
+
+def test_the_same_export_in_two_folders_is_told_as_copies_by_their_paths(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        dicoms.save(tmp_path / "study" / name, series())
+    told = r"found first/IM000 and second/IM000, both with the same SOPInstanceUID; to mend it: take one of the copies"
+    for path in (tmp_path / "study", zipped(tmp_path / "study", tmp_path / "study.zip")):
+        with pytest.raises(VolumeError, match=told):
+            read_volume(path)
+
+
+def test_time_points_in_folders_are_named_by_their_paths(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        made = series()
+        for dataset in made:
+            dataset.SOPInstanceUID += f".{name}"
+        dicoms.save(tmp_path / name, made)
+    with pytest.raises(VolumeError, match="found 1/IM000 and 2/IM000; to mend it: keep one time point"):
         read_volume(tmp_path)
 
 

@@ -142,12 +142,15 @@ def _checked_gap(series: Series, frames: Sequence[Frame], normal: Float) -> floa
         return _thickness(frames[0].instance.header)
     spacing = float(np.median(gaps))
     if gaps.min() <= 1e-3:
-        at = int(gaps.argmin())
+        pair = frames[int(gaps.argmin()) :][:2]
+        one, other = (frame.instance for frame in pair)
+        uid = one.header.get("SOPInstanceUID")
+        copied = one is not other and uid and uid == other.header.get("SOPInstanceUID")
         raise VolumeError(
             "two slices lie at the same place",
             path=series.path,
-            found=f"{frames[at].name} and {frames[at + 1].name}",
-            remedy="keep one time point or reconstruction of the series",
+            found=f"{pair[0].name} and {pair[1].name}" + (", both with the same SOPInstanceUID" if copied else ""),
+            remedy="take one of the copies out" if copied else "keep one time point or reconstruction of the series",
         )
     if np.abs(gaps - spacing).max() > SLICE_TOLERANCE * spacing:
         at = int(np.abs(gaps - spacing).argmax())

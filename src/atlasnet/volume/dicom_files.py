@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from pydicom import dcmread
@@ -45,22 +46,43 @@ _PATIENT = ["PatientName", "PatientID"]  # read to keep them out of messages, an
 _COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 _UID = re.compile(r"\d+(\.\d+)+")
 _SUFFIXES = (".dcm", ".ima")
+_STRAYS = ("DICOMDIR", "LICENSE", "README", "VERSION")  # what exports bring along without a suffix
 # The tags (7FE0,0010), and (7FE0,0008) and (7FE0,0009), in either byte order.
 _PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _FLOAT_PIXELS = (b"\xe0\x7f\x08\x00", b"\x7f\xe0\x00\x08", b"\xe0\x7f\x09\x00", b"\x7f\xe0\x00\x09")
 
 
 def check_strange(strange: Sequence[Path], known: Sequence[Path]) -> None:
-    """Refuse a file that is not DICOM, yet is named like the slices beside it: it may have been one."""
-
-    def place(file: Path) -> tuple[Path, str]:
-        suffix = file.suffix.lower()
-        return file.parent, suffix if suffix[1:].isalpha() else ""  # many names end in a number behind a full stop
-
-    places = {place(file) for file in known}
+    """Refuse a file that is not DICOM, yet is empty or named like the slices beside it: it may have been one."""
+    beside: dict[tuple[Path, str], list[str]] = {}
+    for file in known:
+        beside.setdefault(_place(file), []).append(file.name)
     for file in strange:
-        if place(file) in places and any(character.isdigit() for character in file.name):
+        names = beside.get(_place(file))
+        if names is None or file.stem.upper() in _STRAYS:
+            continue
+        if file.stat().st_size == 0:
+            raise unreadable(file, "an empty file beside the slices")
+        if _like(file.name, names):
             raise unreadable(file, "a file that is not DICOM, named like the slices beside it")
+
+
+def _place(file: Path) -> tuple[Path, str]:
+    """Folder and suffix: where, and what kind of file, a slice is expected."""
+    suffix = file.suffix.lower()
+    return file.parent, suffix if suffix[1:].isalpha() else ""  # many names end in a number behind a full stop
+
+
+def _like(name: str, slices: Sequence[str]) -> bool:
+    """Whether a name is made as those of slices: numbered, or with the beginning or length of all without numbers."""
+    if any(map(str.isdigit, name)):
+        return True
+    plain = [other for other in slices if not any(map(str.isdigit, other))]
+    if len(plain) < 2:
+        return False
+    first = takewhile(lambda letters: len(set(letters)) == 1, zip(*plain, strict=False))
+    begin = "".join(letters[0] for letters in first)
+    return (begin != "" and name.startswith(begin)) or {len(other) for other in plain} == {len(name)}
 
 
 def read_header(file: Path) -> Dataset | None:

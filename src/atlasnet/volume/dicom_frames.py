@@ -42,7 +42,7 @@ class Frame:
     @property
     def name(self) -> str:
         """As messages call it."""
-        name = self.instance.file.name
+        name = self.instance.name
         return f"frame {self.number + 1} of {name}" if self.instance.frames > 1 else name
 
     @property

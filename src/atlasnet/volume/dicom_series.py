@@ -29,10 +29,12 @@ class Instance:
 
     Args:
         file: where it lies.
+        name: as messages call it: its path below the folder or in the zip that was given.
         header: without the pixels and without what names the patient.
     """
 
     file: Path
+    name: str
     header: Dataset
 
     @property
@@ -101,22 +103,22 @@ def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values that break the standard: what matters is checked here
         if path.is_dir():
-            yield _choose(path, files_below(path), wanted)
+            yield _choose(path, path, files_below(path), wanted)
         elif path.suffix.lower() == ".zip":
             with tempfile.TemporaryDirectory(prefix="atlasnet-dicom-") as temporary:
                 folder = Path(temporary)
                 unpack(path, folder, largest=LARGEST_ARCHIVE, error=VolumeError, what="a zip of DICOM files")
                 try:
-                    yield _choose(path, files_below(folder), wanted)
+                    yield _choose(path, folder, files_below(folder), wanted)
                 except VolumeError as error:
                     raise _moved(error, folder, path) from error
         else:
-            series = _choose(path, [path], wanted)
+            series = _choose(path, path.parent, [path], wanted)
             _check_alone(path, series)
             yield series
 
 
-def _choose(path: Path, files: Iterable[Path], wanted: str | None) -> Series:
+def _choose(path: Path, folder: Path, files: Iterable[Path], wanted: str | None) -> Series:
     slices: dict[str, list[Instance]] = {}
     left_out: Counter[str] = Counter()
     strange = []
@@ -125,7 +127,7 @@ def _choose(path: Path, files: Iterable[Path], wanted: str | None) -> Series:
         if header is None:
             strange.append(file)
             continue
-        instance = Instance(file, header)
+        instance = Instance(file, str(file.relative_to(folder)), header)
         reason = _no_slice(header)
         if reason is None:
             slices.setdefault(str(header.SeriesInstanceUID), []).append(instance)
