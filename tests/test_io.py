@@ -306,19 +306,43 @@ def test_of_two_nifti_forms_that_disagree_one_is_taken_whole(
     np.testing.assert_allclose(grid.affine[:3, :3], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("codes", [(1, 1), (1, 2), (2, 1)])
-def test_a_sheared_sform_beside_a_sound_qform_gives_the_qform_or_nothing(
+@pytest.mark.parametrize("codes", [(1, 1), (2, 1), (1, 2), (2, 4), (3, 3)])
+def test_a_sheared_sform_is_refused_where_it_counts_and_does_not_matter_beside_a_qform_that_does(
     tmp_path: Path, codes: tuple[int, int]
 ) -> None:
     write_volume(tmp_path / "v.nii", volume())
-    rows = (-0.7, 0.12, 0.0, 11.0, 0.0, -0.8, 0.0, -22.5, 0.0, 0.0, 2.5, -1433.25)
+    rows = (-0.7, 0.12, 0.0, 110.0, 0.0, -0.8, 0.0, -225.0, 0.0, 0.0, 2.5, -143.0)
     nifti_header(tmp_path / "v.nii", codes=(252, "2h", codes), rows=(280, "12f", rows))
-    try:
-        direction = read_volume(tmp_path / "v.nii").grid.direction
-    except VolumeError as error:
-        assert "sheared" in str(error)  # noqa: PT017 - which of the two is ITK's choice
+    if codes[1] == 1:
+        with pytest.raises(VolumeError, match="sheared"):
+            read_volume(tmp_path / "v.nii")
     else:
-        np.testing.assert_allclose(direction, np.eye(3), atol=1e-5)
+        assert read_volume(tmp_path / "v.nii").grid.matches(volume().grid, 1e-4)
+
+
+@pytest.mark.parametrize("permissive", [None, "YES"])
+@pytest.mark.parametrize("shear", [0.0, 1e-4, 5e-4, 1e-3])
+@pytest.mark.parametrize("sform_code", [1, 2, 3, 4])
+@pytest.mark.parametrize("qform_code", [1, 2])
+def test_of_an_sform_a_little_sheared_and_a_qform_the_one_of_itk_is_taken(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shear: float,
+    sform_code: int,
+    qform_code: int,
+    permissive: str | None,
+) -> None:
+    path = tmp_path / "v.nii"
+    write_volume(path, Volume(np.zeros((4, 5, 6), np.int16), Grid.from_parts((4, 5, 6))))
+    rows = (-1.0, shear, 0.0, 1.0, 0.0, -1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 3.0)
+    codes = (qform_code, sform_code)
+    nifti_header(path, codes=(252, "2h", codes), offset=(268, "3f", (10.0, 20.0, 30.0)), rows=(280, "12f", rows))
+    monkeypatch.delenv("ITK_NIFTI_SFORM_PERMISSIVE", raising=False)
+    expected = sitk.ReadImage(str(path)).GetOrigin()
+    if permissive is not None:
+        monkeypatch.setenv("ITK_NIFTI_SFORM_PERMISSIVE", permissive)
+    for grid in (read_volume(path).grid, read_grid(path)):
+        np.testing.assert_allclose(grid.origin, expected, atol=1e-5)
 
 
 def test_a_nifti_header_with_two_spacings_is_refused(tmp_path: Path) -> None:

@@ -32,12 +32,18 @@ class NiftiGeometry(NamedTuple):
     """The geometry that a NIfTI header states, RAS as stored.
 
     ``sform`` (3, 3) columns in mm or None where its code is 0; ``qform`` (3, 3) rotation or None; ``spacing`` of the
-    axes, mm.
+    axes, mm; ``scanner``: whether the sform has code 1, the scanner's space.
     """
 
     sform: NDArray[np.float64] | None
     qform: NDArray[np.float64] | None
     spacing: tuple[float, ...]
+    scanner: bool
+
+    @property
+    def sform_counts(self) -> bool:
+        """Whether the sform says where the image lies: with code 1, or without a qform; as ITK decides."""
+        return self.sform is not None and (self.scanner or self.qform is None)
 
     @property
     def flat(self) -> bool:
@@ -131,6 +137,7 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
         sform if scode > 0 else None,
         _rotation(quaternion, qfac) if qcode > 0 else None,
         tuple(float(s) for s in spacing),
+        scode == 1,
     )
 
 

@@ -123,7 +123,7 @@ def read_sitk(path: Path) -> tuple[sitk.Image, Grid]:
     if nifti is not None and nifti.flat:
         with _of_three_axes(path) as raised:
             return read_sitk(raised)
-    with quiet_itk(), _alone(path) as name:
+    with quiet_itk(permissive=_by_sform_alone(nifti)), _alone(path) as name:
         try:
             image = sitk.ReadImage(str(name), imageIO=_reader(path))
         except RuntimeError as error:
@@ -150,7 +150,7 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_reader(path))
-    with quiet_itk():
+    with quiet_itk(permissive=_by_sform_alone(nifti)):
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
@@ -191,7 +191,7 @@ def _itk_grid(path: Path, image: Any, nifti: NiftiGeometry | None, shape: tuple[
     direction[:axes, :axes] = np.reshape(image.GetDirection(), (dimensions, dimensions))[:axes, :axes]
     spacing[:axes], origin[:axes] = image.GetSpacing()[:axes], image.GetOrigin()[:axes]
     if nifti is not None:
-        _check_nifti_direction(path, nifti, direction)
+        _check_nifti_direction(path, nifti)
     return trusted_grid(path, shape, spacing, origin, direction)
 
 
@@ -223,13 +223,20 @@ def _of_three_axes(path: Path) -> Iterator[Path]:
             raise error.told(path=path) from error
 
 
+def _by_sform_alone(nifti: NiftiGeometry | None) -> bool:
+    return nifti is not None and nifti.qform is None
+
+
 @contextmanager
-def quiet_itk() -> Iterator[None]:
-    """ITK without console warnings, and letting any NIfTI direction through: this module judges them itself."""
+def quiet_itk(*, permissive: bool = False) -> Iterator[None]:
+    """ITK without console warnings; with ``permissive``, letting any sform through: this module judges it itself.
+
+    Where there is a qform, a permissive ITK would take an sform before it that is a little sheared, whatever its code.
+    """
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     before = os.environ.get("ITK_NIFTI_SFORM_PERMISSIVE")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "YES"
+    os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "YES" if permissive else "NO"
     try:
         yield
     finally:
@@ -300,8 +307,8 @@ def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[An
     return array
 
 
-def _check_nifti_direction(path: Path, header: NiftiGeometry, direction: NDArray[np.float64]) -> None:
-    """Refuse a sheared sform unless ITK took the qform: of it, ITK makes a rotation that is neither's, silently."""
+def _check_nifti_direction(path: Path, header: NiftiGeometry) -> None:
+    """Refuse a sheared sform that counts: ITK makes a rotation of it, or takes the qform, and only warns."""
     if header.sform is None or len(header.spacing) < 3:
         return
     norms = np.linalg.norm(header.sform, axis=0)
@@ -309,14 +316,11 @@ def _check_nifti_direction(path: Path, header: NiftiGeometry, direction: NDArray
         if header.qform is not None:
             return
         raise _singular(path, header.sform)
-    to_lps = np.diag([-1.0, -1.0, 1.0])
-    stated = to_lps @ (header.sform / norms)
-    turned = to_lps @ header.qform if header.qform is not None else np.full((3, 3), np.inf)
-    took_qform = np.abs(turned - direction).max() <= DIRECTION_TOLERANCE
+    if header.sform_counts:
+        _check_orthonormal(path, np.diag([-1.0, -1.0, 1.0]) @ (header.sform / norms))
     # Of forms that point the same way, the sform says something about the lengths too.
-    if took_qform and np.abs(stated - turned).max() > DIRECTION_TOLERANCE:
+    elif header.qform is not None and np.abs(header.sform / norms - header.qform).max() > DIRECTION_TOLERANCE:
         return
-    _check_orthonormal(path, stated)
     if np.abs(norms / header.spacing - 1).max() > 1e-3:
         raise VolumeError(
             "the NIfTI header contradicts itself about the spacing",
