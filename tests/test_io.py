@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -391,6 +392,17 @@ def test_a_metaimage_direction_that_is_no_rotation_is_refused(tmp_path: Path, ma
     (tmp_path / "v.mha").write_bytes(content.replace(b"1 0 0 0 1 0 0 0 1", matrix.encode()))
     with pytest.raises(VolumeError, match=fault):
         read_volume(tmp_path / "v.mha")
+
+
+@pytest.mark.parametrize("offset", [0.0, 348.0, 351.0, -352.0, float("nan")])
+@pytest.mark.parametrize("read", [read_volume, read_grid])
+def test_nifti_voxels_within_the_header_are_refused(
+    tmp_path: Path, read: Callable[[Path], object], offset: float
+) -> None:
+    write_volume(tmp_path / "v.nii", volume())
+    nifti_header(tmp_path / "v.nii", vox_offset=(108, "f", (offset,)))
+    with pytest.raises(VolumeError, match="expected vox_offset 352 or more"):
+        read(tmp_path / "v.nii")
 
 
 def test_an_empty_image_is_refused(tmp_path: Path) -> None:

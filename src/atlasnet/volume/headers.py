@@ -25,6 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _COPY_AGAIN = "copy or export the file again"
 _NIFTI_REALS = {16: "f4", 64: "f8"}
 _NIFTI_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}  # by its code of the type
+_NIFTI_VOXELS = 352  # where the voxels begin at the earliest: behind the header and four bytes
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a spacing outside this range is a damaged number, and arithmetic fails on it
 
 
@@ -113,8 +114,14 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
             expected="whole or real numbers of 8 to 64 bits",
             found=f"NIfTI type {kind}",
         )
-    if not 0 <= offset < 2**31:
-        raise VolumeError("the NIfTI header places the voxels nowhere", path=path, found=f"byte {offset}")
+    if not _NIFTI_VOXELS <= offset < 2**31:  # from a place within the header, ITK moves on by itself
+        raise VolumeError(
+            "the NIfTI header places the voxels where they cannot be",
+            path=path,
+            expected=f"vox_offset {_NIFTI_VOXELS} or more",
+            found=f"{offset:g}",
+            remedy="correct vox_offset, or export the image again",
+        )
     expected = int(offset) + math.prod(sizes) * _NIFTI_BYTES[kind]
     found, real, odd = len(header), _NIFTI_REALS.get(kind), 0
     cut = b""  # of a voxel that goes on in the next chunk
