@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
 import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -301,6 +303,19 @@ def test_doubtful_data_is_warned_of(tmp_path: Path) -> None:
     assert "hardly Hounsfield" in found
     assert "e: the spacing" in found
     assert "no subject has the label never (3)" in found
+
+
+def test_a_nifti_header_with_neither_form_is_warned_of(tmp_path: Path) -> None:
+    nnunet(tmp_path, channels=("CT", "PET"))
+    for name in ("imagesTr/b_0000", "imagesTr/b_0001", "labelsTr/b"):
+        path = tmp_path / f"{name}.nii.gz"
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        struct.pack_into("<2h", content, 252, 0, 0)
+        path.write_bytes(gzip.compress(content))
+    report = check_cohort(tmp_path)
+    assert report.ok
+    found = [(problem.subject, problem.path) for problem in report.warnings if "neither form" in problem.text]
+    assert found == [("b", tmp_path / f"imagesTr/b_000{channel}.nii.gz") for channel in (0, 1)]
 
 
 def test_a_constant_image_is_an_error_and_a_constant_channel_beside_others_is_not(tmp_path: Path) -> None:

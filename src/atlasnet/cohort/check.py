@@ -18,7 +18,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
-from atlasnet.volume.io import read_labels
+from atlasnet.volume.io import is_placed, read_labels
 from atlasnet.volume.volume import Volume
 
 _LISTED = 8
@@ -78,7 +78,7 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
     different grids, labels that are not whole or not declared, an image that is constant, or of a single slice where
     most are volumes. Warnings: stray files, an empty reference, a label that
     nobody has, a channel that is constant beside others, CT without Hounsfield units, two subjects with the same
-    voxels, a spacing or size unlike the others'.
+    voxels, a NIfTI header that does not say how the image lies, a spacing or size unlike the others'.
 
     Args:
         path: the cohort's folder.
@@ -123,6 +123,10 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     else:
         for channel, text, warning in _image_doubts(cohort, image):
             note(text, subject.images[min(channel, len(subject.images) - 1)], warning=warning)
+        for path in subject.images:
+            if not is_placed(path):
+                text = "the NIfTI header has neither form (both codes are 0): left and right, and the order of slices,"
+                note(f"{text} are not known; to mend it: convert the image again from its source", path, warning=True)
     if subject.labels is not None:
         try:
             labels = read_labels(subject.labels)

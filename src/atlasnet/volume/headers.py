@@ -42,6 +42,11 @@ class NiftiGeometry(NamedTuple):
     scanner: bool
 
     @property
+    def placed(self) -> bool:
+        """Whether it says where in a room the image lies."""
+        return self.sform is not None or self.qform is not None
+
+    @property
     def sform_counts(self) -> bool:
         """Whether the sform says where the image lies: with code 1, or without a qform; as ITK decides."""
         return self.sform is not None and (self.scanner or self.qform is None)
@@ -49,7 +54,7 @@ class NiftiGeometry(NamedTuple):
     @property
     def flat(self) -> bool:
         """Whether it is an image of two axes that says where in a room it lies."""
-        return len(self.spacing) == 2 and (self.sform is not None or self.qform is not None)
+        return len(self.spacing) == 2 and self.placed
 
 
 def of_three_axes(path: Path) -> bytes:

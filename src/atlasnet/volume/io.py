@@ -159,6 +159,13 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
     return _itk_grid(path, reader, nifti, (z, y, x))
 
 
+def is_placed(path: str | Path) -> bool:
+    """Whether an image file that can be read says how it lies in the patient; NIfTI alone has a word for not knowing."""
+    path = Path(path)
+    nifti = path.is_file() and (image_suffix(path) or "").startswith(".nii")
+    return not nifti or check_nifti(path, voxels=False).placed
+
+
 def read_labels(path: str | Path) -> Volume:
     """Read a label map: whole numbers in any storage type, returned as integers, (1, z, y, x).
 
