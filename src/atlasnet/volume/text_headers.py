@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,9 +35,10 @@ _NRRD_WIDTH = {
 }
 _NRRD_SPACES = (
     "right-anterior-superior|RAS|left-anterior-superior|LAS|left-posterior-superior|LPS|right-anterior-superior-time|"
-    "RAST|left-anterior-superior-time|LAST|left-posterior-superior-time|LPST|scanner-xyz|scanner-xyz-time|"
-    "3D-right-handed|3D-left-handed|3D-right-handed-time|3D-left-handed-time"
+    "RAST|left-anterior-superior-time|LAST|left-posterior-superior-time|LPST|"
 )
+_NRRD_OTHER_SPACES = "scanner-xyz|3D-right-handed|3D-left-handed|scanner-xyz-time|3D-right-handed-time|3D-left-handed-time"
+_MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "")
 
 
 def _listed(entry: str, count: int) -> str:
@@ -45,6 +46,8 @@ def _listed(entry: str, count: int) -> str:
     return rf"{entry}(?:\s+{entry}){{{count - 1}}}" if count > 0 else "(?!)"
 
 
+# What the voxels are to be multiplied with and what is to be added, which ITK does not do, and what changes nothing.
+_META_SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 # The form of each field of a MetaImage, given the number of axes. Fields that it does not name are a user's own.
 _META_FIELDS: Mapping[str, Callable[[int], str]] = {
     "ObjectType": lambda n: "Image",
@@ -70,6 +73,8 @@ _META_FIELDS: Mapping[str, Callable[[int], str]] = {
     **dict.fromkeys(("ID", "ParentID"), lambda n: _WHOLE),
     "Color": lambda n: _listed(_NUMBER, 4),
     "CompressionLevel": lambda n: _WHOLE,
+    "DistanceUnits": lambda n: r"\??|[A-Za-z\u00b5]{1,20}",
+    **dict.fromkeys(_META_SCALING, lambda n: _NUMBER),
 }
 # What places an image. ITK takes such a matrix apart, and never comes to an end where a product overflows.
 _PLACING = {
@@ -87,7 +92,7 @@ _NRRD_FIELDS: Mapping[str, Callable[[int], str]] = {
     "number": lambda n: r"\d{1,18}",
     "type": lambda n: "|".join(_NRRD_WIDTH),
     "dimension": lambda n: "[1-5]",
-    "space": lambda n: _NRRD_SPACES,
+    "space": lambda n: _NRRD_SPACES + _NRRD_OTHER_SPACES,
     "space dimension": lambda n: "[1-4]",
     "sizes": lambda n: _listed(r"\d{1,9}", n),
     **dict.fromkeys(("spacings", "thicknesses", "axis mins", "axis maxs"), lambda n: _listed(_NUMBER_OR_NAN, n)),
@@ -159,7 +164,8 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
     """Check a MetaImage's header and, with ``voxels``, that all of them are there.
 
     Raises:
-        VolumeError: not MetaImage, truncated, damaged, empty, made of several files, or a spacing is not positive.
+        VolumeError: not MetaImage, truncated, damaged, empty, made of several files, a spacing is not positive, lengths
+            are not in mm, intensities are to be scaled, or there are more voxels than the header says.
     """
     fields, start = _metaimage_fields(path)
     axes = int(fields["NDims"]) if re.fullmatch("[1-5]", fields.get("NDims", "")) else 0
@@ -176,6 +182,10 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
     for field in ("ElementSpacing", "ElementSize"):
         if field in fields:
             check_spacing(path, [float(word) for word in fields[field].split()][:3])
+    _check_millimetres(path, "DistanceUnits", [fields.get("DistanceUnits", "").strip("?")])
+    for field, neutral in _META_SCALING.items():
+        if float(fields.get(field, neutral)) != neutral:
+            _refuse(path, field, f"{neutral:g}, as voxels are read as they are stored", fields[field])
     data = fields["ElementDataFile"]
     if data.split()[0:1] == ["LIST"] or "%" in data:
         raise VolumeError(
@@ -205,7 +215,8 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
     elif not _is_true(fields.get("BinaryData", "True")):
         _check_digits(path, file, offset, values)
     else:
-        _check_length(path, file, offset, values * width)
+        # Of a file beside the header, HeaderSize -1 says that the voxels are what is last.
+        _check_length(path, file, offset, values * width, exact=local or skipped >= 0)
 
 
 def _nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -233,7 +244,8 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
     """Check an NRRD's header and, with ``voxels``, that all of them are there.
 
     Raises:
-        VolumeError: not NRRD, truncated, damaged, empty, made of several files, or a spacing is not positive.
+        VolumeError: not NRRD, truncated, damaged, empty, made of several files, in a space that is not the patient's,
+            a spacing is not positive, or lengths are not in mm.
     """
     fields, start = _nrrd_fields(path)
     for key in ("dimension", "type", "sizes", "encoding"):
@@ -245,12 +257,43 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
     _check_forms(path, fields, _NRRD_FIELDS, axes)
     sizes = [int(word) for word in fields["sizes"].split()]
     check_size(path, sizes)
-    if "spacings" in fields:
-        check_spacing(path, [value for value in map(float, fields["spacings"].split()) if not math.isnan(value)])
+    _check_nrrd_geometry(path, fields, axes)
     if "data file" in fields and (fields["data file"].startswith("LIST") or "%" in fields["data file"]):
         raise VolumeError("an NRRD spread over several files is not supported", path=path, remedy="save it as one file")
     if voxels:
         _check_nrrd_voxels(path, fields, start, math.prod(sizes))
+
+
+def _check_nrrd_geometry(path: Path, fields: Mapping[str, str], axes: int) -> None:
+    """Refuse what ITK would take for a place in the patient, in mm, and is not."""
+    if re.fullmatch(_NRRD_OTHER_SPACES, fields.get("space", ""), re.IGNORECASE):
+        raise VolumeError(
+            "the NRRD header does not say how the image lies in the patient",
+            path=path,
+            expected="space left-posterior-superior, right-anterior-superior or left-anterior-superior",
+            found=fields["space"],
+            remedy="export the image again in one of these",
+        )
+    units = re.findall(_QUOTED, fields.get("space units", ""))
+    _check_millimetres(path, "space units", [unit.strip('"') for unit in units[:3]])
+    if "spacings" in fields:
+        kinds = fields.get("kinds", " ".join(["domain"] * axes)).lower().split()
+        in_space = {"domain", "space"} if axes > 3 else {"domain", "space", "none", "???"}
+        spacings = list(map(float, fields["spacings"].split()))
+        # An axis of channels or of time may have none. For one in space, ITK would make up 1 mm.
+        check_spacing(path, [s for s, kind in zip(spacings, kinds, strict=True) if kind in in_space or not math.isnan(s)])
+
+
+def _check_millimetres(path: Path, field: str, units: Sequence[str]) -> None:
+    """Refuse another unit of length: ITK reads every length as mm."""
+    if any(unit.lower() not in _MM for unit in units):
+        raise VolumeError(
+            "lengths are not in millimetres",
+            path=path,
+            expected=f"{field} mm",
+            found=" ".join(units),
+            remedy="convert the header's lengths, or export the image again in mm",
+        )
 
 
 def _check_nrrd_voxels(path: Path, fields: Mapping[str, str], start: int, values: int) -> None:
@@ -286,10 +329,18 @@ def _check_forms(path: Path, fields: Mapping[str, str], forms: Mapping[str, Call
             _refuse(path, name, f"numbers below {_FARTHEST:g}", repr(value[:80]))
 
 
-def _check_length(path: Path, file: Path, offset: int, expected: int) -> None:
+def _check_length(path: Path, file: Path, offset: int, expected: int, *, exact: bool = False) -> None:
     found = max(0, file.stat().st_size - offset)
     if found < expected:
         raise truncated(path, expected, found)
+    if exact and found > expected:
+        raise VolumeError(
+            "there are more voxels than the header says",
+            path=path,
+            expected=f"{expected} bytes",
+            found=f"{found} bytes" if file == path else f"{found} bytes in {file.name}",
+            remedy="correct sizes, type, channels or HeaderSize in the header, or export the image again",
+        )
 
 
 def _check_digits(path: Path, file: Path, offset: int, expected: int) -> None:

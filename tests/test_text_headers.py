@@ -1,0 +1,118 @@
+"""What the headers of NRRD and MetaImage files say and ITK does not heed is refused, not read as something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.errors import VolumeError
+from atlasnet.volume import read_grid, read_volume
+
+ARRAY = np.arange(4 * 5 * 6, dtype="<i2").reshape(4, 5, 6)
+NRRD = {
+    "type": "short",
+    "dimension": "3",
+    "space": "left-posterior-superior",
+    "sizes": "6 5 4",
+    "space directions": "(1,0,0) (0,2,0) (0,0,3)",
+    "kinds": "domain domain domain",
+    "endian": "little",
+    "encoding": "raw",
+    "space origin": "(10,20,30)",
+}
+BARE = {name: value for name, value in NRRD.items() if not name.startswith("space")}
+META = {
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "BinaryDataByteOrderMSB": "False",
+    "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+    "Offset": "10 20 30",
+    "ElementSpacing": "1 2 3",
+    "DimSize": "6 5 4",
+    "ElementType": "MET_SHORT",
+}
+
+
+def nrrd(path: Path, fields: dict[str, str], voxels: bytes = ARRAY.tobytes()) -> Path:
+    header = "".join(f"{name}: {value}\n" for name, value in fields.items())
+    path.write_bytes(f"NRRD0004\n{header}\n".encode() + voxels)
+    return path
+
+
+def meta(path: Path, fields: dict[str, str], voxels: bytes = ARRAY.tobytes(), file: str = "LOCAL") -> Path:
+    header = "".join(f"{name} = {value}\n" for name, value in fields.items())
+    path.write_bytes(f"{header}ElementDataFile = {file}\n".encode() + (voxels if file == "LOCAL" else b""))
+    if file != "LOCAL":
+        (path.parent / file).write_bytes(voxels)
+    return path
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-right-handed", "3D-LEFT-handed", "scanner-xyz-time"])
+def test_an_nrrd_space_that_is_not_the_patients_is_refused(tmp_path: Path, space: str) -> None:
+    path = nrrd(tmp_path / "v.nrrd", NRRD | {"space": space})
+    for read in (read_volume, read_grid):
+        with pytest.raises(VolumeError, match=f"in the patient.*{space}"):
+            read(path)
+
+
+@pytest.mark.parametrize("spacings", ["1 2 nan", "NaN 2 3"])
+@pytest.mark.parametrize("kinds", ["domain domain domain", "??? ??? ???", None])
+def test_an_nrrd_axis_in_space_without_a_spacing_is_refused(tmp_path: Path, spacings: str, kinds: str | None) -> None:
+    fields = BARE | {"spacings": spacings} | ({} if kinds is None else {"kinds": kinds})
+    if kinds is None:
+        del fields["kinds"]
+    with pytest.raises(VolumeError, match="spacing is not positive"):
+        read_volume(nrrd(tmp_path / "v.nrrd", fields))
+
+
+def test_an_nrrd_axis_of_channels_needs_no_spacing(tmp_path: Path) -> None:
+    fields = {"dimension": "4", "sizes": "2 6 5 4", "spacings": "nan 1 2 3", "kinds": "vector domain domain domain"}
+    path = nrrd(tmp_path / "v.nrrd", BARE | fields, np.repeat(ARRAY, 2).tobytes())
+    read = read_volume(path, channels=True)
+    np.testing.assert_array_equal(read.array, np.stack([ARRAY, ARRAY]))
+    np.testing.assert_allclose(read.grid.spacing, (1, 2, 3))
+
+
+@pytest.mark.parametrize("units", ['"um" "um" "um"', '"mm" "mm" "cm"', '"m"'])
+def test_an_nrrd_in_other_units_than_millimetres_is_refused(tmp_path: Path, units: str) -> None:
+    with pytest.raises(VolumeError, match="not in millimetres"):
+        read_volume(nrrd(tmp_path / "v.nrrd", NRRD | {"space units": units}))
+
+
+@pytest.mark.parametrize("unit", ["um", "cm", "m"])
+def test_a_metaimage_in_other_units_than_millimetres_is_refused(tmp_path: Path, unit: str) -> None:
+    with pytest.raises(VolumeError, match="not in millimetres"):
+        read_volume(meta(tmp_path / "v.mha", META | {"DistanceUnits": unit}))
+
+
+@pytest.mark.parametrize(("slope", "offset"), [("2", "0"), ("1", "-1024"), ("1e-3", "5")])
+def test_a_metaimage_whose_intensities_are_to_be_scaled_is_refused(tmp_path: Path, slope: str, offset: str) -> None:
+    fields = {"ElementToIntensityFunctionSlope": slope, "ElementToIntensityFunctionOffset": offset}
+    with pytest.raises(VolumeError, match="ElementToIntensityFunction"):
+        read_volume(meta(tmp_path / "v.mha", META | fields))
+
+
+def test_fields_that_change_nothing_are_read_over(tmp_path: Path) -> None:
+    fields = {
+        "DistanceUnits": "mm",
+        "ElementToIntensityFunctionSlope": "1",
+        "ElementToIntensityFunctionOffset": "0.0",
+    }
+    np.testing.assert_array_equal(read_volume(meta(tmp_path / "v.mha", META | fields)).array[0], ARRAY)
+    path = nrrd(tmp_path / "v.nrrd", NRRD | {"space units": '"mm" "mm" "mm"'})
+    np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+
+
+@pytest.mark.parametrize(("name", "file"), [("v.mha", "LOCAL"), ("v.mhd", "v.raw")])
+def test_a_metaimage_with_more_voxels_than_its_header_says_is_refused(tmp_path: Path, name: str, file: str) -> None:
+    with pytest.raises(VolumeError, match="more voxels.*expected 240 bytes; found 480 bytes"):
+        read_volume(meta(tmp_path / name, META, 2 * ARRAY.tobytes(), file))
+
+
+def test_a_metaimage_may_have_what_its_header_skips_before_the_voxels(tmp_path: Path) -> None:
+    for size in ("7", "-1"):
+        path = meta(tmp_path / "v.mhd", META | {"HeaderSize": size}, b"\1" * 7 + ARRAY.tobytes(), "v.raw")
+        np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
