@@ -107,6 +107,30 @@ def test_a_file_of_landmarks_is_read_and_a_wrong_line_named(tmp_path):
         read_landmarks(tmp_path / "absent.csv")
 
 
+@pytest.mark.parametrize("separator", [";", "\t", " "])
+@pytest.mark.parametrize("names", [True, False])
+def test_landmarks_that_commas_do_not_separate_are_told_so_at_their_first_line(tmp_path, separator, names):
+    lines = (["tx ty tz sx sy sz"] if names else []) + ["1 2 3 4 5 6", "7 8 9 10 11 12"]
+    (tmp_path / "points.csv").write_text("\n".join(lines).replace(" ", separator), encoding="utf-8")
+    with pytest.raises(TransformError, match=r"points\.csv: line 1 .*separated by commas"):
+        read_landmarks(tmp_path / "points.csv")
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("line", [1, 2])
+def test_a_landmark_that_is_not_finite_is_told_with_its_line(tmp_path, bad, line):
+    lines = ["1,2,3,4,5,6", "7,8,9,10,11,12"]
+    lines[line - 1] = f"1,{bad},3,4,5,6"
+    (tmp_path / "points.csv").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(TransformError, match=rf"points\.csv: line {line} .*finite"):
+        read_landmarks(tmp_path / "points.csv")
+
+
+def test_rows_that_a_spreadsheet_leaves_empty_are_skipped(tmp_path):
+    (tmp_path / "points.csv").write_text(",,,,,\n0,2,3,4,5,6\n,,,,,\n , ,,,,\n", encoding="utf-8")
+    np.testing.assert_array_equal(read_landmarks(tmp_path / "points.csv")[0], [[0, 2, 3]])
+
+
 def test_the_command_starts_from_landmarks(tmp_path):
     shape = (20, 24, 28)
     z, y, x = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")

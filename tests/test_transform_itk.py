@@ -194,13 +194,14 @@ def test_fields_that_cannot_be_used_are_refused(tmp_path):
         read_itk_field(tmp_path / "broken.nii.gz")
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".NII.GZ"])
 def test_the_field_of_a_single_slice_is_one_that_itk_applies(tmp_path: Path, suffix: str) -> None:
     matrix = np.eye(4)
     matrix[:3, 3] = (3, -2, 0)
     path = tmp_path / f"field{suffix}"
     write_itk_field(path, Transform.affine(matrix).forward, Grid.from_parts((1, 20, 24), (1.0, 1.5, 2.0)))
-    field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
+    kind = "NrrdImageIO" if suffix == ".nrrd" else "NiftiImageIO"  # ITK knows no suffixes in capitals
+    field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64, kind)
     np.testing.assert_allclose(sitk.DisplacementFieldTransform(field).TransformPoint((5.0, 6.0, 0.0)), (8, 4, 0))
     moved = read_itk_field(path)(torch.tensor([[5.0, 6.0, 0.0]], dtype=torch.float64))
     np.testing.assert_allclose(moved.numpy(), [[8, 4, 0]], atol=1e-5)

@@ -60,11 +60,12 @@ def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
         TransformError: the suffix is none of these.
         OSError: the file cannot be written whole.
     """
-    if not str(path).endswith(SUFFIXES):
+    name = Path(path).name.lower()
+    if not name.endswith(SUFFIXES):
         raise TransformError(
             "a displacement field needs the suffix of an image format", path=path, expected=" ".join(SUFFIXES)
         )
-    if grid.shape[0] == 1 and str(path).endswith((".nii", ".nii.gz")):
+    if grid.shape[0] == 1 and name.endswith((".nii", ".nii.gz")):
         grid = grid.padded((0, 0, 1), (0, 0, 1))
     image = itk_field(displacement_on(point_map, grid), grid)
     with atomic_path(path) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -63,34 +64,36 @@ def landmark_transform(target: ArrayLike, source: ArrayLike, *, kind: str | None
 def read_landmarks(path: str | Path) -> tuple[Float, Float]:
     """Read corresponding points from a CSV file.
 
-    One pair a line: x, y, z in the target, then x, y, z in the source, LPS mm. A line of names above them, empty lines
-    and lines that begin with # are skipped.
+    One pair a line, separated by commas: x, y, z in the target, then x, y, z in the source, LPS mm. A line of six names
+    above them, lines that are empty but for commas, and lines that begin with # are skipped.
 
     Returns:
         (n, 3) points of the target and (n, 3) of the source.
 
     Raises:
-        TransformError: the file cannot be read, or a line is not six numbers.
+        TransformError: the file cannot be read, or a line is not six finite numbers.
     """
     rows: list[list[float]] = []
     named = False
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             for number, row in enumerate(csv.reader(stream), start=1):
-                if not row or row[0].lstrip().startswith("#"):
+                if not "".join(row).strip() or row[0].lstrip().startswith("#"):
                     continue
                 values = [_number(value) for value in row]
-                if not rows and not named and all(value is None for value in values):
+                # What is not six names may be numbers that something else than commas separates.
+                if not rows and not named and len(values) == 6 and all(value is None for value in values):
                     named = True
                     continue
-                if len(values) != 6 or None in values:
+                pair = [value for value in values if value is not None and math.isfinite(value)]
+                if not len(values) == len(pair) == 6:
                     raise TransformError(
                         f"line {number} is no pair of landmarks",
                         path=path,
-                        expected="six numbers: x, y, z in the target, x, y, z in the source, LPS mm",
+                        expected="six finite numbers separated by commas: x, y, z in the target and in the source, mm",
                         found=",".join(row)[:80],
                     )
-                rows.append([value for value in values if value is not None])
+                rows.append(pair)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TransformError("the landmarks cannot be read", path=path, found=str(error)) from error
     if not rows:
