@@ -108,7 +108,7 @@ def test_fields_that_change_nothing_are_read_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "file"), [("v.mha", "LOCAL"), ("v.mhd", "v.raw")])
 def test_a_metaimage_with_more_voxels_than_its_header_says_is_refused(tmp_path: Path, name: str, file: str) -> None:
-    with pytest.raises(VolumeError, match="more voxels.*expected 240 bytes; found 480 bytes"):
+    with pytest.raises(VolumeError, match=r"more voxels.*expected 240 bytes; found 480 bytes"):
         read_volume(meta(tmp_path / name, META, 2 * ARRAY.tobytes(), file))
 
 

@@ -37,7 +37,9 @@ _NRRD_SPACES = (
     "right-anterior-superior|RAS|left-anterior-superior|LAS|left-posterior-superior|LPS|right-anterior-superior-time|"
     "RAST|left-anterior-superior-time|LAST|left-posterior-superior-time|LPST|"
 )
-_NRRD_OTHER_SPACES = "scanner-xyz|3D-right-handed|3D-left-handed|scanner-xyz-time|3D-right-handed-time|3D-left-handed-time"
+_NRRD_OTHER_SPACES = (
+    "scanner-xyz|3D-right-handed|3D-left-handed|scanner-xyz-time|3D-right-handed-time|3D-left-handed-time"
+)
 _MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "")
 
 
@@ -185,7 +187,13 @@ def check_metaimage(path: Path, voxels: bool = True) -> None:
     _check_millimetres(path, "DistanceUnits", [fields.get("DistanceUnits", "").strip("?")])
     for field, neutral in _META_SCALING.items():
         if float(fields.get(field, neutral)) != neutral:
-            _refuse(path, field, f"{neutral:g}, as voxels are read as they are stored", fields[field])
+            raise VolumeError(
+                "the intensities are to be scaled, and voxels are read as they are stored",
+                path=path,
+                expected=f"{field} {neutral:g}",
+                found=fields[field],
+                remedy="store the scaled values, without this field",
+            )
     data = fields["ElementDataFile"]
     if data.split()[0:1] == ["LIST"] or "%" in data:
         raise VolumeError(
@@ -281,7 +289,9 @@ def _check_nrrd_geometry(path: Path, fields: Mapping[str, str], axes: int) -> No
         in_space = {"domain", "space"} if axes > 3 else {"domain", "space", "none", "???"}
         spacings = list(map(float, fields["spacings"].split()))
         # An axis of channels or of time may have none. For one in space, ITK would make up 1 mm.
-        check_spacing(path, [s for s, kind in zip(spacings, kinds, strict=True) if kind in in_space or not math.isnan(s)])
+        check_spacing(
+            path, [s for s, kind in zip(spacings, kinds, strict=True) if kind in in_space or not math.isnan(s)]
+        )
 
 
 def _check_millimetres(path: Path, field: str, units: Sequence[str]) -> None:
