@@ -312,7 +312,7 @@ arrays = hnp.arrays(
     st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"]),
     hnp.array_shapes(min_dims=4, max_dims=4, min_side=1, max_side=4),
     elements={"allow_nan": False, "allow_infinity": False},
-)
+).map(lambda array: np.clip(array, -1e30, 1e30) if array.dtype.kind == "f" else array)  # beyond it, images are refused
 lengths = st.floats(0.01, 100).map(lambda value: round(value, 4))
 
 

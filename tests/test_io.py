@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import VolumeError
-from atlasnet.volume import Grid, Volume, read_grid, read_labels, read_volume, write_volume
+from atlasnet.volume import Grid, Volume, read_grid, read_labels, read_volume, write_labels, write_volume
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 OBLIQUE = Rotation.from_rotvec([0.3, -0.2, 0.4]).as_matrix()
@@ -184,6 +184,25 @@ def test_a_name_that_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
     for call in (read_volume, read_grid, lambda path: write_volume(path, volume())):  # at it, ITK ends the process
         with pytest.raises(VolumeError, match="not in UTF-8"):
             call(path)
+
+
+def test_a_compressed_nifti_that_is_not_called_so_is_to_be_renamed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_volume(tmp_path / "v.nii.gz", volume())
+    (tmp_path / "v.nii.gz").rename(tmp_path / "w.nii")
+    for read in (read_volume, read_grid):
+        with pytest.raises(VolumeError, match=r"compressed.*rename it to \.nii\.gz"):
+            read(tmp_path / "w.nii")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_nifti_2_file_is_named_as_one(tmp_path: Path, order: str) -> None:
+    header = struct.pack(f"{order}i8s", 540, b"n+2\0\r\n\032\n")
+    (tmp_path / "v.nii").write_bytes(header.ljust(544, b"\0") + bytes(100))
+    with pytest.raises(VolumeError, match=r"NIfTI-2.*convert it"):
+        read_volume(tmp_path / "v.nii")
 
 
 def test_an_absent_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
@@ -433,6 +452,44 @@ def test_labels_that_are_not_whole_are_refused_with_their_place(tmp_path: Path) 
     write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((2, 3, 4))))
     with pytest.raises(VolumeError, match=r"whole numbers.*\(1, 2, 3\)"):
         read_labels(tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("u4", 2**31), ("i8", 2**33 + 4), ("f8", 2.0**40), ("f4", -(2.0**32))])
+def test_labels_that_predictions_could_not_hold_are_refused_as_too_large(
+    tmp_path: Path, kind: str, value: float
+) -> None:
+    array = np.zeros((2, 3, 4), kind)
+    array[1, 2, 3] = value
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "v.nrrd"))
+    with pytest.raises(VolumeError, match="label values up to 2147483647"):
+        read_labels(tmp_path / "v.nrrd")
+
+
+def test_the_largest_label_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    array = np.array([0, 2**31 - 1], np.int64).reshape(1, 1, 2)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "v.nrrd"))
+    labels = read_labels(tmp_path / "v.nrrd")
+    write_labels(tmp_path / "w.nii.gz", labels)
+    assert read_labels(tmp_path / "w.nii.gz").array.ravel().tolist() == [0, 2**31 - 1]
+
+
+def test_labels_in_several_layers_are_refused_as_such(tmp_path: Path) -> None:
+    layers = sitk.GetImageFromArray(np.zeros((2, 3, 4, 2), np.uint8), isVector=True)
+    sitk.WriteImage(layers, str(tmp_path / "v.seg.nrrd"))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4, 5), np.uint8), isVector=False), str(tmp_path / "v.nii"))
+    for name in ("v.seg.nrrd", "v.nii"):
+        with pytest.raises(VolumeError, match=r"found 2 layers.*export one label map"):
+            read_labels(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("value", [1e300, -1e31])
+def test_voxels_too_large_to_compute_with_are_refused(tmp_path: Path, suffix: str, value: float) -> None:
+    array = np.zeros((3, 3, 3))
+    array[1, 2, 0] = value
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"v{suffix}"))
+    with pytest.raises(VolumeError, match=r"too large.*expected magnitudes up to 1e"):
+        read_volume(tmp_path / f"v{suffix}")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

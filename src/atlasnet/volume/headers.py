@@ -83,6 +83,8 @@ def check_nifti(path: Path, voxels: bool = True) -> NiftiGeometry:
     with path.open("rb") as plain:
         compressed = plain.read(2) == _GZIP_MAGIC
         plain.seek(0)
+        if compressed and path.suffix.lower() == ".nii":  # which ITK takes for voxels that are not compressed
+            raise VolumeError("the file is compressed", path=path, remedy="rename it to .nii.gz")
         if not compressed:
             return _check_nifti_stream(path, plain, voxels)
         try:
@@ -97,6 +99,13 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
     if len(header) < 348:
         raise damaged(path, f"{len(header)} bytes, less than a header")
     order = next((o for o in "<>" if struct.unpack_from(f"{o}i", header)[0] == 348), None)
+    if any(struct.unpack_from(f"{o}i", header)[0] == 540 for o in "<>"):
+        raise VolumeError(
+            "this is a NIfTI-2 file",
+            path=path,
+            expected="a NIfTI-1 header",
+            remedy="convert it, for instance with nibabel: Nifti1Image.from_image(nibabel.load(OLD)).to_filename(NEW)",
+        )
     if order is None or header[344:348] not in (b"n+1\0", b"ni1\0"):
         raise VolumeError("this is not a NIfTI file", path=path, expected="a NIfTI-1 header", found=repr(header[:12]))
     if header[344:348] == b"ni1\0":

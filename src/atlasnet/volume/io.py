@@ -31,6 +31,8 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 DIRECTION_TOLERANCE = 1e-3
 """How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
 
+_LARGEST = 1e30  # of a voxel; beyond, the float32 in which images are computed with comes to its end
+_LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
 _FARTHEST = 1e7  # mm; an origin beyond is a damaged number
 
 
@@ -97,7 +99,8 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
 
     Raises:
         VolumeError: the file is absent, unreadable, truncated, empty, 4-D without ``channels``; its spacing is not
-            positive, its direction is singular or sheared, or a voxel is not finite; for DICOM see `read_dicom`.
+            positive, its direction is singular or sheared, or a voxel is not finite or beyond 1e30; for DICOM see
+            `read_dicom`.
     """
     path = Path(path)
     if path.exists() and is_dicom(path):
@@ -160,7 +163,7 @@ def read_grid(path: str | Path, *, series: str | None = None) -> Grid:
 
 
 def is_placed(path: str | Path) -> bool:
-    """Whether an image file that can be read says how it lies in the patient; NIfTI alone has a word for not knowing."""
+    """Whether a sound image says how it lies in the patient; NIfTI alone has a word for not knowing."""
     path = Path(path)
     nifti = path.is_file() and (image_suffix(path) or "").startswith(".nii")
     return not nifti or check_nifti(path, voxels=False).placed
@@ -170,15 +173,32 @@ def read_labels(path: str | Path) -> Volume:
     """Read a label map: whole numbers in any storage type, returned as integers, (1, z, y, x).
 
     Raises:
-        VolumeError: as `read_volume`, or a voxel is not a whole number.
+        VolumeError: as `read_volume`, a voxel is not a whole number or is beyond 32 bits, or there are several layers.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, channels=True)
     array = volume.array
+    if volume.channels > 1:
+        raise VolumeError(
+            "the label map has several layers",
+            path=path,
+            expected="one value per voxel",
+            found=f"{volume.channels} layers (overlapping segments, or colours)",
+            remedy="export one label map, in which segments do not overlap",
+        )
+    low, high = array.min().item(), array.max().item()
+    if max(-low, high) > _LARGEST_LABEL:
+        raise VolumeError(
+            "the label values are too large",
+            path=path,
+            expected=f"label values up to {_LARGEST_LABEL}",
+            found=f"{low} to {high}",
+            remedy="give the labels smaller numbers",
+        )
     if array.dtype.kind in "iu":
         return volume
     whole = np.rint(array)
     # Scaled storage (slope times integer in float32) leaves a whole number off by rounding only.
-    if np.abs(array - whole).max() > 1e-3 or np.abs(whole).max() >= 2**31:
+    if np.abs(array - whole).max() > 1e-3:
         position = np.unravel_index(int(np.abs(array - whole).argmax()), array.shape)
         raise VolumeError(
             "a label map must hold whole numbers",
@@ -392,6 +412,15 @@ def trusted_grid(
 def _check_finite(path: Path, array: NDArray[Any]) -> None:
     if not all_finite(array):
         check_finite(path, array.size - int(np.isfinite(array).sum()), array.size)
+    low, high = array.min(), array.max()
+    if low < -_LARGEST or high > _LARGEST:
+        raise VolumeError(
+            "the image has voxels that are too large to compute with",
+            path=path,
+            expected=f"magnitudes up to {_LARGEST:g}",
+            found=f"{low:g} to {high:g}",
+            remedy="divide the image by a number, or correct the scaling in its header",
+        )
 
 
 def _explained(path: Path, error: RuntimeError) -> VolumeError:
