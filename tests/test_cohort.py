@@ -250,8 +250,9 @@ def test_check_lists_every_problem_of_every_subject(tmp_path: Path) -> None:
 
 def test_ct_that_is_not_called_so_is_pointed_out(tmp_path: Path) -> None:
     array = np.linspace(-1024, 1500, math.prod(GRID.shape)).reshape(1, *GRID.shape).astype(np.int16)
-    write_volume(tmp_path / "images/a.nii.gz", Volume(array, GRID))
-    labels(tmp_path / "labels/a.nii.gz")
+    for name, image in (("a", array), ("b", array[..., ::-1])):
+        write_volume(tmp_path / f"images/{name}.nii.gz", Volume(image, GRID))
+        labels(tmp_path / f"labels/{name}.nii.gz")
     assert "looks like CT in Hounsfield units" in texts(tmp_path)
     assert '"channel_names": {"0": "CT"}' in texts(tmp_path)
     declare(tmp_path, channel_names={"0": "CT"}, labels={"background": 0, "left": 1, "right": 2})

@@ -189,10 +189,7 @@ def _images(listing: Listing, folder: Path, ending: str | None, *, dicom: bool) 
             continue
         suffix = image_suffix(entry)
         if entry.is_symlink() and not entry.exists():
-            text = (
-                f"the link leads nowhere, to {entry.readlink()}: get its content (such as by datalad get), or remove it"
-            )
-            listing.add(text, path=entry)
+            listing.add("the link leads nowhere: get its content (such as by datalad get), or remove it", path=entry)
         elif (entry.is_dir() and dicom) or (entry.is_file() and suffix and ending in (None, suffix)):
             found.append(entry)
         else:

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk(folder: Path, *, strict: bool = False) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Go as `os.walk` does, through links as well; a folder that several ways lead to is entered once.
 
     Yields:
         a folder, the names of the folders in it (what is removed from them is not entered), and those of its files, to
         which links that lead nowhere belong.
+
+    Raises:
+        OSError: with ``strict``, a folder cannot be read, which is passed over without.
     """
     entered = set(folder.resolve().parents)  # a link to what holds the folder leads back into it
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_raise if strict else None, followlinks=True):
         place = Path(root).resolve()
         if place in entered:
             folders.clear()
@@ -25,13 +28,20 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield Path(root), folders, files
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def files_below(folder: Path) -> list[Path]:
     """Every file in the folder and those in it, in the order of their paths; hidden ones are left out.
 
     Links that lead nowhere are among them: what a link should have led to may not be passed over.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
     found = []
-    for root, folders, names in walk(folder):
+    for root, folders, names in walk(folder, strict=True):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         found += [root / name for name in names if not name.startswith(".")]
     return sorted(file for file in found if file.is_file() or file.is_symlink())
