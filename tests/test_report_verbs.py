@@ -165,7 +165,7 @@ def test_a_prediction_shows_verdict_estimate_and_spread_where_the_record_has_the
     assert "the scan is unusual: too dark." in found.text
     assert found.table("evidence")[0] == {"evidence": "intensity", "value": "3", "limit": "1.5", "score": "2"}
     assert [row["estimated Dice"] for row in found.table("label")] == ["0.810 ± 0.050", ""]
-    assert {row["by one atlas alone, ml"] for row in found.table("label")} == {"1.5 to 2.5"}
+    assert {row["range over single atlases, ml"] for row in found.table("label")} == {"1.5 to 2.5"}
     assert "No atlas reached 12.5 % of the scan; it is background" in found.text
 
 

@@ -75,7 +75,7 @@ def curve_figure(
     axes.set_axisbelow(True)
     places = sorted({point.x for points in curves.values() for point in points})
     if len(places) <= MOST_TICKS and not diagonal:
-        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.set_xticks(places, [f"{place:.3g}" for place in places])
     if diagonal:
         ends = [places[0], places[-1]]
         handles += axes.plot(ends, ends, color="0.45", linestyle="dashed")

@@ -18,7 +18,7 @@ from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, labe
 from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.volume import Volume
 
-_ALONE = "by one atlas alone, ml"  # heading of volumes
+_ALONE = "range over single atlases, ml"  # heading of volumes
 
 
 class PredictionReport:
@@ -51,7 +51,7 @@ class PredictionReport:
 
     def _found(self, page: Page, record: Mapping[str, Any], voxels: int) -> None:
         """Warnings, volumes, and how far the atlases agreed."""
-        page.warnings(record["warnings"], "No warnings.")
+        page.warnings(record["warnings"], "No warnings; this says nothing of how good the result is.")
         if record.get("verdict"):
             _verdict(page, record["verdict"])
         asked = [atlas for atlas in record["atlases"] if atlas["used"]]
@@ -59,7 +59,7 @@ class PredictionReport:
         share, listed = number(agreement["foreground"]), ", ".join(self.ensemble.names)
         page.text(
             (f"{len(self.ensemble)} models segmented the scan together, {listed}. " if len(self.ensemble) > 1 else "")
-            + f"{len(asked)} of {len(record['atlases'])} atlases were asked, and fused by {record['fusion']}. "
+            + f"{len(asked)} of {len(record['atlases'])} atlases were used; fusion: {record['fusion']}. "
             + (
                 f"In the labelled voxels, the share of the atlases that chose the result is {share} on average."
                 if share
@@ -113,9 +113,9 @@ class PredictionReport:
         page.text("The scan was mapped onto every atlas. The atlas with the lowest quality comes first.")
         atlases = sorted(record["atlases"], key=lambda atlas: atlas["quality"])
         page.table(
-            ["atlas", *REGISTRATION_HEAD, "asked"],
+            ["atlas", *REGISTRATION_HEAD, "used"],
             [[atlas["name"], *registration_cells(atlas), "yes" if atlas["used"] else "no"] for atlas in atlases],
-            words=["asked"],
+            words=["used"],
         )
         add_scale(page)
         images = self.predictor.atlases
