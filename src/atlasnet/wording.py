@@ -1,11 +1,19 @@
-"""Numbers for people; loads nothing, as `atlasnet.errors`."""
+"""Numbers and lists for people; loads nothing, as `atlasnet.errors`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
     """A number of things whose plural ends in s."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """At most ``most`` names, then how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.check import plan_lines
-from atlasnet.wording import duration
+from atlasnet.wording import duration, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from atlasnet.study.forecast import StudyForecast
     from atlasnet.training.forecast import Cost, Forecast
 
-_SHOWN = 10  # names of a list
 _HOW = {"atlases": "", "own": ", where networks see whole scans"}
 
 
@@ -97,9 +96,9 @@ def batch_lines(found: BatchForecast, folder: Path) -> list[str]:
     total = len(found.missing) + len(found.kept) + len(found.unreadable)
     lines = [f"output       {folder}", f"cases        {total}"]
     if found.kept:
-        lines.append(f"kept         {_listed(found.kept)}: of the same model, input and options")
+        lines.append(f"kept         {shortened(found.kept)}: of the same model, input and options")
     if found.missing:
-        lines.append(f"to segment   {_listed(found.missing)}")
+        lines.append(f"to segment   {shortened(found.missing)}")
     lines += [f"would fail   {name}: {problem}" for name, problem in found.unreadable.items()]
     if found.case_seconds is not None and found.seconds is not None:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found.case_seconds.items())
@@ -115,16 +114,11 @@ def batch_lines(found: BatchForecast, folder: Path) -> list[str]:
 def _atlases(found: Forecast | StudyForecast) -> str:
     if found.chosen is None:
         return f"atlases      {found.atlases}, still to be chosen among the subjects"
-    return f"atlases      {_listed(found.chosen)}"
+    return f"atlases      {shortened(found.chosen)}"
 
 
 def _kept(what: str, total: int, kept: int, unit: str = "") -> str:
     return f"{what:13}{total}{unit}; {kept} of them kept from earlier calls"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _cost_lines(

@@ -20,6 +20,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import is_placed, read_labels
 from atlasnet.volume.volume import Volume
+from atlasnet.wording import shortened
 
 _LISTED = 8
 _UNLIKE = 3.0
@@ -76,9 +77,9 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
 
     Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
     different grids, labels that are not whole or not declared, an image that is constant, or of a single slice where
-    most are volumes. Warnings: stray files, an empty reference, a label that
-    nobody has, a channel that is constant beside others, CT without Hounsfield units, two subjects with the same
-    voxels, a NIfTI header that does not say how the image lies, a spacing or size unlike the others'.
+    most are volumes. Warnings: stray files, an empty reference, a single subject with one, a label that nobody has, a
+    channel that is constant beside others, CT without Hounsfield units, two subjects with the same voxels, a NIfTI
+    header that does not say how the image lies, a spacing or size unlike the others'.
 
     Args:
         path: the cohort's folder.
@@ -166,9 +167,8 @@ def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
     values, counts = np.unique(labels.array, return_counts=True)
     strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in cohort.declared]
     if strange:
-        listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
-        more = f" and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
-        return [(f"label values that dataset.json does not declare: {listed}{more}", False)]
+        listed = shortened([f"{value} ({count} voxels)" for value, count in strange], _LISTED)
+        return [(f"label values that dataset.json does not declare: {listed}", False)]
     if set(values.tolist()) <= {0, cohort.ignore_label}:
         text = "nothing is labelled" if 0 in values else "every voxel has the ignore label"
         return [(text, True)]

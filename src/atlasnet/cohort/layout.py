@@ -12,7 +12,9 @@ from atlasnet.cohort.declaration import Declaration
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
+from atlasnet.execution import leads_nowhere
 from atlasnet.volume.io import image_suffix
+from atlasnet.wording import shortened
 
 _PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
@@ -138,8 +140,8 @@ def _warn_of_unlisted(listing: Listing, root: Path, declaration: Declaration) ->
         images = [entry for entry in sorted(folder.iterdir()) if image_suffix(entry) and not entry.name.startswith(".")]
         beside = [entry.name for entry in images if entry.resolve() not in listed]
         if beside:
-            text = f"{len(beside)} files that dataset.json does not list are left out: {', '.join(beside[:_SHOWN])}"
-            listing.add(text + ("" if len(beside) <= _SHOWN else ", ..."), path=folder, warning=True)
+            text = f"{len(beside)} files that dataset.json does not list are left out: {shortened(beside, _SHOWN)}"
+            listing.add(text, path=folder, warning=True)
 
 
 def _folders(
@@ -188,7 +190,7 @@ def _images(listing: Listing, folder: Path, ending: str | None, *, dicom: bool) 
         if entry.name.startswith(".") or entry.name.lower().endswith(".raw") or entry.name.lower().endswith(".zraw"):
             continue
         suffix = image_suffix(entry)
-        if entry.is_symlink() and not entry.exists():
+        if leads_nowhere(entry):
             listing.add("the link leads nowhere: get its content (such as by datalad get), or remove it", path=entry)
         elif (entry.is_dir() and dicom) or (entry.is_file() and suffix and ending in (None, suffix)):
             found.append(entry)

@@ -14,8 +14,7 @@ from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import image_stem
 from atlasnet.volume.volume import Volume
-
-_SHOWN = 10  # names of a sentence
+from atlasnet.wording import shortened
 
 
 def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
@@ -43,12 +42,11 @@ def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
             raise CohortError(f"two organ masks of the case {name}", path=paths[1], found=f"{paths[0].name} beside it")
     missing = [name for name, paths in found.items() if not paths]
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise CohortError(
             f"no organ mask for {len(missing)} of {len(names)} cases",
             path=place,
             expected="a file CASE.nii.gz, non-zero in the organ, for each case",
-            found="none for " + ", ".join(missing[:_SHOWN]) + more,
+            found="none for " + shortened(missing),
         )
     return {name: paths[0] for name, paths in found.items()}
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from atlasnet.volume.volume import bounding_box
+
 Mask = NDArray[np.bool_]
 Float = NDArray[np.float64]
 
@@ -69,7 +71,7 @@ class ContourDistances:
             spacing: distance between voxel centres in the order of the array's axes; all distances have its unit.
             ignored: voxels that nobody annotated, disjoint from both masks.
         """
-        box = _bounding_box(prediction | reference)
+        box = bounding_box(prediction | reference)
         if box is None:
             return cls(np.empty(0), np.empty(0), agree_on_absence=True)
         hidden = None if ignored is None else ignored[box]
@@ -120,14 +122,3 @@ class ContourDistances:
 def _nearest(points: Float, others: Float) -> Float:
     """(n,) distance of each of ``points`` (n, d) to the nearest of ``others`` (m, d)."""
     return np.asarray(KDTree(others, leafsize=32).query(points)[0], dtype=np.float64)
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...] | None:
-    """The box around the mask and one voxel more, so that a neighbour's state is known; None for an empty mask."""
-    box = []
-    for axis, length in enumerate(mask.shape):
-        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if not found.size:
-            return None
-        box.append(slice(max(int(found[0]) - 1, 0), min(int(found[-1]) + 2, length)))
-    return tuple(box)

@@ -15,9 +15,10 @@ from atlasnet.cohort.masks import check_masks
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
-from atlasnet.evaluation.table import Table, shortened
+from atlasnet.evaluation.table import Table
 from atlasnet.execution import Execution
 from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, images_by_stem, read_labels
+from atlasnet.wording import shortened
 
 _TABLE_SIZE = 2**20
 

@@ -13,6 +13,7 @@ from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, columns
 from atlasnet.execution import atomic_path, read_json, write_json
+from atlasnet.wording import shortened
 
 # Every score that is summarised: its heading, and whether larger is better.
 SCORES = {
@@ -212,12 +213,6 @@ def _is_table(path: Path) -> bool:
     except ValueError:
         return False
     return isinstance(content, dict) and {"summary", "rows"} <= set(content)
-
-
-def shortened(names: Sequence[str], most: int = 10) -> str:
-    """At most ``most`` names, then how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -16,7 +16,7 @@ from atlasnet.execution.files import (
     require_absent,
     write_json,
 )
-from atlasnet.execution.folders import files_below, walk
+from atlasnet.execution.folders import files_below, leads_nowhere, walk
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
@@ -45,6 +45,7 @@ __all__ = [
     "give_back_memory",
     "json_text",
     "kept_memory",
+    "leads_nowhere",
     "memory_held",
     "memory_left",
     "open_log",

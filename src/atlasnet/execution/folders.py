@@ -28,6 +28,11 @@ def walk(folder: Path, *, strict: bool = False) -> Iterator[tuple[Path, list[str
         yield Path(root), folders, files
 
 
+def leads_nowhere(path: Path) -> bool:
+    """Whether a link's target is not there, as in a DataLad folder whose contents have not been fetched."""
+    return path.is_symlink() and not path.exists()
+
+
 def _raise(error: OSError) -> None:
     raise error
 

@@ -207,7 +207,7 @@ def check_own(path: Path, *, edited: bool) -> None:
             path=record,
             remedy="give another folder or name with -o, or move the file away",
         )
-    hashes = _known(path)
+    hashes = _outputs(content)
     if not edited and hashes is not None and _is_edited(path, hashes):
         raise InputError(
             "the labels are not those that were written there: edited, it seems",
@@ -219,8 +219,16 @@ def check_own(path: Path, *, edited: bool) -> None:
 def _known(path: Path) -> dict[str, Any] | None:
     """The hashes of the outputs at ``path`` by their record, None while they are written; None without one of ours."""
     try:
-        return dict(read_json(output_path(path, RECORD))["outputs"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _outputs(read_json(output_path(path, RECORD)))
+    except (OSError, ValueError):
+        return None
+
+
+def _outputs(record: Any) -> dict[str, Any] | None:
+    """The hashes that a record states, None where it is none of ours."""
+    try:
+        return dict(record["outputs"])
+    except (KeyError, TypeError, ValueError):
         return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from atlasnet.prediction.member import Asked, Made, Member
 from atlasnet.prediction.memory import prediction_bytes
 from atlasnet.prediction.postprocess import postprocess
 from atlasnet.prediction.prediction import Prediction, PredictOptions
-from atlasnet.prediction.record import atlas_records, organ_ml, volumes
+from atlasnet.prediction.record import atlas_records, doubts, organ_ml, volumes
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.staple import Patterns, Performance
 from atlasnet.prediction.verdict import UNUSUAL, Verdict, joined
@@ -37,7 +37,6 @@ SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a ti
 # Networks say how sure they are, so that the fit decides less between them than between carried labels, where the power
 # is 2. Of 0.5, 1 and 2 the best on 24 hippocampi on which no network was trained.
 LOCAL = FusionWeights(fit=0.5)
-UNSURE_DICE = 0.5  # expected by the probabilities themselves, below which a result is warned of
 
 
 @dataclass
@@ -131,7 +130,7 @@ class Predictor:
             mask=mask,
         )
         prediction = self.fuse(answers, options)
-        for text in prediction.record["warnings"][len(answers.warnings) :]:
+        for text in doubts(prediction.record["agreement"]):
             self.execution.reporter.warn(text)
         return prediction
 
@@ -275,7 +274,7 @@ class Predictor:
             "organ_mask_ml": None if answers.mask is None else organ_ml(answers.mask, answers.source),
             "uncovered_voxels": fused.agreement.uncovered,
             **volumes(indices, fused.agreement, names, answers.source),
-            "warnings": [*answers.warnings, *_doubts(agreement)],
+            "warnings": [*answers.warnings, *doubts(agreement)],
             **watch.to_json(),
         }
         # What a model has learnt from its own results holds for no ensemble.
@@ -396,14 +395,3 @@ def label_values(values: Sequence[int]) -> NDArray[Any]:
         if np.array_equal(array.astype(dtype), array):
             return array.astype(dtype)
     return array
-
-
-def _doubts(agreement: Mapping[str, Any]) -> list[str]:
-    """What the probabilities themselves say against a result."""
-    expected = agreement["expected_dice"]
-    if expected is None or expected >= UNSURE_DICE:
-        return []
-    return [
-        f"the networks are unsure of what they found: by their own probabilities a Dice of {expected:.2f} is to be "
-        "expected; look closely before you use it"
-    ]

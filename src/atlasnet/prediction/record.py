@@ -13,6 +13,8 @@ from atlasnet.prediction.fusion import Agreement
 from atlasnet.prediction.staple import Performance
 from atlasnet.volume import Grid
 
+UNSURE_DICE = 0.5  # expected by the probabilities themselves, below which a result is warned of
+
 
 def brief(atlas: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a prediction's record keeps of the record of a registration onto the atlas of this name."""
@@ -37,6 +39,17 @@ def atlas_records(answers: Answers, performance: Performance | None, names: Sequ
                 name: performance.sensitivity(atlas, label) for label, name in enumerate(names) if label
             }
     return records
+
+
+def doubts(agreement: Mapping[str, Any]) -> list[str]:
+    """What the probabilities themselves say against a result."""
+    expected = agreement["expected_dice"]
+    if expected is None or expected >= UNSURE_DICE:
+        return []
+    return [
+        f"the networks are unsure of what they found: by their own probabilities a Dice of {expected:.2f} is to be "
+        "expected; look closely before you use it"
+    ]
 
 
 def volumes(indices: NDArray[Any], agreement: Agreement, names: Sequence[str], grid: Grid) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from atlasnet.registration.affine_search import search, turns
 from atlasnet.registration.intensity import CT_CLAMP, Pair, Ranges, choose_windows
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, canonical
+from atlasnet.volume.volume import bounding_box
 
 Float = NDArray[np.float64]
 
@@ -386,13 +387,10 @@ def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], 
 
 def _around(image: Volume, counts: NDArray[np.bool_]) -> tuple[Volume, NDArray[np.bool_]]:
     """The part of an image and of its mask (1, z, y, x) that holds what counts, with a voxel around it."""
-    box = []
-    for axis, count in enumerate(counts.shape[1:]):
-        filled = np.flatnonzero(counts.any(axis=tuple(other for other in range(4) if other != axis + 1)))
-        box.append((max(int(filled[0]) - 1, 0), min(int(filled[-1]) + 2, count)))
-    part = (slice(None), *(slice(low, high) for low, high in box))
-    before = [-low for low, _ in box[::-1]]
-    after = [high - count for (_, high), count in zip(box[::-1], image.grid.size, strict=True)]
+    box = bounding_box(counts[0]) or ()
+    part = (slice(None), *box)
+    before = [-along.start for along in box[::-1]]
+    after = [along.stop - count for along, count in zip(box[::-1], image.grid.size, strict=True)]
     return Volume(image.array[part], image.grid.padded(before, after)), counts[part]
 
 

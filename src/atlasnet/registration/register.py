@@ -89,27 +89,26 @@ def register_images(
     """
     chosen = make_operator(operator) if isinstance(operator, str) else operator
     labels: dict[str, Any] = {}
-
-    def upright(volume: Volume | None) -> Volume | None:
-        """As every orientation of it is stored: lattices of control points begin where the arrays do."""
-        return None if volume is None else canonical(volume)[0]
-
     if contextual(chosen):
-        labels = {"source_labels": upright(source_labels), "target_labels": [upright(target_labels)]}
+        labels = {"source_labels": _upright(source_labels), "target_labels": [_upright(target_labels)]}
     elif source_labels is not None or target_labels is not None:
         raise InputError(
             "labels say nothing to a registration whose metric weights do not depend on the tissue",
             found=f"operator {chosen.name!r}",
             remedy="leave them out, or give it weights that atlasnet learn-metrics wrote",
         )
-
     (result,) = chosen.register(
         canonical(source)[0],
         [canonical(target)[0]],
-        source_mask=upright(source_mask),
-        target_masks=[upright(target_mask)],
+        source_mask=_upright(source_mask),
+        target_masks=[_upright(target_mask)],
         initial=[initial],
         **labels,
         execution=execution or Execution(),
     )
     return result
+
+
+def _upright(volume: Volume | None) -> Volume | None:
+    """As every orientation of it is stored: lattices of control points begin where the arrays do."""
+    return None if volume is None else canonical(volume)[0]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atlasnet.evaluation.table import SCORES, shortened
+from atlasnet.evaluation.table import SCORES
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
-from atlasnet.wording import counted
+from atlasnet.wording import counted, shortened
 
 _VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
 _FEWEST_DRAWN = 3  # cases, below which a chart says less than the table

@@ -12,10 +12,10 @@ from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.errors import InputError
-from atlasnet.evaluation.table import shortened
 from atlasnet.execution import Execution, read_json, reading_back
 from atlasnet.training.memory import measuring_bytes
 from atlasnet.training.options import FitOptions
+from atlasnet.wording import shortened
 
 Folds = int | Sequence[Sequence[str]]
 """How many groups, or the groups themselves, each of subjects that are left out together."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.evaluation.table import shortened
 from atlasnet.execution import atomic_path, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.confidence import MEASURES
@@ -16,6 +15,7 @@ from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
 from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases, write_curves
 from atlasnet.volume import read_labels
+from atlasnet.wording import shortened
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours

@@ -41,7 +41,7 @@ from atlasnet.training.recipe import Augmentation, check_epochs
 from atlasnet.volume import Volume, canonical, read_labels, write_labels
 
 CANVAS = "canvas"
-SETTINGS, JOBS, ATLASES = "settings.json", "jobs.json", "atlases.json"
+SETTINGS, JOBS, ATLASES, PLAN = "settings.json", "jobs.json", "atlases.json", "plan.json"
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
 MEMBER_SEED = 1000
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
@@ -127,8 +127,8 @@ class StudyRun:
         observers = tuple(self._observer(path) for path in self.options.observers)
         write_json(self.folder / SETTINGS, settings)
         plan = self.plan()
-        if not (self.folder / "plan.json").exists():
-            plan.write(self.folder / "plan.json")
+        if not (self.folder / PLAN).exists():
+            plan.write(self.folder / PLAN)
         planned_operator(self.options.operator, self.options.operator_settings, plan)
         sources = self._atlases()
         for job in self.jobs():
@@ -207,11 +207,11 @@ class StudyRun:
         Raises:
             InputError: networks of the study were trained by another one.
         """
-        path = self.folder / "plan.json"
+        path = self.folder / PLAN
         if not path.exists():
             return self.derived_plan()
         plan = Plan.read(path)
-        for place in sorted((self.folder / "models").glob("*/*/*/plan.json")):
+        for place in sorted((self.folder / "models").glob(f"*/*/*/{PLAN}")):
             if Plan.read(place) != plan:
                 raise InputError(
                     "the plan of the study is another one than that by which networks were trained",
@@ -248,9 +248,10 @@ class StudyRun:
             "tests": {subject.name: self.files[subject] for subject in self.tests},
         }
         path = self.folder / SETTINGS
-        self._check_folder()
         with reading_back(path):
-            before: dict[str, Any] = read_json(path) if path.exists() else settings
+            before: Any = read_json(path) if path.exists() else settings
+        self._check_folder(before)
+        with reading_back(path):
             before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
             changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
         if changed:
@@ -262,15 +263,13 @@ class StudyRun:
             )
         return settings
 
-    def _check_folder(self) -> None:
-        """Find out that files lie where those of a study belong, and are of none."""
+    def _check_folder(self, settings: Any) -> None:
+        """Find out that files lie where those of a study belong, and are of none, such as these ``settings``."""
         path = self.folder / SETTINGS
         if path.exists():
-            with reading_back(path):
-                content = read_json(path)
-            foreign = [] if isinstance(content, dict) and {"options", "tests"} & set(content) else [path]
+            foreign = [] if isinstance(settings, dict) and {"options", "tests"} & set(settings) else [path]
         else:
-            begun = any((self.folder / name).exists() for name in (JOBS, "plan.json"))
+            begun = any((self.folder / name).exists() for name in (JOBS, PLAN))
             outputs = [] if begun else [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES)]
             foreign = [file for file in outputs if file.exists()]
         if foreign:
@@ -312,7 +311,7 @@ class StudyRun:
             write_canvas(canvas, (*self.cohort, *self.tests), plan.spacing)
             atlases, operator, settings = (str(canvas),), "centre", {}
         folder = self.folder / job.model
-        plan.write(folder / "plan.json")
+        plan.write(folder / PLAN)
         return fit(
             cohort,
             folder,

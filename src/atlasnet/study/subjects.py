@@ -11,11 +11,11 @@ from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError
-from atlasnet.evaluation.table import shortened
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
 from atlasnet.volume import read_grid, volume_digest
 from atlasnet.volume.io import images_by_stem
+from atlasnet.wording import shortened
 
 
 def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | None = None) -> tuple[Subject, ...]:

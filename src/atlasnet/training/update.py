@@ -17,9 +17,9 @@ from atlasnet.training.options import FitOptions
 from atlasnet.training.region import Region
 from atlasnet.training.typical import NOBODY, Earlier
 from atlasnet.volume import read_grid
+from atlasnet.wording import shortened
 
 ATLAS_KEYS = "atlas_keys"  # in a model's provenance: by name, the key of an atlas's voxels
-_SHOWN = 10  # names of a sentence
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Changes:
     def summary(self) -> str:
         """One line."""
         parts = [
-            f"{what} {_listed(names)}"
+            f"{what} {shortened(names)}"
             for what, names in (
                 ("added:", self.added),
                 ("with other files than then, and treated as new:", self.changed),
@@ -62,7 +62,7 @@ class Changes:
         if self.removed:
             reporter.warn(
                 f"the model was trained on these too, which are not in the cohort and do not train it now: "
-                f"{_listed(self.removed)}"
+                f"{shortened(self.removed)}"
             )
         if tuned and (self.changed or self.removed):
             reporter.warn(
@@ -299,8 +299,3 @@ class Update:
     def work(self) -> Path:
         """Where the model's own work folder lies, if it has been kept there."""
         return self.model.folder / "work"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -17,6 +17,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from atlasnet.errors import VolumeError
+from atlasnet.execution import leads_nowhere
 
 _HEADER = [
     "SOPClassUID",
@@ -91,7 +92,7 @@ def read_header(file: Path) -> Dataset | None:
     Raises:
         VolumeError: it is DICOM, but damaged, or compressed as a whole; or it is a link that leads nowhere.
     """
-    if file.is_symlink() and not file.exists():
+    if leads_nowhere(file):
         raise VolumeError(
             "the link leads nowhere",
             path=file,

@@ -17,6 +17,17 @@ def all_finite(array: NDArray[Any]) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
+    """The box around a mask of any shape and one voxel more, where the array has one; None for an empty mask."""
+    box = []
+    for axis, length in enumerate(mask.shape):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not found.size:
+            return None
+        box.append(slice(max(int(found[0]) - 1, 0), min(int(found[-1]) + 2, length)))
+    return tuple(box)
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with their geometry.
