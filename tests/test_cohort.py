@@ -335,6 +335,12 @@ def test_a_constant_image_is_an_error_and_a_constant_channel_beside_others_is_no
     assert re.search("warning: b: .*channel PET is constant: 7 everywhere", texts(tmp_path))
 
 
+def test_a_single_subject_is_warned_of(tmp_path: Path) -> None:
+    assert "warning: " in texts(nnunet(tmp_path / "one", "a"))
+    assert "a single subject has a reference" in texts(tmp_path / "one")
+    assert "a single subject" not in texts(nnunet(tmp_path / "two", "ab"))
+
+
 def test_a_single_slice_among_volumes_is_an_error(tmp_path: Path) -> None:
     nnunet(tmp_path, tuple("abc"))
     plane = Grid.from_parts((1, *GRID.shape[1:]), GRID.spacing)

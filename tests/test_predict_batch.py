@@ -25,6 +25,7 @@ from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import RegistrationError, UnusualInputError, explained
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
+from atlasnet.prediction.record import doubts
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -95,6 +96,20 @@ def test_labels_are_called_labels_and_maps_are_not(scans: Path, model: Model) ->
     assert main(predict(scans, model, "--agreement", "--probabilities")) == 0
     for name, intent in (("anna", "1002"), ("anna_agreement", "0"), ("anna_probabilities", "0")):
         assert sitk.ReadImage(scans.parent / "out" / f"{name}.nii.gz").GetMetaData("intent_code") == intent
+
+
+def test_a_result_of_which_the_networks_are_unsure_is_warned_of(scans: Path, model: Model, capsys: Capture) -> None:
+    main(predict(scans, model))
+    said = capsys.readouterr().err
+    for name in ("anna", "bert"):
+        record = json.loads((scans.parent / "out" / f"{name}.json").read_text(encoding="utf-8"))
+        expected = record["agreement"]["expected_dice"]
+        told = [text for text in record["warnings"] if "unsure" in text]
+        assert bool(told) == (expected is not None and expected < 0.5)
+        assert all(f"{expected:.2f}" in text and text in said for text in told)
+    assert doubts({"expected_dice": 0.49})
+    assert not doubts({"expected_dice": 0.5})
+    assert not doubts({"expected_dice": None})
 
 
 def test_warnings_of_a_case_are_in_its_record(scans: Path, model: Model) -> None:
