@@ -16,6 +16,7 @@ from atlasnet.execution import read_json, write_json
 from atlasnet.volume import Grid, Volume, read_grid, read_labels, read_volume, write_volume
 
 SHAPE = (3, 4, 5)
+ANNOTATED = Grid.from_parts(SHAPE)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def others(folder: Path) -> dict[str, Specimen]:
         path.parent.mkdir()
         write(path)
         found[name] = Specimen(path, read)
-    return found | _cohorts(folder) | _models(folder)
+    return found | _cohorts(folder) | _annotations(folder) | _models(folder)
 
 
 def _cohorts(folder: Path) -> dict[str, Specimen]:
@@ -137,6 +138,42 @@ def _cohorts(folder: Path) -> dict[str, Specimen]:
             write_volume(root / "labelsTr" / f"s{i}.nii.gz", image)
         write_json(root / "dataset.json", content | {"segments": segments})
         found[name] = Specimen(root / "dataset.json", lambda path: Cohort.read(path.parent))
+    return found
+
+
+def read_masks(path: Path) -> list[Any]:
+    """Every structure of an annotation on the grid of the volumes."""
+    from atlasnet.cohort.conversion.find import open_structures
+
+    structures = open_structures(path)
+    return [structures.mask(name, ANNOTATED) for name in structures.names]
+
+
+def _annotations(folder: Path) -> dict[str, Specimen]:
+    from datetime import datetime
+
+    from atlasnet.cohort.segments import label_segments
+    from atlasnet.prediction.dicom import Origin
+    from atlasnet.prediction.dicom_seg import write_dicom_seg
+    from atlasnet.prediction.rtstruct import write_rtstruct
+    from atlasnet.volume.dicom import read_dicom_source
+
+    labels = np.zeros((1, *SHAPE), np.uint8)
+    labels[0, :2, 1:3, 1:4] = 1
+    slicer = folder / "seg_nrrd" / "drawn.seg.nrrd"
+    slicer.parent.mkdir()
+    drawn = sitk.GetImageFromArray(labels[0])
+    for key, text in {"ID": "a", "Name": "lung", "Layer": "0", "LabelValue": "1", "Color": "0.5 0.6 0.7"}.items():
+        drawn.SetMetaData(f"Segment0_{key}", text)
+    sitk.WriteImage(drawn, str(slicer), useCompression=False)
+    series = dicoms.save(folder / "drawn_on", dicoms.slices(labels[0].astype(np.int16)))
+    segments = label_segments({"background": 0, "lung": 1}, {})
+    origin = Origin(read_dicom_source(series), segments, model="m", created=datetime(2026, 3, 4))
+    found = {"drawn.seg.nrrd": Specimen(slicer, read_masks)}
+    for name, write in (("seg.dcm", write_dicom_seg), ("rtstruct.dcm", write_rtstruct)):
+        path = folder / name.replace(".", "_") / name
+        write(path, Volume(labels, origin.source.grid), origin)
+        found[name] = Specimen(path, read_masks)
     return found
 
 

@@ -47,7 +47,7 @@ IMAGES = (
 OTHERS = (
     "transform.safetensors", "field.nii.gz", "field.mha", "network.safetensors", "landmarks.csv", "subjects.txt",
     "dataset.json", "decathlon.json", "model.json", "model.zip", "ensemble.json", "ensemble.zip",
-    "plan.json",
+    "plan.json", "drawn.seg.nrrd", "seg.dcm", "rtstruct.dcm",
 )  # fmt: skip
 NAMES = (*IMAGES, *OTHERS)
 seldom = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))

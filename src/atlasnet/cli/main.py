@@ -27,7 +27,7 @@ EXIT_CODES = """exit codes:
   130  stopped by the user (Ctrl-C); learn-metrics, train, predict, study and demo go on when the same command is given
        again"""
 RESUMED = ("demo", "learn-metrics", "train", "predict", "study")
-VERBS = ("demo", "check", "register", "learn-metrics", "train", "predict", "evaluate", "study", "model")
+VERBS = ("demo", "convert", "check", "register", "learn-metrics", "train", "predict", "evaluate", "study", "model")
 
 
 class _Completion(argparse.Action):

@@ -16,7 +16,7 @@ from atlasnet.execution import leads_nowhere
 from atlasnet.volume.io import image_suffix
 from atlasnet.wording import shortened
 
-_PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
+PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
@@ -65,7 +65,7 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
         expected="imagesTr/ and labelsTr/ (nnU-Net), a dataset.json with a 'training' list (Decathlon), "
         "or images/ and labels/",
         found=", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder",
-        remedy=f"name the folder above, {root.absolute().parent}" if root.name in _PARTS else None,
+        remedy=f"name the folder above, {root.absolute().parent}" if root.name in PARTS else None,
     )
 
 

@@ -128,7 +128,7 @@ def _choose(path: Path, folder: Path, files: Iterable[Path], wanted: str | None)
             strange.append(file)
             continue
         instance = Instance(file, str(file.relative_to(folder)), header)
-        reason = _no_slice(header)
+        reason = no_slice(header)
         if reason is None:
             slices.setdefault(str(header.SeriesInstanceUID), []).append(instance)
         else:
@@ -183,7 +183,7 @@ def _check_alone(path: Path, series: Series) -> None:
             header = read_header(file)
         except VolumeError:
             continue
-        others += header is not None and _no_slice(header) is None and header.get("SeriesInstanceUID") == series.uid
+        others += header is not None and no_slice(header) is None and header.get("SeriesInstanceUID") == series.uid
     if others > 1:
         what = "file" if series.instances[0].frames > 1 else "slice"
         raise VolumeError(
@@ -193,7 +193,7 @@ def _check_alone(path: Path, series: Series) -> None:
         )
 
 
-def _no_slice(header: Dataset) -> str | None:
+def no_slice(header: Dataset) -> str | None:
     """Why the file is no part of a series that is read, or None."""
     keyword = header.SOPClassUID.keyword
     if "SecondaryCapture" in keyword:

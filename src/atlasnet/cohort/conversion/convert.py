@@ -1,0 +1,289 @@
+"""A cohort in nnU-Net's layout made of a folder with a folder for each case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlasnet import __version__
+from atlasnet.cohort.conversion.find import Case, find_case, open_structures
+from atlasnet.cohort.conversion.structure_set import StructureSet
+from atlasnet.cohort.declaration import BACKGROUND, IGNORE
+from atlasnet.cohort.layout import PARTS
+from atlasnet.cohort.segments import label_segments
+from atlasnet.cohort.subject import Subject
+from atlasnet.errors import CohortError, InputError, require_folder
+from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_absent, write_json
+from atlasnet.volume import Grid, Volume, write_labels, write_volume
+from atlasnet.wording import counted, shortened
+
+Labels = Mapping[str, Sequence[str]]
+_SHOWN = 20  # problems in one message
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A cohort that was made.
+
+    Args:
+        folder: of the cohort.
+        cases: their names.
+        channels: their names.
+        labels: name to value, background included.
+        notes: what was done that a person should know of.
+    """
+
+    folder: Path
+    cases: tuple[str, ...]
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "folder": str(self.folder),
+            "cases": list(self.cases),
+            "channels": list(self.channels),
+            "labels": self.labels,
+            "notes": list(self.notes),
+        }
+
+
+def convert_cohort(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    channels: Sequence[str] = (),
+    images: Sequence[str] = (),
+    structures: str | None = None,
+    labels: Labels | None = None,
+    allow_missing: bool = False,
+    reporter: Reporter | None = None,
+) -> Conversion:
+    """Make a cohort of annotated cases as annotation tools leave them.
+
+    Every case has a folder of its own in ``source``. What is annotated may be a folder with a mask for each structure,
+    a label map, a ``.seg.nrrd`` of 3D Slicer, a DICOM segmentation or a DICOM structure set; see `find_case` for how
+    it is found. A mask may cover a part of the image, or have its axes in another order: nothing is interpolated.
+
+    Args:
+        source: holds a folder for each case.
+        folder: of the cohort, which must not exist yet.
+        channels: what the images show; may be left out where all are DICOM and say it (their modality).
+        images: a pattern for each channel.
+        structures: a pattern.
+        labels: names of the labels, in the order of their values, each with the structures that it unites, whose names
+            are compared without regard to capitals. Where structures overlap, later labels cover earlier ones. By
+            default every structure is a label, in the order of their names, and none may overlap.
+        allow_missing: take a structure that a case does not have for absent in it, instead of refusing.
+        reporter: follows the work.
+
+    Raises:
+        InputError: the cohort exists already, or arguments contradict each other.
+        CohortError: what is wrong with the cases, all of it; no cohort is made.
+    """
+    source, folder, reporter = Path(source), Path(folder), reporter or SilentReporter()
+    require_folder(source)
+    require_absent(folder)
+    if channels and len(channels) != max(len(images), 1):
+        raise InputError(
+            "images and channels are not as many",
+            expected="one image and one channel, or a pattern of the image and a name for each channel",
+            found=f"{counted(len(images), 'image')}, {counted(len(channels), 'channel')}",
+        )
+    cases = _cases(source, images, structures, reporter)
+    channels = tuple(channels) or (_modality(cases),)
+    if labels is None:
+        names = {name for case in cases for name in case.structures}
+        wanted: Labels = {name: [name] for name in sorted(names, key=_in_order)}
+    else:
+        wanted = labels
+    values = _values(wanted)
+    chosen = [_Chosen.of(case, wanted) for case in cases]
+    notes = _check_missing(chosen, wanted, allow_missing)
+    problems: list[str] = []
+    with atomic_folder(folder) as made:
+        for case in reporter.track(chosen, "converting", len(chosen)):
+            try:
+                notes += _write_case(made, case, values, ordered=labels is not None)
+            except InputError as error:
+                problems.append(f"{case.case.name}: {error}")
+        _refuse(problems)
+        _declare(made, chosen, channels, values)
+    return Conversion(folder, tuple(case.name for case in cases), channels, values, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A case with the structures that make up each label."""
+
+    case: Case
+    structures: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, case: Case, wanted: Labels) -> _Chosen:
+        names: dict[str, list[str]] = {}
+        for name in case.structures:
+            names.setdefault(name.casefold(), []).append(name)
+        return cls(
+            case,
+            {
+                label: [name for part in parts for name in names.get(part.casefold(), ())]
+                for label, parts in wanted.items()
+            },
+        )
+
+
+def _cases(source: Path, images: Sequence[str], structures: str | None, reporter: Reporter) -> list[Case]:
+    if any((source / part).is_dir() for part in PARTS):
+        raise CohortError(
+            "this is a cohort already",
+            path=source,
+            expected="a folder for each case",
+            remedy=f"use it as it is, or find what is wrong with it: atlasnet check {source}",
+        )
+    folders = [entry for entry in sorted(source.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    if not folders:
+        raise CohortError(
+            "there is no folder of a case",
+            path=source,
+            expected="one for each case, with its image and what is annotated",
+        )
+    cases, problems = [], []
+    for folder in reporter.track(folders, "looking at the cases", len(folders)):
+        try:
+            cases.append(find_case(folder, images, structures))
+        except InputError as error:
+            problems.append(str(error))
+    _refuse(problems)
+    return cases
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        more = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CohortError(
+            f"{counted(len(problems), 'case')} cannot be converted; no cohort was made\n"
+            + "\n".join(problems[:_SHOWN])
+            + more
+        )
+
+
+def _modality(cases: Sequence[Case]) -> str:
+    """What all images show, where all are DICOM and say it."""
+    found = {case.modality for case in cases if len(case.images) == 1}
+    if len(found) == 1 and (modality := found.pop()):
+        return modality
+    raise InputError(
+        "what the images show is not known",
+        expected="--channel CT for CT in Hounsfield units, or another name such as T1, for each --image",
+    )
+
+
+def _in_order(name: str) -> tuple[int, str, str]:
+    """Values of a label map by size, other names by the alphabet."""
+    return (int(name), "", "") if name.isdecimal() else (-1, name.casefold(), name)
+
+
+def _values(wanted: Labels) -> dict[str, int]:
+    for name in wanted:
+        if not name or name.casefold() in (BACKGROUND, IGNORE):
+            raise InputError("a label cannot be called that", found=repr(name), expected=f"not {BACKGROUND}, {IGNORE}")
+    if not wanted:
+        raise CohortError("nothing is annotated in any case")
+    if all(name.isdecimal() for name in wanted):  # of label maps, which have values
+        return {BACKGROUND: 0, **{name: int(name) for name in wanted}}
+    return {BACKGROUND: 0, **{name: value for value, name in enumerate(wanted, start=1)}}
+
+
+def _check_missing(chosen: Sequence[_Chosen], wanted: Labels, allow: bool) -> list[str]:
+    """What was taken for absent, told.
+
+    Raises:
+        CohortError: a label is missing in a case and may not be, or in all of them.
+    """
+    missing = {label: [c.case.name for c in chosen if not c.structures[label]] for label in wanted}
+    for label, cases in missing.items():
+        if len(cases) == len(chosen):
+            names = sorted({name for c in chosen for name in c.case.structures})
+            raise CohortError(
+                f"no case has the label {label!r}",
+                expected=", ".join(wanted[label]),
+                found=shortened(names, 30) or "no structure in any case",
+            )
+    lines = [f"{label!r} in {shortened(cases)}" for label, cases in missing.items() if cases]
+    if lines and not allow:
+        has = sorted({name for c in chosen if not all(c.structures.values()) for name in c.case.structures})
+        raise CohortError(
+            "structures are missing: " + "; ".join(lines),
+            found=f"in these cases {shortened(has, 30) or 'nothing'}",
+            remedy="unite other names of a structure (--label lung=Lung,Lungs), name only what all cases have, or say "
+            "with --allow-missing that it is not there in the patient",
+        )
+    return [f"taken for absent: {line}" for line in lines]
+
+
+def _write_case(folder: Path, chosen: _Chosen, values: Mapping[str, int], *, ordered: bool) -> list[str]:
+    """Write image and labels of a case; what is to be told of it."""
+    case = chosen.case
+    subject = Subject(case.name, case.images, channels=len(case.images), series=case.series)
+    image = subject.read_image()
+    labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
+    write_labels(folder / "labelsTr" / f"{case.name}.nii.gz", Volume(labels[None], image.grid))
+    for number, channel in enumerate(image.array):
+        write_volume(folder / "imagesTr" / f"{case.name}_{number:04d}.nii.gz", Volume(channel[None], image.grid))
+    return notes
+
+
+def _painted(
+    chosen: _Chosen, grid: Grid, values: Mapping[str, int], *, ordered: bool
+) -> tuple[NDArray[np.unsignedinteger[Any]], list[str]]:
+    """The label map (z, y, x), labels in their order, and what is to be told of it."""
+    case, opened = chosen.case, open_structures(chosen.case.annotation)
+    labels = np.zeros(grid.shape, dtype=np.min_scalar_type(max(values.values())))
+    notes = []
+    for label, structures in chosen.structures.items():
+        for name in structures:
+            mask = opened.mask(name, grid)
+            before = labels[mask]
+            covered = int(np.count_nonzero((before != 0) & (before != values[label])))
+            if covered and not ordered:
+                raise CohortError(
+                    f"{name!r} overlaps other structures in {counted(covered, 'voxel')}",
+                    path=case.annotation,
+                    remedy="name the labels with --label in the order in which later ones cover earlier ones",
+                )
+            if covered:
+                notes.append(f"{case.name}: {label!r} covers {counted(covered, 'voxel')} of labels before it")
+            labels[mask] = values[label]
+            if isinstance(opened, StructureSet) and (gaps := opened.gaps(name, grid)):
+                notes.append(f"{case.name}: {name!r} has no contour in {counted(gaps, 'slice')} between others")
+    return labels, notes
+
+
+def _declare(folder: Path, chosen: Sequence[_Chosen], channels: Sequence[str], values: Mapping[str, int]) -> None:
+    """Write ``dataset.json``, with the colours and codes that the first case states that has the label."""
+    segments = {}
+    for label in values:
+        stated = ((c.case, c.structures[label]) for c in chosen if c.structures.get(label))
+        entry = next((case.segments[names[0]] for case, names in stated if len(names) == 1), {})
+        try:
+            label_segments({label: 1}, {label: entry})
+        except InputError:  # longer than DICOM allows, or incomplete
+            continue
+        if entry:
+            segments[label] = entry
+    content: dict[str, Any] = {
+        "description": f"converted by AtlasNet {__version__}",
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": dict(values),
+        "numTraining": len(chosen),
+        "file_ending": ".nii.gz",
+    }
+    write_json(folder / "dataset.json", content | ({"segments": segments} if segments else {}))

@@ -1,0 +1,182 @@
+"""Which files of a case's folder are its image and its structures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
+
+from atlasnet.cohort.conversion.dicom_segmentation import DicomSegmentation
+from atlasnet.cohort.conversion.structure_set import StructureSet
+from atlasnet.cohort.conversion.structures import LabelMap, MaskFiles, SlicerSegmentation, Structures
+from atlasnet.errors import CohortError, VolumeError
+from atlasnet.execution import files_below
+from atlasnet.volume.dicom_files import read_header
+from atlasnet.volume.dicom_series import no_slice, open_series
+from atlasnet.volume.io import image_suffix, is_dicom
+from atlasnet.wording import shortened
+
+_SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's
+_OBJECTS = (*_SEGMENTATIONS, RTStructureSetStorage)
+
+Kind = Literal["image", "segmentation", "slice"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case as it was found.
+
+    Args:
+        name: of its folder.
+        images: a file, folder or zip for each channel.
+        annotation: what holds the structures; see `open_structures`.
+        series: the SeriesInstanceUID of the DICOM series on which they were drawn, where that is said.
+        segments: what is said of each structure, as `Structures.segment` has it.
+        modality: of a DICOM image.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    annotation: Path
+    series: str | None
+    segments: Mapping[str, Mapping[str, Any]]
+    modality: str | None = None
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What is annotated."""
+        return tuple(self.segments)
+
+
+def find_case(folder: Path, images: Sequence[str] = (), structures: str | None = None) -> Case:
+    """Find image and structures of a case.
+
+    Args:
+        folder: of the case.
+        images: a pattern (``*`` and ``?``) for each channel, of paths below the folder; without any, the one image
+            that lies in the folder itself, or its DICOM series.
+        structures: the pattern of a folder of masks, a label map, a ``.seg.nrrd``, a DICOM segmentation or a structure
+            set; without it, the one thing of these that there is (a label map must be named).
+
+    Raises:
+        CohortError: there is none, or several.
+        VolumeError: a file is damaged.
+    """
+    kinds = {file: _kind(file) for file in files_below(folder)}
+    found = tuple(_matching(folder, kinds, pattern, "--image") for pattern in images)
+    if structures is not None:
+        chosen = _matching(folder, kinds, structures, "--structures")
+    else:
+        chosen = _annotation(folder, kinds, found)
+    opened = open_structures(chosen)
+    segments = {name: opened.segment(name) for name in opened.names}
+    found = found or (_image(folder, kinds, chosen),)
+    modality = _modality(found[0], opened.series) if is_dicom(found[0]) else None
+    return Case(folder.name, found, chosen, opened.series, segments, modality)
+
+
+def _kind(file: Path) -> Kind | None:
+    if _of_slicer(file):
+        return "segmentation"
+    if image_suffix(file):
+        return "image"
+    header = read_header(file) if is_dicom(file) else None
+    if header is None:
+        return None
+    if header.SOPClassUID in _OBJECTS:
+        return "segmentation"
+    return "slice" if no_slice(header) is None else None
+
+
+def _matching(folder: Path, files: Iterable[Path], pattern: str, option: str) -> Path:
+    """The one file or folder below ``folder`` whose path there fits the pattern."""
+    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
+    names = {path.relative_to(folder).as_posix(): path for path in (*files, *sorted(folders))}
+    fitting = [name for name in names if fnmatchcase(name, pattern.rstrip("/"))]
+    if len(fitting) != 1:
+        raise CohortError(
+            f"{len(fitting)} files or folders fit {option} {pattern}",
+            path=folder,
+            expected="one",
+            found=shortened(fitting or list(names), 8) or "an empty folder",
+        )
+    return names[fitting[0]]
+
+
+def _annotation(folder: Path, kinds: Mapping[Path, Kind | None], images: Sequence[Path]) -> Path:
+    """The one thing that may hold the structures."""
+    free = {f: kind for f, kind in kinds.items() if not any(f == image or image in f.parents for image in images)}
+    masks = {file.parent for file, kind in free.items() if kind == "image" and file.parent != folder}
+    found = [*sorted(masks), *(file for file, kind in free.items() if kind == "segmentation")]
+    if len(found) != 1:
+        raise CohortError(
+            "there are several annotations" if found else "there is no annotation",
+            path=folder,
+            expected="a folder of masks, a .seg.nrrd, a DICOM segmentation or a structure set",
+            found=_listed(folder, found or kinds),
+            remedy="name what holds the structures with --structures",
+        )
+    return found[0]
+
+
+def _image(folder: Path, kinds: Mapping[Path, Kind | None], structures: Path) -> Path:
+    """The one image of a folder that is not its structures."""
+    found = [f for f, kind in kinds.items() if kind == "image" and f.parent == folder and f != structures]
+    if "slice" in kinds.values():
+        found.append(folder)  # its DICOM series
+    if len(found) != 1:
+        raise CohortError(
+            "there are several images" if found else "there is no image",
+            path=folder,
+            expected="one image file in the folder itself, or one DICOM series",
+            found=_listed(folder, found or kinds),
+            remedy="name the image with --image, and a label map with --structures",
+        )
+    return found[0]
+
+
+def _modality(path: Path, wanted: str | None) -> str | None:
+    """What the DICOM series shows."""
+    try:
+        with open_series(path, wanted) as series:
+            return str(series.instances[0].header.get("Modality") or "") or None
+    except VolumeError as error:
+        drawn = "the series on which the structures were drawn belongs into the case's folder"
+        raise error.told(remedy=drawn if wanted else "name the folder of one with --image") from error
+
+
+def _listed(folder: Path, paths: Iterable[Path]) -> str:
+    names = ["a DICOM series" if path == folder else path.relative_to(folder).as_posix() for path in paths]
+    return shortened(names, 8) or "an empty folder"
+
+
+def open_structures(path: Path) -> Structures:
+    """What holds the structures, by what it is.
+
+    Raises:
+        CohortError: it holds none.
+        VolumeError: it is damaged.
+    """
+    if path.is_dir():
+        return MaskFiles(path)
+    if _of_slicer(path):
+        return SlicerSegmentation(path)
+    if image_suffix(path):
+        return LabelMap(path)
+    header = read_header(path)
+    if header is None or header.SOPClassUID not in _OBJECTS:
+        raise CohortError(
+            "this holds no structures",
+            path=path,
+            expected="a folder of masks, a label map, a .seg.nrrd, a DICOM segmentation or a structure set",
+            found="something else" if header is None else header.SOPClassUID.name,
+        )
+    return DicomSegmentation(path) if header.SOPClassUID in _SEGMENTATIONS else StructureSet(path)
+
+
+def _of_slicer(path: Path) -> bool:
+    return path.name.lower().endswith((".seg.nrrd", ".seg.nhdr"))

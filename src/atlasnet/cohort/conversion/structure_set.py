@@ -1,0 +1,122 @@
+"""A DICOM structure set (PS3.3 A.19) as masks: closed contours in the planes of the slices, filled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.path import Path as Outline
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from atlasnet.cohort.conversion.structures import Mask, hex_colour
+from atlasnet.errors import VolumeError
+from atlasnet.volume import Grid
+from atlasnet.volume.dicom_files import unreadable
+
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+OFF_PLANE = 0.2
+"""Slices by which a contour's points may lie beside the middle of a slice."""
+
+
+class StructureSet:
+    """Regions of interest drawn as closed contours; points, open lines and regions without a contour are left out.
+
+    Raises:
+        VolumeError: it cannot be read, or two regions have one name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            dataset = dcmread(path, force=True)
+            names = {
+                int(region.ROINumber): " ".join(str(region.get("ROIName") or f"ROI {region.ROINumber}").split())
+                for region in dataset.get("StructureSetROISequence") or ()
+            }
+            self._contours: dict[str, list[NDArray[np.float64]]] = {}
+            self._colours: dict[str, str] = {}
+            for region in dataset.get("ROIContourSequence") or ():
+                name = names[int(region.ReferencedROINumber)]
+                contours = [_points(contour) for contour in region.get("ContourSequence") or () if _is_closed(contour)]
+                if not contours:
+                    continue
+                if name in self._contours:
+                    raise VolumeError(f"two regions are called {name!r}", path=path, remedy="rename one of them")
+                self._contours[name] = contours
+                if "ROIDisplayColor" in region:
+                    self._colours[name] = hex_colour([int(value) for value in region.ROIDisplayColor])
+            self.series = _series(dataset)
+        except VolumeError:
+            raise
+        except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
+            raise unreadable(path, f"a damaged structure set ({type(error).__name__})") from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the regions that have contours."""
+        return tuple(self._contours)
+
+    def mask(self, name: str, grid: Grid) -> Mask:
+        """The voxels whose centres lie within the contours, (z, y, x).
+
+        Contours of one slice are combined by exclusive or (a contour in another one is its hole), as DICOM
+        (PS3.3 C.8.8.6.3) and most readers have it.
+
+        Raises:
+            VolumeError: a contour lies beside the slices of the image, or not in a plane of them.
+        """
+        filled = np.zeros(grid.shape, dtype=bool)
+        for contour in self._contours[name]:
+            points = grid.to_index(contour)
+            heights = points[:, 2]
+            slice_number = round(float(heights.mean()))
+            if np.abs(heights - slice_number).max() > OFF_PLANE or not 0 <= slice_number < grid.shape[0]:
+                raise VolumeError(
+                    f"a contour of {name!r} is not in a slice of the image",
+                    path=self.path,
+                    expected=f"at slices 0 to {grid.shape[0] - 1}",
+                    found=f"at {heights.min():.2f} to {heights.max():.2f} slices",
+                    remedy="give the series on which the contours were drawn",
+                )
+            _fill(filled[slice_number], points[:, :2])
+        return filled
+
+    def gaps(self, name: str, grid: Grid) -> int:
+        """How many slices between the first and the last one with a contour have none."""
+        slices = {round(float(grid.to_index(contour)[:, 2].mean())) for contour in self._contours[name]}
+        return max(slices) - min(slices) + 1 - len(slices)
+
+    def segment(self, name: str) -> dict[str, Any]:
+        """Its colour."""
+        return {"colour": self._colours[name]} if name in self._colours else {}
+
+
+def _is_closed(contour: Dataset) -> bool:
+    return str(contour.get("ContourGeometricType")) in CLOSED
+
+
+def _points(contour: Dataset) -> NDArray[np.float64]:
+    """(n, 3) LPS mm."""
+    return np.array([float(value) for value in contour.ContourData]).reshape(-1, 3)
+
+
+def _series(dataset: Dataset) -> str | None:
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+        for study in frame.get("RTReferencedStudySequence") or ():
+            for series in study.get("RTReferencedSeriesSequence") or ():
+                return str(series.SeriesInstanceUID)
+    return None
+
+
+def _fill(plane: Mask, points: NDArray[np.float64]) -> None:
+    """Turn over the pixels of a slice (y, x) whose centres lie in a polygon of points (x, y)."""
+    low = np.maximum(np.ceil(points.min(axis=0)), 0).astype(int)
+    high = np.minimum(np.floor(points.max(axis=0)), np.array(plane.shape[::-1]) - 1).astype(int)
+    if np.any(high < low):
+        return
+    x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
+    inside = Outline(points, closed=False).contains_points(np.stack([x.ravel(), y.ravel()], axis=1))
+    plane[low[1] : high[1] + 1, low[0] : high[0] + 1] ^= inside.reshape(x.shape)

@@ -1,0 +1,515 @@
+"""Cohorts made of masks, label maps, segmentations of Slicer and DICOM, structure sets: the same labels each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import RTStructureSetStorage
+from scipy.spatial.transform import Rotation
+
+import dicoms
+from atlasnet.cli.main import main
+from atlasnet.cohort import Cohort, check_cohort
+from atlasnet.cohort.conversion import convert_cohort
+from atlasnet.cohort.conversion.structure_set import StructureSet
+from atlasnet.cohort.segments import label_segments
+from atlasnet.errors import CohortError, InputError, VolumeError
+from atlasnet.prediction.dicom import Origin
+from atlasnet.prediction.dicom_seg import write_dicom_seg
+from atlasnet.prediction.rtstruct import write_rtstruct
+from atlasnet.volume import Grid, Volume, read_volume, write_labels, write_volume
+from atlasnet.volume.dicom import read_dicom_source
+
+SPACING, ORIGIN = (0.8, 1.1, 2.5), (12.0, -34.0, 56.0)
+VALUES = {"background": 0, "Lung": 1, "tumour": 2}  # in the order of their names
+TABLE = {
+    "Lung": {
+        "category": ["123037004", "SCT", "Anatomical Structure"],
+        "type": ["39607008", "SCT", "Lung"],
+        "modifier": ["7771000", "SCT", "Left"],
+        "colour": "#80AE80",
+    },
+    "tumour": {
+        "category": ["49755003", "SCT", "Morphologically Altered Structure"],
+        "type": ["108369006", "SCT", "Neoplasm"],
+        "colour": "#D08040",
+    },
+}
+OBLIQUE = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+TURNS = [
+    np.eye(3)[:, list(order)] * np.array(signs)
+    for order in permutations(range(3))
+    for signs in product((1, -1), repeat=3)
+]
+
+
+def painted() -> NDArray[np.uint8]:
+    """(z, y, x) values: a lopsided lung with a hole, a tumour in the hole and one at the border."""
+    array = np.zeros((6, 13, 11), np.uint8)
+    array[1:5, 2:12, 1:7] = 1
+    array[1:3, 2:6, 7:9] = 1
+    array[2:4, 5:9, 3:6] = 0
+    array[3, 6:8, 4] = 2
+    array[5, 0, 0:3] = 2
+    return array
+
+
+def image(direction: NDArray[np.float64] | None = None) -> Volume:
+    """CT numbers that tell where a voxel is, on an oblique grid by default."""
+    array = np.arange(painted().size, dtype=np.int16).reshape(1, *painted().shape) - 200
+    axes = OBLIQUE if direction is None else direction
+    return Volume(array, Grid.from_parts(painted().shape, SPACING, ORIGIN, axes))
+
+
+def write_image(case: Path, direction: NDArray[np.float64] | None = None) -> Volume:
+    volume = image(direction)
+    write_volume(case / "ct.nii.gz", volume)
+    return volume
+
+
+def write_masks(case: Path) -> None:
+    volume = write_image(case)
+    for name, value in list(VALUES.items())[1:]:
+        mask = np.where(painted() == value, 255, 0).astype(np.uint8)
+        write_labels(case / "segmentations" / f"{name}.nii.gz", Volume(mask[None], volume.grid))
+
+
+def write_label_map(case: Path) -> None:
+    volume = write_image(case)
+    write_labels(case / "drawn.nrrd", Volume(painted()[None], volume.grid))
+
+
+def write_slicer(case: Path, *, layers: bool = False) -> None:
+    """As 3D Slicer saves it: no more than what is segmented, values in another order, possibly in layers."""
+    volume = write_image(case)
+    part = np.zeros_like(painted())
+    part[painted() == 1], part[painted() == 2] = 7, 3
+    grid = volume.grid.padded((0, 0, -1), (-2, -1, 0))
+    part = part[1:, :-1, :-2]
+    stacked = [np.where(part == 7, 1, 0), np.where(part == 3, 1, 0)] if layers else [part]
+    drawn = sitk.GetImageFromArray(np.stack(stacked, axis=-1).astype(np.uint8), isVector=True)
+    if not layers:
+        drawn = sitk.GetImageFromArray(part)
+    drawn.SetSpacing(grid.spacing.tolist())
+    drawn.SetOrigin(grid.origin.tolist())
+    drawn.SetDirection(grid.direction.ravel().tolist())
+    for number, (name, value) in enumerate((("tumour", 3), ("Lung", 7))):
+        entry = TABLE[name]
+        codes = [entry["category"], entry["type"], entry.get("modifier", ["", "", ""])]
+        terms = "~".join("^".join((str(c[1]), str(c[0]), str(c[2]))) for c in codes)
+        rgb = bytes.fromhex(str(entry["colour"])[1:])
+        fields = {
+            "ID": f"Segment_{number + 1}",
+            "Name": name,
+            "Layer": str(1 - number) if layers else "0",
+            "LabelValue": "1" if layers else str(value),
+            "Color": " ".join(f"{share / 255:.6g}" for share in rgb),
+            "Tags": f"Segmentation.Status:completed|TerminologyEntry:General~{terms}~Anatomic~^^~^^|",
+        }
+        for key, text in fields.items():
+            drawn.SetMetaData(f"Segment{number}_{key}", text)
+    sitk.WriteImage(drawn, str(case / "Segmentation.seg.nrrd"), useCompression=True)
+
+
+def write_layers(case: Path) -> None:
+    write_slicer(case, layers=True)
+
+
+def series_of(case: Path, direction: NDArray[np.float64] | None = None, series: str = "1") -> tuple[Volume, Origin]:
+    """The image as a DICOM series in a folder of its own, and what refers to it."""
+    axes = OBLIQUE if direction is None else direction
+    axes = axes if np.linalg.det(axes) > 0 else axes * [1, 1, -1]  # slices are stacked along their normal
+    folder = dicoms.save(
+        case / f"ct{series}",
+        dicoms.slices(image().array[0], spacing=SPACING, origin=ORIGIN, direction=axes, series=series),
+    )
+    table = label_segments(VALUES, TABLE)
+    origin = Origin(read_dicom_source(folder), table, model="m", created=datetime(2026, 3, 4, 5, 6, 7))
+    return read_volume(folder), origin
+
+
+def write_seg(case: Path, direction: NDArray[np.float64] | None = None) -> None:
+    volume, origin = series_of(case, direction)
+    write_dicom_seg(case / "objects" / "SEG.dcm", volume.replace(painted()[None]), origin)
+
+
+def write_structures(case: Path, direction: NDArray[np.float64] | None = None) -> None:
+    volume, origin = series_of(case, direction)
+    write_rtstruct(case / "RS", volume.replace(painted()[None]), origin)
+
+
+FORMS: dict[str, tuple[Callable[[Path], None], Mapping[str, Any]]] = {
+    "masks": (write_masks, {}),
+    "label map": (
+        write_label_map,
+        {"images": ["ct.nii.gz"], "structures": "drawn.*", "labels": {"Lung": ["1"], "tumour": ["2"]}},
+    ),
+    "Slicer": (write_slicer, {}),
+    "Slicer, in layers": (write_layers, {}),
+    "DICOM segmentation": (write_seg, {}),
+    "structure set": (write_structures, {}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_becomes_the_same_cohort(tmp_path: Path, form: str) -> None:
+    write, options = FORMS[form]
+    for name in ("a", "b"):
+        write(tmp_path / "cases" / name)
+    channels = () if form in ("DICOM segmentation", "structure set") else ["CT"]
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=channels, **options)
+    assert (made.cases, made.channels, made.labels) == (("a", "b"), ("CT",), VALUES)
+    cohort = Cohort.read(tmp_path / "data")
+    assert cohort.channels == ("CT",)
+    assert dict(cohort.labels) == VALUES
+    for subject in cohort:
+        read = subject.read_image()
+        np.testing.assert_array_equal(read.array, image().array)
+        assert read.grid.matches(image().grid)
+        np.testing.assert_array_equal(subject.read_labels().array[0], painted())
+    segments = json.loads((tmp_path / "data" / "dataset.json").read_text()).get("segments", {})
+    if form.startswith("Slicer"):
+        assert segments == TABLE
+    elif form == "structure set":
+        assert {name: entry["colour"] for name, entry in segments.items()} == {n: t["colour"] for n, t in TABLE.items()}
+    elif form == "DICOM segmentation":
+        for name, entry in TABLE.items():
+            assert {key: segments[name].get(key) for key in ("category", "type", "modifier")} == {
+                key: entry.get(key) for key in ("category", "type", "modifier")
+            }
+            shades = [bytes.fromhex(found["colour"][1:]) for found in (segments[name], entry)]
+            assert np.abs(np.subtract(*(np.array(list(shade)) for shade in shades))).max() <= 1  # through CIELab
+    else:
+        assert segments == {}
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=lambda turn: str(turn.astype(int).tolist()))
+def test_masks_in_all_orientations_lie_where_they_were_drawn(tmp_path: Path, turn: NDArray[np.float64]) -> None:
+    case = tmp_path / "cases" / "a"
+    volume = write_image(case)
+    axes = np.abs(turn).argmax(axis=0)
+    signs = turn[axes, range(3)].astype(int)
+    for name, value in list(VALUES.items())[1:]:
+        turned = (painted() == value).T.transpose(axes)[tuple(slice(None, None, int(s)) for s in signs)]
+        first = np.zeros(3)
+        first[axes] = np.where(signs < 0, np.array(turned.shape) - 1, 0)
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = volume.grid.affine[:3, :3] @ turn, volume.grid.to_world(first)
+        grid = Grid(turned.T.shape, affine)
+        write_labels(case / "masks" / f"{name}.nrrd", Volume(turned.T[None].astype(np.uint8), grid))
+    convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())
+
+
+@pytest.mark.parametrize("write", [write_seg, write_structures])
+@pytest.mark.parametrize("turn", TURNS, ids=lambda turn: str(turn.astype(int).tolist()))
+def test_dicom_in_all_orientations(
+    tmp_path: Path, turn: NDArray[np.float64], write: Callable[[Path, NDArray[np.float64]], None]
+) -> None:
+    write(tmp_path / "cases" / "a", turn)
+    convert_cohort(tmp_path / "cases", tmp_path / "data")
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())
+
+
+def test_the_cohort_passes_the_check(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_masks(tmp_path / "cases" / name)
+        volume = read_volume(tmp_path / "cases" / name / "ct.nii.gz")
+        volume.array[0, 0, 0, 0] = ord(name)  # else the three are one scan
+        write_volume(tmp_path / "cases" / name / "ct.nii.gz", volume)
+    convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    assert check_cohort(tmp_path / "data").errors == ()
+
+
+def structure_set(path: Path, regions: Mapping[str, list[NDArray[np.float64]]], kind: str = "CLOSED_PLANAR") -> Path:
+    """Contours (n, 3) in LPS mm, made with pydicom alone."""
+    made = dicoms.header(str(RTStructureSetStorage), "99", "9")
+    made.Modality = "RTSTRUCT"
+    made.StructureSetROISequence = [
+        dicoms.item(ROINumber=number, ROIName=name) for number, name in enumerate(regions, start=4)
+    ]
+    made.ROIContourSequence = [
+        dicoms.item(
+            ReferencedROINumber=number,
+            ContourSequence=[
+                dicoms.item(
+                    ContourGeometricType=kind,
+                    NumberOfContourPoints=len(points),
+                    ContourData=[f"{value:.5f}" for value in points.ravel()],
+                )
+                for points in contours
+            ],
+        )
+        for number, contours in enumerate(regions.values(), start=4)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def circle(grid: Grid, centre: tuple[float, float, float], radius: float) -> NDArray[np.float64]:
+    """In a slice of the grid: centre in voxels (x, y, z), radius in mm."""
+    angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1) * radius / grid.spacing
+    return grid.to_world(np.array(centre) + ring)
+
+
+def test_contours_are_filled_to_their_area_and_inner_ones_are_holes(tmp_path: Path) -> None:
+    grid = Grid.from_parts((3, 200, 160), (0.5, 0.4, 3.0), ORIGIN, OBLIQUE)
+    rings = [circle(grid, (80.3, 99.7, 1), 25.0), circle(grid, (84, 95, 1), 10.0)]
+    found = StructureSet(structure_set(tmp_path / "rs.dcm", {"ring": rings, "empty": []}))
+    assert found.names == ("ring",)
+    mask = found.mask("ring", grid)
+    assert not mask[0].any()
+    assert not mask[2].any()
+    area = np.count_nonzero(mask[1]) * 0.5 * 0.4
+    assert area == pytest.approx(np.pi * (25.0**2 - 10.0**2), rel=5e-3)
+    y, x = np.indices(mask.shape[1:])
+    inside = ((x - 80.3) * 0.5) ** 2 + ((y - 99.7) * 0.4) ** 2 < 25.0**2
+    hole = ((x - 84) * 0.5) ** 2 + ((y - 95) * 0.4) ** 2 < 10.0**2
+    assert np.count_nonzero(mask[1] != (inside & ~hole)) < 10  # a polygon is no circle
+
+
+def test_contours_beside_the_slices_are_refused(tmp_path: Path) -> None:
+    grid = Grid.from_parts((3, 20, 20), (1, 1, 3.0))
+    for height in (0.4, -1.0, 3.0):
+        ring = circle(grid, (10, 10, height), 5)
+        found = StructureSet(structure_set(tmp_path / "rs.dcm", {"ring": [ring]}))
+        with pytest.raises(VolumeError, match="is not in a slice of the image"):
+            found.mask("ring", grid)
+    sagittal = circle(grid, (10, 10, 1), 3)[:, [2, 1, 0]]
+    with pytest.raises(VolumeError, match="is not in a slice of the image"):
+        StructureSet(structure_set(tmp_path / "rs.dcm", {"ring": [sagittal]})).mask("ring", grid)
+
+
+def test_skipped_slices_are_told(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume, _ = series_of(case)
+    rings = [circle(volume.grid, (5, 6, z), 2) for z in (1, 4)]
+    structure_set(case / "rs.dcm", {"node": rings})
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data")
+    assert made.notes == ("a: 'node' has no contour in 2 slices between others",)
+
+
+def test_labels_unite_cover_and_leave_out(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume = write_image(case)
+    whole = (painted() > 0).astype(np.uint8)
+    for name, mask in (("organ", whole), ("Left", painted() == 2), ("RIGHT", painted() * 0), ("else", whole)):
+        write_labels(case / "masks" / f"{name}.nii.gz", Volume(mask[None].astype(np.uint8), volume.grid))
+    with pytest.raises(CohortError, match=r"overlaps other structures in .* --label in the order"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    assert not (tmp_path / "data").exists()
+    words = ["convert", str(tmp_path / "cases"), "-o", str(tmp_path / "data"), "--channel", "CT"]
+    assert main([*words, "--label", "organ", "--label", "spot = left, right"]) == 0
+    cohort = Cohort.read(tmp_path / "data")
+    assert dict(cohort.labels) == {"background": 0, "organ": 1, "spot": 2}
+    np.testing.assert_array_equal(cohort["a"].read_labels().array[0], painted())
+
+
+def test_a_missing_structure_is_refused_or_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_masks(tmp_path / "cases" / name)
+    (tmp_path / "cases" / "b" / "segmentations" / "tumour.nii.gz").rename(
+        tmp_path / "cases" / "b" / "segmentations" / "met.nii.gz"
+    )
+    words = ["convert", str(tmp_path / "cases"), "-o", str(tmp_path / "data"), "--channel", "CT"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "'met' in a; 'tumour' in b" in said
+    assert "--allow-missing" in said
+    assert main([*words, "--label", "Lung", "--label", "tumour", "--allow-missing"]) == 0
+    assert "taken for absent: 'tumour' in b" in capsys.readouterr().out
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["b"].read_labels().array[0] == 1, painted() == 1)
+
+
+def test_channels_on_one_grid(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume = image()
+    write_volume(case / "a_t1.nii.gz", volume)
+    write_volume(case / "a_t2.nii.gz", volume.replace(volume.array * 2))
+    write_labels(case / "a_seg.nii.gz", volume.replace(painted()[None]))
+    options: dict[str, Any] = {"images": ["*_t1.nii.gz", "*_t2.nii.gz"], "structures": "*_seg.nii.gz"}
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["T1", "T2"], **options)
+    assert made.labels == {"background": 0, "1": 1, "2": 2}
+    subject = Cohort.read(tmp_path / "data")["a"]
+    np.testing.assert_array_equal(subject.read_image().array, np.concatenate([volume.array, volume.array * 2]))
+    with pytest.raises(InputError, match="not as many"):
+        convert_cohort(tmp_path / "cases", tmp_path / "other", channels=["T1"], **options)
+
+
+def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_made(tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    write_masks(cases / "good")
+    write_image(cases / "bare")
+    write_masks(cases / "two")
+    write_image(cases / "two" / "more")
+    write_masks(cases / "torn")
+    (cases / "torn" / "segmentations" / "Lung.nii.gz").write_bytes(b"no image")
+    (cases / "empty").mkdir()
+    with pytest.raises(CohortError) as told:
+        convert_cohort(cases, tmp_path / "data", channels=["CT"])
+    text = str(told.value)
+    assert "3 cases cannot be converted" in text
+    assert "bare: there is no annotation" in text
+    assert "two: there are several annotations" in text
+    assert "empty: there is no annotation" in text
+    assert not (tmp_path / "data").exists()
+    for name in ("bare", "two", "empty"):
+        (cases / name).rename(tmp_path / name)
+    with pytest.raises(CohortError, match=r"1 case cannot be converted(.|\n)*torn.*Lung\.nii\.gz"):
+        convert_cohort(cases, tmp_path / "data", channels=["CT"])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("data", ".data"))] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda grid: grid.with_spacing((0.4, 0.55, 1.25)), "not drawn on the voxels of the image"),
+        (
+            lambda grid: Grid.from_parts(grid.shape, grid.spacing, grid.origin + 0.3, grid.direction),
+            "not drawn on the voxels",
+        ),
+        (lambda grid: grid.padded((3, 0, 0), (-3, 0, 0)), "reaches out of the image; .* 13 voxels outside"),
+        (lambda grid: grid.padded((0, 0, 60), (0, 0, -60 + 0)), "reaches out of the image"),
+    ],
+)
+def test_masks_of_other_voxels_are_refused(tmp_path: Path, change: Callable[[Grid], Grid], message: str) -> None:
+    case = tmp_path / "cases" / "a"
+    volume = write_image(case)
+    grid = change(volume.grid)
+    mask = np.zeros((1, *grid.shape), np.uint8)
+    mask[:, :, :13, 1] = 1 if grid.shape == volume.grid.shape else 0
+    mask[0, 0, 0, 0] = 1
+    write_labels(case / "masks" / "m.nii.gz", Volume(mask, grid))
+    with pytest.raises(CohortError, match=message.replace("13", r"\d+")):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+
+
+def test_a_label_map_among_masks_is_refused(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume = write_image(case)
+    write_labels(case / "masks" / "all.nii.gz", volume.replace(painted()[None]))
+    with pytest.raises(CohortError, match=r"no mask of one structure.*found 0, 1, 2"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+
+
+def test_a_cohort_needs_no_conversion(tmp_path: Path) -> None:
+    write_masks(tmp_path / "cases" / "a")
+    convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    with pytest.raises(CohortError, match="this is a cohort already"):
+        convert_cohort(tmp_path / "data", tmp_path / "again", channels=["CT"])
+    with pytest.raises(InputError, match="the folder exists already"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    with pytest.raises(CohortError, match="there is no folder of a case"):
+        convert_cohort(tmp_path / "data" / "labelsTr", tmp_path / "again", channels=["CT"])
+
+
+def test_what_an_image_shows_must_be_known(tmp_path: Path) -> None:
+    write_masks(tmp_path / "cases" / "a")
+    with pytest.raises(InputError, match="--channel CT"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data")
+
+
+def test_the_series_on_which_was_drawn_is_taken(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    write_seg(case)
+    other = dicoms.slices(image().array[0][:, ::-1] * 0, spacing=SPACING, origin=ORIGIN, direction=OBLIQUE, series="2")
+    dicoms.save(case / "other", other)
+    convert_cohort(tmp_path / "cases", tmp_path / "data")
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_image().array, image().array)
+    (case / "objects" / "SEG.dcm").unlink()
+    write_labels(case / "masks" / "m.nii.gz", image().replace(painted()[None] == 1))
+    with pytest.raises(CohortError, match=r"there are 2 DICOM series.*with --image"):
+        convert_cohort(tmp_path / "cases", tmp_path / "again")
+    convert_cohort(tmp_path / "cases", tmp_path / "again", images=["ct1"])
+
+
+def probabilities(case: Path) -> None:
+    write_seg(case)
+    path = case / "objects" / "SEG.dcm"
+    seg = pydicom.dcmread(path)
+    seg.SegmentationType, seg.SegmentationFractionalType, seg.MaximumFractionalValue = "FRACTIONAL", "PROBABILITY", 1
+    bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
+    pixels = bits[: seg.NumberOfFrames * seg.Rows * seg.Columns]
+    seg.BitsAllocated = seg.BitsStored = 8
+    seg.HighBit = 7
+    seg.PixelData = pixels.tobytes() + b"\0" * (len(pixels) % 2)
+    seg.save_as(path)
+
+
+def damaged(case: Path) -> None:
+    write_structures(case)
+    made = pydicom.dcmread(case / "RS")
+    made.ROIContourSequence[0].ContourSequence[0].ContourData = ["1", "2"]
+    made.save_as(case / "RS")
+
+
+def twice(case: Path) -> None:
+    write_structures(case)
+    made = pydicom.dcmread(case / "RS")
+    made.StructureSetROISequence[1].ROIName = made.StructureSetROISequence[0].ROIName
+    made.save_as(case / "RS")
+
+
+def image_alone(case: Path) -> None:
+    series_of(case)
+    (case / "objects").mkdir()
+    (case / "objects" / "SEG.dcm").write_bytes((case / "ct1" / "IM000").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (probabilities, {}, "the segmentation holds probabilities"),
+        (damaged, {}, "a damaged structure set"),
+        (twice, {}, "two regions are called"),
+        (write_seg, {"structures": "nothing"}, "0 files or folders fit --structures nothing"),
+        (write_masks, {"structures": "ct.nii.gz", "channels": ["CT"]}, "there is no image"),
+        (image_alone, {"structures": "objects/SEG.dcm"}, "this holds no structures"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_reason(
+    tmp_path: Path, make: Callable[[Path], None], options: Mapping[str, Any], message: str
+) -> None:
+    make(tmp_path / "cases" / "a")
+    with pytest.raises(InputError, match=message):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", **options)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_label_map_in_dicom_is_read(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    write_seg(case)
+    binary = hd.seg.segread(case / "objects" / "SEG.dcm")
+    sources: list[Dataset] = [pydicom.dcmread(file) for file in sorted((case / "ct1").iterdir())]
+    sources.sort(key=lambda s: float(s.InstanceNumber))
+    made = hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=painted(),
+        segmentation_type=hd.seg.SegmentationTypeValues.LABELMAP,
+        segment_descriptions=[binary.get_segment_description(n) for n in binary.segment_numbers],
+        series_instance_uid=hd.UID(),
+        series_number=3,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    made.save_as(case / "objects" / "SEG.dcm")
+    convert_cohort(tmp_path / "cases", tmp_path / "data")
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())
