@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CHANNEL = re.compile(r"_\d{4}$")
 # Names of folders and files that say nothing of a person, and words that sentences need.
 _COMMON = frozenset(
-    "imagesTr labelsTr imagesTs labelsTs images labels atlases networks log work data model models dataset plan "
+    "imagesTr labelsTr imagesTs labelsTs images labels cases atlases networks log work data model models dataset plan "
     "scan scans atlas test tests output out in registrations mapped predictions references transform record "
     "report common ensemble dataset.json model.json plan.json".split()
 ) | frozenset("an as at be by do go if in is it ml mm no of on or so to up us we".split())
