@@ -177,6 +177,32 @@ def test_an_edited_plan_is_used(cohort: Cohort, model: Model, tmp_path: Path) ->
     assert changed.plan.spacing == (3.0, 3.0, 4.0)
 
 
+def test_a_spacing_that_is_asked_for_is_planned_and_stays(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    asked = replace(QUICK, spacing=(5.0, 5.0, 6.0))
+    fitted = fit(cohort, tmp_path / "m", asked)
+    assert fitted.plan == replace(model.plan, spacing=(5.0, 5.0, 6.0), context=fitted.plan.context)
+    before = (tmp_path / "m" / "model.json").read_bytes()
+    fit(cohort, tmp_path / "m", asked)
+    fit(cohort, tmp_path / "m", QUICK)  # the plan says it
+    assert (tmp_path / "m" / "model.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"another spacing.*expected 7 x 7 x 7 mm; found 5 x 5 x 6 mm"):
+        fit(cohort, tmp_path / "m", replace(QUICK, spacing=(7.0, 7.0, 7.0)))
+    with pytest.raises(InputError, match="an updated model keeps its spacing"):
+        fit(cohort, tmp_path / "n", replace(asked, atlases=2, operator=None, width=None), update=fitted)
+
+
+def test_the_command_line_asks_for_the_voxels_of_the_scans(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "m" / "plan.json"
+    assert main(["check", str(cohort.root), "--spacing", "scan", "--plan", str(plan), "--quiet"]) == 0
+    assert Plan.read(plan).spacing == tuple(SPACING)
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--dry-run", "--spacing"]
+    assert main([*words, "9"]) == 2
+    assert "the plan that lies here has another spacing" in capsys.readouterr().err
+    assert main([*words, "1", "2"]) == 2
+
+
 def test_voxels_under_the_ignore_label_do_not_count(tmp_path: Path) -> None:
     cohort = Cohort.read(write_cohort(tmp_path / "data", range(2), ignore=9))
     model = fit(cohort, tmp_path / "m", QUICK)

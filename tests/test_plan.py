@@ -15,8 +15,8 @@ import pytest
 
 from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, take_fingerprint
 from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
-from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS
-from atlasnet.errors import CohortError
+from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS, wanted_spacing
+from atlasnet.errors import CohortError, InputError
 from atlasnet.volume import Grid, Volume, write_volume
 
 
@@ -46,6 +46,34 @@ def labelled(known: Fingerprint, *boxes: tuple, possible: tuple | None = None) -
     """The same with a subject for each box of labels, and what may be labelled in all of them."""
     subjects = (replace(known.subjects[0], label_box=box, possible_extent=possible) for box in boxes)
     return replace(known, subjects=tuple(subjects))
+
+
+def test_a_spacing_that_was_asked_for_is_planned_and_the_rest_follows() -> None:
+    chest = fingerprint((130, 512, 512), (0.78, 0.78, 3.0))
+    usual = Plan.derive(chest)
+    own = Plan.derive(chest, spacing="scan")
+    assert own.spacing == (0.78, 0.78, 3.0)
+    assert own.batch_size < usual.batch_size
+    assert (own.context, own.slice_axis) == (1, "z")
+    asked = Plan.derive(chest, spacing=(1.5, 1.5, 2.0))
+    assert asked.spacing == (1.5, 1.5, 2.0)
+    assert asked.context == 2
+    for field in ("registration_spacing", "normalisation", "mi_range"):
+        assert getattr(asked, field) == getattr(usual, field)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [(["scan"], "scan"), (["1.5"], (1.5, 1.5, 1.5)), (["0.7", "0.7", "3"], (0.7, 0.7, 3.0))],
+)
+def test_a_spacing_is_asked_for_in_words(words: list[str], wanted: object) -> None:
+    assert wanted_spacing(words) == wanted
+
+
+@pytest.mark.parametrize("words", [[], ["1", "2"], ["0"], ["-1", "1", "1"], ["nan"], ["inf"], ["scan", "1"], ["fine"]])
+def test_a_spacing_that_is_none_is_refused(words: list[str]) -> None:
+    with pytest.raises(InputError, match="the spacing is not understood"):
+        wanted_spacing(words)
 
 
 def test_structures_at_different_places_are_seen_in_one_box() -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasnet.cli.options import add_output_options, require_file
+from atlasnet.cli.options import add_output_options, add_spacing_option, require_file, spacing_from
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
 from atlasnet.wording import counted
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data", type=Path, metavar="DATA", help="folder in nnU-Net's, the Decathlon's or the plain layout"
     )
     parser.add_argument("--unlabelled", action="store_true", help="subjects need no reference")
+    add_spacing_option(parser)
     parser.add_argument("--plan", type=Path, metavar="FILE", help="write the plan there as JSON, to be edited")
     add_output_options(parser)
 
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.execution import SilentReporter
 
     reporter = SilentReporter() if args.json else args.reporter
-    report = check_cohort(args.data, labelled=not args.unlabelled, reporter=reporter)
+    spacing = spacing_from(args)
+    report = check_cohort(args.data, labelled=not args.unlabelled, spacing=spacing, reporter=reporter)
     if args.plan is not None and report.plan is not None:
         report.plan.write(args.plan)
     tell(args, "\n".join(_lines(report)), report.to_json())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atlasnet.errors import InputError
 
 if TYPE_CHECKING:
+    from atlasnet.cohort.plan import WantedSpacing
     from atlasnet.evaluation import PatchProtocol
     from atlasnet.execution import Execution
 
@@ -71,6 +72,24 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
         help="weights of the registration's metrics by tissue, a file of learn-metrics; the atlases' references say "
         "which tissue is where",
     )
+
+
+def add_spacing_option(parser: argparse.ArgumentParser) -> None:
+    """``--spacing``: the voxels of the networks."""
+    parser.add_argument(
+        "--spacing",
+        nargs="+",
+        metavar="MM",
+        help="voxels of the grid on which networks work: one length, three (x, y, z), or scan for those of the scans "
+        "(default: planned for two CPU cores); time and memory grow with their number",
+    )
+
+
+def spacing_from(args: argparse.Namespace) -> WantedSpacing | None:
+    """What ``--spacing`` asks for."""
+    from atlasnet.cohort.plan import wanted_spacing
+
+    return None if args.spacing is None else wanted_spacing(args.spacing)
 
 
 def metric_settings(path: Path | None) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from atlasnet.cli.options import (
     add_execution_options,
     add_mask_option,
     add_network_options,
+    add_spacing_option,
     execution_from,
     metric_settings,
     require_writable,
+    spacing_from,
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subjects", type=Path, metavar="FILE", help="train on these subjects only, one name a line")
     add_mask_option(parser, "what lies outside trains nothing, and is background in predictions, which need masks too")
     add_network_options(parser, updates=True)
+    add_spacing_option(parser)
     parser.add_argument(
         "--time-budget",
         type=_seconds,
@@ -146,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         width=args.width,
         preset=args.preset,
         epochs=args.epochs,
+        spacing=spacing_from(args),
         sharing=args.sharing,
         operator=args.registration,
         operator_settings=metric_settings(args.metrics),

@@ -13,7 +13,7 @@ import numpy as np
 from atlasnet.cohort.cohort import Cohort, scan
 from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
-from atlasnet.cohort.plan import Plan, is_ct
+from atlasnet.cohort.plan import Plan, WantedSpacing, is_ct
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
@@ -72,7 +72,13 @@ class CheckReport:
         }
 
 
-def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter | None = None) -> CheckReport:
+def check_cohort(
+    path: str | Path,
+    *,
+    labelled: bool = True,
+    spacing: WantedSpacing | None = None,
+    reporter: Reporter | None = None,
+) -> CheckReport:
     """Read every file of a cohort and collect all that is wrong; nothing is raised for a fault of the data.
 
     Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
@@ -84,6 +90,7 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
     Args:
         path: the cohort's folder.
         labelled: whether every subject must have a reference.
+        spacing: of the plan; see `Plan.derive`.
         reporter: follows the reading.
     """
     reporter = reporter or SilentReporter()
@@ -106,7 +113,7 @@ def check_cohort(path: str | Path, *, labelled: bool = True, reporter: Reporter 
         return CheckReport(tuple(problems), cohort)
     problems.extend(_compare(cohort, measured))
     fingerprint = combine(cohort.channels, measured)
-    return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint))
+    return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint, spacing=spacing))
 
 
 def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Measured | None, str | None]:

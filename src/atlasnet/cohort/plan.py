@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from atlasnet.cohort.fingerprint import QUANTILES, Fingerprint
 from atlasnet.cohort.normalisation import HIGH, LOW, Normalisation, number, pair
-from atlasnet.errors import CohortError
+from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import read_json, write_json
 from atlasnet.volume.volume import Volume
 
@@ -48,6 +48,9 @@ CT_CHEST_WINDOW = (-1000.0, 400.0)
 
 _LUNG_HU = -400.0
 Float = NDArray[np.float64]
+
+WantedSpacing = tuple[float, float, float] | Literal["scan"]
+"""(x, y, z) in mm, or that of the scans."""
 
 _BATCH_PIXELS = 2**20  # four slices of 512 x 512
 _LARGEST_BATCH = 32
@@ -105,7 +108,14 @@ class Plan:
         require(self.batch_size >= 2, "batch_size", "at least 2 slices")
 
     @classmethod
-    def derive(cls, fingerprint: Fingerprint, *, registered: bool = True, finer: bool = True) -> Plan:
+    def derive(
+        cls,
+        fingerprint: Fingerprint,
+        *,
+        registered: bool = True,
+        finer: bool = True,
+        spacing: WantedSpacing | None = None,
+    ) -> Plan:
         """The plan for a cohort.
 
         The networks' spacing is the median one, made coarser, finest axes first, until the median subject has at most
@@ -121,6 +131,8 @@ class Plan:
             fingerprint: of the cohort.
             registered: whether subjects are registered, so that networks see only the region with structures.
             finer: whether voxels may be finer than the scan's.
+            spacing: of the grid on which networks work, (x, y, z) mm, or ``"scan"`` for the median one, whatever it
+                takes in time and memory.
         """
         extent, median = fingerprint.median_extent, fingerprint.median_spacing
         flat = extent < 1.5 * median
@@ -129,18 +141,20 @@ class Plan:
         registration = whole.coarsened(median, REGISTRATION_VOXELS)
         labels = fingerprint.label_extent if registered else None
         seen = _Seen(extent, labels, REGISTRATION_MARGIN * registration)
-        spacing = np.minimum(whole.coarsened(median, NETWORK_VOXELS), seen.coarsened(median, REGION_VOXELS))
-        if finer and (spacing == median).all():
-            spacing = seen.refined(median, axis)
-        pixels = float(np.prod(np.delete(seen.size(spacing), axis)))
-        in_plane = float(np.delete(spacing, axis).max())
+        planned = np.minimum(whole.coarsened(median, NETWORK_VOXELS), seen.coarsened(median, REGION_VOXELS))
+        if finer and (planned == median).all():
+            planned = seen.refined(median, axis)
+        if spacing is not None:
+            planned = median if spacing == "scan" else np.array(spacing)
+        pixels = float(np.prod(np.delete(seen.size(planned), axis)))
+        in_plane = float(np.delete(planned, axis).max())
         return cls(
-            spacing=_three(spacing),
+            spacing=_three(planned),
             slice_axis=("x", "y", "z")[axis],
             normalisation=tuple(_normalisation(fingerprint, c) for c in range(len(fingerprint.channels))),
             mi_range=tuple(CT_MI_RANGE if is_ct(name) else None for name in fingerprint.channels),
             registration_spacing=_three(registration),
-            context=0 if flat[axis] else 1 if spacing[axis] > 2 * in_plane else 2,
+            context=0 if flat[axis] else 1 if planned[axis] > 2 * in_plane else 2,
             batch_size=int(np.clip(2 ** int(np.log2(max(1.0, _BATCH_PIXELS / pixels))), 2, _LARGEST_BATCH)),
         )
 
@@ -252,6 +266,52 @@ class Plan:
     def write(self, path: str | Path) -> None:
         """Write plan.json."""
         write_json(path, self.to_json())
+
+
+def wanted_spacing(words: Sequence[str]) -> WantedSpacing:
+    """What a person asks for: ``scan``, one length in mm for all axes, or three (x, y, z).
+
+    Raises:
+        InputError: it is none of these.
+    """
+    try:
+        if list(words) == ["scan"]:
+            return "scan"
+        lengths = [float(word) for word in words]
+        if len(lengths) in (1, 3) and all(0 < length < float("inf") for length in lengths):
+            return _three(lengths * (3 // len(lengths)))
+    except ValueError:
+        pass
+    raise InputError(
+        "the spacing is not understood",
+        expected="one length above 0 mm, three (x, y, z), or scan",
+        found=" ".join(words),
+    )
+
+
+def check_spacing(plan: Plan, wanted: WantedSpacing | None, path: Path, derived: Callable[[], Plan]) -> None:
+    """Refuse a plan that lies there and has another spacing than was asked for.
+
+    Args:
+        plan: read from ``path``.
+        wanted: what was asked for, or None.
+        path: of the plan.
+        derived: gives the plan that was asked for.
+
+    Raises:
+        InputError: it has another one.
+    """
+    if wanted is None or plan.spacing == wanted:
+        return
+    asked = derived().spacing
+    if plan.spacing != asked:
+        raise InputError(
+            "the plan that lies here has another spacing than was asked for",
+            path=path,
+            expected=" x ".join(f"{length:g}" for length in asked) + " mm",
+            found=" x ".join(f"{length:g}" for length in plan.spacing) + " mm",
+            remedy="delete the file, or do not ask for a spacing",
+        )
 
 
 def is_ct(channel: str) -> bool:

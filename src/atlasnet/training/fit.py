@@ -20,6 +20,7 @@ import torch
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks
+from atlasnet.cohort.plan import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network, code_digest
@@ -238,7 +239,8 @@ class Fitting:
     def settings(self, plan: Plan, hashes: Mapping[str, Any]) -> str:
         """What a finished model depends on."""
         options = asdict(self.options) | {"atlases": self.atlases.identity(), "sharing": asdict(self.sharing)}
-        del options["keep_epochs"]  # the model is the same
+        for name in ("keep_epochs", "spacing"):  # the model is the same, and the plan says it
+            del options[name]
         for name in ("network", "width"):  # and whoever asks for what is planned anyway
             if options[name] == getattr(plan, name):
                 options[name] = None
@@ -301,6 +303,8 @@ class Fitting:
     def plan(self, hashes: Mapping[str, Any]) -> Plan:
         """The plan beside the model, or the one that follows from the cohort; in an update that of its model."""
         if self.update is not None:
+            if self.options.spacing is not None:
+                raise InputError("an updated model keeps its spacing", remedy="train a new model, without an update")
             return self.update.plan(self.plan_path)
         if self.plan_path.exists():
             plan = Plan.read(self.plan_path)
@@ -312,6 +316,7 @@ class Fitting:
                     found=", ".join(plan.channels),
                     remedy="delete the file to have it derived again",
                 )
+            check_spacing(plan, self.options.spacing, self.plan_path, self.derived_plan)
             if self._derived_for_others(plan, hashes):
                 self.say.warn(
                     f"{self.plan_path} was derived by an earlier call, from other scans or for other options, and is "
@@ -322,7 +327,9 @@ class Fitting:
 
     def _plan_key(self, hashes: Mapping[str, Any]) -> str:
         """What a derived plan follows from."""
-        options = {"registered": self.operator not in WITHOUT_SETTINGS, "finer": self.recipe.finer}
+        options: dict[str, Any] = {"registered": self.operator not in WITHOUT_SETTINGS, "finer": self.recipe.finer}
+        if self.options.spacing is not None:
+            options["spacing"] = self.options.spacing
         return digest({"data": hashes, "channels": self.cohort.channels, "labels": self.cohort.labels} | options)
 
     def _keep_plan(self, plan: Plan, hashes: Mapping[str, Any]) -> None:
@@ -353,8 +360,12 @@ class Fitting:
         """
         needed = measuring_bytes([subject.read_grid() for subject in self.cohort], len(self.cohort.channels))
         self.execution.require_memory(needed, "crop or resample the largest scans", self.cohort.root)
-        registered = self.operator not in WITHOUT_SETTINGS
-        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered, finer=self.recipe.finer)
+        return Plan.derive(
+            take_fingerprint(self.cohort, self.say),
+            registered=self.operator not in WITHOUT_SETTINGS,
+            finer=self.recipe.finer,
+            spacing=self.options.spacing,
+        )
 
     def same_model(self, settings: str) -> Model | None:
         """The finished model that lies in the folder already.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from atlasnet.cohort.plan import WantedSpacing
 from atlasnet.errors import InputError
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
@@ -25,6 +26,7 @@ class FitOptions:
         width: factor on the network's channels; None takes the plan's, in an update the model's.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
+        spacing: of the grid on which networks work, (x, y, z) mm, or ``"scan"`` for that of the scans; None plans it.
         sharing: ``"independent"``, ``"first"`` or ``"common"``: whether atlases' networks start from what one of them,
             or one trained for all of them, has learnt; in an update also ``"model"``: from what the model has learnt;
             or a `Sharing` of one's own. None takes the recipe's, in an update ``"model"``.
@@ -45,6 +47,7 @@ class FitOptions:
     width: float | None = None
     preset: str | Recipe = "default"
     epochs: int | None = None
+    spacing: WantedSpacing | None = None
     sharing: str | Sharing | None = None
     operator: str | None = None
     operator_settings: Mapping[str, Any] = field(default_factory=dict)
