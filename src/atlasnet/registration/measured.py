@@ -27,7 +27,7 @@ class Found:
     """What one operator found for one target.
 
     Args:
-        transform: the map; its residual is measured afterwards.
+        transform: the map, on any device; its residual is measured afterwards.
         start: where a deformation began, if there was one.
         record: what only this operator knows, JSON-able.
     """
@@ -82,13 +82,13 @@ class MeasuringOperator(ABC):
         self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution
     ) -> Registration:
         start = time.perf_counter()
-        found = self.find(source, source_mask, task, execution)
+        found, device = self.find(source, source_mask, task, execution), execution.torch_device()
         mapped = time.perf_counter()
-        transform, measured = geometry(found.transform, task.target.grid, source.grid)
+        transform, measured = geometry(found.transform.to(device), task.target.grid, source.grid)
         if not any(residual["share"] for residual in transform.residual.values()):
             raise RegistrationError("nothing of the source lies in the target's field of view")
         if found.start is not None and measured["folded_share"] > 0:
-            at_start = geometry(found.start, task.target.grid, source.grid)[1]
+            at_start = geometry(found.start.to(device), task.target.grid, source.grid)[1]
             if at_start["folded_share"] > 0:
                 raise RegistrationError(
                     f"the map that the registration begins with folds or mirrors: its least Jacobian is "
@@ -107,7 +107,7 @@ class MeasuringOperator(ABC):
             began, ended = quality(similarity["prealigned"]), quality(similarity["after"])
             lost = ended < min(began, LOST * began)
             if lost:
-                transform, measured = geometry(found.start, task.target.grid, source.grid)
+                transform, measured = geometry(found.start.to(device), task.target.grid, source.grid)
                 similarity["after"] = similarity["prealigned"]
         end = time.perf_counter()
         record = {
@@ -122,7 +122,7 @@ class MeasuringOperator(ABC):
             "deformation_lost": lost,
             "quality": quality(similarity["after"]),
         }
-        return Registration(transform, record)
+        return Registration(transform.to("cpu"), record)
 
 
 def started(

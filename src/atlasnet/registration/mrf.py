@@ -106,7 +106,7 @@ class MRFOperator(MeasuringOperator):
         """The fold-free map, both directions."""
         options, begin = self.options, time.perf_counter()
         affine = options.affine_settings if options.affine else None
-        start = started(source, source_mask, task, affine, execution)
+        start = started(source, source_mask, task, affine, execution).to(execution.torch_device())
         aligned = time.perf_counter()
         displacement, levels = self._deform(source, source_mask, task, start, execution)
         record: dict[str, Any] = {"levels": levels, "metrics": dict(options.metrics_on(displacement.grid))}
@@ -184,7 +184,7 @@ def displacement_of(
     classes: ClassMap | None = None,
     witness: Witness | None = None,
 ) -> tuple[DisplacementMap, list[dict[str, Any]]]:
-    """The fold-free displacement applied before ``initial``, and the record of the levels.
+    """The fold-free displacement applied before ``initial``, on the device, and the record of the levels.
 
     Args:
         source: (c, z, y, x).
@@ -213,13 +213,14 @@ def displacement_of(
     levels = build_levels(grid, options.levels_on(grid))
     forward = initial.forward.to(device)
     steps, records = deform(there, here, forward, levels, options, execution, classes=classes, witness=witness)
-    return DisplacementMap(_to_millimetres(steps.cpu(), levels[-1].grid), levels[-1].grid), records
+    return DisplacementMap(_to_millimetres(steps, levels[-1].grid), levels[-1].grid), records
 
 
 def _origins(inverse: DisplacementMap, bad: Tensor, grid: Grid) -> Tensor:
     """The voxels (z, y, x) of ``grid`` nearest to where the inverse takes its ``bad`` voxels; bool."""
     z, y, x = bad.nonzero().T
-    points = inverse.grid.to_world(torch.stack([x, y, z], 1).numpy()) + inverse.displacement[:, z, y, x].T.numpy()
+    moved = inverse.displacement[:, z, y, x].T.cpu().numpy()
+    points = inverse.grid.to_world(torch.stack([x, y, z], 1).cpu().numpy()) + moved
     index = grid.to_index(points).round().clip(0, grid.size - 1).astype(int)
     where = torch.zeros(grid.shape, dtype=torch.bool)
     where[index[:, 2], index[:, 1], index[:, 0]] = True
@@ -228,5 +229,5 @@ def _origins(inverse: DisplacementMap, bad: Tensor, grid: Grid) -> Tensor:
 
 def _to_millimetres(steps: Tensor, grid: Grid) -> Tensor:
     """Steps along the grid's axes in voxels to LPS mm, (3, z, y, x)."""
-    linear = torch.tensor(grid.affine[:3, :3].copy(), dtype=torch.float64)
+    linear = torch.tensor(grid.affine[:3, :3].copy(), dtype=torch.float64, device=steps.device)
     return torch.einsum("ij,jzyx->izyx", linear, steps.double()).float()

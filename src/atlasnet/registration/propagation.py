@@ -39,15 +39,15 @@ class Smoothness:
         count = self.offsets.shape[axis + 1]
         return self.offsets.narrow(axis + 1, 0, count - 1) - self.offsets.narrow(axis + 1, 1, count - 1)
 
-    def energy(self, displacements: Tensor) -> float:
-        """The penalty of choosing ``displacements`` (3, cz, cy, cx), summed over all pairs."""
-        total = 0.0
+    def energy(self, displacements: Tensor) -> Tensor:
+        """The penalty of choosing ``displacements`` (3, cz, cy, cx), summed over all pairs: a float64 scalar."""
+        total = torch.zeros((), dtype=torch.float64, device=displacements.device)
         for axis in range(3):
             count = displacements.shape[axis + 1]
             step = displacements.narrow(axis + 1, 0, count - 1) - displacements.narrow(axis + 1, 1, count - 1)
             factors = torch.tensor(self.weights[axis], dtype=torch.float64, device=step.device)
             pairs = ((step + self.differences(axis)).double().square() * factors[:, None, None, None]).sum(0)
-            total += float((pairs if self.truncation is None else pairs.clamp(max=self.truncation)).sum())
+            total += (pairs if self.truncation is None else pairs.clamp(max=self.truncation)).sum()
         return total
 
 
@@ -68,11 +68,11 @@ class Labelling:
     energy_before: float
 
 
-def labelling_energy(unary: Tensor, smoothness: Smoothness, space: LabelSpace, labels: Tensor) -> float:
-    """E(l) for flat label indices (cz, cy, cx) and unary costs (lz, ly, lx, cz, cy, cx), summed in double precision."""
+def labelling_energy(unary: Tensor, smoothness: Smoothness, space: LabelSpace, labels: Tensor) -> Tensor:
+    """E(l) for flat label indices (cz, cy, cx) and unary costs (lz, ly, lx, cz, cy, cx): a float64 scalar."""
     flat = unary.reshape(len(space), -1)
     data = flat.gather(0, labels.reshape(1, -1)).double().sum()
-    return float(data) + smoothness.energy(space.displacements(labels))
+    return data + smoothness.energy(space.displacements(labels))
 
 
 def propagate(
@@ -109,9 +109,10 @@ def propagate(
                 beliefs += message
         labels = beliefs.reshape(len(space), -1).argmin(0).reshape(lattice)
         energy = labelling_energy(unary, smoothness, space, labels)
-        if energy < best_energy:
-            best, best_energy = labels, energy
-    return Labelling(best, beliefs, best_energy / points, before / points)
+        # Whether it is the best is decided where the numbers are: a GPU need not be waited for in every round.
+        better = energy < best_energy
+        best, best_energy = torch.where(better, labels, best), torch.where(better, energy, best_energy)
+    return Labelling(best, beliefs, float(best_energy) / points, float(before) / points)
 
 
 def _penalties(smoothness: Smoothness, space: LabelSpace, axis: int) -> list[Tensor]:

@@ -66,7 +66,8 @@ def refine(
     gradient = [(ours + theirs) / 2 for ours, theirs in zip(_gradient(target), _gradient(source), strict=True)]
     curvature = weight * torch.stack([supports.mean((gradient[i] * gradient[j]).mean(0)) for i, j in UPPER])
     slope = weight * torch.stack([supports.mean((component * difference).mean(0)) for component in gradient])
-    coefficients = _solve(curvature, slope - _penalty_gradient(smoothness.offsets, smoothness), smoothness)
+    factors = slope.new_tensor(smoothness.weights)
+    coefficients = _solve(curvature, slope - _penalty_gradient(smoothness.offsets, factors), factors)
     length = coefficients.square().sum(0).sqrt()
     coefficients = coefficients * (LONGEST_STEP / length.clamp(min=LONGEST_STEP))
     return Step(coefficients, float((target * source).mean(0).sum() / seen.sum().clamp(min=1)))
@@ -86,20 +87,22 @@ def _gradient(image: Tensor) -> list[Tensor]:
     ]
 
 
-def _penalty_gradient(displacement: Tensor, smoothness: Smoothness) -> Tensor:
-    """The derivative of the penalty by (3, cz, cy, cx), the displacement of the control points."""
+def _penalty_gradient(displacement: Tensor, factors: Tensor) -> Tensor:
+    """The derivative of the penalty by (3, cz, cy, cx), the displacement of the control points.
+
+    ``factors`` (3, 3) are the weights of `Smoothness`.
+    """
     result = torch.zeros_like(displacement)
     for axis in range(3):
         count = displacement.shape[axis + 1]
         if count > 1:
-            factors = displacement.new_tensor(smoothness.weights[axis])[:, None, None, None]
-            pull = 2 * factors * displacement.diff(dim=axis + 1)
+            pull = 2 * factors[axis, :, None, None, None] * displacement.diff(dim=axis + 1)
             result.narrow(axis + 1, 0, count - 1).sub_(pull)
             result.narrow(axis + 1, 1, count - 1).add_(pull)
     return result
 
 
-def _solve(curvature: Tensor, slope: Tensor, smoothness: Smoothness) -> Tensor:
+def _solve(curvature: Tensor, slope: Tensor, factors: Tensor) -> Tensor:
     """Solve (H + P) d = slope by conjugate gradients with the diagonal as preconditioner."""
     xx, yy, zz, xy, xz, yz = curvature
     damping = DAMPING * curvature[:3].mean()
@@ -107,9 +110,9 @@ def _solve(curvature: Tensor, slope: Tensor, smoothness: Smoothness) -> Tensor:
     def product(d: Tensor) -> Tensor:
         x, y, z = d
         data = torch.stack([xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z])
-        return data + damping * d + _penalty_gradient(d, smoothness)
+        return data + damping * d + _penalty_gradient(d, factors)
 
-    both_neighbours = 4 * slope.new_tensor(smoothness.weights).sum(0)
+    both_neighbours = 4 * factors.sum(0)
     diagonal = (curvature[:3] + damping + both_neighbours[:, None, None, None]).clamp(min=1e-12)
     solution, residual = torch.zeros_like(slope), slope
     direction = residual / diagonal

@@ -67,12 +67,16 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
     """
     if not 0 <= floor < 1:
         raise ValueError(f"the floor of the Jacobian must lie in [0, 1), not {floor}")
-    field = displacement.detach().to("cpu", torch.float32).numpy().copy()
-    if not np.isfinite(field).all():
+    displacement = displacement.detach().to(torch.float32)
+    if not bool(torch.isfinite(displacement).all()):
         raise TransformError("a displacement field that is not finite cannot be repaired")
+    # Where the field is: one without folds does not leave a GPU.
+    corners = corner_jacobians(displacement.contiguous(), grid, outside=True)
+    before = float(corners.min())
+    if bool((corners > floor).all()):
+        return displacement.clone(), RepairRecord(before, before, 0, 0.0, 0)
+    field, least = displacement.cpu().numpy().copy(), corners.cpu().numpy()
     original = field.copy()
-    least = _least(field, grid)
-    before = float(least.min())
     rounds = 0
     while rounds < LOCAL_ROUNDS and not (least > floor).all():
         _smooth_regions(field, least, grid, floor, reach=1 + rounds // ROUNDS_PER_VOXEL)

@@ -17,7 +17,7 @@ from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import Level
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.registration.similarity import AlignedPair, Supports, unary_costs
-from atlasnet.registration.similarity.pair import VALUES_AT_ONCE
+from atlasnet.registration.similarity.pair import values_at_once
 from atlasnet.transform import PointMap, Transform
 from atlasnet.volume import Volume
 
@@ -101,7 +101,7 @@ def _overlaps(
     windows = level.labels.windows(source[None])
     shape = (len(seen), *level.labels.shape, *level.control.shape)
     overlap, carried = torch.empty(shape), torch.empty(shape)
-    for block in level.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
+    for block in level.labels.blocks(pair.target.numel(), values_at_once(pair.target.device)):
         labels = windows[block][:, :, :, 0]
         for row, number in enumerate(seen):
             inside = (labels == number) & annotated

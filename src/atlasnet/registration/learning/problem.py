@@ -89,7 +89,7 @@ class Problem:
         """The features of flat labels (cz, cy, cx), see `Found`."""
         sums = torch.zeros((self.count, len(self.costs)), dtype=torch.float64)
         sums.index_add_(0, self.classes.reshape(-1).cpu(), self._chosen(self.costs, labels).T.cpu())
-        penalty = self.smoothness.energy(self.space.displacements(labels))
+        penalty = float(self.smoothness.energy(self.space.displacements(labels)))
         return np.append(sums.numpy().ravel(), penalty) / self.points
 
     def loss(self, labels: Tensor) -> float:

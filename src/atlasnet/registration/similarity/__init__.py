@@ -18,7 +18,7 @@ from torch import Tensor
 from atlasnet.registration.similarity.absolute_difference import AbsoluteDifference
 from atlasnet.registration.similarity.cross_correlation import CrossCorrelation, local_contrast
 from atlasnet.registration.similarity.mutual_information import MutualInformation
-from atlasnet.registration.similarity.pair import VALUES_AT_ONCE, AlignedPair, Block, Supports
+from atlasnet.registration.similarity.pair import AlignedPair, Block, Supports, values_at_once
 from atlasnet.registration.similarity.self_similarity import SelfSimilarity, self_similarity
 from atlasnet.registration.similarity.wavelet import WaveletDifference
 
@@ -79,7 +79,7 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
     beyond = [] if bool(pair.covered.all()) else _beyond(pair, weights)
     supports, windows = pair.supports(), pair.labels.windows(pair.covered[None])
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
-    for block in pair.labels.blocks(pair.target.numel(), VALUES_AT_ONCE):
+    for block in pair.labels.blocks(pair.target.numel(), values_at_once(pair.target.device)):
         costs = [metric.unary(block) * weight for weight, metric in metrics]
         if beyond:
             missing = (~windows[block][:, :, :, 0] & pair.counted).to(torch.float32)

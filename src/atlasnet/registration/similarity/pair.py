@@ -12,9 +12,15 @@ from atlasnet.registration.label_space import LabelSpace
 from atlasnet.registration.lattice import Lattice
 from atlasnet.volume.sampling import Matrices, along_axes
 
-# Values per voxel and label that are held at once; a few such arrays live at a time, and stay in the processor's cache.
-VALUES_AT_ONCE = 1 << 18
 Block = tuple[slice, slice, slice]
+
+
+def values_at_once(device: torch.device) -> int:
+    """How many values, one per voxel and label, are held in one array; a few such arrays live at a time.
+
+    On a CPU they stay in its cache. A GPU is kept waiting by many small operations, and holds these in 64 MiB.
+    """
+    return 1 << 18 if device.type == "cpu" else 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
