@@ -70,6 +70,11 @@ def sampling_matrices(draw: Draw, height: int, width: int) -> NDArray[np.float64
     return np.array(rows).transpose(2, 0, 1)
 
 
+def _beside(images: Tensor, values: NDArray[np.float64]) -> Tensor:
+    """Numbers in float32 on the device of the images; the host does not wait for what a GPU has yet to do."""
+    return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
+
+
 def move(images: Tensor, target: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """Turn, shift and magnify slices and their classes by one interpolation.
 
@@ -84,7 +89,7 @@ def move(images: Tensor, target: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     if not draw.moved.any():
         return images, target
     height, width = images.shape[-2:]
-    matrices = torch.from_numpy(sampling_matrices(draw, height, width)).to(images.device, torch.float32)
+    matrices = _beside(images, sampling_matrices(draw, height, width))
     grid = F.affine_grid(matrices, [len(images), 1, height, width], align_corners=False)
     moved = F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
     # Shifted by one, so that the zeros which grid_sample puts outside mean "does not count".
@@ -97,7 +102,7 @@ def recolour(images: Tensor, draw: Draw) -> Tensor:
     """Change contrast, brightness, gamma and noise of normalised slices (b, channels, y, x), in place where it can."""
 
     def column(values: NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(values).to(images.device, torch.float32)[:, None, None, None]
+        return _beside(images, values)[:, None, None, None]
 
     if draw.gamma.any():
         low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)

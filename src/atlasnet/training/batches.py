@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from atlasnet.network.spec import Traits
 from atlasnet.training.loss import UNCOUNTED
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase, SliceTable
+
+T = TypeVar("T")
 
 
 def epoch_random(seed: int, key: str, epoch: int) -> np.random.Generator:
@@ -116,6 +120,15 @@ def load_blocks(
         images[row] = case.image[:, planes][:, :, edge_indices(y, height)][..., edge_indices(x, width)]
         target[row, : stop - start, :y, :x] = case.labels[start:stop]
     return torch.from_numpy(images), _targets(target)
+
+
+def ahead(batches: Iterator[T]) -> Iterator[T]:
+    """The same batches; a thread makes the next one while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 def _targets(labels: NDArray[np.uint8]) -> Tensor:

@@ -123,6 +123,6 @@ def _restore(tensors: dict[str, Tensor], module: nn.Module, optimiser: torch.opt
     # The layout in memory decides which loop does the arithmetic, and with it the last bit.
     for parameter, entries in optimiser.state.items():
         for name, value in entries.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and parameter.ndim == 4:
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
                 laid_out = torch.empty_like(parameter, dtype=value.dtype)
                 entries[name] = laid_out.copy_(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlasnet.errors import AtlasNetError, ModelError
+from atlasnet.errors import AtlasNetError, InputError, ModelError
 from atlasnet.execution import Execution, atomic_path, digest, file_digest, kept_memory
 from atlasnet.network.inference import mixed, reduced_precision
 from atlasnet.network.registry import build_network
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.weights import channels_last, load_weights, read_tensors, tensor_channels_last, write_tensors
 from atlasnet.training.augmentation import Draw, move, recolour
-from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, typical_sample
+from atlasnet.training.batches import ahead, epoch_batches, epoch_random, load_blocks, load_slices, typical_sample
 from atlasnet.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -37,6 +37,7 @@ from atlasnet.training.store import MappedCase, SliceTable
 
 WEIGHTS = "network.safetensors"
 LOG = "log.csv"
+_SMALLER = "lower batch_size or width, or raise spacing, in plan.json"
 _COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "images_per_second", "waiting")
 
 
@@ -67,7 +68,7 @@ def train_network(
         recipe: how it is trained.
         classes: classes, background included.
         folder: gets ``network.safetensors``, ``log.csv`` (a row an epoch; ``waiting`` is the share of its seconds in
-            which slices were read and cut) and, until the end, the checkpoints; of this training alone.
+            which it waited for slices to be read and cut) and, until the end, the checkpoints; of this training alone.
         execution: device, threads, seed, progress; asked for a stop before each step.
         key: what the caller knows the training by (atlas, hash of the cases); with another key nothing is resumed.
         allow_module: whether ``spec`` may name code to import.
@@ -194,32 +195,43 @@ class _Training:
         self.optimiser = _optimiser(self.module, self.recipe)
 
     def require_memory(self) -> None:
-        """Refuse steps that the memory does not suffice for; a GPU says so itself.
+        """Refuse steps that the memory does not suffice for; a GPU says so itself, see `epoch`.
 
         Raises:
             InputError: it does not.
         """
         if self.device.type == "cpu" and self.execution.check_memory:
             needed = step_bytes(self.module, self.traits, int(self.cases[0].image.shape[0]), self.voxels)
-            self.execution.require_memory(needed, "lower batch_size or width, or raise spacing, in plan.json")
+            self.execution.require_memory(needed, _SMALLER)
 
     def _seed(self, epoch: int) -> int:
         return int(epoch_random(self.execution.seed, self.key, epoch).integers(2**62))
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """Train for one epoch and give its row of the log."""
+        """Train for one epoch and give its row of the log.
+
+        Raises:
+            InputError: the memory of the GPU does not suffice.
+            AtlasNetError: the loss is not finite.
+        """
         started = time.perf_counter()
         random = epoch_random(self.execution.seed, self.key, epoch)
         torch.manual_seed(self._seed(epoch))  # a network may have dropout
         self.module.train()
         total, seen, rate = torch.zeros((), device=self.device), 0, 0.0
         self.waited = 0.0
-        batches = epoch_batches(self.table, self.recipe, self.batch, random, slices=self.slices)
-        for step, rows in enumerate(batches):
+        for step, (images, target, draw) in enumerate(self._batches(random)):
             self.execution.pause()
             rate = self.recipe.rate(epoch * self.steps + step, self.steps)
-            total += self._step(rows, rate, random)
-            seen += len(rows)
+            try:
+                total += self._step(images, target, draw, rate)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    "the memory of the GPU does not suffice for a step of the training",
+                    found=str(error).splitlines()[0],
+                    remedy=_SMALLER,
+                ) from error
+            seen += len(images)
         loss = float(total) / self.steps
         if not math.isfinite(loss):
             raise AtlasNetError(
@@ -236,16 +248,35 @@ class _Training:
             "waiting": round(self.waited / seconds, 4),
         }
 
-    def _step(self, rows: np.ndarray[Any, np.dtype[np.intp]], rate: float, random: np.random.Generator) -> Tensor:
+    def _batches(self, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+        """The batches of an epoch, in host memory; while a GPU works on one, the next is made."""
+        batches = self._loaded(random)
+        if self.device.type != "cpu":
+            batches = ahead(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def _loaded(self, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+        """Images, target and changes of every batch; whoever asks for it, the random numbers come in one order."""
+        for rows in epoch_batches(self.table, self.recipe, self.batch, random, slices=self.slices):
+            if self.traits.spatial_dims == 2:
+                images, target = load_slices(self.cases, self.table, rows, self.traits)
+            else:
+                images, target = load_blocks(self.cases, self.table, rows, self.traits, random)
+            draw = Draw.of(self.recipe.augmentation, len(rows), random)
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):  # a thread begins on the first GPU
+                    images, target = images.pin_memory(), target.pin_memory()
+            yield images, target, draw
+
+    def _step(self, images: Tensor, target: Tensor, draw: Draw, rate: float) -> Tensor:
         """One step of the optimiser; gives the loss, still on the device."""
-        started = time.perf_counter()
-        if self.traits.spatial_dims == 2:
-            images, target = load_slices(self.cases, self.table, rows, self.traits)
-        else:
-            images, target = load_blocks(self.cases, self.table, rows, self.traits, random)
-        self.waited += time.perf_counter() - started
-        draw = Draw.of(self.recipe.augmentation, len(rows), random)
-        images, target = images.to(self.device), target.to(self.device)
+        images, target = (part.to(self.device, non_blocking=True) for part in (images, target))
         shape = images.shape
         planes = images.flatten(1, -3)  # (b, channels [* z], y, x): a block turns as its slices do
         planes, target = move(planes, target, draw)
