@@ -19,8 +19,10 @@ import re
 from pathlib import Path
 from typing import Self
 
-# NumPy raises a MemoryError; torch and ITK a RuntimeError, each in words of its own.
-_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc")
+# NumPy raises a MemoryError; torch, the libraries of a GPU, and ITK a RuntimeError, each in words of its own.
+_NO_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc|_ALLOC_FAILED"
+)
 
 
 class AtlasNetError(Exception):

@@ -16,7 +16,9 @@ from atlasnet.network.slices import edge_indices, neighbours, padded_side
 from atlasnet.network.spec import Traits
 from atlasnet.network.weights import tensor_channels_last
 
-BATCH_PIXELS = 2**18  # of a 2-D batch when none is given: 1 slice of 512 x 512, and enough small ones to fill the cores
+# Of a 2-D batch when none is given: 1 slice of 512 x 512, and enough small ones to fill the cores; on a GPU more.
+BATCH_PIXELS = 2**18
+GPU_BATCH_PIXELS = 2**20
 BLOCK_VOXELS = 2**21  # of a block for a 3-D network, so that its activations fit a workstation
 
 
@@ -24,7 +26,9 @@ def reduced_precision(device: torch.device) -> torch.dtype | None:
     """The type for mixed precision: bfloat16, or float16 on older accelerators; None on a CPU, where it is slower."""
     if device.type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    with torch.cuda.device(device):  # not every GPU of a machine need be of one kind
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 def mixed(device: torch.device) -> AbstractContextManager[Any]:
@@ -50,7 +54,7 @@ def probabilities(
     Args:
         module: a network with the attributes of `Traits`, on ``device``.
         image: (c, z, y, x), normalised; slices along z.
-        batch: slices (blocks) at once; by default as many as suit the cores' caches.
+        batch: slices (blocks) at once; by default as many as suit the cores' caches, or fill a GPU.
         device: where ``module`` is.
 
     Returns:
@@ -65,10 +69,13 @@ def probabilities(
         raise InputError("the batch must be positive", found=str(batch))
     traits = Traits.of(module)
     where = torch.device(device)
-    classify = _by_slices if traits.spatial_dims == 2 else _by_blocks
     module.eval()
     with torch.inference_mode():
-        return classify(_softmax_of(module, where), traits, image, batch)
+        run = _softmax_of(module, where)
+        if traits.spatial_dims == 3:
+            return _by_blocks(run, traits, image, batch)
+        pixels = BATCH_PIXELS if where.type == "cpu" else GPU_BATCH_PIXELS
+        return _by_slices(run, traits, image, batch, pixels)
 
 
 def _softmax_of(module: nn.Module, device: torch.device) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
@@ -83,12 +90,16 @@ def _softmax_of(module: nn.Module, device: torch.device) -> Callable[[NDArray[An
 
 
 def _by_slices(
-    run: Callable[[NDArray[Any]], NDArray[np.float32]], traits: Traits, image: NDArray[Any], batch: int | None
+    run: Callable[[NDArray[Any]], NDArray[np.float32]],
+    traits: Traits,
+    image: NDArray[Any],
+    batch: int | None,
+    pixels: int,
 ) -> NDArray[np.float32]:
     _, depth, height, width = image.shape
     rows = edge_indices(height, padded_side(height, traits.divisibility))
     columns = edge_indices(width, padded_side(width, traits.divisibility))
-    batch = batch or max(1, BATCH_PIXELS // (len(rows) * len(columns)))
+    batch = batch or max(1, pixels // (len(rows) * len(columns)))
     result: NDArray[np.float32] | None = None
     for start in range(0, depth, batch):
         stop = min(depth, start + batch)
