@@ -179,7 +179,7 @@ class Member:
             begin = time.perf_counter()
             view = self.views[index]
             with scan.stages("mapping"):
-                mapped = map_image(prepared, registration.transform, view.part)
+                mapped = map_image(prepared, registration.transform, view.part, device=self.device)
             with scan.stages("network"):
                 halves = self._classified(view, self.networks[index], mapped)
             with scan.stages("mapping"):
@@ -204,5 +204,7 @@ class Member:
         name = self.model.atlases[index].name
         if name not in self._seen:
             prepared = prepare(self.images[index], self.model.plan)
-            self._seen[name] = map_image(prepared, Transform.identity(), self.views[index].part).array
+            self._seen[name] = map_image(
+                prepared, Transform.identity(), self.views[index].part, device=self.device
+            ).array
         return self._seen[name]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Plan
@@ -16,6 +17,7 @@ from atlasnet.volume import Grid, Volume
 from atlasnet.volume.resample import antialias_sigma, smooth
 
 T = TypeVar("T")
+Device = torch.device | str | None
 
 _SLICE_AXIS = {"z": 1, "y": 2, "x": 3}  # of arrays (c, z, y, x)
 
@@ -47,9 +49,9 @@ def prepare(source: Volume, plan: Plan) -> Volume:
     return normalised
 
 
-def map_image(prepared: Volume, transform: Transform, grid: Grid) -> Volume:
+def map_image(prepared: Volume, transform: Transform, grid: Grid, *, device: Device = None) -> Volume:
     """A prepared source (c, z, y, x) in an atlas's space; beyond the source's field of view its edge continues."""
-    return transform.warp(prepared, grid)
+    return transform.warp(prepared, grid, device=device)
 
 
 def class_indices(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.uint8]:
@@ -61,7 +63,13 @@ def class_indices(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.uin
 
 
 def map_labels(
-    labels: Volume, values: tuple[int, ...], transform: Transform, grid: Grid, mask: Volume | None = None
+    labels: Volume,
+    values: tuple[int, ...],
+    transform: Transform,
+    grid: Grid,
+    mask: Volume | None = None,
+    *,
+    device: Device = None,
 ) -> Volume:
     """A reference in an atlas's space as class indices, uint8 (1, z, y, x).
 
@@ -71,6 +79,7 @@ def map_labels(
         transform: maps points of ``grid`` into the labels' space.
         grid: the atlas's working grid.
         mask: on the labels' grid, (1, z, y, x); where it is zero, voxels become `IGNORED` too.
+        device: where to compute; None is the CPU.
 
     Returns:
         Class indices; `IGNORED` where the nearest voxel of the labels is, and where ``grid`` reaches outside their
@@ -81,9 +90,10 @@ def map_labels(
         indices[mask.array == 0] = IGNORED
     annotated = indices != IGNORED
     if annotated.all():
-        return transform.warp(labels.replace(indices), grid, interpolation="label", fill=IGNORED)
-    mapped = transform.warp(labels.replace(_continued(indices)), grid, interpolation="label", fill=IGNORED)
-    counted = transform.warp(labels.replace(annotated.astype(np.uint8)), grid, interpolation="nearest", fill=0)
+        return transform.warp(labels.replace(indices), grid, interpolation="label", fill=IGNORED, device=device)
+    continued, known = labels.replace(_continued(indices)), labels.replace(annotated.astype(np.uint8))
+    mapped = transform.warp(continued, grid, interpolation="label", fill=IGNORED, device=device)
+    counted = transform.warp(known, grid, interpolation="nearest", fill=0, device=device)
     return mapped.replace(np.where(counted.array == 1, mapped.array, np.uint8(IGNORED)))
 
 

@@ -272,9 +272,9 @@ class Transformer:
         self, name: str, image: Volume, labels: Volume, mask: Volume | None, transform: Transform, grid: Grid
     ) -> MappedCase:
         """A subject in an atlas's space, slices first."""
-        axis = self.plan.slice_axis
-        mapped = map_image(image, transform, grid)
-        reference = map_labels(labels, self.values, transform, grid, mask)
+        axis, device = self.plan.slice_axis, self.execution.torch_device()
+        mapped = map_image(image, transform, grid, device=device)
+        reference = map_labels(labels, self.values, transform, grid, mask, device=device)
         return MappedCase(name, to_slices(mapped.array, axis), to_slices(reference.array, axis)[0])
 
     def _cohort(self, own: _Accepted, region: Region | None) -> MappedCohort:
