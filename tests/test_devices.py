@@ -1,0 +1,224 @@
+"""On another device than the CPU: no step mixes tensors of two devices, and the results are those of the CPU.
+
+There is no such device here: `OtherDevice` keeps torch's rules about devices for tensors in host memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from atlasnet.cohort import Cohort
+from atlasnet.errors import AtlasNetError, InputError, explained
+from atlasnet.execution import Execution
+from atlasnet.network import NetworkSpec
+from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction.fusion import METHODS
+from atlasnet.registration import make_operator, register_images
+from atlasnet.registration.label_space import LabelSpace
+from atlasnet.registration.propagation import Smoothness, propagate
+from atlasnet.registration.refinement import refine
+from atlasnet.registration.similarity import Supports
+from atlasnet.training.fit import fit
+from atlasnet.training.fusion_weights import FusionWeights
+from atlasnet.training.loop import train_network
+from atlasnet.training.model import Model
+from atlasnet.training.options import FitOptions
+from atlasnet.training.recipe import Recipe
+from atlasnet.training.store import MappedCase
+from atlasnet.transform import repair
+from atlasnet.volume import Grid, Volume
+from other_device import DEVICE, OtherDevice, is_there
+from synthetic import subject, write_cohort
+
+HERE, THERE = Execution(threads=1), Execution(threads=1, device=str(DEVICE))
+OPTIONS = FitOptions(atlases=1, width=0.25, epochs=1)
+# Means over supports are taken of more labels at once than on the CPU, and round otherwise.
+ROUNDING_MM = 1e-2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    cohort = Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
+    fitted = fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS, execution=HERE)
+    return replace(fitted, fusion_weights=FusionWeights(0.3, 0.5, 0.6))
+
+
+def deformed(image: Volume, seed: int = 0) -> Volume:
+    """The image under a smooth displacement of a few voxels."""
+    random, shape = np.random.default_rng(seed), image.array.shape[1:]
+    places = [
+        axis + 30 * ndimage.gaussian_filter(random.normal(size=shape), 4)
+        for axis in np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    ]
+    return image.replace(ndimage.map_coordinates(image.array[0], places, order=1, mode="nearest")[None])
+
+
+def trained(spec: NetworkSpec, folder: Path, execution: Execution, **options: bool) -> bytes:
+    """The weights after a few steps on two small cases."""
+    random = np.random.default_rng(0)
+    shape = (6, 40, 36)
+    images, labels = random.normal(size=(2, 1, *shape)).astype(np.float16), random.integers(0, 3, (2, *shape), "u1")
+    cases = [MappedCase(*case) for case in zip("ab", images, labels, strict=True)]
+    recipe = replace(Recipe.preset("default", epochs=2), iterations=3, passes=0.0, batch_slices=4)
+    return train_network(cases, spec, recipe, 3, folder, execution, **options).read_bytes()
+
+
+def test_a_tensor_on_the_device_neither_meets_one_of_the_cpu_nor_becomes_an_array() -> None:
+    with OtherDevice() as device:
+        there, here = torch.ones(3, device=DEVICE), torch.ones(3)
+        assert there.device == DEVICE
+        assert here.device == torch.device("cpu")
+        assert is_there((there + 1)[1:].square())
+        assert not is_there(there.cpu())
+        with pytest.raises(RuntimeError, match="two devices"):
+            there + here
+        with pytest.raises(TypeError, match="NumPy"):
+            there.numpy()
+        assert float(there.sum()) == 3
+        assert device.waits == {"cpu": 1, "__float__": 1}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"metrics": {"mi": 1, "ncc": 1, "dwt": 1, "sad": 1, "mind": 1}, "truncation": 1.0},
+        {"symmetric": True, "affine": False},
+    ],
+    ids=["default", "every metric", "symmetric"],
+)
+def test_a_registration_finds_the_map_of_the_cpu(settings: dict[str, object]) -> None:
+    target, labels = subject(2)
+    source, seen = deformed(target), labels.replace(np.ones_like(labels.array))
+    seen.array[:, :3] = 0
+    operator = make_operator("mrf", **settings)
+    wanted = register_images(source, target, operator=operator, source_mask=seen, execution=HERE)
+    with OtherDevice():
+        found = register_images(source, target, operator=operator, source_mask=seen, execution=THERE)
+        assert found.transform.forward.device == torch.device("cpu")
+        assert found.transform.backward.device == torch.device("cpu")
+    ours, theirs = (result.transform.displacement(target.grid) for result in (found, wanted))
+    assert float((ours - theirs).abs().max()) < ROUNDING_MM
+    for name in ("quality", "jacobian_min", "max_displacement_mm"):
+        assert found.record[name] == pytest.approx(wanted.record[name], abs=ROUNDING_MM)
+
+
+def test_a_map_is_measured_slab_by_slab_as_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _ = subject(2)
+    source = deformed(target)
+    operator = make_operator("mrf", affine=False)
+    wanted = register_images(source, target, operator=operator, execution=HERE).record
+    monkeypatch.setattr("atlasnet.registration.quality.MEASURED_AT_ONCE", 3 * target.array[0, 0].size)
+    with OtherDevice():
+        found = register_images(source, target, operator=operator, execution=THERE).record
+    for name in ("jacobian_min", "folded_share", "max_displacement_mm"):
+        assert found[name] == pytest.approx(wanted[name], abs=1e-3)
+
+
+def test_belief_propagation_waits_for_the_device_at_its_end_only() -> None:
+    space = LabelSpace((1, 2, 1))
+    with OtherDevice() as device:
+        unary = torch.rand((*space.shape, 4, 5, 6), device=DEVICE)
+        smoothness = Smoothness(torch.zeros((3, 4, 5, 6), device=DEVICE), ((0.1, 0.1, 0.1),) * 3)
+        device.waits.clear()
+        propagate(unary, smoothness, space, iterations=5)
+        of_five = dict(device.waits)
+        device.waits.clear()
+        propagate(unary, smoothness, space, iterations=10)
+    assert device.waits == of_five
+
+
+def test_the_rounds_of_conjugate_gradients_do_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, counts = (4, 5, 6), []
+    for rounds in (5, 10):
+        monkeypatch.setattr("atlasnet.registration.refinement.ROUNDS", rounds)
+        with OtherDevice() as device:
+            images = torch.rand((2, 1, *shape), device=DEVICE)
+            seen = torch.ones(shape, dtype=torch.bool, device=DEVICE)
+            supports = Supports(tuple(torch.eye(n, device=DEVICE) for n in shape))
+            smoothness = Smoothness(torch.zeros((3, *shape), device=DEVICE), ((0.1, 0.1, 0.1),) * 3)
+            device.waits.clear()
+            refine(images[0], images[1], seen, supports, smoothness)
+        counts.append(dict(device.waits))
+    assert counts[0] == counts[1]
+
+
+def test_a_field_without_folds_does_not_leave_the_device() -> None:
+    with OtherDevice() as device:
+        field = torch.zeros((3, 4, 5, 6), device=DEVICE)
+        mended, record = repair(field, Grid.from_parts((4, 5, 6)))
+        assert is_there(mended)
+    assert record.changed == 0
+    assert "cpu" not in device.waits
+
+
+@pytest.mark.parametrize("network", ["unet", "segnet", "unet3d"])
+def test_a_training_gives_the_weights_of_the_cpu(tmp_path: Path, network: str) -> None:
+    spec = NetworkSpec.planned(network, (6, 40, 36), width=0.25)
+    wanted = trained(spec, tmp_path / "here", HERE)
+    with OtherDevice():
+        assert trained(spec, tmp_path / "there", THERE) == wanted
+
+
+class Greedy(nn.Module):
+    """Asks for more than a GPU has."""
+
+    spatial_dims, context, divisibility = 2, 0, 4
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        found: Tensor = self.layer(x)
+        return found
+
+
+def test_a_training_that_a_gpu_has_no_memory_for_says_what_to_lower(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"memory of the GPU.*Tried to allocate 20\.00 GiB.*lower batch_size"):
+        trained(NetworkSpec(f"{__name__}:Greedy"), tmp_path, replace(HERE, check_memory=False), allow_module=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_what_a_gpu_says_of_too_little_memory_is_told_as_that(text: str) -> None:
+    assert isinstance(explained(RuntimeError(text)), AtlasNetError)
+
+
+def test_products_are_taken_in_full_precision_whatever_the_process_has_chosen() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with HERE.active():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("fusion", METHODS)
+def test_a_prediction_finds_the_labels_of_the_cpu(model: Model, fusion: str) -> None:
+    image, options = subject(100)[0], PredictOptions(fusion=fusion, agreement=True, probabilities=True)
+    wanted = Predictor(model, execution=HERE).predict(image, options)
+    with OtherDevice():
+        found = Predictor(model, execution=THERE).predict(image, options)
+    assert np.mean(found.labels.array != wanted.labels.array) < 1e-3
+    assert found.probabilities is not None
+    assert wanted.probabilities is not None
+    assert np.abs(found.probabilities.array - wanted.probabilities.array).mean() < 1e-3
