@@ -5,6 +5,9 @@ There is no such device here: `OtherDevice` keeps torch's rules about devices fo
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,3 +225,16 @@ def test_a_prediction_finds_the_labels_of_the_cpu(model: Model, fusion: str) -> 
     assert found.probabilities is not None
     assert wanted.probabilities is not None
     assert np.abs(found.probabilities.array - wanted.probabilities.array).mean() < 1e-3
+
+
+def test_the_benchmark_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
+    script, out = Path(__file__).parents[1] / "benchmarks" / "gpu.py", tmp_path / "gpu.json"
+    words = [sys.executable, str(script), "--smoke", "--device", "cpu", "--threads", "1", "-o", str(out)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["device"] == {"name": "cpu"}
+    assert found["same_map_again"]
+    assert found["from_the_cpu_mm"]["max"] == 0
+    assert set(found["median"]) == {"registration", "several_atlases", "share_of_peak"}
+    assert all(value > 0 for value in found["median"].values())
+    assert "wanted" not in found
