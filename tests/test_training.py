@@ -97,6 +97,15 @@ def test_two_threads_resume_to_the_same_bytes(cases: list[MappedCase], tmp_path:
     assert train(cases, tmp_path / "stopped", recipe=recipe, execution=execution) == expected
 
 
+def test_a_stopped_training_in_three_dimensions_ends_in_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:
+    options = {"spec": NetworkSpec("unet3d", 0.5, {"depth": 1}), "recipe": replace(RECIPE, epochs=2, iterations=3)}
+    expected = train(cases, tmp_path / "undisturbed", **options)
+    stopped = Execution(threads=1, seed=3, cancelled=stopping_after(4))
+    with pytest.raises(Cancelled):
+        train(cases, tmp_path / "stopped", execution=stopped, **options)
+    assert train(cases, tmp_path / "stopped", **options) == expected
+
+
 def test_the_published_recipe_resumes_to_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:
     options = {"spec": NetworkSpec("segnet", 0.1), "recipe": Recipe.preset("publication", epochs=2)}
     expected = train(cases, tmp_path / "undisturbed", **options)
