@@ -14,9 +14,9 @@ from atlasnet.cli.options import (
     add_network_options,
     add_patch_options,
     execution_from,
-    make_folder,
     metric_settings,
     patches_from,
+    require_writable,
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, test, compare; what an earlier call finished is used again."""
     require_folder(args.data)
+    require_writable(args.output / "settings.json")
     from atlasnet.cohort import Cohort, find_masks, with_masks
     from atlasnet.study import (
         PAGE,
@@ -127,7 +128,6 @@ def run(args: argparse.Namespace) -> int:
         plan = forecast_study(cohort, tests, args.output, options, execution=execution)
         tell(args, as_text(study_lines(plan, args.output)), plan.to_json())
         return 0
-    make_folder(args.output)
     study = run_study(cohort, tests, args.output, options, execution=execution)
     found = write_study(study, tests, modality=cohort.channels[0])
     tell(args, f"{main_table(found)}\n\npage: {args.output / PAGE}", found)

@@ -13,7 +13,7 @@ from atlasnet.execution import Execution, read_json, reading_back
 from atlasnet.network import NetworkSpec
 from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
-from atlasnet.study.study import ATLASES, StudyRun
+from atlasnet.study.request import ATLASES, StudyRequest
 from atlasnet.training.atlases import atlas_count, chosen_names
 from atlasnet.training.fit import Fitting
 from atlasnet.training.forecast import Cost, measure
@@ -127,9 +127,8 @@ def forecast_study(
         CohortError: as `run_study`, for what can be found beforehand.
         InputError: a test subject is a training subject, or ``folder`` holds another study.
     """
-    run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
-    run.checked_settings()
-    plan = run.plan()
+    run = StudyRequest(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
+    _, plan = run.checked()
     wanted = run.options.atlases
     count = atlas_count(wanted, len(cohort))
     everyone = [subject.name for subject in cohort]
@@ -169,13 +168,13 @@ def forecast_study(
     )
 
 
-def _cost(run: StudyRun, plan: Plan, space: str, atlases: int) -> Cost:
+def _cost(run: StudyRequest, plan: Plan, space: str, atlases: int) -> Cost:
     # They are read only; nothing is looked up under their keys.
     subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in run.cohort]
     return measure(_fitting(run, space, atlases), plan, subjects)
 
 
-def _fitting(run: StudyRun, space: str, atlases: int) -> Fitting:
+def _fitting(run: StudyRequest, space: str, atlases: int) -> Fitting:
     """A training of all subjects whose networks work there."""
     options = FitOptions(
         atlases=atlases,
@@ -191,14 +190,14 @@ def _fitting(run: StudyRun, space: str, atlases: int) -> Fitting:
     return Fitting(run.cohort, run.folder / "models", options, work=run.work.root, execution=run.execution)
 
 
-def _epochs(run: StudyRun, method: Method, atlases: int) -> int:
+def _epochs(run: StudyRequest, method: Method, atlases: int) -> int:
     """Of all networks of a model."""
     if method.space == "atlases":
         return run.sharing.epochs(run.recipe.epochs, atlases)
     return run.lengthened(method, run.recipe.epochs, atlases)
 
 
-def _registered(run: StudyRun) -> int:
+def _registered(run: StudyRequest) -> int:
     """How many maps of the study's operator the work folder holds; they are all of this study."""
     found = 0
     for record in (run.work.root / "registrations").glob("[!.]*/record.json"):

@@ -11,7 +11,8 @@ import numpy as np
 
 from atlasnet.cohort import Subject
 from atlasnet.evaluation import PatchCounts, PatchProtocol
-from atlasnet.execution import Execution, file_digest, read_json, reading_back, write_json
+from atlasnet.execution import Execution, file_digest
+from atlasnet.study.kept import read_sealed, write_sealed
 from atlasnet.study.records import OfSubjects, Study
 from atlasnet.study.statistics import Float, interval
 from atlasnet.study.subjects import observer_files
@@ -49,12 +50,11 @@ def with_patches(
     def remembered(path: Path, case: str) -> PatchCounts:
         kept = path.with_name(f"{case}.patches.json")
         asked = asdict(protocol) | {"region": list(protocol.region), "labels": file_digest(path)}
-        with reading_back(kept):
-            content = read_json(kept) if kept.exists() else {}
-            if content.get("protocol") == asked:
-                return PatchCounts(**content["counts"])
+        content = read_sealed(kept, execution.reporter.warn)
+        if content is not None and content["protocol"] == asked:
+            return PatchCounts(**content["counts"])
         counts = count(path, case)
-        write_json(kept, {"protocol": asked, "counts": asdict(counts)})
+        write_sealed(kept, {"protocol": asked, "counts": asdict(counts)})
         return counts
 
     main = [r for r in study.results if r.run.is_main(len(study.atlases))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,14 @@ from typing import Any, Literal
 from atlasnet.errors import InputError
 from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions
-from atlasnet.study.methods import Method, chosen_methods
+from atlasnet.study.methods import METHODS, Method, chosen_methods
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
+
+_FOLDER = re.compile(
+    r"runs/(?P<method>[a-z-]+?)(-(?P<atlases>\d+))?/(?P<percent>\d+(\.\d+)?(e-\d+)?)(?P<slices>-slices)?"
+    r"/seed(?P<seed>\d+)(-epoch(?P<epoch>\d+))?"
+)
 
 OfSubjects = Mapping[str, PatchCounts]
 """Test subject to its patches."""
@@ -149,6 +155,18 @@ class Run:
         name = self.method.name if self.atlases is None else f"{self.method.name}-{self.atlases}"
         epoch = "" if self.epoch is None else f"-epoch{self.epoch}"
         return f"runs/{name}/{self.share}/seed{self.seed}{epoch}"
+
+    @classmethod
+    def of_folder(cls, name: str) -> Run | None:
+        """The run whose `folder` has this name; None where it is no run's."""
+        found = _FOLDER.fullmatch(name)
+        method = next((method for method in METHODS if found and method.name == found["method"]), None)
+        if found is None or method is None:
+            return None
+        atlases, epoch = (None if found[part] is None else int(found[part]) for part in ("atlases", "epoch"))
+        of: Literal["subjects", "slices"] = "slices" if found["slices"] else "subjects"
+        run = cls(method, float(found["percent"]) / 100, int(found["seed"]), atlases, of, epoch)
+        return run if run.folder == name else None
 
     def is_main(self, most: int) -> bool:
         """Whether it makes a row of the main table: all data, to the end of its training, with ``most`` atlases."""

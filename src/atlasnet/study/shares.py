@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +42,54 @@ def check_shares(fractions: Sequence[float], subjects: int) -> None:
     Raises:
         InputError: two are the same subjects.
     """
-    of_size: dict[int, list[float]] = {}
-    for fraction in sorted({1.0, *fractions}):
-        of_size.setdefault(share_size(fraction, subjects), []).append(fraction)
-    same = [f"{', '.join(map(str, shares))} are {size}" for size, shares in of_size.items() if len(shares) > 1]
+    same = _alike([{1.0, *fractions}], lambda fraction: share_size(fraction, subjects))
     if same:
         raise InputError(
             f"shares of the {subjects} training subjects are the same subjects",
             expected=f"shares that differ by a subject, of {FEWEST_SUBJECTS} or more",
-            found="; ".join(same),
+            found="; ".join(f"{_listed(shares)} are {share_size(shares.pop(), subjects)}" for shares in same),
         )
+
+
+def check_shares_of_slices(fractions: Sequence[float], cohort: Cohort, axis: Literal["z", "y", "x"]) -> None:
+    """Whether all shares of the slices of the subjects' annotation, and the whole, differ in a subject.
+
+    Args:
+        fractions: the shares.
+        cohort: subjects with references; they are read until all shares are known to differ.
+        axis: across which slices are counted, of the canonical axes.
+
+    Raises:
+        InputError: two are the same slices.
+    """
+    same = _alike([{1.0, *fractions}], lambda _: 1)
+    for subject in cohort:
+        if not same:
+            return
+        slices = to_slices(canonical(subject.read_labels())[0].array, axis)
+        count = len(_annotated(slices, cohort.ignore_label))
+        same = _alike(same, partial(slice_share_size, slices=count))
+    if same:
+        raise InputError(
+            "shares of the slices of the training subjects are the same slices",
+            expected="shares that differ by a slice in a subject",
+            found="; ".join(map(_listed, same)),
+        )
+
+
+def _alike(groups: Sequence[set[float]], size: Callable[[float], int]) -> list[set[float]]:
+    """Those of each group that have one size, where these are several."""
+    found: list[set[float]] = []
+    for group in groups:
+        of_size: dict[int, set[float]] = {}
+        for fraction in sorted(group):
+            of_size.setdefault(size(fraction), set()).add(fraction)
+        found += [shares for shares in of_size.values() if len(shares) > 1]
+    return found
+
+
+def _listed(shares: Iterable[float]) -> str:
+    return ", ".join(map(str, sorted(shares)))
 
 
 def share_of_slices(cohort: Cohort, fraction: float, seed: int, axis: Literal["z", "y", "x"], folder: Path) -> Cohort:
@@ -84,10 +123,20 @@ def _thinned(
     turned, orientation = canonical(reference)
     array = turned.array.astype(np.promote_types(turned.array.dtype, np.min_scalar_type(ignore)))
     slices = to_slices(array, axis)  # a view
-    annotated = np.flatnonzero((slices != ignore).any(axis=(0, 2, 3)))
+    annotated = _annotated(slices, ignore)
     kept = annotated[spread(len(annotated), fraction, random)]
     slices[:, np.setdiff1d(annotated, kept)] = ignore
     return Volume(orientation.restore(array), reference.grid)
+
+
+def _annotated(slices: NDArray[Any], ignore: int | None) -> NDArray[np.intp]:
+    """Which of the slices (1, slices, rows, columns) anybody annotated."""
+    return np.flatnonzero((slices != ignore).any(axis=(0, 2, 3)) if ignore is not None else np.ones(slices.shape[1]))
+
+
+def slice_share_size(fraction: float, slices: int) -> int:
+    """How many of a subject's slices a share of them is."""
+    return max(1, round(fraction * slices))
 
 
 def spread(count: int, fraction: float, random: np.random.Generator) -> NDArray[np.intp]:
@@ -107,4 +156,4 @@ def spread(count: int, fraction: float, random: np.random.Generator) -> NDArray[
         Ascending indices.
     """
     place = (np.arange(count) * GOLDEN + random.random()) % 1
-    return np.sort(np.argsort(place)[: max(1, round(fraction * count))])
+    return np.sort(np.argsort(place)[: slice_share_size(fraction, count)])

@@ -88,6 +88,19 @@ def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:
     return found
 
 
+def check_observer(folder: Path, tests: Sequence[Subject]) -> None:
+    """Whether another person's segmentations can be scored; see `observer_files`.
+
+    Raises:
+        InputError: the folder is absent or holds none.
+        VolumeError: one cannot be read, or does not lie on the grid of the subject's reference.
+    """
+    references = {test.name: test.labels for test in tests}
+    for name, path in observer_files(folder, tests).items():
+        if (reference := references[name]) is not None:
+            check_same_grid(read_grid(path), read_grid(reference), path, reference)
+
+
 def check_test_subjects(cohort: Cohort, tests: Sequence[Subject]) -> None:
     """Whether one can learn from the training subjects and test on ``tests``.
 

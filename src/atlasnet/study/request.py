@@ -1,0 +1,203 @@
+"""What a call of a study asks for, and whether it can be done; what is found here, a dry run finds too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
+from atlasnet.cohort.masks import check_masks
+from atlasnet.errors import CohortError, InputError
+from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
+from atlasnet.network import NetworkSpec, build_network
+from atlasnet.registration import WITHOUT_SETTINGS, make_operator
+from atlasnet.study.kept import KeptResults
+from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
+from atlasnet.study.page import CASES, CURVES, PAGE, SUMMARY, TABLE
+from atlasnet.study.records import Run, StudyOptions
+from atlasnet.study.shares import check_shares, check_shares_of_slices
+from atlasnet.study.subjects import check_observer, check_test_subjects, subject_digests
+from atlasnet.training.model import class_values
+from atlasnet.training.pairs import check_tissues, planned_operator
+from atlasnet.training.recipe import check_epochs
+
+SETTINGS, ATLASES, PLAN = "settings.json", "atlases.json", "plan.json"
+# Seeds of an ensemble's further members, far from those of the study's repetitions.
+MEMBER_SEED = 1000
+
+
+class StudyRequest:
+    """One call of `atlasnet.study.run_study`, checked; it does nothing and writes nothing.
+
+    Args:
+        cohort: training subjects with references.
+        tests: other subjects with references.
+        folder: of the study.
+        options: what is compared.
+        execution: device, threads, the first seed, progress.
+
+    Raises:
+        CohortError: the cohort cannot be trained on, or a test subject has no reference.
+        InputError: an option cannot be used, or a test subject is a training subject.
+    """
+
+    def __init__(
+        self, cohort: Cohort, tests: tuple[Subject, ...], folder: Path, options: StudyOptions, execution: Execution
+    ) -> None:
+        self.cohort, self.tests, self.folder = cohort, tests, folder
+        self.options, self.execution, self.say = options, execution, execution.reporter
+        self.work = WorkFolder(folder / "work")
+        self.methods = chosen_methods(options.methods)
+        self.kept = KeptResults(folder, self.say)
+        self.labels = {name: value for name, value in cohort.labels.items() if value != 0}
+        self.values = class_values(cohort.labels, cohort.ignore_label)
+        self.recipe, self.sharing = options.recipe(), options.shared()
+        self._check()
+
+    def _check(self) -> None:
+        """What would spoil the figures or fail hours later."""
+        if not self.tests:
+            raise CohortError("there are no test subjects")
+        unlabelled = [subject.name for subject in (*self.cohort, *self.tests) if subject.labels is None]
+        if unlabelled:
+            raise CohortError("subjects have no reference", found=", ".join(unlabelled))
+        if isinstance(self.options.atlases, tuple):
+            outside = sorted(set(self.options.atlases) - {subject.name for subject in self.cohort})
+            if outside:
+                raise InputError(
+                    "the atlases of a study must be training subjects, because label propagation needs their labels",
+                    found=", ".join(outside),
+                )
+        if self.options.fraction_of == "subjects":
+            check_shares(self.options.fractions, len(self.cohort))
+        check_epochs(self.options.curve_epochs, self.recipe)
+        if self.options.patches is not None:
+            self.options.patches.values(self.labels)
+        make_operator(self.options.operator, **self.options.operator_settings)
+        width = NetworkSpec.width if self.options.width is None else self.options.width
+        spec = NetworkSpec(self.options.network or NetworkSpec.name, width)
+        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
+        check_masks((*self.cohort, *self.tests), self.say)
+        check_test_subjects(self.cohort, self.tests)
+        for observer in self.options.observers:
+            check_observer(observer, self.tests)
+        self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
+
+    def jobs(self) -> Iterator[Run]:
+        """What is trained and tested, for all numbers of atlases; the whole cohort first."""
+        epochs = sorted({epoch for epoch in self.options.curve_epochs if epoch < self.recipe.epochs})
+        for fraction in sorted({1.0, *self.options.fractions}, reverse=True):
+            for repetition in range(self.options.seeds):
+                for method in self.methods:
+                    # Carrying labels over draws no random number.
+                    once = method.space == "labels" and repetition > 0
+                    if not once and (fraction == 1 or method.name in OVER_FRACTIONS):
+                        job = Run(method, fraction, self.execution.seed + repetition)
+                        yield job if fraction == 1 else replace(job, fraction_of=self.options.fraction_of)
+                        if fraction == 1 and method.space != "labels":
+                            yield from (replace(job, epoch=epoch) for epoch in epochs)
+
+    def members(self, job: Run, atlases: int) -> list[Run]:
+        """The trainings of a job, several for an ensemble."""
+        return [replace(job, seed=job.seed + MEMBER_SEED * m) for m in range(atlases if job.method.members else 1)]
+
+    def lengthened(self, method: Method, epochs: int, atlases: int) -> int:
+        """Epochs that a network of the method has had when each of AtlasNet's has had ``epochs``."""
+        return self.sharing.epochs(epochs, atlases) if method.longer else epochs
+
+    def checked(self) -> tuple[dict[str, Any], Plan]:
+        """The settings and the plan of the study, after all that is refused before any work.
+
+        Raises:
+            InputError: the folder holds another study, networks of it were trained by another plan, or the plan and the
+                options do not go together.
+        """
+        settings = self.checked_settings()
+        plan = self.plan()
+        check_tissues(planned_operator(self.options.operator, self.options.operator_settings, plan), self.values)
+        if self.options.fraction_of == "slices":
+            check_shares_of_slices(self.options.fractions, self.cohort, plan.slice_axis)
+        return settings, plan
+
+    def derived_plan(self) -> Plan:
+        """The plan that follows from the training subjects."""
+        registered = self.options.operator not in WITHOUT_SETTINGS
+        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered, finer=self.recipe.finer)
+
+    def plan(self) -> Plan:
+        """The plan beside the study, or the one that follows from the training subjects.
+
+        Raises:
+            InputError: networks of the study were trained by another one.
+        """
+        path = self.folder / PLAN
+        if not path.exists():
+            return self.derived_plan()
+        plan = Plan.read(path)
+        for place in sorted((self.folder / "models").glob(f"*/*/*/{PLAN}")):
+            if Plan.read(place) != plan:
+                raise InputError(
+                    "the plan of the study is another one than that by which networks were trained",
+                    path=path,
+                    expected=f"that of {place}",
+                    remedy="put it back, or give another folder with -o: figures of one table come from one plan",
+                )
+        return plan
+
+    def checked_settings(self) -> dict[str, Any]:
+        """Figures of one table come from one setting; what is named here may be added."""
+        options = asdict(self.options)
+        added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
+        for name in (*added, "preset", "epochs"):
+            options.pop(name)
+        settings = {
+            "options": options | {"sharing": asdict(self.sharing)},
+            "recipe": self.recipe.to_json(),
+            "labels": {**self.cohort.labels, "": self.cohort.ignore_label},
+            "seed": self.execution.seed,
+            "training": {subject.name: self.files[subject] for subject in self.cohort},
+            "tests": {subject.name: self.files[subject] for subject in self.tests},
+        }
+        path = self.folder / SETTINGS
+        with reading_back(path):
+            before: Any = read_json(path) if path.exists() else settings
+        self._check_folder(before)
+        with reading_back(path):
+            before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
+            changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
+        if changed:
+            raise InputError(
+                "the folder holds a study with other settings",
+                path=path,
+                found="another " + ", another ".join(changed),
+                remedy="give another folder with -o",
+            )
+        return settings
+
+    def _check_folder(self, settings: Any) -> None:
+        """Find out that files lie where those of a study belong, and are of none, such as these ``settings``."""
+        path = self.folder / SETTINGS
+        if path.exists():
+            foreign = [] if isinstance(settings, dict) and {"options", "tests"} & set(settings) else [path]
+        else:
+            begun = (self.folder / PLAN).exists()
+            outputs = [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES)]
+            foreign = [file for file in outputs if file.exists() and not begun]
+        if foreign:
+            raise InputError(
+                "a file lies where one of the study belongs, and is of no study",
+                path=foreign[0],
+                remedy="give another folder with -o, or move the file away",
+            )
+
+    def unfinished(self, job: Run, atlases: int) -> list[Subject]:
+        """The test subjects that some run of the job has still to segment, or to try again."""
+        runs = job.with_atlases(atlases)
+        unfinished = []
+        for test in self.tests:
+            results = [self.kept.result(run, test.name) for run in runs]
+            if not all(result is not None and result.scores for result in results):
+                unfinished.append(test)
+        return unfinished
