@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from atlasnet.errors import InputError
 from atlasnet.volume import write_volume
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
+from pages import check
 
 
 def run(*arguments: object) -> int:
@@ -65,6 +67,51 @@ def test_a_wrong_output_name_is_refused_before_any_reading(tmp_path: Path) -> No
 def test_a_declaration_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dataset\.json"):
         run(tmp_path / "absent", tmp_path / "absent", "-o", tmp_path / "dataset.json")
+
+
+def test_labels_that_a_map_does_not_have_are_counted(tmp_path: Path, capsys) -> None:
+    """Four cases: found, missed, found where there is none, in neither map."""
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1:3, 1:4, 1:4] = 1
+    for case, (found, true) in {"a": (1, 1), "b": (0, 1), "c": (1, 0), "d": (0, 0)}.items():
+        for name, factor in (("predictions", found), ("references", true)):
+            path = tmp_path / name / f"{case}.nii.gz"
+            write_volume(path, Volume((factor * array).astype(np.uint8), Grid.from_parts(array.shape)))
+    run(tmp_path / "predictions", tmp_path / "references", "-o", tmp_path / "t.json", "--report", "--per-slice")
+    table = json.loads((tmp_path / "t.json").read_text())
+    assert table["summary"]["labels"]["1"]["dice"]["mean"] == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert table["presence"] == {
+        "1": {
+            "both": 1,
+            "reference": 1,
+            "prediction": 1,
+            "neither": 1,
+            "dice_in_either": pytest.approx(1 / 3),  # nnU-Net leaves out what is empty in both
+            "dice_in_reference": pytest.approx(1 / 2),  # MONAI what is empty in the reference
+        }
+    }
+    # Without any label in the reference a slice counts as not annotated.
+    assert table["slice_presence"] == {"1": {"both": 2, "reference": 2, "prediction": 0, "neither": 0}}
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        presence = {row["case"]: row["presence"] for row in csv.DictReader(stream)}
+    assert presence == {"a": "both", "b": "reference", "c": "prediction", "d": "neither"}
+    said = capsys.readouterr().out
+    assert "1 found, 1 missed, 1 found where there is none, 1 in neither map; mean Dice 0.333 without the last" in said
+    page = check(tmp_path / "t.html")
+    (row,) = next(t for t in page.tables if "missed" in t[0])[1:]
+    assert row == ["1", "1", "1", "1", "1", "0.333", "0.500"]
+
+
+def test_labels_that_all_maps_have_need_no_counts(folders, tmp_path: Path, capsys) -> None:
+    run(*folders, "-o", tmp_path / "table.json", "--report")
+    assert "missed" not in capsys.readouterr().out
+    assert "missed" not in check(tmp_path / "table.html").text
+
+
+def test_the_background_cannot_be_ignored(folders, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"background cannot be ignored.*to mend it"):
+        run(*folders, "-o", tmp_path / "table.json", "--ignore-label", "0")
+    assert not (tmp_path / "table.json").exists()
 
 
 def test_nothing_of_the_evaluation_before_stays_beside_a_table(folders, tmp_path: Path) -> None:

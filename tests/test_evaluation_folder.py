@@ -47,7 +47,7 @@ def declare(references: Path, labels: object) -> None:
 
 
 def row(case: str, label: str, dice: float, hausdorff: float | None) -> LabelScores:
-    return LabelScores(case, label, dice, dice, dice, hausdorff, hausdorff, hausdorff, dice, 1.0, 1.0)
+    return LabelScores(case, label, dice, dice, dice, hausdorff, hausdorff, hausdorff, dice, 1.0, 1.0, "both")
 
 
 def test_cases_are_paired_by_name_and_labels_named_by_their_value_without_dataset_json(folders) -> None:

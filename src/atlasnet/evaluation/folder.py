@@ -79,6 +79,13 @@ def evaluate_folder(
             remedy="predict these cases"
             + ("" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
         )
+    if ignore_label == 0:
+        raise InputError(
+            "the background cannot be ignored: what is found where there is nothing would count nowhere",
+            expected="the value of voxels that nobody annotated, other than 0",
+            found="ignore label 0",
+            remedy="leave --ignore-label out; where 0 means that nobody looked, give those voxels another value",
+        )
     declared = _declaration(Path(references))
     ignore_label = declared.ignore_label if ignore_label is None else ignore_label
     pairs = {case: path for case, path in truth.items() if case in found}

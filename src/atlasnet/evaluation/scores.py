@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from atlasnet.volume.volume import Volume
 
 _AXES = ("z", "y", "x")
 
+Presence = Literal["both", "reference", "prediction", "neither"]
+"""Which of the maps hold a label: it was found, missed, found where there is none, or there is nothing to find."""
+
 
 @dataclass(frozen=True)
 class LabelScores:
@@ -25,7 +28,8 @@ class LabelScores:
     Dice, sensitivity and precision are computed from voxels, the distances and the surface Dice from contours (see
     `ContourDistances`). Where the label is absent from both maps, that is full agreement: overlaps are 1 and distances
     0. Where it is absent from one of them, overlaps are 0 and distances None: left out of means, counted as undefined,
-    and worse than any number. Voxels that nobody annotated count nowhere, not in the volumes either.
+    and worse than any number. ``presence`` says which of these it is. Voxels that nobody annotated count nowhere, in no
+    volume either.
     """
 
     case: str
@@ -39,6 +43,7 @@ class LabelScores:
     surface_dice: float | None
     volume_ml: float
     reference_volume_ml: float
+    presence: Presence
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class SliceScores:
     hausdorff_px: float | None
     hd95_px: float | None
     average_contour_distance_px: float | None
+    presence: Presence
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ def evaluate_subject(
                 surface_dice=distances.surface_dice(tolerance_mm),
                 volume_ml=np.count_nonzero(ours) * voxel_ml,
                 reference_volume_ml=np.count_nonzero(theirs) * voxel_ml,
+                presence=_presence(ours, theirs),
             )
         )
         for index in annotated:
@@ -184,6 +191,12 @@ def check_pair(prediction: Volume, reference: Volume, case: str) -> None:
             found=repr(prediction.grid),
             remedy="resample the prediction onto the grid of the reference",
         )
+
+
+def _presence(ours: Mask, theirs: Mask) -> Presence:
+    if ours.any():
+        return "both" if theirs.any() else "prediction"
+    return "reference" if theirs.any() else "neither"
 
 
 def _overlap(ours: Mask, theirs: Mask) -> tuple[float, float, float]:
@@ -232,4 +245,5 @@ def _score_slice(
         hausdorff_px=pixels.hausdorff(),
         hd95_px=pixels.hausdorff(95),
         average_contour_distance_px=pixels.average(),
+        presence=_presence(ours, theirs),
     )

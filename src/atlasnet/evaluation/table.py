@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
-from atlasnet.evaluation.scores import LabelScores, SliceScores, columns
+from atlasnet.evaluation.scores import LabelScores, Presence, SliceScores, columns
 from atlasnet.execution import atomic_path, read_json, write_json
 from atlasnet.wording import shortened
 
@@ -28,6 +28,9 @@ SCORES = {
     "hd95_px": ("HD95, pixels", False),
     "average_contour_distance_px": ("average contour distance, pixels", False),
 }
+
+# What it is called where a label is in both maps, or in the one, or in none.
+WORDS = {"both": "found", "reference": "missed", "prediction": "found where there is none", "neither": "in neither map"}
 
 Summary = dict[str, dict[str, Any]]
 
@@ -102,6 +105,27 @@ class Table:
             entry["undefined_slices"] = sum(summary[name]["undefined_slices"] for summary in found["labels"].values())
         return found
 
+    def presence(self) -> dict[str, dict[str, Any]]:
+        """Per label in how many subjects which of the maps hold it, see `Presence`, and Dice as others average it.
+
+        Returns:
+            Of each label the numbers ``both``, ``reference``, ``prediction`` and ``neither``; ``dice_in_either``, the
+            mean over the subjects in which some map holds it, as nnU-Net has it, and ``dice_in_reference``, over those
+            whose reference does, as MONAI by default; None without any. `summary` has the mean over all.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for label in self.labels:
+            rows = [row for row in self.rows if row.label == label]
+            found[label] = _counts(rows) | {
+                "dice_in_either": _mean(row.dice for row in rows if row.presence != "neither"),
+                "dice_in_reference": _mean(row.dice for row in rows if row.presence in ("both", "reference")),
+            }
+        return found
+
+    def slice_presence(self) -> dict[str, dict[str, int]]:
+        """Per label in how many of the annotated slices with it which of the maps hold it."""
+        return {label: _counts([row for row in self.slices if row.label == label]) for label in self.labels}
+
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values; what is undefined is null."""
         content: dict[str, Any] = {
@@ -114,10 +138,12 @@ class Table:
             "unreferenced": list(self.unreferenced),
             "unscored": list(self.unscored),
             "summary": self.summary(),
+            "presence": self.presence(),
             "rows": [asdict(row) for row in self.rows],
         }
         if self.slices:
             content["slice_summary"] = self.slice_summary()
+            content["slice_presence"] = self.slice_presence()
             content["slices"] = [asdict(row) for row in self.slices]
         if self.protocol is not None:
             content["patches"] = {
@@ -159,11 +185,12 @@ class Table:
 
     def text(self) -> str:
         """The summaries as text for a terminal."""
-        parts = [_text(self.summary(), len(self.cases), self.tolerance_mm)]
+        parts = [_text(self.summary(), len(self.cases), self.tolerance_mm), *_not_in_both(self.presence())]
         slices = self.slice_summary()
         if slices is not None:
             heading = f"each subject's mean over its annotated slices ({len(self.slices)} in all)"
             parts.append(f"{heading}\n\n{_text(slices, len({row.case for row in self.slices}), self.tolerance_mm)}")
+            parts += _not_in_both(self.slice_presence(), "slices")
         if self.protocol is not None:
             parts.append(f"patches of {self.protocol.size} x {self.protocol.size} pixels: {self.all_patches.text()}")
         for names, what in ((self.missing, "no prediction for"), (self.unreferenced, "no reference for")):
@@ -215,6 +242,10 @@ def _is_table(path: Path) -> bool:
     return isinstance(content, dict) and {"summary", "rows"} <= set(content)
 
 
+def _counts(rows: Sequence[LabelScores | SliceScores]) -> dict[str, int]:
+    return {kind: sum(row.presence == kind for row in rows) for kind in get_args(Presence)}
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return statistics.fmean(defined) if defined else None
@@ -264,6 +295,20 @@ def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _not_in_both(presence: Mapping[str, Mapping[str, Any]], of: str = "subjects") -> list[str]:
+    """What the means of labels hold that some map does not have; nothing where all maps have all labels."""
+    lines = []
+    for label, found in presence.items():
+        kinds = {kind: found[kind] for kind in WORDS if found[kind]}
+        if not set(kinds) - {"both"}:
+            continue
+        line = f"{label}, {of}: " + ", ".join(f"{count} {WORDS[kind]}" for kind, count in kinds.items())
+        if found["neither"] and found["dice_in_either"] is not None:
+            line += f"; mean Dice {found['dice_in_either']:.3f} without the last, where it is 1"
+        lines.append(line)
+    return ["\n".join(lines)] if lines else []
 
 
 def _text(summary: Mapping[str, Any], subjects: int, tolerance: float) -> str:

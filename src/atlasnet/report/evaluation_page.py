@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atlasnet.evaluation.table import SCORES
+from atlasnet.evaluation.table import SCORES, WORDS
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
 from atlasnet.wording import counted, shortened
@@ -48,6 +48,7 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
     page.heading(f"Summary of {table['subjects']} cases")
     _summary(page, table["summary"], table["tolerance_mm"], table.get("dice_interval_95", {}))
     _strays(page, table["rows"])
+    _presence(page, table.get("presence", {}))
     if table["subjects"] >= _FEWEST_DRAWN:
         curves = {}
         for label in table["labels"]:
@@ -78,6 +79,7 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
             "where a label was missed."
         )
         _summary(page, table["slice_summary"], table["tolerance_mm"], {})
+        _presence(page, table.get("slice_presence", {}), "slices")
     if table.get("patches"):
         _patches(page, table["patches"])
 
@@ -104,6 +106,25 @@ def _summary(
                 row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")
             rows.append(row)
     page.table(head, rows, words=["score", "worst case"])
+
+
+def _presence(page: Page, presence: Mapping[str, Mapping[str, Any]], of: str = "cases") -> None:
+    """Which labels some map does not have, and what that is to their means; nothing where all maps have all labels."""
+    kinds = [kind for kind in WORDS if any(found[kind] for found in presence.values())]
+    if not set(kinds) - {"both"}:
+        return
+    means = {"dice_in_either": "mean Dice if in either", "dice_in_reference": "mean Dice if in the reference"}
+    means = {name: title for name, title in means.items() if all(name in found for found in presence.values())}
+    page.text(
+        f"Not every label is in both maps of all {of}. Dice is 0 where it was missed, or found where there is none"
+        + ("; where it is in neither map, 1." if "neither" in kinds else ".")
+        + (" The mean of the summary holds all of these." if means else "")
+    )
+    rows = [
+        [label, *(str(found[kind]) for kind in kinds), *(number(found[name]) for name in means)]
+        for label, found in presence.items()
+    ]
+    page.table(["label", *(WORDS[kind] for kind in kinds), *means.values()], rows)
 
 
 def _strays(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
