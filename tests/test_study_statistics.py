@@ -28,7 +28,7 @@ def test_differences_are_those_of_scipy() -> None:
     random = np.random.default_rng(3)
     main = {str(i): float(v) for i, v in enumerate(random.uniform(0.7, 0.9, 20))}
     worse = {case: value - 0.01 - 0.01 * random.normal() for case, value in main.items()}
-    found = compare(main, {"worse": worse, "same": main})
+    found = compare({"worse": (main, worse), "same": (main, main)})
     gain = np.array([main[c] - worse[c] for c in main])
     assert found["worse"].mean == pytest.approx(gain.mean())
     assert found["worse"].p == pytest.approx(stats.wilcoxon(gain).pvalue)
@@ -42,11 +42,25 @@ def test_differences_are_those_of_scipy() -> None:
 
 def test_only_shared_subjects_are_compared() -> None:
     main = {"a": 0.5, "b": 0.7, "c": 0.9}
-    found = compare(main, {"other": {"b": 0.6, "c": 0.7}})["other"]
+    found = compare({"other": (main, {"b": 0.6, "c": 0.7})})["other"]
     assert found.mean == pytest.approx(0.15)
     assert found.subjects == 2
     with pytest.raises(ValueError, match="other subjects"):
-        compare(main, {"other": {"z": 0.1}})
+        compare({"other": (main, {"z": 0.1})})
+
+
+def test_what_differs_by_rounding_only_is_a_tie() -> None:
+    """0.1 + 0.2 is not 0.3 in binary: neither a difference of 5e-17 nor two that differ by as much are real."""
+    noise = {str(i): 0.3 + i / 10 for i in range(6)}
+    exact = {str(i): 0.1 + 0.2 + i / 10 for i in range(6)}
+    assert any(noise[case] != exact[case] for case in noise)
+    found = compare({"rounding": (noise, exact)})["rounding"]
+    assert (found.p, found.interval) == (1, None)
+    gains = [0.1, -0.1, 0.1, -0.1, 0.2, 0.3, 0.4, 0.5]
+    shifted = {str(i): 0.1 * i for i in range(8)}
+    higher = {str(i): 0.1 * i + gain for i, gain in enumerate(gains)}
+    assert compare({"a": (higher, shifted)})["a"].p == pytest.approx(stats.wilcoxon(gains).pvalue)
+    assert rank_correlation([0.3, 0.1 + 0.2, 0.3, 0.1 + 0.2], [1, 2, 3, 4]) is None
 
 
 def test_the_worst_tenth_is_of_at_least_one_subject() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,14 @@ import pytest
 from atlasnet.errors import InputError
 from atlasnet.evaluation import LabelScores, PatchCounts
 from atlasnet.study import Study, summarise
-from atlasnet.study.methods import METHODS
-from atlasnet.study.page import main_rows
+from atlasnet.study.methods import METHOD
 from atlasnet.study.patches import accuracies
 from atlasnet.study.records import CaseResult, Run
 from atlasnet.study.shares import check_shares
 from atlasnet.study.summary import write_curves
+from atlasnet.study.tables import label_table, main_rows, main_table
 from atlasnet.training.recipe import Recipe
 
-METHOD = {method.name: method for method in METHODS}
 CASES = tuple(f"s{number}" for number in range(10))
 
 
@@ -29,7 +28,7 @@ def scores(case: str, dice: float | None) -> tuple[dict[str, Any], ...]:
     """Of one label; none of a scan that could not be segmented."""
     if dice is None:
         return ()
-    row = dict.fromkeys((field.name for field in fields(LabelScores)), 0.0)
+    row: dict[str, Any] = dict.fromkeys((field.name for field in fields(LabelScores)), 0.0) | {"presence": "both"}
     distance = {"hausdorff_mm": None} if dice == 0 else {}
     return ({**row, "case": case, "label": "a", "dice": dice, **distance},)
 
@@ -66,6 +65,71 @@ def test_a_difference_says_over_how_many_subjects_it_is() -> None:
     assert found["methods"]["plain"]["main_minus_this"]["subjects"] == 9
     (plain, _) = main_rows(found)[1]
     assert plain[4] == "+0.1000 (9 of 10)"
+
+
+def of_seeds(method: str, dice: Mapping[int, float]) -> list[CaseResult]:
+    """The same Dice of all subjects, by the seed."""
+    run = Run(METHOD[method], 1.0, 0, METHOD[method].atlases(2))
+    return [
+        result
+        for seed, value in dice.items()
+        for result in results(replace(run, seed=seed), dict.fromkeys(CASES, value))
+    ]
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
+    found = summarise(
+        study(
+            [
+                *of_seeds("atlasnet", {0: 0.8, 1: 0.9, 2: 0.7}),
+                *of_seeds("plain", {0: 0.7}),
+                *of_seeds("augmented", {1: 0.8, 2: 0.7}),
+                *of_seeds("ensemble", {5: 0.1}),
+                *of_seeds("propagation", {0: 0.5}),
+            ]
+        )
+    )
+    rows = found["methods"]
+    gains = {name: row["main_minus_this"] for name, row in rows.items() if "main_minus_this" in row}
+    assert {name: (gain["seeds"], pytest.approx(gain["mean"])) for name, gain in gains.items()} == {
+        "plain": ([0], 0.1),
+        "augmented": ([1, 2], 0.05),
+        "propagation": ([0, 1, 2], 0.3),  # another seed would not change it
+    }
+    assert rows["atlasnet"]["mean_dice"] == pytest.approx(0.8)
+    said = main_table(found)
+    assert "(plain: 0; augmented: 1, 2; ensemble: 5; atlasnet: 0, 1, 2)" in said
+    assert "over the seeds that both methods have" in said
+    assert [row[-1] for row in main_rows(found)[1]] == ["1", "2", "1", "none", "3"]
+
+
+def test_carried_labels_need_no_seeds() -> None:
+    found = summarise(study([*of_seeds("atlasnet", {0: 0.8, 1: 0.9}), *of_seeds("propagation", {0: 0.5})]))
+    assert "same seeds" not in main_table(found)
+
+
+@pytest.mark.parametrize(("subjects", "p"), [(3, "0.25"), (9, "0.0039"), (10, None)])
+def test_the_terminal_too_warns_of_few_subjects(subjects: int, p: str | None) -> None:
+    cases = CASES[:subjects]
+    of_cases = results(Run(METHOD["plain"], 1.0, 0), dict.fromkeys(cases, 0.7))
+    said = main_table(summarise(replace(study(of_cases), cases=cases)))
+    assert ("intervals are too narrow" in said) == (p is not None)
+    assert p is None or f"no test can find a p below {p}" in said
+
+
+def test_subjects_without_a_label_are_counted_and_what_is_found_in_them() -> None:
+    presence = dict.fromkeys(CASES, "both") | {"s0": "neither", "s1": "prediction"}
+    main = Run(METHOD["atlasnet"], 1.0, 0, 2)
+    found = [
+        replace(result, scores=({**result.scores[0], "presence": presence[result.case]},))
+        for result in results(main, dict.fromkeys(CASES, 0.8))
+    ]
+    second = [replace(result, run=replace(main, seed=1)) for result in found]
+    second[0] = replace(second[0], scores=({**second[0].scores[0], "presence": "prediction"},))
+    summary = summarise(study([*found, *second]))
+    assert summary["methods"]["atlasnet"]["absent"] == {"a": {"subjects": 2, "false_positive": 1.5}}
+    head, (row,) = label_table(summary, "a")
+    assert (head[-1], row[-1]) == ("found where there is none", "1.5 of 2")
 
 
 def test_a_result_in_which_nothing_was_found_is_the_least_sure() -> None:

@@ -8,11 +8,12 @@ from atlasnet.study.cross_validation import (
 )
 from atlasnet.study.folds import fold_name, plan_folds, read_folds, split
 from atlasnet.study.forecast import StudyForecast, fold_pairs, forecast_study
-from atlasnet.study.page import PAGE, main_table, write_study
+from atlasnet.study.page import PAGE, write_study
 from atlasnet.study.records import Study, StudyOptions
 from atlasnet.study.study import run_study
 from atlasnet.study.subjects import read_test_subjects
 from atlasnet.study.summary import summarise
+from atlasnet.study.tables import main_table
 
 __all__ = [
     "PAGE",

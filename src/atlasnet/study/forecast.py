@@ -138,10 +138,10 @@ def forecast_study(
     trained = {
         run.folder / member.model: member
         for job, missing in jobs
-        if missing and job.method.space != "labels"
+        if missing and job.method.seeded
         for member in run.members(job, count)
     }
-    asked = {run.folder / m.model for job, _ in jobs if job.method.space != "labels" for m in run.members(job, count)}
+    asked = {run.folder / m.model for job, _ in jobs if job.method.seeded for m in run.members(job, count)}
     absent = [member for place, member in trained.items() if not (place / "model.json").is_file()]
     epochs = [_epochs(run, member.method, count) for member in absent]
     maps = {job.method.space for job, _ in jobs}

@@ -33,6 +33,11 @@ class Method:
     local: bool = False
 
     @property
+    def seeded(self) -> bool:
+        """Whether anything is trained; carrying labels over draws no random number."""
+        return self.space != "labels"
+
+    @property
     def models(self) -> str:
         """What its models are called; several methods may use the same."""
         return self.space + ("" if self.augmented else "-unaugmented") + ("-long" if self.longer else "")
@@ -54,6 +59,9 @@ METHODS = (
     Method("atlasnet", "AtlasNet", "atlases"),
 )
 """The rows of the main table, in its order."""
+
+METHOD = {method.name: method for method in METHODS}
+"""The same by name."""
 
 MAIN = "atlasnet"
 """The method with which the others are compared."""

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.execution import atomic_path, write_json
+from atlasnet.execution import write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.confidence import MEASURES
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
-from atlasnet.study.summary import SCORES, best_median_worst, summarise, write_cases, write_curves
+from atlasnet.study.summary import best_median_worst, summarise, write_cases, write_curves
+from atlasnet.study.tables import as_interval, as_number, cautions, label_table, main_rows, without_label, write_table
 from atlasnet.volume import read_labels
-from atlasnet.wording import shortened
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
-_FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
 _MEASURED = {"agreement": "agreement", "certainty": "certainty", "expected_dice": "expected Dice"}
-_HEADINGS = {
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "hausdorff_mm": "Hausdorff, mm",
-    "hd95_mm": "HD95, mm",
-    "average_contour_distance_mm": "contour distance, mm",
-    "dice": "Dice",
-}
 
 
 def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -> dict[str, Any]:
@@ -46,104 +36,9 @@ def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -
     write_json(study.folder / SUMMARY, found)
     write_cases(study, study.folder / CASES)
     write_curves(found, study.folder / CURVES)
-    _write_table(found, study.folder / TABLE)
+    write_table(found, study.folder / TABLE)
     _page(study, found, tests, modality).write(study.folder / PAGE)
     return found
-
-
-def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The main table: headings, and a row of text per method."""
-    head = [
-        "method",
-        "mean Dice",
-        "95 % interval",
-        "worst tenth",
-        "AtlasNet minus this",
-        "p",
-        "p, Holm",
-        "s per scan",
-        "seeds",
-    ]
-    rows = []
-    for row in found["methods"].values():
-        gain = row.get("main_minus_this")
-        title = row["title"] + (f" (without a result: {shortened(row['failed'])})" if row["failed"] else "")
-        rows.append(
-            [
-                title,
-                _number(row["mean_dice"]),
-                _interval(row["interval"]),
-                f"{_number(row['worst_tenth'])} {_interval(row['worst_tenth_interval'])}".strip(),
-                "" if gain is None else _gain(gain, len(found["cases"])),
-                "" if gain is None else f"{gain['p']:.2g}",
-                "" if gain is None else f"{gain['p_holm']:.2g}",
-                _number(row["seconds"], ".1f"),
-                str(len(row["seeds"])),
-            ]
-        )
-    return head, rows
-
-
-def main_table(found: Mapping[str, Any]) -> str:
-    """The main table for a terminal."""
-    head, rows = main_rows(found)
-    shown = [0, 1, 2, 4, 6]
-    table = [[row[i] for i in shown] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "" if value is None else format(value, form)
-
-
-def _gain(gain: Mapping[str, Any], subjects: int) -> str:
-    """A difference, and over how many of the test subjects it is where a method could not segment all of them."""
-    some = f" ({gain['subjects']} of {subjects})" if gain["subjects"] < subjects else ""
-    return f"{gain['mean']:+.4f} {_interval(gain['interval'], '+.4f')}".strip() + some
-
-
-def _interval(value: Sequence[float] | None, form: str = ".4f") -> str:
-    return "" if value is None else f"[{value[0]:{form}}, {value[1]:{form}}]"
-
-
-def _label_rows(found: Mapping[str, Any], label: str) -> list[list[str]]:
-    rows = [
-        [row["title"], *_scores(row["labels"][label], row["undefined"][label])] for row in found["methods"].values()
-    ]
-    of_observers = [observer["labels"][label] for observer in found["observers"]]
-    for number, observer in enumerate(found["observers"], start=1):
-        seen, every = observer["subjects"], len(found["cases"])
-        title = f"observer {number}" + (f" ({seen} of {every} test subjects)" if seen < every else "")
-        rows.append([title, *_scores(observer["labels"][label], observer["undefined"][label])])
-    if len(of_observers) > 1:
-        known = {score: [o[score] for o in of_observers if o[score] is not None] for score in SCORES}
-        cells = [f"{sum(v) / len(v):.4f} ({min(v):.4f} to {max(v):.4f})" if v else "" for v in known.values()]
-        rows.append(["between observers: mean (range)", *cells])
-    return rows
-
-
-def _scores(scores: Mapping[str, float | None], undefined: Mapping[str, int]) -> list[str]:
-    return [_number(scores[s]) + (f" ({undefined[s]} undefined)" if undefined[s] else "") for s in SCORES]
-
-
-def _write_table(found: Mapping[str, Any], path: Path) -> None:
-    """The numbers of the main table and of every label, unrounded."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        undefined = [f"{score}_undefined" for score in SCORES]
-        head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
-        of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects"]
-        writer.writerow([*head, "failed", "seeds", *of_gain])
-        for name, row in found["methods"].items():
-            ends = row["interval"] or (None, None)
-            gain = row.get("main_minus_this", {})
-            p = gain.get("p_holm")
-            gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
-            for label, scores in row["labels"].items():
-                every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
-                means = [row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p]
-                writer.writerow([name, label, *every, *means, len(row["failed"]), len(row["seeds"]), *gains])
 
 
 def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], modality: str) -> Page:
@@ -157,13 +52,8 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         "segmented, curves over those segmented at all of their points; a distance is undefined where a label was not "
         "found."
     )
-    if len({len(row["seeds"]) for row in found["methods"].values()}) > 1:
-        page.text("Not every method has as many seeds: a mean over fewer is less sure, and so is a difference to it.")
-    if len(study.cases) < _FEW:
-        page.text(
-            f"With {len(study.cases)} subjects intervals are too narrow, and no test can find a p below "
-            f"{min(1.0, 2 / 2 ** len(study.cases)):.2g}, before the correction."
-        )
+    for caution in cautions(found):
+        page.text(caution)
     if study.organ_mask:
         page.text("All methods were trained, tested and scored within organ masks; what lies outside is background.")
     page.heading("Methods")
@@ -172,7 +62,9 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     page.table(head, rows, main=names.index(MAIN) if MAIN in names else None)
     for label in study.labels:
         page.heading(f"Label: {label}")
-        page.table(["method", *_HEADINGS.values()], _label_rows(found, label))
+        if said := without_label(found, label):
+            page.text(said)
+        page.table(*label_table(found, label))
     titles = {method.name: method.title for method in METHODS}
     _patches(page, found["patches"], titles)
     _curves(page, study, found, titles, figures)
@@ -206,8 +98,8 @@ def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, s
                 title,
                 str(scores["diseased"]),
                 str(scores["healthy"]),
-                *(_number(scores[name], ".3f") for name in accuracies),
-                _interval(scores["interval"], ".3f"),
+                *(as_number(scores[name], ".3f") for name in accuracies),
+                as_interval(scores["interval"], ".3f"),
             ]
             for title, scores in rows
         ],
@@ -291,8 +183,8 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
         cells = [titles[name]]
         for measure in MEASURES:
             known = values[measure]
-            cells.append("" if known is None else f"{known['spearman']:.3f} {_interval(known['interval'], '.3f')}")
-        cells += [_number(values[f"error_auc_{kind}"], ".3f") for kind in ("agreement", "entropy")]
+            cells.append("" if known is None else f"{known['spearman']:.3f} {as_interval(known['interval'], '.3f')}")
+        cells += [as_number(values[f"error_auc_{kind}"], ".3f") for kind in ("agreement", "entropy")]
         calibration = values["calibration"]
         rows.append([*cells, "" if calibration is None else f"{calibration['error']:.3f}"])
     page.heading("Does a method know how good it is?")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from atlasnet.errors import InputError
 from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions
-from atlasnet.study.methods import METHODS, Method, chosen_methods
+from atlasnet.study.methods import METHOD, Method, chosen_methods
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 
@@ -160,12 +160,11 @@ class Run:
     def of_folder(cls, name: str) -> Run | None:
         """The run whose `folder` has this name; None where it is no run's."""
         found = _FOLDER.fullmatch(name)
-        method = next((method for method in METHODS if found and method.name == found["method"]), None)
-        if found is None or method is None:
+        if found is None or found["method"] not in METHOD:
             return None
         atlases, epoch = (None if found[part] is None else int(found[part]) for part in ("atlases", "epoch"))
         of: Literal["subjects", "slices"] = "slices" if found["slices"] else "subjects"
-        run = cls(method, float(found["percent"]) / 100, int(found["seed"]), atlases, of, epoch)
+        run = cls(METHOD[found["method"]], float(found["percent"]) / 100, int(found["seed"]), atlases, of, epoch)
         return run if run.folder == name else None
 
     def is_main(self, most: int) -> bool:

@@ -91,12 +91,10 @@ class StudyRequest:
         for fraction in sorted({1.0, *self.options.fractions}, reverse=True):
             for repetition in range(self.options.seeds):
                 for method in self.methods:
-                    # Carrying labels over draws no random number.
-                    once = method.space == "labels" and repetition > 0
-                    if not once and (fraction == 1 or method.name in OVER_FRACTIONS):
+                    if (method.seeded or repetition == 0) and (fraction == 1 or method.name in OVER_FRACTIONS):
                         job = Run(method, fraction, self.execution.seed + repetition)
                         yield job if fraction == 1 else replace(job, fraction_of=self.options.fraction_of)
-                        if fraction == 1 and method.space != "labels":
+                        if fraction == 1 and method.seeded:
                             yield from (replace(job, epoch=epoch) for epoch in epochs)
 
     def members(self, job: Run, atlases: int) -> list[Run]:

@@ -184,10 +184,10 @@ class StudyRun(StudyRequest):
         """Train what the method needs and segment the scans."""
         runs = job.with_atlases(len(sources))
         try:
-            if job.method.space == "labels":
-                segment = self._propagation(job.method, plan, sources)
-            else:
+            if job.method.seeded:
                 segment = self._networks(job, plan, sources)
+            else:
+                segment = self._propagation(job.method, plan, sources)
         except RegistrationError as error:
             # With few subjects an atlas may be left without any: the method failed, the study goes on.
             for test in tests:

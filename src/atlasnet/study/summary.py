@@ -34,9 +34,13 @@ def summarise(study: Study) -> dict[str, Any]:
     Returns:
         ``methods``: per row of the main table its ``title``, ``seeds``, ``failed`` (subjects that a seed could not
         segment, in no mean), ``labels`` (per label and score, the mean over subjects of the means over seeds),
-        ``undefined`` (how many subjects have no value of that score, because the label was not found), ``mean_dice``
+        ``undefined`` (how many subjects have no value of that score, because the label was not found), ``absent`` (per
+        label how many ``subjects`` do not have it, and in how many of them it was found, ``false_positive``, the mean
+        over seeds), ``mean_dice``
         (over labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``, ``dice_of_seeds``,
-        ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`.
+        ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`, over the
+        ``seeds`` that both methods have. A method without `Method.seeded` is compared with all seeds of the main one;
+        where two have no seed or no subject in common, there is no difference.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
         with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
@@ -53,11 +57,11 @@ def summarise(study: Study) -> dict[str, Any]:
     subjects = {name: _dice_of_subjects(found) for name, found in main.items()}
     rows = {name: _row(found, study) for name, found in main.items()}
     if MAIN in subjects:
-        others = {
-            n: scores for n, scores in subjects.items() if n != MAIN and not subjects[MAIN].keys().isdisjoint(scores)
-        }
-        for name, difference in compare(subjects[MAIN], others).items():
-            rows[name]["main_minus_this"] = asdict(difference)
+        seeds = {name: _common_seeds(main[MAIN], found) for name, found in main.items() if name != MAIN}
+        pairs = {name: _pair(main[MAIN], main[name], common) for name, common in seeds.items()}
+        compared = {name: pair for name, pair in pairs.items() if not pair[0].keys().isdisjoint(pair[1])}
+        for name, difference in compare(compared).items():
+            rows[name]["main_minus_this"] = asdict(difference) | {"seeds": seeds[name]}
     return {
         "labels": study.labels,
         "atlases": list(study.atlases),
@@ -174,6 +178,23 @@ def _dice_of_subjects(results: Sequence[CaseResult]) -> dict[str, float]:
     return {case: float(np.mean(values)) for case, values in found.items() if len(values) == len(seeds)}
 
 
+def _common_seeds(main: Sequence[CaseResult], other: Sequence[CaseResult]) -> list[int]:
+    """Those of both; a method that draws no random number would find the same with any seed of the main one."""
+    ours, theirs = ({result.run.seed for result in results} for results in (main, other))
+    return sorted(ours & theirs if other[0].run.method.seeded else ours)
+
+
+def _pair(
+    main: Sequence[CaseResult], other: Sequence[CaseResult], seeds: Sequence[int]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Subject to mean Dice of both over these seeds: a mean over more of them would be the surer one."""
+    ours, theirs = (
+        _dice_of_subjects([r for r in results if r.run.seed in seeds or not r.run.method.seeded])
+        for results in (main, other)
+    )
+    return ours, theirs
+
+
 def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
     scored = _dice_of_subjects(results)
     dice = np.array(list(scored.values()))
@@ -186,6 +207,7 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
         "failed": sorted({result.case for result in results if not result.scores}),
         "labels": means,
         "undefined": undefined,
+        "absent": _absent([row for result in results for row in result.scores], study.labels, len(seeds)),
         "mean_dice": float(dice.mean()) if len(dice) else None,
         "interval": interval(dice),
         "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,
@@ -214,9 +236,20 @@ def _means(
     return means, undefined
 
 
+def _absent(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int], seeds: int) -> dict[str, dict[str, float]]:
+    """Per label how many subjects do not have it, and in how many of these it was found, the mean over the seeds."""
+    absent: dict[str, dict[str, float]] = {}
+    for label in labels:
+        without = [row for row in rows if row["label"] == label and row["presence"] in ("prediction", "neither")]
+        found = sum(row["presence"] == "prediction" for row in without)
+        absent[label] = {"subjects": len({row["case"] for row in without}), "false_positive": found / seeds}
+    return absent
+
+
 def _observer(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]) -> dict[str, Any]:
     means, undefined = _means(rows, labels)
-    return {"subjects": len({row["case"] for row in rows}), "labels": means, "undefined": undefined}
+    subjects = len({row["case"] for row in rows})
+    return {"subjects": subjects, "labels": means, "undefined": undefined, "absent": _absent(rows, labels, 1)}
 
 
 def _curve(

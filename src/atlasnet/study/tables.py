@@ -1,0 +1,160 @@
+"""The tables of a study: as rows of text, for a terminal, as a CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atlasnet.execution import atomic_path
+from atlasnet.study.methods import METHOD
+from atlasnet.study.summary import SCORES
+from atlasnet.wording import counted, shortened
+
+_FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
+_HEADINGS = {
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "hausdorff_mm": "Hausdorff, mm",
+    "hd95_mm": "HD95, mm",
+    "average_contour_distance_mm": "contour distance, mm",
+    "dice": "Dice",
+}
+
+
+def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table: headings, and a row of text per method."""
+    head = [
+        "method",
+        "mean Dice",
+        "95 % interval",
+        "worst tenth",
+        "AtlasNet minus this",
+        "p",
+        "p, Holm",
+        "s per scan",
+        "seeds",
+    ]
+    rows = []
+    for name, row in found["methods"].items():
+        gain = row.get("main_minus_this")
+        title = row["title"] + (f" (without a result: {shortened(row['failed'])})" if row["failed"] else "")
+        rows.append(
+            [
+                title,
+                as_number(row["mean_dice"]),
+                as_interval(row["interval"]),
+                f"{as_number(row['worst_tenth'])} {as_interval(row['worst_tenth_interval'])}".strip(),
+                "" if gain is None else _gain(gain, len(found["cases"])),
+                "" if gain is None else f"{gain['p']:.2g}",
+                "" if gain is None else f"{gain['p_holm']:.2g}",
+                as_number(row["seconds"], ".1f"),
+                str(len(row["seeds"])) if METHOD[name].seeded else "none",
+            ]
+        )
+    return head, rows
+
+
+def cautions(found: Mapping[str, Any]) -> list[str]:
+    """What makes the main table less sure than it looks."""
+    said = []
+    seeded = {name: row for name, row in found["methods"].items() if METHOD[name].seeded}
+    if len({tuple(row["seeds"]) for row in seeded.values()}) > 1:
+        listed = "; ".join(f"{name}: {', '.join(map(str, row['seeds']))}" for name, row in seeded.items())
+        said.append(
+            f"Not every method has the same seeds ({listed}): a mean over fewer is less sure. Differences and their "
+            "tests are over the seeds that both methods have; where they have none in common, they are not compared."
+        )
+    subjects = len(found["cases"])
+    if subjects < _FEW:
+        said.append(
+            f"With {counted(subjects, 'subject')} intervals are too narrow, and no test can find a p below "
+            f"{min(1.0, 2 / 2**subjects):.2g}, before the correction."
+        )
+    return said
+
+
+def main_table(found: Mapping[str, Any]) -> str:
+    """The main table for a terminal, and its `cautions`."""
+    head, rows = main_rows(found)
+    shown = [0, 1, 2, 4, 6]
+    table = [[row[i] for i in shown] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    return "\n\n".join(["\n".join(lines), *cautions(found)])
+
+
+def as_number(value: float | None, form: str = ".4f") -> str:
+    """Nothing where it is not defined."""
+    return "" if value is None else format(value, form)
+
+
+def _gain(gain: Mapping[str, Any], subjects: int) -> str:
+    """A difference, and over how many of the test subjects it is where a method could not segment all of them."""
+    some = f" ({gain['subjects']} of {subjects})" if gain["subjects"] < subjects else ""
+    return f"{gain['mean']:+.4f} {as_interval(gain['interval'], '+.4f')}".strip() + some
+
+
+def as_interval(value: Sequence[float] | None, form: str = ".4f") -> str:
+    """Its ends in brackets; nothing where there is none."""
+    return "" if value is None else f"[{value[0]:{form}}, {value[1]:{form}}]"
+
+
+def label_table(found: Mapping[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
+    """The scores of a label: headings, and a row of text per method and observer."""
+    observers = found["observers"]
+    titled = {row["title"]: row for row in found["methods"].values()}
+    for place, observer in enumerate(observers, start=1):
+        seen, every = observer["subjects"], len(found["cases"])
+        titled[f"observer {place}" + (f" ({seen} of {every} test subjects)" if seen < every else "")] = observer
+    head, rows = ["method", *_HEADINGS.values()], [[title, *_scores(row, label)] for title, row in titled.items()]
+    if without_label(found, label):
+        head.append("found where there is none")
+        for cells, row in zip(rows, titled.values(), strict=True):
+            absent = row["absent"][label]
+            cells.append(f"{absent['false_positive']:.3g} of {absent['subjects']}" if absent["subjects"] else "")
+    if len(observers) > 1:
+        of_observers = [observer["labels"][label] for observer in observers]
+        known = {score: [o[score] for o in of_observers if o[score] is not None] for score in SCORES}
+        means = [f"{sum(v) / len(v):.4f} ({min(v):.4f} to {max(v):.4f})" if v else "" for v in known.values()]
+        rows.append(["between observers: mean (range)", *means, ""][: len(head)])
+    return head, rows
+
+
+def without_label(found: Mapping[str, Any], label: str) -> str:
+    """What is to be known where test subjects do not have a label; empty where all have it."""
+    most = max((row["absent"][label]["subjects"] for row in found["methods"].values()), default=0)
+    if not most:
+        return ""
+    return (
+        f"{most} of {counted(len(found['cases']), 'reference')} without it: there the Dice is 1 where it was not found "
+        "either and 0 where it was, and both are in the means."
+    )
+
+
+def _scores(row: Mapping[str, Any], label: str) -> list[str]:
+    scores, undefined = row["labels"][label], row["undefined"][label]
+    return [as_number(scores[s]) + (f" ({undefined[s]} undefined)" if undefined[s] else "") for s in SCORES]
+
+
+def write_table(found: Mapping[str, Any], path: Path) -> None:
+    """Write the numbers of the main table and of every label, unrounded, as a CSV."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        undefined = [f"{score}_undefined" for score in SCORES]
+        head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
+        of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects"]
+        writer.writerow([*head, "failed", "seeds", *of_gain, "absent", "false_positive"])
+        for name, row in found["methods"].items():
+            ends = row["interval"] or (None, None)
+            gain = row.get("main_minus_this", {})
+            p = gain.get("p_holm")
+            gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
+            for label, scores in row["labels"].items():
+                every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
+                means = [row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p]
+                counts, absent = [len(row["failed"]), len(row["seeds"])], row["absent"][label]
+                writer.writerow(
+                    [name, label, *every, *means, *counts, *gains, absent["subjects"], absent["false_positive"]]
+                )
