@@ -90,6 +90,7 @@ def test_labels_that_a_map_does_not_have_are_counted(tmp_path: Path, capsys) -> 
             "dice_in_reference": pytest.approx(1 / 2),  # MONAI what is empty in the reference
         }
     }
+    assert "Annotated slices: 4" in check(tmp_path / "t.html").text
     # Without any label in the reference a slice counts as not annotated.
     assert table["slice_presence"] == {"1": {"both": 2, "reference": 2, "prediction": 0, "neither": 0}}
     with (tmp_path / "t.csv").open(newline="") as stream:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from atlasnet.report import Point, curve_figure, svg
+from atlasnet.evaluation import Table, evaluate_subject
+from atlasnet.report import Point, curve_figure, svg, write_evaluation_report
 from atlasnet.report.page import Page
 from atlasnet.report.pair import add_panels, add_scale, pair_panels
 from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, label_layer, stacks
 from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.transform import Transform
 from chromium import Tab, browser, find_chromium
-from synthetic import subject
+from synthetic import LABELS, subject
 
 pytestmark = [
     pytest.mark.slow,
@@ -91,6 +92,25 @@ def test_headings_have_two_lines_and_charts_fit(tab: Tab, page: Path, width: int
         "return [box.left, box.right, innerWidth]; })()"
     )
     assert 0 <= box[0] < box[1] <= width == box[2]
+
+
+def test_the_scores_of_cases_fit_a_screen_and_name_their_case_on_a_telephone(tab: Tab, tmp_path: Path) -> None:
+    labels = subject(0)[1]
+    rows = evaluate_subject(labels, labels, LABELS, case="subject_2019-04_thorax_baseline").rows
+    table = Table({name: value for name, value in LABELS.items() if value}, rows)
+    page = write_evaluation_report(tmp_path / "page.html", table.as_json())
+    cases = (
+        "[...document.querySelectorAll('.wide')].find(box => box.querySelector('th').textContent.startsWith('case'))"
+    )
+    tab.open(page)
+    assert tab.run(f"{cases}.scrollWidth - {cases}.clientWidth") == 0
+    tab.open(page, width=400)
+    tab.run(f"{cases}.scrollTo(10000, 0)")
+    assert tab.run(f"{cases}.scrollLeft") > 0
+    left, right = tab.run(
+        f"(() => {{ const box = {cases}.querySelector('td').getBoundingClientRect(); return [box.left, box.right] }})()"
+    )
+    assert 0 <= left < right <= 400
 
 
 def test_letters_lie_at_their_edges_of_every_picture(tab: Tab, page: Path) -> None:

@@ -188,7 +188,8 @@ class Table:
         parts = [_text(self.summary(), len(self.cases), self.tolerance_mm), *_not_in_both(self.presence())]
         slices = self.slice_summary()
         if slices is not None:
-            heading = f"each subject's mean over its annotated slices ({len(self.slices)} in all)"
+            scored = len({(row.case, row.slice) for row in self.slices})
+            heading = f"each subject's mean over its annotated slices ({scored} in all)"
             parts.append(f"{heading}\n\n{_text(slices, len({row.case for row in self.slices}), self.tolerance_mm)}")
             parts += _not_in_both(self.slice_presence(), "slices")
         if self.protocol is not None:

@@ -73,7 +73,7 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
         words=["label"],
     )
     if table.get("slice_summary"):
-        page.heading(f"Annotated slices: {len(table['slices'])}")
+        page.heading(f"Annotated slices: {len({(row['case'], row['slice']) for row in table['slices']})}")
         page.text(
             "Each case counts with the mean over its annotated slices in which a score is defined; a distance is not "
             "where a label was missed."

@@ -19,6 +19,7 @@ from atlasnet.wording import counted
 
 MOST_BYTES = 60 * 10**6  # of a page; mail and browsers have trouble with more
 LONG_TABLE = 25  # rows, beyond which a table scrolls within itself
+MANY_COLUMNS = 8  # beyond which a table is set smaller, and its first column stays where the others scroll sideways
 LONG_HEADING = 12  # letters, beyond which the heading of a column is broken
 NO_DEVICE = "Research software, not a medical device: what is shown here decides nothing about a patient."
 
@@ -103,9 +104,9 @@ class Page:
             kind = ' class="main"' if index == main else ""
             lines.append(f"<tr{kind}>" + "".join(cells) + "</tr>")
         body = "\n".join(lines)
-        scrolls = " long" if len(rows) > LONG_TABLE else ""
+        box = " ".join(["wide", *["long"] * (len(rows) > LONG_TABLE), *["dense"] * (len(head) > MANY_COLUMNS)])
         self._parts.append(
-            f'<div class="wide{scrolls}"><table><thead><tr>{names}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+            f'<div class="{box}"><table><thead><tr>{names}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
         )
 
     def svg(self, element: str, caption: str) -> None:
