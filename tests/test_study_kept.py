@@ -136,6 +136,17 @@ def test_results_of_an_earlier_call_that_are_damaged_are_told_to_be_on_no_page(
     }
 
 
+@pytest.mark.parametrize("content", ["3", '["nobody", "s1"]', '{"s0"', "[[]]"])
+def test_damaged_names_of_atlases_are_told(
+    study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(study.folder, tmp_path / "s")
+    (tmp_path / "s" / "atlases.json").write_text(content)
+    for what in (forecast_study, run_study):
+        with pytest.raises(InputError, match=r"atlases\.json.*damaged.*delete the file"):
+            what(cohort, tests, tmp_path / "s", OPTIONS, execution=ONE)
+
+
 def test_damaged_counts_of_patches_are_counted_again(
     study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path
 ) -> None:

@@ -98,7 +98,8 @@ def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
     }
     assert rows["atlasnet"]["mean_dice"] == pytest.approx(0.8)
     said = main_table(found)
-    assert "(plain: 0; augmented: 1, 2; ensemble: 5; atlasnet: 0, 1, 2)" in said
+    assert "; AtlasNet: 0, 1, 2)" in said
+    assert "(one network: 0; one network, augmentation: 1, 2; " in said
     assert "over the seeds that both methods have" in said
     assert [row[-1] for row in main_rows(found)[1]] == ["1", "2", "1", "none", "3"]
 
@@ -145,6 +146,19 @@ def test_a_result_in_which_nothing_was_found_is_the_least_sure() -> None:
     for measure in ("agreement", "certainty", "expected_dice"):
         last = confidence[f"{measure}_coverage"][-1]
         assert last == {"coverage": 1, "dice": pytest.approx(found["methods"]["atlasnet"]["mean_dice"])}
+
+
+def test_observers_are_summed_up_beside_the_methods() -> None:
+    plain = results(Run(METHOD["plain"], 1.0, 0), dict.fromkeys(CASES, 0.7))
+    observers = tuple((*scores("s1", value), *scores("s2", value)) for value in (0.9, 0.8))
+    _, rows = label_table(summarise(study(plain, observers=observers)), "a")
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("one network", "0.7000"),
+        ("observer 1 (2 of 10 test subjects)", "0.9000"),
+        ("observer 2 (2 of 10 test subjects)", "0.8000"),
+        ("mean of the observers", "0.8500"),
+        ("range of the observers", "0.8000 to 0.9000"),
+    ]
 
 
 def test_an_observer_of_some_subjects_is_said_to_be_that() -> None:

@@ -19,7 +19,7 @@ from atlasnet.wording import counted
 
 MOST_BYTES = 60 * 10**6  # of a page; mail and browsers have trouble with more
 LONG_TABLE = 25  # rows, beyond which a table scrolls within itself
-MANY_COLUMNS = 8  # beyond which a table is set smaller, and its first column stays where the others scroll sideways
+MANY_COLUMNS = 7  # beyond which a table is set smaller, and its first column stays where the others scroll sideways
 LONG_HEADING = 12  # letters, beyond which the heading of a column is broken
 NO_DEVICE = "Research software, not a medical device: what is shown here decides nothing about a patient."
 

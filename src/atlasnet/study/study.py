@@ -17,7 +17,7 @@ from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.cohort.masks import are_masked, within
 from atlasnet.errors import AtlasNetError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
-from atlasnet.execution import Execution, WorkFolder, read_json, reading_back, write_json
+from atlasnet.execution import Execution, WorkFolder, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.canvas import write_canvas
@@ -30,7 +30,7 @@ from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
 from atlasnet.study.request import ATLASES, PLAN, SETTINGS, StudyRequest
 from atlasnet.study.shares import share_of_slices, share_of_subjects
 from atlasnet.study.subjects import observer_files
-from atlasnet.training.atlases import atlas_count
+from atlasnet.training.atlases import atlas_count, chosen_names
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -134,9 +134,8 @@ class StudyRun(StudyRequest):
         if not path.exists():
             images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in self.cohort}
             write_json(path, choose_atlases(images, atlas_count(wanted, len(images)), execution=self.execution))
-        with reading_back(path):
-            names = [str(name) for name in read_json(path)]
-        return resolve_atlases(self.cohort, names)
+        everyone = [subject.name for subject in self.cohort]
+        return resolve_atlases(self.cohort, chosen_names(path, everyone, len(everyone)) or ())
 
     def _share(self, job: Run, plan: Plan) -> Cohort:
         """The training data of a job."""

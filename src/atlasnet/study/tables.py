@@ -61,7 +61,7 @@ def cautions(found: Mapping[str, Any]) -> list[str]:
     said = []
     seeded = {name: row for name, row in found["methods"].items() if METHOD[name].seeded}
     if len({tuple(row["seeds"]) for row in seeded.values()}) > 1:
-        listed = "; ".join(f"{name}: {', '.join(map(str, row['seeds']))}" for name, row in seeded.items())
+        listed = "; ".join(f"{row['title']}: {', '.join(map(str, row['seeds']))}" for row in seeded.values())
         said.append(
             f"Not every method has the same seeds ({listed}): a mean over fewer is less sure. Differences and their "
             "tests are over the seeds that both methods have; where they have none in common, they are not compared."
@@ -116,9 +116,11 @@ def label_table(found: Mapping[str, Any], label: str) -> tuple[list[str], list[l
             cells.append(f"{absent['false_positive']:.3g} of {absent['subjects']}" if absent["subjects"] else "")
     if len(observers) > 1:
         of_observers = [observer["labels"][label] for observer in observers]
-        known = {score: [o[score] for o in of_observers if o[score] is not None] for score in SCORES}
-        means = [f"{sum(v) / len(v):.4f} ({min(v):.4f} to {max(v):.4f})" if v else "" for v in known.values()]
-        rows.append(["between observers: mean (range)", *means, ""][: len(head)])
+        known = [[o[score] for o in of_observers if o[score] is not None] for score in SCORES]
+        means = [as_number(sum(values) / len(values)) if values else "" for values in known]
+        ranges = [f"{min(values):.4f} to {max(values):.4f}" if values else "" for values in known]
+        for title, cells in (("mean of the observers", means), ("range of the observers", ranges)):
+            rows.append([title, *cells, ""][: len(head)])
     return head, rows
 
 
@@ -127,9 +129,10 @@ def without_label(found: Mapping[str, Any], label: str) -> str:
     most = max((row["absent"][label]["subjects"] for row in found["methods"].values()), default=0)
     if not most:
         return ""
+    of = counted(len(found["cases"]), "reference")
     return (
-        f"{most} of {counted(len(found['cases']), 'reference')} without it: there the Dice is 1 where it was not found "
-        "either and 0 where it was, and both are in the means."
+        f"Without it: {most} of {of}. There the Dice is 1 where it was not found, and 0 where it was; both are in the "
+        "means."
     )
 
 
@@ -144,13 +147,14 @@ def write_table(found: Mapping[str, Any], path: Path) -> None:
         writer = csv.writer(stream)
         undefined = [f"{score}_undefined" for score in SCORES]
         head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
-        of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects"]
+        of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects", "difference_seeds"]
         writer.writerow([*head, "failed", "seeds", *of_gain, "absent", "false_positive"])
         for name, row in found["methods"].items():
             ends = row["interval"] or (None, None)
             gain = row.get("main_minus_this", {})
             p = gain.get("p_holm")
-            gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
+            gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p")]
+            gains += [gain["subjects"], len(gain["seeds"])] if gain else [None, None]
             for label, scores in row["labels"].items():
                 every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
                 means = [row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p]

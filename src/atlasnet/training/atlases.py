@@ -46,7 +46,10 @@ def chosen_names(path: Path, everyone: Sequence[str], count: int) -> tuple[str, 
     """
     if path.exists():
         with reading_back(path):
-            return tuple(read_json(path))
+            names = tuple(read_json(path))
+            if unknown := [name for name in names if name not in everyone]:
+                raise ValueError(f"{unknown[0]!r} is no subject")
+            return names
     return tuple(sorted(everyone)) if count == len(everyone) else None
 
 
