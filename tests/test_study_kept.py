@@ -17,6 +17,7 @@ from atlasnet.evaluation import PatchProtocol
 from atlasnet.execution import Execution, SilentReporter
 from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjects, run_study, write_study
 from atlasnet.study.records import Run
+from atlasnet.study.request import StudyRequest
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_labels, write_labels
 from synthetic import write_study_cohort
@@ -87,13 +88,15 @@ def test_a_later_call_finds_all_that_is_there_without_any_list_of_it(
     assert {r.run.fraction for r in found.results} == {0.4, 1.0}
 
 
+def names(subjects: Sequence[Subject]) -> list[str]:
+    return [subject.name for subject in subjects]
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        '{"details": {}}',
         '{"scores": [{"dice": 1}], "details": {}}',
         "[]",
-        "3",
         '{"sco',
         None,  # a number that somebody changed
     ],
@@ -107,7 +110,8 @@ def test_a_damaged_result_is_told_and_made_again(
     changed = json.loads(path.read_text())
     changed["scores"][0]["dice"] = 0.999
     path.write_text(json.dumps(changed) if content is None else content)
-    assert [n for job, n in forecast_study(cohort, tests, tmp_path / "s", OPTIONS).jobs if n] == [1]
+    request = StudyRequest(cohort, tuple(tests), tmp_path / "s", OPTIONS, ONE)
+    assert [names(request.unfinished(job, 2)) for job in request.jobs()] == [[], ["t1"], [], []]
     said = SilentReporter()
     found = run_study(cohort, tests, tmp_path / "s", OPTIONS, execution=replace(ONE, reporter=said))
     assert [text for text in said.warnings if "not what was written" in text and str(path) in text]

@@ -14,7 +14,7 @@ from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.cohort.masks import check_masks
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
-from atlasnet.evaluation.scores import LabelScores, SliceScores, evaluate_subject
+from atlasnet.evaluation.scores import LabelScores, SliceScores, check_ignore_label, evaluate_subject
 from atlasnet.evaluation.table import Table
 from atlasnet.execution import Execution
 from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, images_by_stem, read_labels
@@ -59,7 +59,8 @@ def evaluate_folder(
         execution: its reporter and its cancellation are used.
 
     Raises:
-        InputError: a folder is absent or empty, predictions are missing, an unknown label, a negative tolerance.
+        InputError: a folder is absent or empty, predictions are missing, an unknown label, the background as
+            ignore label, a negative tolerance.
         CohortError: ``dataset.json`` cannot be used, or an organ mask is missing.
         VolumeError: a file cannot be read, a mask is empty, or files of a case do not lie on one grid.
     """
@@ -79,13 +80,7 @@ def evaluate_folder(
             remedy="predict these cases"
             + ("" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
         )
-    if ignore_label == 0:
-        raise InputError(
-            "the background cannot be ignored: what is found where there is nothing would count nowhere",
-            expected="the value of voxels that nobody annotated, other than 0",
-            found="ignore label 0",
-            remedy="leave --ignore-label out; where 0 means that nobody looked, give those voxels another value",
-        )
+    check_ignore_label(ignore_label)
     declared = _declaration(Path(references))
     ignore_label = declared.ignore_label if ignore_label is None else ignore_label
     pairs = {case: path for case, path in truth.items() if case in found}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort.masks import within
-from atlasnet.errors import VolumeError
+from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.contour import ContourDistances, Float, Mask
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
@@ -113,7 +113,9 @@ def evaluate_subject(
 
     Raises:
         VolumeError: the maps or the mask lie on different grids or have several channels.
+        InputError: the background is to be ignored.
     """
+    check_ignore_label(ignore_label)
     check_pair(prediction, reference, case)
     if mask is not None:
         check_pair(mask, reference, case)
@@ -158,6 +160,21 @@ def evaluate_subject(
             if planes[0].any() or planes[1].any():
                 slices.append(_score_slice(case, name, axis, index, planes, hidden, spacing, tolerance_mm))
     return SubjectScores(tuple(rows), tuple(slices))
+
+
+def check_ignore_label(ignore_label: int | None) -> None:
+    """Whether voxels of this value may be left out.
+
+    Raises:
+        InputError: it is the background.
+    """
+    if ignore_label == 0:
+        raise InputError(
+            "the background cannot be ignored: what is found where there is nothing would count nowhere",
+            expected="the value of voxels that nobody annotated, other than 0",
+            found="ignore label 0",
+            remedy="leave the ignore label out; where 0 means that nobody looked, give those voxels another value",
+        )
 
 
 def slice_axis(grid: Grid) -> int:
