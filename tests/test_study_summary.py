@@ -112,10 +112,22 @@ def test_carried_labels_need_no_seeds() -> None:
 @pytest.mark.parametrize(("subjects", "p"), [(3, "0.25"), (9, "0.0039"), (10, None)])
 def test_the_terminal_too_warns_of_few_subjects(subjects: int, p: str | None) -> None:
     cases = CASES[:subjects]
-    of_cases = results(Run(METHOD["plain"], 1.0, 0), dict.fromkeys(cases, 0.7))
+    of_cases = [
+        *results(Run(METHOD["plain"], 1.0, 0), dict.fromkeys(cases, 0.7)),
+        *results(Run(METHOD["atlasnet"], 1.0, 0, 2), dict.fromkeys(cases, 0.8)),
+    ]
     said = main_table(summarise(replace(study(of_cases), cases=cases)))
     assert ("intervals are too narrow" in said) == (p is not None)
     assert p is None or f"no test can find a p below {p}" in said
+
+
+def test_a_table_without_anything_to_compare_has_no_column_for_it() -> None:
+    cases = CASES[:3]
+    plain = results(Run(METHOD["plain"], 1.0, 0), dict.fromkeys(cases, 0.7))
+    said = main_table(summarise(replace(study(plain), cases=cases)))
+    assert said.splitlines()[0].split("  ")[0] == "method"
+    assert "minus" not in said
+    assert said.endswith("With 3 subjects intervals are too narrow.")
 
 
 def test_subjects_without_a_label_are_counted_and_what_is_found_in_them() -> None:

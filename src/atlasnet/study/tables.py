@@ -24,21 +24,14 @@ _HEADINGS = {
 
 
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The main table: headings, and a row of text per method."""
-    head = [
-        "method",
-        "mean Dice",
-        "95 % interval",
-        "worst tenth",
-        "AtlasNet minus this",
-        "p",
-        "p, Holm",
-        "s per scan",
-        "seeds",
-    ]
+    """The main table: headings, and a row of text per method; without comparisons where nothing was compared."""
+    comparison = ["AtlasNet minus this", "p", "p, Holm"] if _compared(found) else []
+    head = ["method", "mean Dice", "95 % interval", "worst tenth", *comparison, "s per scan", "seeds"]
     rows = []
     for name, row in found["methods"].items():
-        gain = row.get("main_minus_this")
+        gain, gains = row.get("main_minus_this"), [""] * len(comparison)
+        if gain is not None:
+            gains = [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}"]
         title = row["title"] + (f" (without a result: {shortened(row['failed'])})" if row["failed"] else "")
         rows.append(
             [
@@ -46,9 +39,7 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 as_number(row["mean_dice"]),
                 as_interval(row["interval"]),
                 f"{as_number(row['worst_tenth'])} {as_interval(row['worst_tenth_interval'])}".strip(),
-                "" if gain is None else _gain(gain, len(found["cases"])),
-                "" if gain is None else f"{gain['p']:.2g}",
-                "" if gain is None else f"{gain['p_holm']:.2g}",
+                *gains,
                 as_number(row["seconds"], ".1f"),
                 str(len(row["seeds"])) if METHOD[name].seeded else "none",
             ]
@@ -68,19 +59,21 @@ def cautions(found: Mapping[str, Any]) -> list[str]:
         )
     subjects = len(found["cases"])
     if subjects < _FEW:
-        said.append(
-            f"With {counted(subjects, 'subject')} intervals are too narrow, and no test can find a p below "
-            f"{min(1.0, 2 / 2**subjects):.2g}, before the correction."
-        )
+        test = f", and no test can find a p below {min(1.0, 2 / 2**subjects):.2g}, before the correction"
+        said.append(f"With {counted(subjects, 'subject')} intervals are too narrow{test if _compared(found) else ''}.")
     return said
+
+
+def _compared(found: Mapping[str, Any]) -> bool:
+    return any("main_minus_this" in row for row in found["methods"].values())
 
 
 def main_table(found: Mapping[str, Any]) -> str:
     """The main table for a terminal, and its `cautions`."""
     head, rows = main_rows(found)
-    shown = [0, 1, 2, 4, 6]
+    shown = [i for i, heading in enumerate(head) if heading not in ("worst tenth", "p", "s per scan", "seeds")]
     table = [[row[i] for i in shown] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(shown))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
     return "\n\n".join(["\n".join(lines), *cautions(found)])
 
