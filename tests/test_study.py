@@ -23,10 +23,11 @@ from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjec
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import METHODS
 from atlasnet.study.propagation import propagate_labels
+from atlasnet.study.request import StudyRequest
 from atlasnet.training.model import Model
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_labels, read_volume, write_volume
-from synthetic import LABELS, dice, subject, write_cohort, write_study_cohort
+from synthetic import LABELS, SPACING, dice, subject, write_cohort, write_study_cohort
 
 ONE = Execution(threads=1)
 RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.1, learning_rate=6e-3)
@@ -422,6 +423,17 @@ def test_a_plan_that_changed_between_two_calls_is_refused(
     for what in (run_study, forecast_study):
         with pytest.raises(InputError, match="plan of the study is another one"):
             what(cohort, tests, copy, QUICK, execution=ONE)
+
+
+def test_a_spacing_that_is_asked_for_is_that_of_the_plan(
+    study: Study, cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path
+) -> None:
+    for what in (run_study, forecast_study):
+        with pytest.raises(InputError, match="another spacing than was asked for"):
+            what(cohort, tests, study.folder, replace(QUICK, spacing=(9.0, 9.0, 9.0)), execution=ONE)
+    asked = StudyRequest(cohort, tests, tmp_path / "new", replace(QUICK, spacing="scan"), ONE)
+    assert asked.plan().spacing == SPACING
+    asked.checked_settings()
 
 
 def test_what_failed_or_was_lost_is_done_again(

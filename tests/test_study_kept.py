@@ -207,6 +207,7 @@ def test_observers_that_cannot_be_scored_are_refused_before_any_work(
         (["--fractions", "0.9"], "same subjects"),
         (["--curve-epochs", "99", "--sharing", "independent"], "99"),
         (["--network", "nope"], "nope"),
+        (["--spacing", "1", "2"], "spacing"),
         (["-o", "{tmp}/file/s"], "file"),
     ],
 )

@@ -13,10 +13,12 @@ from atlasnet.cli.options import (
     add_mask_option,
     add_network_options,
     add_patch_options,
+    add_spacing_option,
     execution_from,
     metric_settings,
     patches_from,
     require_writable,
+    spacing_from,
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fusion_option(parser, learnt=False)
     add_patch_options(parser)
     add_network_options(parser)
+    add_spacing_option(parser)
     add_dry_run_option(parser)
     add_execution_options(parser)
 
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         network=args.network,
         allow_module=args.allow_module,
         width=args.width,
+        spacing=spacing_from(args),
         operator=args.registration,
         operator_settings=metric_settings(args.metrics),
         fusion=args.fusion,

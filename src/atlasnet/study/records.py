@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from atlasnet.cohort.plan import WantedSpacing
 from atlasnet.errors import InputError
 from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions
@@ -43,6 +44,7 @@ class StudyOptions:
         network: see `FitOptions`.
         allow_module: see `FitOptions`.
         width: see `FitOptions`.
+        spacing: see `FitOptions`; of the networks of all methods.
         operator: name of the registration operator.
         operator_settings: passed to it, over what the plan says.
         fusion: how the networks of an ensemble, and those of the atlases, are fused; see
@@ -66,6 +68,7 @@ class StudyOptions:
     network: str | None = None
     allow_module: bool = False
     width: float | None = None
+    spacing: WantedSpacing | None = None
     operator: str = "mrf"
     operator_settings: dict[str, Any] = field(default_factory=dict)
     fusion: str = "mean"

@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.cohort.masks import check_masks
+from atlasnet.cohort.plan import check_spacing
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
 from atlasnet.network import NetworkSpec, build_network
@@ -121,19 +122,24 @@ class StudyRequest:
 
     def derived_plan(self) -> Plan:
         """The plan that follows from the training subjects."""
-        registered = self.options.operator not in WITHOUT_SETTINGS
-        return Plan.derive(take_fingerprint(self.cohort, self.say), registered=registered, finer=self.recipe.finer)
+        return Plan.derive(
+            take_fingerprint(self.cohort, self.say),
+            registered=self.options.operator not in WITHOUT_SETTINGS,
+            finer=self.recipe.finer,
+            spacing=self.options.spacing,
+        )
 
     def plan(self) -> Plan:
         """The plan beside the study, or the one that follows from the training subjects.
 
         Raises:
-            InputError: networks of the study were trained by another one.
+            InputError: networks of the study were trained by another one, or it has another spacing than was asked for.
         """
         path = self.folder / PLAN
         if not path.exists():
             return self.derived_plan()
         plan = Plan.read(path)
+        check_spacing(plan, self.options.spacing, path, self.derived_plan)
         for place in sorted((self.folder / "models").glob(f"*/*/*/{PLAN}")):
             if Plan.read(place) != plan:
                 raise InputError(
@@ -148,7 +154,7 @@ class StudyRequest:
         """Figures of one table come from one setting; what is named here may be added."""
         options = asdict(self.options)
         added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
-        for name in (*added, "preset", "epochs"):
+        for name in (*added, "preset", "epochs", "spacing"):  # the recipe and the plan say the last three
             options.pop(name)
         settings = {
             "options": options | {"sharing": asdict(self.sharing)},
