@@ -15,7 +15,8 @@ the device idle before and after, and after a warm-up; every run is kept.
   reaches. That peak is measured: the fastest of several products of large square matrices in the precision of the
   training, which is below what the maker of the device states.
 
-Wanted on a GPU: a registration under 1.5 s, six under 5 s, and 40 % of the peak. ``--smoke`` does all of it with scans
+Wanted on a GPU: a registration under 1.5 s, six under 5 s, 40 % of the peak, and a rate at which the publication's
+slices take under 10 minutes. ``--smoke`` does all of it with scans
 and networks so small that a CPU takes seconds, says nothing of the wanted figures, and keeps the result with ``-o``
 only.
 """
@@ -38,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 NOISE = 20.0  # HU
 CLASSES = 5
+PUBLISHED_SLICES = 108_000  # 6000 of them for 18 epochs, in 16 hours
 SLICES = 40  # of a case, two of which are trained on
 LEAST_SIDE = 64  # pixels, on which the arithmetic of a step is counted; it grows as the pixels do
 
@@ -63,7 +65,7 @@ class Size:
     matrix: int = 8192
     atlases: int = 6
     runs: int = 5
-    epochs: int = 3
+    epochs: int = 6  # 300 steps after the warm-up
     steps: int = 50
 
 
@@ -257,12 +259,19 @@ def main() -> None:
             for name in ("registration", "several_atlases")
         )
         share = statistics.median(epoch["share_of_peak"] for epoch in bench.result["training"]["epochs"])
-        bench.result["median"] = {"registration": single, "several_atlases": several, "share_of_peak": share}
+        rate = statistics.median(epoch["images_per_second"] for epoch in bench.result["training"]["epochs"])
+        bench.result["median"] = {
+            "registration": single,
+            "several_atlases": several,
+            "share_of_peak": share,
+            "minutes_for_the_published_slices": round(PUBLISHED_SLICES / rate / 60, 2),
+        }
         if not options.smoke:
             bench.result["wanted"] = {
                 "registration_under_1.5_s": single < 1.5,
                 "six_atlases_under_5_s": several < 5,
                 "share_of_peak_over_0.4": share >= 0.4,
+                "published_slices_under_10_minutes": PUBLISHED_SLICES / rate < 600,
             }
         bench.write()
         print(summary_lines({**bench.result["median"], **bench.result.get("wanted", {})}))
