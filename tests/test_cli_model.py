@@ -38,8 +38,24 @@ def test_info_says_what_the_model_is_for(model: Model, capsys: Capture) -> None:
     assert main(["model", "info", str(model.folder)]) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("core = 4", "2 subjects", "affine", model.atlases[0].name))
+    assert "unet, width 0.25, voxels of" in text
+    assert "epochs       1 for its network" in text
+    spacing = " x ".join(f"{mm:g}" for mm in model.plan.spacing)
+    assert f"voxels of {spacing} mm" in text
     seen = summary["atlases"][0]["network_sees_mm"]
     assert f"network sees {' x '.join(f'{mm:g}' for mm in seen)} mm" in text
+
+
+def test_info_tells_the_epochs_of_networks_that_were_tuned_and_says_where_nobody_noted_them(
+    model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    copy = tmp_path / "m"
+    shutil.copytree(model.folder, copy, ignore=shutil.ignore_patterns("work"))
+    tuned = {"recipe": {"epochs": 60}, "sharing": {"kind": "model", "tuning": 0.25}}
+    for provenance, expected in ((tuned, "15 for its network"), ({}, "not known")):
+        replace(Model.load(copy), provenance={**model.provenance, "recipe": {}} | provenance).save()
+        assert main(["model", "info", str(copy)]) == 0
+        assert f"epochs       {expected}" in capsys.readouterr().out
 
 
 def test_info_leaves_out_the_quality_of_an_atlas_onto_itself(model: Model, tmp_path: Path, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 import atlasnet
-from atlasnet.cli.main import main
+from atlasnet.cli.main import main, parser
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, WorkFolder
@@ -429,7 +429,17 @@ def test_too_little_time_is_refused(cohort: Cohort, tmp_path: Path) -> None:
         fit(cohort, tmp_path / "m", replace(QUICK, time_budget=0.0))
 
 
-@pytest.mark.parametrize("text", ["", "-3m", "5 days", "m", "infm", "nan"])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1h0.5m3s", 3633), ("45", 45)]
+)
+def test_a_time_is_given_in_hours_minutes_and_seconds(text: str, seconds: float) -> None:
+    args = parser().parse_args(["train", "data", "-o", "model", "--time-budget", text])
+    assert args.time_budget == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-3m", "5 days", "m", "infm", "nan", "0", "0h0m", "30m1h", "1h1h", "1 h", "1h30", "1e3s", "9" * 400]
+)
 def test_a_time_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "data", "-o", "model", f"--time-budget={text}"])

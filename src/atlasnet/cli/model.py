@@ -95,7 +95,8 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
         return " x ".join(f"{value:g}" for value in values)
 
     lines = [
-        f"network      {summary['network']['name']}, voxels of {three(summary['network_spacing_mm'])} mm",
+        f"network      {summary['network']['name']}, width {summary['network']['width']:g}, voxels of {three(summary['network_spacing_mm'])} mm",
+        f"epochs       {summary['epochs'] or 'not known'}",
         f"registration {summary['registration']}, voxels of {three(summary['registration_spacing_mm'])} mm",
         f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from atlasnet.training.options import FitOptions
 
 ANY_FOLDS = "as many as usual"  # where --folds stands alone
+_NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
 CROSS_VALIDATION = "cross_validation"  # in the folder of the model
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         type=_seconds,
         metavar="TIME",
-        help="as many epochs as fit into 90s, 30m or 2h of training, registration included, at most the preset's; "
+        help="as many epochs as fit into 90s, 30m, 2h or 1h30m of training, registration included, at most the preset's; "
         "with --folds for each model",
     )
     parser.add_argument(
@@ -105,14 +108,12 @@ def _folds(text: str) -> Folds | None:
 
 
 def _seconds(text: str) -> float:
-    """A time such as 90s, 30m or 2h; a number alone is seconds."""
-    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
-    try:
-        seconds = float(text) if unit is None else unit * float(text[:-1])
-    except ValueError:
-        seconds = -1.0
+    """A time such as 90s, 30m, 2h or 1h30m; a number alone is seconds."""
+    found = _TIME.fullmatch(f"{text}s" if re.fullmatch(_NUMBER, text) else text)
+    parts = [] if found is None else [float(part or 0) for part in found.groups()]
+    seconds = sum(unit * part for unit, part in zip((3600, 60, 1), parts, strict=False))
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected something like 90s, 30m or 2h")
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected something like 90s, 30m, 2h or 1h30m")
     return seconds
 
 

@@ -33,6 +33,7 @@ from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.fusion_weights import FusionWeights
 from atlasnet.training.mapping import slice_order, volume_order, working_grid
 from atlasnet.training.region import Region
+from atlasnet.training.sharing import Sharing
 from atlasnet.training.typical import Typical
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
 
@@ -367,6 +368,7 @@ class Model:
             "ignore_label": self.ignore_label,
             "channels": list(self.channels),
             "network": self.network.to_json(),
+            "epochs": self._epochs(),
             "organ_mask": self.organ_mask,
             "registration": self.operator,
             "network_spacing_mm": list(self.plan.spacing),
@@ -377,6 +379,16 @@ class Model:
             "versions": dict(self.provenance.get("versions", {})),
             "checksum": self.checksum,
         }
+
+    def _epochs(self) -> str | None:
+        """For how many epochs the networks were trained, in words; None of a model that does not say."""
+        try:
+            recipe, sharing = self.provenance["recipe"], self.provenance["sharing"]
+            return Sharing(kind=sharing["kind"], tuning=sharing["tuning"]).described(
+                recipe["epochs"], len(self.atlases)
+            )
+        except (KeyError, TypeError, InputError):
+            return None
 
     def export(self, path: str | Path) -> None:
         """Write the model, without its work folder, as one zip."""

@@ -74,10 +74,10 @@ class Sharing:
     def described(self, epochs: int, atlases: int) -> str:
         """Whose epochs they are, in words."""
         tunings = self.tunings(atlases)
-        if not tunings:
-            return f"{epochs} for each of {atlases}"
         first = {"model": "", "first": f"{epochs} for the first, "}.get(self.kind, f"{epochs} for a common one, ")
-        return f"{first}{self._tuning(epochs)} for each of {tunings}"
+        each = self._tuning(epochs) if tunings else epochs
+        whose = "its network" if atlases == 1 else f"each of {tunings or atlases}" if tunings != 1 else "the other"
+        return f"{first if tunings else ''}{each} for {whose}"
 
     def tuned(self, recipe: Recipe) -> Recipe:
         """The recipe of a tuning: the schedule of ``recipe``, shrunk in time and in rate; epochs keep their steps."""
