@@ -331,7 +331,7 @@ def test_the_command_and_the_object_update_alike(
     assert main(words) == 0
     said = capsys.readouterr().err
     assert "added: s103; not there any more: s100, s102" in said
-    assert "1 of 3 registrations are there already" in said
+    assert "1 of 3 registrations there already" in said
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "not there any more" in log
     assert not any(name in log for name in ("s100", "s101", "s102", "s103"))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things whose plural ends in s."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    """A number of things whose plural ends in s: 1 atlas, 2 atlases."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

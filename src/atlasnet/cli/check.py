@@ -106,7 +106,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 def plan_lines(plan: Plan, network: NetworkSpec | None = None) -> list[str]:
     """The plan for a person, with the network that it names or another one that was asked for."""
     name, width = (plan.network, plan.width) if network is None else (network.name, network.width)
-    context = f", {plan.context} slices each side" if name == "unet" else ""
+    context = f", {counted(plan.context, 'slice')} each side" if name == "unet" else ""
 
     def mm(values: tuple[float, ...]) -> str:
         return " x ".join(f"{value:g}" for value in values) + " mm"

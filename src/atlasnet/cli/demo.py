@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_execution_options, execution_from, make_folder
 from atlasnet.cli.reporting import tell
+from atlasnet.wording import counted
 
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
@@ -134,7 +135,7 @@ def _draw(net: AtlasNet, cohort: Cohort, folder: Path, tables: dict[str, Table],
                     reference=reference,
                     agreement=read_volume(folder / "predictions" / "atlasnet" / f"{case}_agreement.nii.gz"),
                     names=cohort.labels,
-                    title=f"{case} through {model.atlases[0].name}, one of {len(model.atlases)} atlases",
+                    title=f"{case} through {model.atlases[0].name}, one of {counted(len(model.atlases), 'atlas')}",
                 )
             )
         for name in METHODS:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.check import plan_lines
-from atlasnet.wording import duration, shortened
+from atlasnet.wording import counted, duration, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def training_lines(found: Forecast, folder: Path) -> list[str]:
     lines = [
         *plan_lines(found.plan, found.network),
         "",
-        f"model        {folder}, {found.subjects} subjects",
+        f"model        {folder}, {counted(found.subjects, 'subject')}",
         _atlases(found),
     ]
     if found.changes is not None:
@@ -68,7 +68,7 @@ def study_lines(found: StudyForecast, folder: Path) -> list[str]:
     lines = [
         *plan_lines(found.plan, found.network),
         "",
-        f"study        {folder}, {found.subjects} subjects to train on, {found.tests} to test on",
+        f"study        {folder}, {counted(found.subjects, 'subject')} to train on, {found.tests} to test on",
         _atlases(found),
     ]
     for job, missing in found.jobs:
@@ -79,7 +79,8 @@ def study_lines(found: StudyForecast, folder: Path) -> list[str]:
     lines += [
         _kept("models", *found.models),
         _kept("pairs", *found.pairs, " to register"),
-        f"networks     {found.epochs} epochs to train, of all networks together; of unfinished models, all are counted",
+        f"networks     {counted(found.epochs, 'epoch')} to train, of all networks together; of unfinished models, all "
+        "are counted",
         *_cost_lines(
             {_HOW[space]: cost for space, cost in found.costs.items()},
             found.seconds,

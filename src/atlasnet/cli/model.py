@@ -94,8 +94,9 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
     def three(values: list[float]) -> str:
         return " x ".join(f"{value:g}" for value in values)
 
+    network = f"{summary['network']['name']}, width {summary['network']['width']:g}"
     lines = [
-        f"network      {summary['network']['name']}, width {summary['network']['width']:g}, voxels of {three(summary['network_spacing_mm'])} mm",
+        f"network      {network}, voxels of {three(summary['network_spacing_mm'])} mm",
         f"epochs       {summary['epochs'] or 'not known'}",
         f"registration {summary['registration']}, voxels of {three(summary['registration_spacing_mm'])} mm",
         f"trained on   {counted(summary['training_subjects'], 'subject')}"

@@ -21,6 +21,7 @@ from atlasnet.cli.options import (
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
+from atlasnet.wording import counted
 
 if TYPE_CHECKING:
     from atlasnet.cohort import Cohort
@@ -69,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         type=_seconds,
         metavar="TIME",
-        help="as many epochs as fit into 90s, 30m, 2h or 1h30m of training, registration included, at most the preset's; "
-        "with --folds for each model",
+        help="as many epochs as fit into 90s, 30m, 2h or 1h30m of training, registration included, at most the "
+        "preset's; with --folds for each model",
     )
     parser.add_argument(
         "--folds",
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
     planned = (args.output / "plan.json").exists()
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
-    text = f"model with {len(model.atlases)} atlases: {args.output}"
+    text = f"model with {counted(len(model.atlases), 'atlas')}: {args.output}"
     failed = False
     if folds is not None:
         folder = args.output / CROSS_VALIDATION

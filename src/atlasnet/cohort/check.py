@@ -20,7 +20,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import is_placed, read_labels
 from atlasnet.volume.volume import Volume
-from atlasnet.wording import shortened
+from atlasnet.wording import counted, shortened
 
 _LISTED = 8
 _UNLIKE = 3.0
@@ -174,7 +174,7 @@ def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
     values, counts = np.unique(labels.array, return_counts=True)
     strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in cohort.declared]
     if strange:
-        listed = shortened([f"{value} ({count} voxels)" for value, count in strange], _LISTED)
+        listed = shortened([f"{value} ({counted(count, 'voxel')})" for value, count in strange], _LISTED)
         return [(f"label values that dataset.json does not declare: {listed}", False)]
     if set(values.tolist()) <= {0, cohort.ignore_label}:
         text = "nothing is labelled" if 0 in values else "every voxel has the ignore label"

@@ -106,7 +106,7 @@ class Cohort:
 
     def __repr__(self) -> str:
         return (
-            f"Cohort({len(self)} subjects, {self.format} layout, channels {', '.join(self.channels)}, "
+            f"Cohort({counted(len(self), 'subject')}, {self.format} layout, channels {', '.join(self.channels)}, "
             f"labels {', '.join(f'{name}={value}' for name, value in self.labels.items())})"
         )
 

@@ -19,6 +19,7 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.orientation import canonical
 from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
+from atlasnet.wording import counted
 
 PERCENTILES = (0.0, 0.5, 5.0, 50.0, 95.0, 99.5, 100.0)
 QUANTILES = 201
@@ -151,7 +152,7 @@ def check_declared(labels: Volume, declared: Iterable[int], subject: str, path: 
     strange = ~np.isin(labels.array, sorted(declared))
     if strange.any():
         values, counts = np.unique(labels.array[strange], return_counts=True)
-        found = [f"{value} ({count} voxels)" for value, count in zip(values[:6], counts, strict=False)]
+        found = [f"{value} ({counted(count, 'voxel')})" for value, count in zip(values[:6], counts, strict=False)]
         raise CohortError(
             f"the reference of {subject} holds label values that are not declared",
             path=path,

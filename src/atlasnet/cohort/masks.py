@@ -14,7 +14,7 @@ from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import image_stem
 from atlasnet.volume.volume import Volume
-from atlasnet.wording import shortened
+from atlasnet.wording import counted, shortened
 
 
 def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
@@ -43,7 +43,7 @@ def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
     missing = [name for name, paths in found.items() if not paths]
     if missing:
         raise CohortError(
-            f"no organ mask for {len(missing)} of {len(names)} cases",
+            f"no organ mask for {len(missing)} of {counted(len(names), 'case')}",
             path=place,
             expected="a file CASE.nii.gz, non-zero in the organ, for each case",
             found="none for " + shortened(missing),

@@ -11,6 +11,7 @@ from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import read_grid, read_labels, read_volume
 from atlasnet.volume.volume import Volume
+from atlasnet.wording import counted
 
 GRID_TOLERANCE = 1e-3
 """Voxels by which two grids of one subject may differ: header noise."""
@@ -108,7 +109,7 @@ class Subject:
                 "the mask cannot be used",
                 path=self.mask,
                 expected="one channel that is not zero in what counts",
-                found=f"{mask.channels} channels" if mask.array.any() else "zeros only: it is empty",
+                found=counted(mask.channels, "channel") if mask.array.any() else "zeros only: it is empty",
             )
         return Volume(mask.array, grid)
 

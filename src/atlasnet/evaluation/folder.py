@@ -18,7 +18,7 @@ from atlasnet.evaluation.scores import LabelScores, SliceScores, check_ignore_la
 from atlasnet.evaluation.table import Table
 from atlasnet.execution import Execution
 from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, images_by_stem, read_labels
-from atlasnet.wording import shortened
+from atlasnet.wording import counted, shortened
 
 _TABLE_SIZE = 2**20
 
@@ -73,7 +73,7 @@ def evaluate_folder(
     missing = [case for case in truth if case not in found]
     if missing and (not allow_missing or len(missing) == len(truth)):
         raise InputError(
-            f"no prediction for {len(missing)} of {len(truth)} references",
+            f"no prediction for {len(missing)} of {counted(len(truth), 'reference')}",
             path=predictions,
             expected="a file CASE.nii.gz, or with another image suffix, for each reference",
             found="none for " + shortened(missing),

@@ -15,6 +15,7 @@ from atlasnet.execution.files import file_digest
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.unet import UNet, UNet3D
+from atlasnet.wording import counted
 
 Builder = Callable[..., nn.Module]
 
@@ -63,7 +64,7 @@ def build_network(spec: NetworkSpec, channels: int, classes: int, *, allow_modul
         raise InputError(
             "a network needs an image channel and two classes",
             expected="channels >= 1 and classes >= 2",
-            found=f"{channels} channels, {classes} classes",
+            found=f"{counted(channels, 'channel')}, {classes} classes",
         )
     builder = _builder(spec.name, allow_module)
     arguments: dict[str, Any] = {**spec.options, "channels": channels, "classes": classes}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from atlasnet.errors import InputError, ModelError
 from atlasnet.prediction.staple import Performance
+from atlasnet.wording import counted
 
 METHODS = ("mean", "vote", "weighted", "local", "learnt", "staple")
 """``mean``: the class of the highest mean probability. ``vote``: the class that most atlases choose. ``weighted``: the
@@ -127,7 +128,7 @@ class SlabFusion:
         if len(impossible):
             raise InputError("the weight of an atlas cannot be used", expected="0 or more", found=f"{impossible[0]:g}")
         if self._evidence is not None and len(self._choices) == len(self._evidence):
-            raise InputError("an atlas has no performance", expected=f"{len(self._evidence)} atlases at most")
+            raise InputError("an atlas has no performance", expected=f"{counted(len(self._evidence), 'atlas')} at most")
         # A sum of numbers of the size of a probability is finite if and only if they all are.
         if not math.isfinite(float(probabilities.sum(dtype=torch.float64))):
             raise ModelError(

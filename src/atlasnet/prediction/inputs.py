@@ -10,6 +10,7 @@ from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
 from atlasnet.execution import files_below
 from atlasnet.volume.io import DICOM_SUFFIXES, READABLE_SUFFIXES, image_stem, is_dicom
+from atlasnet.wording import counted
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -112,7 +113,7 @@ def _case(path: Path, stem: str, channels: int) -> Subject:
         raise InputError(
             "the case lacks a channel",
             path=path,
-            expected=f"{channels} files {name}_0000{suffix} …",
+            expected=f"{counted(channels, 'file')} {name}_0000{suffix} …",
             found="no " + ", ".join(absent),
         )
     return Subject(name, paths, channels=channels)

@@ -31,6 +31,7 @@ from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import registration_grid
 from atlasnet.transform import DisplacementMap, Transform, repair
 from atlasnet.volume import Grid, Volume
+from atlasnet.wording import counted
 
 Array = NDArray[np.float32]
 # What is seen of the images is brought to 0..SCALE: some metrics bin or threshold as if intensities were large.
@@ -153,7 +154,7 @@ class ExternalOperator(MeasuringOperator):
         if source.channels != 1:
             raise VolumeError(
                 f"the registration operator {self.name!r} takes images of one channel",
-                found=f"{source.channels} channels",
+                found=counted(source.channels, "channel"),
                 remedy="use the operator mrf",
             )
         start = started(source, source_mask, task, options.affine_settings if options.affine else None, execution)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Volume
+from atlasnet.wording import counted
 
 Pair = tuple[float, float]
 Ranges = tuple[Pair, ...]
@@ -65,7 +66,7 @@ def choose_windows(
     if source.channels != target.channels:
         raise VolumeError(
             "source and target have different channels",
-            expected=f"{target.channels} channels as the target",
+            expected=f"{counted(target.channels, 'channel')} as the target",
             found=f"{source.channels} in the source",
         )
     for name, given in (("clamp", clamp), ("mi_range", mi_range)):

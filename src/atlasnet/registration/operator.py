@@ -11,6 +11,7 @@ from atlasnet.execution import Execution
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 from atlasnet.volume.volume import all_finite
+from atlasnet.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,7 @@ def tasks(
         if source.channels != target.channels:
             raise VolumeError(
                 "source and target have different channels",
-                expected=f"{target.channels} channels, as the target",
+                expected=f"{counted(target.channels, 'channel')}, as the target",
                 found=f"{source.channels} in the source",
             )
     return [Task(*parts) for parts in zip(targets, masks, maps, strict=True)]

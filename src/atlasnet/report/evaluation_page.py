@@ -45,7 +45,7 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
         values = shortened([str(value) for value in table["unscored"]])
         warnings.append(f"Values of predictions that no reference holds and nothing declares, not scored: {values}.")
     page.warnings(warnings, "Every reference has a prediction, and every prediction a reference.")
-    page.heading(f"Summary of {table['subjects']} cases")
+    page.heading(f"Summary of {counted(table['subjects'], 'case')}")
     _summary(page, table["summary"], table["tolerance_mm"], table.get("dice_interval_95", {}))
     _strays(page, table["rows"])
     _presence(page, table.get("presence", {}))

@@ -17,6 +17,7 @@ from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
 from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, label_layer, stacks
 from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.volume import Volume
+from atlasnet.wording import counted
 
 _ALONE = "range over single atlases, ml"  # heading of volumes
 
@@ -59,7 +60,7 @@ class PredictionReport:
         share, listed = number(agreement["foreground"]), ", ".join(self.ensemble.names)
         page.text(
             (f"{len(self.ensemble)} models segmented the scan together, {listed}. " if len(self.ensemble) > 1 else "")
-            + f"{len(asked)} of {len(record['atlases'])} atlases were used; fusion: {record['fusion']}. "
+            + f"{len(asked)} of {counted(len(record['atlases']), 'atlas')} used; fusion: {record['fusion']}. "
             + (
                 f"In the labelled voxels, the share of the atlases that chose the result is {share} on average."
                 if share

@@ -20,6 +20,7 @@ from atlasnet.training.model import Model, log_path
 from atlasnet.training.networks import COMMON
 from atlasnet.training.registered import RegisteredPair
 from atlasnet.volume import Volume, canonical
+from atlasnet.wording import counted
 
 PAIR_BYTES = 5 * 2**20  # all pictures of registrations together, before base64 makes a third more of them
 ATLAS_BYTES = 3 * 2**20  # likewise of the atlases
@@ -55,7 +56,9 @@ def write_training_report(
     _curves(page, logs)
     if cross_validation is not None:
         page.heading("Cross-validation")
-        page.text(f"Each subject by a model that has not seen it, in {len(cross_validation['folds'])} folds.")
+        page.text(
+            f"Each subject by a model that has not seen it, in {counted(len(cross_validation['folds']), 'fold')}."
+        )
         add_scores(page, {"unreferenced": [], **cross_validation})
     _registrations(page, model, pairs, atlases, execution)
     page.text(NO_DEVICE, small=True)
@@ -109,7 +112,7 @@ def _lengths(lengths: Sequence[float] | None) -> str:
 
 
 def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
-    page.heading(f"{len(model.atlases)} atlases")
+    page.heading(counted(len(model.atlases), "atlas"))
     page.text("Quality: of the registrations of the other training subjects onto the atlas.")
     rows = [
         [
@@ -185,7 +188,7 @@ def _registrations(
     if not pairs:
         page.text("The work folder does not hold them any more; the table of the atlases says how good they were.")
         return
-    page.text(f"{len(pairs)} pairs of a subject and an atlas, the one of the lowest quality first.")
+    page.text(f"{counted(len(pairs), 'pair')} of a subject and an atlas, the one of the lowest quality first.")
     rows = [[pair.subject.name, pair.atlas.name, *registration_cells(pair.record)] for pair in pairs]
     page.table(["subject", "atlas", *REGISTRATION_HEAD], rows, words=["atlas"])
     add_scale(page)

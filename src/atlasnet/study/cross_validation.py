@@ -24,6 +24,7 @@ from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import read_labels, volume_digest
+from atlasnet.wording import counted
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class CrossValidation:
 
     def text(self) -> str:
         """For a person: one line per label, and who failed."""
-        lines = [f"{len(self.table.cases)} subjects, each by a model that has not seen it, {len(self.folds)} folds"]
+        subjects, folds = counted(len(self.table.cases), "subject"), counted(len(self.folds), "fold")
+        lines = [f"{subjects}, each by a model that has not seen it, {folds}"]
         for name in self.table.labels:
             dice = [row.dice for row in self.table.rows if row.label == name and row.dice is not None]
             if not dice:

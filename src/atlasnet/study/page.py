@@ -15,6 +15,7 @@ from atlasnet.study.records import Run, Study
 from atlasnet.study.summary import best_median_worst, summarise, write_cases, write_curves
 from atlasnet.study.tables import as_interval, as_number, cautions, label_table, main_rows, without_label, write_table
 from atlasnet.volume import read_labels
+from atlasnet.wording import counted
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
@@ -147,7 +148,8 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
         figure = curve_figure(curves, x="epochs", y="mean Dice", title="Dice over the epochs", order=order)
         page.heading("How many epochs?")
         longer = next(method for method in METHODS if method.longer)
-        note = f"A curve is one training of {study.recipe.epochs} epochs, tested on its way; the last point is its end."
+        epochs = counted(study.recipe.epochs, "epoch")
+        note = f"A curve is one training of {epochs}, tested on its way; the last point is its end."
         if study.recipe.schedule != "step":
             note += (
                 " The learning rate falls over the whole of it, so that an earlier point is not what a training of so "

@@ -24,6 +24,7 @@ from atlasnet.training.pairs import REVISION
 from atlasnet.training.sources import Keyed, keyed_atlas
 from atlasnet.training.update import Update
 from atlasnet.volume import Volume, canonical, volume_digest, write_labels, write_volume
+from atlasnet.wording import counted
 
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five
 
@@ -102,7 +103,7 @@ class AtlasSet:
                 found=str(self.wanted),
             )
         if isinstance(self.wanted, int) and self.wanted > self.count:
-            asked = f"{self.wanted} atlases were asked for and there are {self.count} subjects"
+            asked = f"{self.wanted} atlases were asked for and there are {counted(self.count, 'subject')}"
             self.execution.reporter.warn(f"{asked}: all of them are atlases")
         if isinstance(self.wanted, tuple):
             named = self._named(self.wanted)
@@ -160,7 +161,9 @@ class AtlasSet:
         say, path = self.execution.reporter, self._choice(subjects)
         key = path.parent.name
         if not self.work.finished("choice", key, say.warn):
-            say.note(f"choosing {self.count - len(self.old)} atlases among {len(subjects)} subjects")
+            say.note(
+                f"choosing {counted(self.count - len(self.old), 'atlas')} among {counted(len(subjects), 'subject')}"
+            )
             chosen = choose_atlases(
                 self._candidates(subjects),
                 self.count,

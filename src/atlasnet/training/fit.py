@@ -39,6 +39,7 @@ from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
 from atlasnet.training.update import ATLAS_KEYS, Update
+from atlasnet.wording import counted
 
 PLANS = "plans"  # in the work folder
 
@@ -178,7 +179,7 @@ class Fitting:
             warn_of_unlabelled(operator, targets, self.say)
             if changes is not None:
                 there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
-                self.say.note(f"{sum(there)} of {len(there)} registrations are there already")
+                self.say.note(f"{sum(there)} of {counted(len(there), 'registration')} there already")
             mapped = transformer.map(subjects, targets)
             earlier = NOBODY if self.goes_on is None else self.goes_on.earlier(hashes, self.say)
             typical = measure_typical(transformer, subjects, targets, mapped, earlier)

@@ -18,6 +18,7 @@ from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing, pooled
 from atlasnet.training.store import MappedCase, SliceTable
 from atlasnet.training.transformer import MappedCohort
+from atlasnet.wording import counted
 
 TIMED_STEPS = 8
 COMMON = "all atlases"  # the name of the network that is trained on all of them
@@ -182,7 +183,7 @@ class AtlasNetworks:
             chosen, steps = replace(recipe, passes=0.0, epochs=epochs), each
         minutes = self._epochs(chosen.epochs) * steps * seconds / 60
         self.execution.reporter.note(
-            f"{chosen.epochs} of {recipe.epochs} epochs fit into the time: about {minutes:.1f} minutes"
+            f"{chosen.epochs} of {counted(recipe.epochs, 'epoch')} fit into the time: about {minutes:.1f} minutes"
         )
         return chosen
 

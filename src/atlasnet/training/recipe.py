@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from atlasnet.errors import InputError
+from atlasnet.wording import counted
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise InputError("a network needs at least one epoch of training", found=f"{self.epochs} epochs")
+            raise InputError("a network needs at least one epoch of training", found=counted(self.epochs, "epoch"))
         if self.iterations is not None and self.iterations < 1:
-            raise InputError("an epoch needs at least one iteration", found=f"{self.iterations} iterations")
+            raise InputError("an epoch needs at least one iteration", found=counted(self.iterations, "iteration"))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError("the learning rate must be positive", found=str(self.learning_rate))
 

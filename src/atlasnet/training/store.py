@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import atomic_path
+from atlasnet.wording import counted
 
 IGNORED = 255  # class index of voxels that nobody annotated or that lie outside the source's field of view
 
@@ -145,7 +146,7 @@ class SliceTable:
         if len(z) == 0:
             raise CohortError(
                 "no slice of any case has an annotated voxel inside the field of view",
-                found=f"{len(cases)} cases",
+                found=counted(len(cases), "case"),
                 remedy="look at the registrations and at the ignore label",
             )
         return cls(owner.astype(np.intp), z.astype(np.intp), counts.astype(np.int64))

@@ -17,7 +17,7 @@ from atlasnet.training.options import FitOptions
 from atlasnet.training.region import Region
 from atlasnet.training.typical import NOBODY, Earlier
 from atlasnet.volume import read_grid
-from atlasnet.wording import shortened
+from atlasnet.wording import counted, shortened
 
 ATLAS_KEYS = "atlas_keys"  # in a model's provenance: by name, the key of an atlas's voxels
 
@@ -49,7 +49,7 @@ class Changes:
             )
             if names
         ]
-        return "; ".join([f"{len(self.same)} subjects as the model knows them", *parts])
+        return "; ".join([f"{counted(len(self.same), 'subject')} as the model knows them", *parts])
 
     def tell(self, reporter: Reporter, *, tuned: bool) -> None:
         """Say what becomes of them.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from atlasnet.errors import TransformError
 from atlasnet.transform.transform import Transform
+from atlasnet.wording import counted
 
 Float = NDArray[np.float64]
 # A full affine map has 12 unknowns; with a few points more than its four, clicking errors begin to average out.
@@ -52,7 +53,7 @@ def landmark_transform(target: ArrayLike, source: ArrayLike, *, kind: str | None
         raise TransformError(
             f"the landmarks do not determine a map that is {kind}",
             expected="4 or more points that are not in a plane" if kind == "affine" else "3 or more, not on a line",
-            found=f"{len(here)} points",
+            found=counted(len(here), "point"),
         )
     linear = _affine(here - middle, there - other) if kind == "affine" else _rigid(here - middle, there - other, kind)
     matrix = np.eye(4)

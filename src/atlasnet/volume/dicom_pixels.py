@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume.dicom_series import Instance
+from atlasnet.wording import counted
 
 LARGEST_EXPANSION = 1000
 """How many times its size a compressed image may decode to, beyond 16 MiB: even an empty one stays below."""
@@ -71,7 +72,7 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
             raise VolumeError(
                 "the pixels are cut off, or the header does not fit them",
                 path=file,
-                expected=f"{needed} bytes of {size[2]} x {size[1]} pixels in {size[0]} frames",
+                expected=f"{needed} bytes of {size[2]} x {size[1]} pixels in {counted(size[0], 'frame')}",
                 found=f"{len(stored.value)} bytes",
                 remedy="export the series again",
             )

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
 from atlasnet.volume.dicom_files import check_strange, read_header
+from atlasnet.wording import counted
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
 
@@ -83,7 +84,7 @@ class Series:
         text = " ".join(str(header.get("SeriesDescription") or "").split())[:64]
         slices = sum(instance.frames for instance in self.instances)
         parts = [repr(text)] if text else []
-        parts += [str(header.get("Modality") or "modality unknown"), f"{slices} slices"]
+        parts += [str(header.get("Modality") or "modality unknown"), counted(slices, "slice")]
         return f"{self.number if numbered else self.uid}: " + ", ".join(parts)
 
 
