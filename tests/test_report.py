@@ -30,6 +30,7 @@ from atlasnet.report import (
     window,
 )
 from atlasnet.report.curves import scatter_figure
+from atlasnet.report.display import opening_point, slice_through
 from atlasnet.report.panel import look
 from atlasnet.volume import Grid, Volume
 
@@ -151,6 +152,19 @@ def test_richest_slice_is_the_one_with_most_of_the_rarest_label() -> None:
     labels[3, 3, 3], labels[5, 3:6, 3] = 2, 2
     assert richest_slice(patient().replace(labels)) == 5
     assert richest_slice(patient().replace(np.zeros_like(labels))) == 4
+
+
+def test_a_viewer_opens_in_the_largest_piece_of_the_rarest_label_near_its_centroid() -> None:
+    labels = np.zeros(patient().array.shape, np.uint8)
+    labels[0, :, :3] = 1
+    labels[0, 1, 5, 5] = 2
+    labels[0, 4, 4:7, 3] = labels[0, 4, 4:7, 7] = labels[0, 4, 6, 3:8] = 2  # a U, whose centroid lies outside of it
+    for axes, flips in (((0, 1, 2), (False, False, False)), ((2, 0, 1), (True, False, True))):
+        found = opening_point(stored(patient().replace(labels), axes, flips))
+        assert found == (4, 6, 5)
+        assert [slice_through(found, plane) for plane in ("axial", "coronal", "sagittal")] == [4, 6, 5]
+    nothing = patient().replace(np.zeros_like(labels))
+    assert opening_point(nothing) == (4, 5, 6)
 
 
 def test_same_level_finds_the_slice_at_the_same_height_of_another_grid() -> None:

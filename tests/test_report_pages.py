@@ -171,6 +171,23 @@ def test_labels_have_their_colours_and_the_background_none() -> None:
     assert axial.slices[axial.first] >= 16
 
 
+def test_the_planes_open_at_one_point_where_the_rarest_label_is() -> None:
+    values = np.zeros((20, 30, 40), np.uint8)
+    values[2:18, 5:25, 5:35] = 1
+    values[12:15, 7:10, 26:29] = 2
+    labels = Volume(values, Grid.from_parts(values.shape))
+    found = stacks(labels.grid, [label_layer(labels, {1: "#000000", 2: "#E69F00"})], labels=labels)
+    assert [stack.slices[stack.first] for stack in found] == [13, 8, 27]
+    assert [stack.slices[stack.first] for stack in stacks(labels.grid, [image_layer(labels, GREY)])] == [10, 15, 20]
+
+
+def test_the_viewer_opens_at_the_same_point(tmp_path: Path) -> None:
+    page, volume = Page("title"), block()
+    add_viewer(page, [Shown("scan", volume, window=GREY)], at=(3.0, -4.0, 5.0))
+    (settings,) = re.findall(r'<script type="application/json">(\{"volumes".*?)</script>', page.html(), re.DOTALL)
+    assert json.loads(settings)["at"] == [-3.0, 4.0, 5.0]  # NiiVue's millimetres are RAS
+
+
 def test_many_slices_are_thinned_evenly_to_the_limit() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (90, 60, 60), np.uint8)
     volume = Volume(noise, Grid.from_parts(noise.shape))

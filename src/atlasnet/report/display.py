@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from atlasnet.cohort.segments import palette_colour
 from atlasnet.errors import InputError
@@ -99,6 +100,11 @@ def take_slice(volume: Volume, index: int, plane: Plane = "axial", channel: int 
     return Slice(pixels[::-1] if up else pixels, (rows, columns), edges)
 
 
+def slice_through(voxel: tuple[int, int, int], plane: Plane) -> int:
+    """The slice that a canonical voxel (z, y, x) lies in."""
+    return voxel[_plane(plane)[0]]
+
+
 def slice_count(volume: Volume, plane: Plane = "axial") -> int:
     """How many slices `take_slice` knows."""
     return canonical(volume.grid)[0].shape[_plane(plane)[0]]
@@ -113,6 +119,28 @@ def richest_slice(labels: Volume, plane: Plane = "axial") -> int:
         return int(array.shape[across] // 2)
     others = tuple(axis for axis in range(3) if axis != across)
     return int((array == values[counts.argmin()]).sum(axis=others).argmax())
+
+
+def opening_point(labels: Volume) -> tuple[int, int, int]:
+    """The voxel at which a viewer opens: in the largest piece of the rarest label, the one nearest its centroid.
+
+    Args:
+        labels: (1, z, y, x).
+
+    Returns:
+        (z, y, x) in canonical orientation; the middle of the field of view where there is no label.
+    """
+    array = canonical(labels)[0].array[0]
+    values, counts = np.unique(array[array > 0], return_counts=True)
+    if len(values) == 0:
+        z, y, x = (side // 2 for side in array.shape)
+        return z, y, x
+    mask = array == values[counts.argmin()]
+    (box,) = ndimage.find_objects(mask.view(np.int8))
+    pieces, _ = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
+    inside = np.argwhere(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1)
+    z, y, x = inside[np.square(inside - inside.mean(axis=0)).sum(axis=1).argmin()] + [side.start for side in box]
+    return int(z), int(y), int(x)
 
 
 def same_level(volume: Volume, index: int, other: Volume, plane: Plane = "axial") -> int:

@@ -10,13 +10,13 @@ from atlasnet.execution import read_json, reading_back
 from atlasnet.prediction import Batch, Predictor
 from atlasnet.prediction.output import RECORD, REPORT, output_path
 from atlasnet.prediction.prediction import Prediction
-from atlasnet.report.display import window
+from atlasnet.report.display import opening_point, window
 from atlasnet.report.page import NO_DEVICE, Cell, Page, number
 from atlasnet.report.pair import add_panels, add_scale, pair_panels
 from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
 from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, label_layer, stacks
 from atlasnet.report.viewer import Shown, add_viewer
-from atlasnet.volume import Volume
+from atlasnet.volume import Volume, canonical
 from atlasnet.wording import counted
 
 _ALONE = "range over single atlases, ml"  # heading of volumes
@@ -105,7 +105,9 @@ class PredictionReport:
         add_stacks(page, stacks(image.grid, layers, labels=prediction.labels), layers, name)
         page.heading("Volume")
         named = {segment.value: (segment.name, segment.colour) for segment in self.ensemble.segments}
-        add_viewer(page, [Shown("scan", image, window=grey), Shown("labels", prediction.labels, labels=named)])
+        shown = [Shown("scan", image, window=grey), Shown("labels", prediction.labels, labels=named)]
+        voxel = opening_point(prediction.labels)
+        add_viewer(page, shown, at=canonical(image.grid)[0].to_world(voxel[::-1]).tolist())
 
     def _registrations(
         self, page: Page, name: str, image: Volume, prediction: Prediction, record: Mapping[str, Any]

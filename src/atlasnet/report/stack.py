@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from atlasnet.report.display import Edges, Plane, richest_slice, slice_count, take_slice
+from atlasnet.report.display import Edges, Plane, opening_point, slice_count, slice_through, take_slice
 from atlasnet.report.page import Page, script_json
 from atlasnet.report.pixels import (
     SHARE_COLOURS,
@@ -121,20 +121,21 @@ def stacks(
     Args:
         grid: that of all layers.
         layers: the first is the ground.
-        labels: decide which slice is shown first; the middle one without them.
+        labels: decide at which point the planes open, see `opening_point`; in the middle without them.
         limit: bytes of all pictures together.
     """
     anything = Volume(np.broadcast_to(np.uint8(0), grid.shape), grid)
     counts = {plane: slice_count(anything, plane) for plane in get_args(Plane)}
     planes = [plane for plane, count in counts.items() if count == 1][:1] or list(counts)
     slices = {plane: _spread(counts[plane], MOST_SLICES) for plane in planes}
-    found = [_stack(anything, layers, plane, held, labels) for plane, held in slices.items()]
+    point = opening_point(anything if labels is None else labels)
+    found = [_stack(anything, layers, plane, held, point) for plane, held in slices.items()]
     total = sum(stack.bytes for stack in found)
     if total <= limit:
         return found
     # Slices differ in size; a tenth less than would do on average.
     slices = {plane: _spread(counts[plane], int(0.9 * len(held) * limit / total)) for plane, held in slices.items()}
-    return [_stack(anything, layers, plane, held, labels) for plane, held in slices.items()]
+    return [_stack(anything, layers, plane, held, point) for plane, held in slices.items()]
 
 
 def _spread(count: int, most: int) -> tuple[int, ...]:
@@ -143,16 +144,14 @@ def _spread(count: int, most: int) -> tuple[int, ...]:
 
 
 def _stack(
-    anything: Volume, layers: Sequence[Layer], plane: Plane, held: tuple[int, ...], labels: Volume | None
+    anything: Volume, layers: Sequence[Layer], plane: Plane, held: tuple[int, ...], point: tuple[int, int, int]
 ) -> Stack:
-    """The pictures of these slices of a volume on the grid of ``anything``."""
-    count = slice_count(anything, plane)
-    wanted = count // 2 if labels is None else richest_slice(labels, plane)
-    first = int(np.abs(np.array(held) - wanted).argmin())
+    """The pictures of these slices of a volume on the grid of ``anything``, the one through the point first."""
+    first = int(np.abs(np.array(held) - slice_through(point, plane)).argmin())
     shape = take_slice(anything, 0, plane)
     height, width = (n * mm for n, mm in zip(shape.pixels.shape, shape.spacing, strict=True))
     pictures = tuple(tuple(layer.paint(index, plane) for index in held) for layer in layers)
-    return Stack(plane, count, held, first, (width, height), shape.edges, pictures)
+    return Stack(plane, slice_count(anything, plane), held, first, (width, height), shape.edges, pictures)
 
 
 def add_stacks(page: Page, found: Sequence[Stack], layers: Sequence[Layer], what: str) -> None:

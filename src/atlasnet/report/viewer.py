@@ -42,10 +42,15 @@ class Shown:
     labels: Mapping[int, tuple[str, str]] | None = None
 
 
-def add_viewer(page: Page, shown: Sequence[Shown]) -> None:
+def add_viewer(page: Page, shown: Sequence[Shown], at: Sequence[float] | None = None) -> None:
     """Put a viewer onto a page, with the volumes over each other; it starts when its button is clicked.
 
     Volumes of more than `MOST_VOXELS` are made coarser, of which the page tells.
+
+    Args:
+        page: where to.
+        shown: the volumes.
+        at: the point (x, y, z; LPS mm) at which the planes open; the middle without one.
     """
     volumes, coarser = [], []
     for place, one in enumerate(shown):
@@ -55,6 +60,7 @@ def add_viewer(page: Page, shown: Sequence[Shown]) -> None:
             coarser.append(f"{one.name}: {spacing} mm")
         # What lies over the first is half transparent, as the slider is at the start.
         volumes.append(_settings(one, volume, 0.5 if place else 1.0))
+    at_ras = None if at is None else [-float(at[0]), -float(at[1]), float(at[2])]
     options = "".join(
         f'<option value="{value}">{name}</option>'
         for value, name in ((3, "three planes"), (0, "axial"), (1, "coronal"), (2, "sagittal"), (4, "volume"))
@@ -69,7 +75,7 @@ def add_viewer(page: Page, shown: Sequence[Shown]) -> None:
         f'<span class="said" role="status"></span></div><div class="stage" hidden>'
         f'<div class="controls"><label>view <select>{options}</select></label>{fade}</div>'
         '<div class="screen"><canvas aria-label="the volume in the viewer"></canvas></div></div>'
-        f"{script_json({'volumes': volumes})}</div>",
+        f"{script_json({'volumes': volumes, 'at': at_ras})}</div>",
         what="the volume to look through, " + " and ".join(one.name for one in shown),
     )
     note = "Click into a plane to move the cross, scroll to leaf, drag with the right button to change the grey window."

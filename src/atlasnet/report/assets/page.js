@@ -89,6 +89,7 @@ async function startViewer(viewer) {
   settings.volumes.forEach(({ colours }, place) => {
     if (colours !== undefined) view.volumes[place].setColormapLabel(colours);
   });
+  if (settings.at !== null) view.scene.crosshairPos = view.mm2frac(settings.at);
   view.setSliceType(view.sliceTypeMultiplanar);
   view.updateGLVolume();
   const choice = viewer.querySelector("select");
