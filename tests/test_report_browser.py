@@ -122,7 +122,7 @@ def test_letters_lie_at_their_edges_of_every_picture(tab: Tab, page: Path) -> No
         const y = ((own.top + own.bottom) / 2 - box.top) / box.height;
         return [letter.classList[1], x, y];
     })""")
-    assert len(places) == 4 * (3 + 10)
+    assert len(places) == 4 * (3 + 12)
     expected = {"left": (0, 0.5), "right": (1, 0.5), "top": (0.5, 0), "bottom": (0.5, 1)}
     for side, x, y in places:
         assert (x, y) == pytest.approx(expected[side], abs=0.1)

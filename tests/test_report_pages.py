@@ -217,6 +217,19 @@ def test_the_map_that_moves_nothing_is_white_and_its_checkerboard_is_the_image()
     }
     assert panels["Jacobian"].min() > 240
     assert np.abs(panels["checkerboard"] - panels["target, axial"]).max() < 12
+    assert np.ptp(panels["both, grey where alike"], axis=-1).max() < 12
+
+
+def test_what_only_one_of_two_images_shows_is_coloured() -> None:
+    array = np.zeros((3, 64, 64), np.uint8)
+    target, source = array.copy(), array.copy()
+    target[:, 8:24, 8:24] = source[:, 40:56, 40:56] = 255
+    target[:, 8:24, 40:56] = source[:, 8:24, 40:56] = 255
+    grid = Grid.from_parts(array.shape)
+    panels = pair_panels(Volume(target, grid), Volume(source, grid), Transform.identity(), planes=("axial",))
+    (both,) = (pixels(panel.picture).astype(int) for panel in panels if panel.title.startswith("both"))
+    for (row, column), colour in (((16, 16), (0, 255, 0)), ((48, 48), (255, 0, 255)), ((16, 48), (255, 255, 255))):
+        assert np.abs(both[4 * row, 4 * column] - colour).max() < 12
 
 
 def test_the_colour_of_the_jacobian_is_that_of_the_change_of_volume() -> None:

@@ -55,9 +55,10 @@ def pair_panels(
     planes: Sequence[Plane] = ("axial", "coronal"),
     edge: int = EDGE,
 ) -> list[Panel]:
-    """Five pictures for each plane, through the middle of the target's field of view.
+    """Six pictures for each plane, through the middle of the target's field of view.
 
-    They are the target; the source, warped; a checkerboard of both; the source, warped, with a regular grid that was
+    They are the target; the source, warped; a checkerboard of both; both in one, grey where they are alike, green where
+    the target is brighter and magenta where the source is, which every colour vision tells apart; the source, warped, with a regular grid that was
     laid over it before; and the Jacobian determinant of the map, in which voxels that it folds are black. Only the
     slices that are shown are warped.
 
@@ -98,15 +99,20 @@ def _panels(
     places = [take_slice(_world(field, axis), middle, plane, 0).pixels for axis in _AXES[plane]]
     extent = max(n * mm for n, mm in zip(ours.pixels.shape, ours.spacing, strict=True))
     step = next((s for s in _STEPS if s * LINES >= extent), _STEPS[-1])
-    warped = grey(theirs.pixels, windows[1])
+    image, warped = grey(ours.pixels, windows[0]), grey(theirs.pixels, windows[1])
     target_name, source_name = names
     drawn = [
-        (f"{target_name}, {plane}", f"{plane} slice of {target_name}", grey(ours.pixels, windows[0])),
+        (f"{target_name}, {plane}", f"{plane} slice of {target_name}", image),
         (f"{source_name}, warped", f"the same slice of {source_name}, warped", warped),
         (
             "checkerboard",
             f"checkerboard of {target_name} and {source_name}, warped",
             grey(checkerboard(ours, theirs, windows).pixels, (0.0, 1.0)),
+        ),
+        (
+            "both, grey where alike",
+            f"{target_name} in green and {source_name}, warped, in magenta, grey where they are alike",
+            np.stack([warped, image, warped], axis=-1),
         ),
         (
             f"grid of {step} mm, warped",
