@@ -15,7 +15,7 @@ import pytest
 
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
-from atlasnet.execution import Execution, SilentReporter, WorkFolder
+from atlasnet.execution import Execution, SilentReporter, WorkFolder, hold_folder
 from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.model import Model
@@ -91,13 +91,15 @@ def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Pa
     before = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
     fit(cohort, folder, OPTIONS, execution=Execution(threads=1))
     after = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*") if path.is_file()}
-    assert {path for path in before if after[path] != before[path]} <= {folder / "work" / "lock"}
+    assert {path for path in before if after[path] != before[path]} == set()
 
 
 _HOLDER = """
 import sys
-from atlasnet.execution import WorkFolder
-with WorkFolder(sys.argv[1]).locked():
+from pathlib import Path
+from atlasnet.execution import WorkFolder, hold_folder
+folder = Path(sys.argv[1])
+with WorkFolder(folder).locked() if folder.name == "work" else hold_folder(folder):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -114,6 +116,22 @@ def held(work: Path) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def test_two_trainings_with_work_folders_of_their_own_do_not_write_one_model(cohort: Cohort, tmp_path: Path) -> None:
+    with held(tmp_path / "m"), pytest.raises(InputError, match="m: another process works in this folder"):
+        fit(cohort, tmp_path / "m", OPTIONS, work=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "m" / "model.json").exists()
+
+
+def test_a_lock_leaves_neither_its_file_nor_a_folder_that_it_made(tmp_path: Path) -> None:
+    with hold_folder(tmp_path / "deep" / "m"):
+        pass
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == []
+    with hold_folder(tmp_path / "deep" / "m"):
+        (tmp_path / "deep" / "m" / "plan.json").touch()
+    assert [path.name for path in (tmp_path / "deep" / "m").iterdir()] == ["plan.json"]
 
 
 def test_a_second_process_is_turned_away_until_the_first_is_killed(cohort: Cohort, tmp_path: Path) -> None:

@@ -67,6 +67,9 @@ def test_a_training_is_forecast_before_in_the_middle_and_after(cohort: Cohort, t
     assert before.seconds["registration and mapping"] == pytest.approx(4 * before.cost.pair)
     assert before.seconds["networks"] == pytest.approx(6 * 2 * before.cost.step)
 
+    # With the common network, three are kept in the work folder.
+    assert before.trained == 3
+
     # Other networks leave plan, atlases, registrations and mapped cases behind.
     other = replace(OPTIONS, preset=replace(RECIPE, epochs=1))
     model = fit(cohort, tmp_path / "m", other, work=tmp_path / "work")
@@ -99,6 +102,14 @@ def test_networks_that_share_are_counted_as_they_are_trained(
     assert found.epochs == (epochs, epochs)
 
 
+def test_the_disk_that_a_training_is_said_to_take_is_what_it_takes(cohort: Cohort, tmp_path: Path) -> None:
+    said = forecast_fit(cohort, tmp_path / "m", OPTIONS).disk_mib
+    fit(cohort, tmp_path / "m", OPTIONS, work=tmp_path / "work")
+    for part, folder in (("work", tmp_path / "work"), ("model", tmp_path / "m")):
+        taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+        assert said[part] == pytest.approx(taken, rel=0.3)
+
+
 def test_what_a_time_budget_decides_is_not_invented(cohort: Cohort, tmp_path: Path) -> None:
     found = forecast_fit(cohort, tmp_path / "m", replace(OPTIONS, time_budget=600.0))
     assert found.epochs is None
@@ -117,7 +128,8 @@ def test_train_prints_the_plan_and_writes_nothing(cohort: Cohort, tmp_path: Path
     assert main([*command, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert all(
-        word in said for word in ("networks work at", "time         about", "memory ", "dry run: nothing was done")
+        word in said
+        for word in ("networks work at", "time         about", "memory ", "disk ", "dry run: nothing was done")
     )
     assert not list(tmp_path.iterdir())
 

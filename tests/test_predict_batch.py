@@ -56,6 +56,38 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+_SEGMENTING = """
+import sys
+from pathlib import Path
+from atlasnet.prediction.batch import _held
+with _held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_case_that_another_process_segments_is_left_to_it(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(predict(scans, model, "--quiet")) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    words = [sys.executable, "-c", _SEGMENTING, str(tmp_path / "out" / "anna.nii.gz")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert main(predict(scans, model, "--overwrite")) == 1
+        error = capsys.readouterr().err
+        assert f"anna: {tmp_path / 'out' / 'anna.nii.gz'}: another process is segmenting this case" in error
+        assert {name: (tmp_path / "out" / name).read_bytes() for name in before if name.startswith("anna")} == {
+            name: content for name, content in before.items() if name.startswith("anna")
+        }
+        assert (tmp_path / "out" / "bert.json").read_bytes() != before["bert.json"]  # its times are others
+        other.kill()
+        other.wait()
+    assert main(predict(scans, model, "--quiet")) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(before)
+
+
 def predict(scans: Path, model: Model, *options: str) -> list[str]:
     return ["predict", str(scans), "-m", str(model.folder), "-o", str(scans.parent / "out"), *options]
 

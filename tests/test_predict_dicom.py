@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom as hd
@@ -50,6 +52,25 @@ def export(tmp_path: Path) -> Path:
         made = dicoms.slices(voxels, spacing=grid.spacing.tolist(), origin=grid.origin.tolist(), series=series)
         dicoms.save(tmp_path / "export" / series, made)
     return tmp_path / "export"
+
+
+def test_a_ct_series_that_states_no_rescale_is_segmented_with_a_warning(
+    model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    image, _ = subject(100)
+    made = dicoms.slices(np.rint(image.array[0]).astype(np.int16), spacing=image.grid.spacing.tolist())
+    for dataset in made:
+        values = np.frombuffer(dataset.PixelData, np.int16) - 1024  # as tools write them that make DICOM of NIfTI
+        dataset.PixelData = values.astype(np.int16).tobytes()
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+    dicoms.save(tmp_path / "export", made)
+    shutil.copytree(model.folder, tmp_path / "m", ignore=shutil.ignore_patterns("work"))
+    replace(Model.load(tmp_path / "m"), channels=("CT",)).save()
+    arguments = ["predict", str(tmp_path / "export"), "-m", str(tmp_path / "m"), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--threads", "1"]) == 0
+    assert "no rescale slope and intercept" in capsys.readouterr().err
+    assert "no rescale slope and intercept" in read_json(tmp_path / "out" / "export.json")["warnings"][0]
+    np.testing.assert_array_equal(read_volume(tmp_path / "export").array, np.rint(image.array))
 
 
 def test_a_dicom_scan_gives_dicom_objects_with_the_labels_of_the_nifti(

@@ -16,6 +16,13 @@ def shortened(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def size(mib: float) -> str:
+    """MiB to two digits or so, in MiB or GiB."""
+    if mib < 1000:
+        return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+    return f"{mib / 1024:.1f} GiB"
+
+
 def duration(seconds: float) -> str:
     """Seconds to two digits or so, in seconds, minutes or hours."""
     if seconds < 100:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.check import plan_lines
-from atlasnet.wording import counted, duration, shortened
+from atlasnet.wording import counted, duration, shortened, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,17 @@ def training_lines(found: Forecast, folder: Path) -> list[str]:
     else:
         lines.append(_kept("networks", *found.epochs, f" epochs, {found.networks}"))
     costs = {} if found.cost is None else {"": found.cost}
-    return [*lines, *_cost_lines(costs, found.seconds, found.peak_mib, found.chosen is None)]
+    return [*lines, *_cost_lines(costs, found.seconds, found.peak_mib, found.chosen is None), *_disk_lines(found)]
+
+
+def _disk_lines(found: Forecast) -> list[str]:
+    if not found.disk_mib:
+        return []
+    work, model, training = (size(mib) for mib in found.disk_mib.values())
+    return [
+        f"disk         about {work} in the work folder and {model} of the model, what is kept of them included",
+        f"             while a network is trained, up to {training} more",
+    ]
 
 
 def fold_lines(folds: int, finished: int, pairs: int, found: Forecast) -> list[str]:

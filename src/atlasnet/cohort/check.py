@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort.cohort import Cohort, scan
+from atlasnet.cohort.doubts import header_doubts
 from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
 from atlasnet.cohort.plan import Plan, WantedSpacing, is_ct
@@ -18,7 +19,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
-from atlasnet.volume.io import is_placed, read_labels
+from atlasnet.volume.io import read_labels
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted, shortened
 
@@ -85,7 +86,8 @@ def check_cohort(
     different grids, labels that are not whole or not declared, an image that is constant, or of a single slice where
     most are volumes. Warnings: stray files, an empty reference, a single subject with one, a label that nobody has, a
     channel that is constant beside others, CT without Hounsfield units, two subjects with the same voxels, a NIfTI
-    header that does not say how the image lies, a spacing or size unlike the others'.
+    header that does not say how the image lies, a CT series in DICOM that does not say how its values are rescaled, a
+    spacing or size unlike the others'.
 
     Args:
         path: the cohort's folder.
@@ -131,10 +133,8 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     else:
         for channel, text, warning in _image_doubts(cohort, image):
             note(text, subject.images[min(channel, len(subject.images) - 1)], warning=warning)
-        for path in subject.images:
-            if not is_placed(path):
-                text = "the NIfTI header has neither form (both codes are 0): left and right, and the order of slices,"
-                note(f"{text} are not known; to mend it: convert the image again from its source", path, warning=True)
+        for path, text in header_doubts(subject, cohort.channels):
+            note(text, path, warning=True)
     if subject.labels is not None:
         try:
             labels = read_labels(subject.labels)

@@ -17,6 +17,7 @@ from atlasnet.execution.files import (
     write_json,
 )
 from atlasnet.execution.folders import files_below, leads_nowhere, walk
+from atlasnet.execution.locks import hold, hold_folder
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
@@ -43,6 +44,8 @@ __all__ = [
     "file_digest",
     "files_below",
     "give_back_memory",
+    "hold",
+    "hold_folder",
     "json_text",
     "kept_memory",
     "leads_nowhere",

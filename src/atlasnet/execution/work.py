@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from atlasnet.errors import InputError
 from atlasnet.execution.files import file_digest, read_json, write_json
+from atlasnet.execution.locks import hold
 
 LEFTOVER = ".partial-"
 CHECKSUMS = "checksums.json"
@@ -98,27 +96,9 @@ class WorkFolder:
         Raises:
             InputError: another process holds it, or the folder cannot be written.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / "lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise InputError(
-                "another process works in this folder",
-                path=self.root,
-                remedy="wait for it, or give this run a folder of its own",
-            ) from error
-        except OSError as error:
-            raise InputError(
-                "the work folder cannot be written",
-                path=self.root,
-                found=str(error),
-                remedy="name a folder that can be written with --work",
-            ) from error
-        try:
+        busy, remedy = "another process works in this folder", "name a folder that can be written with --work"
+        with hold(self.root / "lock", place=self.root, busy=busy, remedy=remedy):
             yield
-        finally:
-            lock.release()
 
 
 def _link(source: str, target: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from atlasnet.cohort import Subject
+from atlasnet.cohort.doubts import header_doubts
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, UnusualInputError, explained
-from atlasnet.execution import Execution, Stages, give_back_memory
+from atlasnet.execution import Execution, Stages, give_back_memory, hold
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import (
@@ -27,6 +29,7 @@ from atlasnet.prediction.output import (
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume
+from atlasnet.volume.io import image_stem
 from atlasnet.wording import counted
 
 E = TypeVar("E", bound=AtlasNetError)
@@ -107,9 +110,10 @@ def predict_cases(
 
     Returns:
         What became of each case. A case fails when its files cannot be read or written, it has not the model's
-        channels, it cannot be mapped onto any atlas, memory does not suffice, or something that is no result of ours
-        lies in its place: a JSON file that is no record, or, without ``overwrite``, labels that were edited. With
-        ``strict``, one that is not like the training subjects is refused: nothing is written for it.
+        channels, it cannot be mapped onto any atlas, memory does not suffice, another process is segmenting it into the
+        same place, or something that is no result of ours lies in its place: a JSON file that is no record, or, without
+        ``overwrite``, labels that were edited. With ``strict``, one that is not like the training subjects is refused:
+        nothing is written for it.
 
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
@@ -127,29 +131,62 @@ def predict_cases(
         execution.pause()
         path = paths[case.name]
         try:
-            said = _segment(predictor, case, path, options, outputs, report, overwrite)
-        except Cancelled:
-            raise
-        except UnusualInputError as refusal:
-            batch.refused[case.name] = _alone(refusal)
-            _withdraw(case, path, execution)
+            with _held(path):
+                _attempt(batch, predictor, case, path, options, outputs, report, overwrite, alone=len(cases) == 1)
+        except InputError as busy:  # what another process writes stays as it is
+            batch.failed[case.name] = busy
             if len(cases) > 1:
-                execution.reporter.warn(f"{case.name}: refused: {refusal}")
-            continue
-        except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
-            error = explained(problem)
-            if error is None:
-                raise
-            batch.failed[case.name] = error = _located(_alone(error), case)
-            _withdraw(case, path, execution)
-            if len(cases) > 1:
-                execution.reporter.warn(f"{case.name}: {error}")
-            continue
-        finally:
-            give_back_memory()
-        (batch.kept if said is None else batch.written)[case.name] = path
-        execution.reporter.note(f"{case.name}: {said or 'kept, it is of the same model, input and options'}")
+                execution.reporter.warn(f"{case.name}: {busy}")
     return batch
+
+
+def _held(path: Path) -> AbstractContextManager[None]:
+    """The results of a case, by the path of its labels, for this process."""
+    return hold(
+        path.with_name(f".{image_stem(path) or path.name}.lock"),
+        place=path,
+        busy="another process is segmenting this case",
+        remedy="give another folder or name with -o",
+    )
+
+
+def _attempt(
+    batch: Batch,
+    predictor: Predictor,
+    case: Subject,
+    path: Path,
+    options: PredictOptions,
+    outputs: Collection[str],
+    report: Report | None,
+    overwrite: bool,
+    *,
+    alone: bool,
+) -> None:
+    """Note in ``batch`` what becomes of a case; raises nothing of what is wrong with it."""
+    execution = predictor.execution
+    try:
+        said = _segment(predictor, case, path, options, outputs, report, overwrite)
+    except Cancelled:
+        raise
+    except UnusualInputError as refusal:
+        batch.refused[case.name] = _alone(refusal)
+        _withdraw(case, path, execution)
+        if not alone:
+            execution.reporter.warn(f"{case.name}: refused: {refusal}")
+        return
+    except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
+        error = explained(problem)
+        if error is None:
+            raise
+        batch.failed[case.name] = error = _located(_alone(error), case)
+        _withdraw(case, path, execution)
+        if not alone:
+            execution.reporter.warn(f"{case.name}: {error}")
+        return
+    finally:
+        give_back_memory()
+    (batch.kept if said is None else batch.written)[case.name] = path
+    execution.reporter.note(f"{case.name}: {said or 'kept, it is of the same model, input and options'}")
 
 
 def _segment(
@@ -177,7 +214,11 @@ def _segment(
         origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
         image = case.read_image()
         mask = case.read_mask(image.grid)
+        left_open = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
+    for text in left_open:
+        execution.reporter.warn(f"{case.name}: {text}")
     prediction = predictor.predict(image, asked, mask=mask)
+    prediction.record["warnings"][:0] = left_open
     prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
     page = None
     if report is not None:

@@ -58,9 +58,9 @@ def pair_panels(
     """Six pictures for each plane, through the middle of the target's field of view.
 
     They are the target; the source, warped; a checkerboard of both; both in one, grey where they are alike, green where
-    the target is brighter and magenta where the source is, which every colour vision tells apart; the source, warped, with a regular grid that was
-    laid over it before; and the Jacobian determinant of the map, in which voxels that it folds are black. Only the
-    slices that are shown are warped.
+    the target is brighter and magenta where the source is, which every colour vision tells apart; the source, warped,
+    with a regular grid that was laid over it before; and the Jacobian determinant of the map, in which voxels that it
+    folds are black. Only the slices that are shown are warped.
 
     Args:
         target: (c, z, y, x), whose first channel is shown; and so for the source.

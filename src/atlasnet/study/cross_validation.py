@@ -13,7 +13,7 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, RegistrationError
 from atlasnet.evaluation import LabelScores, Table, evaluate_subject
-from atlasnet.execution import Execution, atomic_path, file_digest, read_json, reading_back, write_json
+from atlasnet.execution import Execution, atomic_path, file_digest, hold_folder, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
@@ -118,13 +118,15 @@ def cross_validate(
         execution: device, threads, seed, progress.
 
     Raises:
-        InputError: the folds or the atlases cannot be used, or ``folder`` holds a cross-validation with other folds.
+        InputError: the folds or the atlases cannot be used, ``folder`` holds a cross-validation with other folds, or
+            another process works there.
         CohortError: the cohort cannot be trained on.
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = _CrossValidation(cohort, Path(folder), options or FitOptions(), folds, plan, work, execution or Execution())
-    return run.result()
+    folder, options, execution = Path(folder), options or FitOptions(), execution or Execution()
+    with hold_folder(folder):
+        return _CrossValidation(cohort, folder, options, folds, plan, work, execution).result()
 
 
 class _CrossValidation:

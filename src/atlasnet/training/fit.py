@@ -22,7 +22,7 @@ from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.cohort.plan import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, WorkFolder, copy_file, digest, read_json, write_json
+from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network, code_digest
 from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
@@ -70,14 +70,15 @@ def fit(
 
     Raises:
         CohortError: the cohort cannot be trained on.
-        InputError: an option cannot be used, an update would change nothing, or memory does not suffice.
+        InputError: an option cannot be used, an update would change nothing, memory does not suffice, or another
+            process works in ``folder`` or ``work``.
         ModelError: ``folder`` holds a finished model that was trained differently, or ``cohort`` has other channels or
             labels than the model to update.
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
     run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
-    with run.work.locked():
+    with hold_folder(run.folder), run.work.locked():
         return run.model()
 
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,14 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed, keyed_subject
+from atlasnet.training.store import STORED_BYTES
 from atlasnet.training.transformer import MappedCohort
 from atlasnet.training.update import Changes
+from atlasnet.volume import volume_files
+
+ROOM = 1.15  # by how much a region of all subjects may be longer than one of two
+CHECKPOINTS = 3  # of a network at a time, while the newest is written
+CHECKPOINT_WEIGHTS = 3  # times its weights: these, and two moments of each
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Cost:
         steps: of an epoch of one network.
         image_mib: of the largest image in memory.
         peak_mib: the most memory that the process had held after the measurement, None where the system does not tell.
+        pair_disk_mib: on disk, of a registration that is kept.
+        case_disk_mib: likewise of a mapped case.
+        atlas_disk_mib: likewise of an atlas's image, as large as the largest image is stored.
+        network_disk_mib: likewise of the weights of a network.
     """
 
     pair: float
@@ -43,10 +54,30 @@ class Cost:
     steps: int
     image_mib: float
     peak_mib: float | None
+    pair_disk_mib: float
+    case_disk_mib: float
+    atlas_disk_mib: float
+    network_disk_mib: float
 
     def peak_of(self, atlases: int) -> float | None:
         """The most memory that a training with so many atlases needs, MiB: as measured, with the others' images."""
         return None if self.peak_mib is None else self.peak_mib + (atlases - 1) * self.image_mib
+
+    def disk_of(self, pairs: int, cases: int, networks: int, atlases: int) -> dict[str, float]:
+        """MiB on disk of the work folder and the model of a training, and what is there only while a network trains.
+
+        Args:
+            pairs: registrations.
+            cases: mapped cases, those of all atlases together.
+            networks: that are trained.
+            atlases: whose networks the model holds.
+        """
+        weights = self.network_disk_mib
+        return {
+            "work": pairs * self.pair_disk_mib + cases * self.case_disk_mib + networks * weights,
+            "model": atlases * (self.atlas_disk_mib + weights),
+            "training": CHECKPOINTS * CHECKPOINT_WEIGHTS * weights,
+        }
 
 
 @dataclass(frozen=True)
@@ -65,6 +96,7 @@ class Forecast:
         networks: whose epochs they are, in words.
         cost: of the parts, None where nothing is left to do.
         changes: how the subjects differ from those of the model that is updated, None without one.
+        trained: how many networks are trained.
     """
 
     plan: Plan
@@ -78,6 +110,7 @@ class Forecast:
     networks: str = ""
     cost: Cost | None = None
     changes: Changes | None = None
+    trained: int = 0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -94,6 +127,13 @@ class Forecast:
         """The most memory that the training needs, MiB; None where it is not known."""
         return None if self.cost is None else self.cost.peak_of(self.atlases)
 
+    @property
+    def disk_mib(self) -> dict[str, float]:
+        """What it takes on disk in the end, what is kept of it included; see `Cost.disk_of`."""
+        if self.cost is None:
+            return {}
+        return self.cost.disk_of(self.pairs[0], self.subjects * self.atlases, self.trained, self.atlases)
+
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
@@ -108,6 +148,7 @@ class Forecast:
             "measured": None if self.cost is None else asdict(self.cost),
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
+            "disk_mib": {part: round(value, 1) for part, value in self.disk_mib.items()},
         }
 
 
@@ -180,6 +221,7 @@ def forecast_fit(
         networks="" if recipe is None else run.sharing.described(recipe.epochs, count),
         cost=measure(run, plan, subjects),
         changes=changes,
+        trained=run.sharing.networks(count),
     )
 
 
@@ -201,13 +243,30 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
             (found,) = make_operator("centre").register(image, [atlas], execution=execution)
         case = transformer.alone(source, target, found.transform)
         pair = time.perf_counter() - start
+    with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
+        found.transform.save(Path(folder) / "transform.safetensors")
+        pair_bytes = (Path(folder) / "transform.safetensors").stat().st_size
     cohort = MappedCohort("", (case,) * len(subjects), {})
     spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
     networks = run.networks([target.name], [cohort], spec)
     with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
         step, steps = networks.timed_step(run.planned_recipe(plan), Path(folder) / "timing")
     peak = peak_memory()
-    return Cost(pair, step, steps, image.array.nbytes / MIB, None if peak is None else peak / MIB)
+    # The region of all subjects is larger, and a somewhat larger slice may have a deeper network, of four times the size.
+    larger = [ceil(ROOM * side) for side in case.labels.shape]
+    networks = replace(networks, spec=run.planned_spec(plan, spec, larger))
+    stored = [file for path in run.cohort[source.name].images for file in volume_files(path)]
+    return Cost(
+        pair,
+        step,
+        steps,
+        image.array.nbytes / MIB,
+        None if peak is None else peak / MIB,
+        pair_disk_mib=pair_bytes / MIB,
+        case_disk_mib=(case.image.size * STORED_BYTES + case.labels.size) / MIB,
+        atlas_disk_mib=sum(file.stat().st_size for file in stored) / MIB,
+        network_disk_mib=networks.weight_bytes / MIB,
+    )
 
 
 def _labelled(subject: Keyed, values: Sequence[int]) -> bool:

@@ -207,6 +207,13 @@ class AtlasNetworks:
         shutil.rmtree(folder)
         return float(row[3]) / TIMED_STEPS, recipe.steps(*self._extent(cases, recipe))
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of one network on disk."""
+        channels = int(self.mapped[0].cases[0].image.shape[0])
+        module = build_network(self.spec, channels, self.classes, allow_module=self.allow_module)
+        return sum(tensor.nbytes for tensor in module.state_dict().values())
+
     def _extent(self, cases: Sequence[MappedCase], recipe: Recipe) -> tuple[int, int]:
         """Slices of the cases, and of a step."""
         channels = int(cases[0].image.shape[0])

@@ -65,6 +65,10 @@ class Sharing:
             return 0
         return atlases if self.kind == "common" else atlases - 1
 
+    def networks(self, atlases: int) -> int:
+        """How many networks are trained, the common one included."""
+        return atlases + (self.kind == "common" and self.tunings(atlases) > 0)
+
     def epochs(self, epochs: int, atlases: int) -> int:
         """Epochs of all networks together, the common one included, when a network from scratch has ``epochs``."""
         tunings = self.tunings(atlases)

@@ -14,6 +14,7 @@ from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.wording import counted
 
+STORED_BYTES = 2  # of a voxel of a channel on disk: float16
 IGNORED = 255  # class index of voxels that nobody annotated or that lie outside the source's field of view
 
 

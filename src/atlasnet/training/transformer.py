@@ -167,11 +167,15 @@ class Transformer:
         return registered, cohorts if whole else None
 
     def alone(self, subject: Keyed, atlas: Keyed, transform: Transform) -> MappedCase:
-        """A subject in an atlas's space, in the region that there would be were it trained on alone; not kept."""
+        """A subject in an atlas's space, in the region that there would be of the two of them; not kept."""
         image, labels, mask = self._prepared(subject)
         overview, region = self._overview(atlas), None
         if self._cropped(atlas):
-            region = self._united(atlas, overview, [overview.map(labels, self.values, transform, mask)])
+            seen = [overview.map(labels, self.values, transform, mask)]
+            if atlas.read_labels is not None:
+                own, within = self._reference(atlas)
+                seen.append(overview.map(own, self.values, Transform.identity(), within))
+            region = self._united(atlas, overview, seen)
         grid = region_grid(overview.grid, region, self.plan.slice_axis)
         return self._case(subject.name, image, labels, mask, transform, grid)
 

@@ -74,6 +74,16 @@ def read_dicom_grid(path: Path, series: str | None = None) -> Grid:
         return _stacked(found)[1]
 
 
+def dicom_states_rescale(path: Path, series: str | None = None) -> bool:
+    """Whether the series states both rescale slope and intercept, from the headers alone; raises as `read_dicom` does.
+
+    Where its slices do not state the same of the two, it cannot be read.
+    """
+    with open_series(path, series) as found:
+        first = frames_of(found.instances[0])[0]
+        return first.slope is not None and first.intercept is not None
+
+
 def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:
     """The whole headers of the series in the order of the volume's slices; raises as `read_dicom` does."""
     with open_series(path, series) as found:

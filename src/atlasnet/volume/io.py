@@ -169,6 +169,23 @@ def is_placed(path: str | Path) -> bool:
     return not nifti or check_nifti(path, voxels=False).placed
 
 
+def states_rescale(path: str | Path, *, series: str | None = None) -> bool:
+    """Whether a readable image says how its stored values become those of the modality; DICOM alone may leave it open.
+
+    Args:
+        path: as for `read_volume`, and so the next.
+        series: the SeriesNumber or SeriesInstanceUID.
+
+    Raises:
+        VolumeError: as `read_volume`, for the headers of DICOM.
+    """
+    if not is_dicom(path):
+        return True
+    from atlasnet.volume.dicom import dicom_states_rescale
+
+    return dicom_states_rescale(Path(path), series)
+
+
 def read_labels(path: str | Path) -> Volume:
     """Read a label map: whole numbers in any storage type, returned as integers, (1, z, y, x).
 
