@@ -11,7 +11,7 @@ project = "AtlasNet"
 copyright = "the AtlasNet developers"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "verbs"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "hidden", "verbs"]
 exclude_patterns = ["_build", "_extensions"]
 nitpicky = True
 smartquotes_action = "D"  # dashes only

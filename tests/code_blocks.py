@@ -61,7 +61,7 @@ def blocks(page: Path) -> list[Block]:
             name = page.relative_to(ROOT).as_posix()
             if language in RUN:
                 found.append(Block(name, token.map[0] + 1, language, token.content, reason))
-            elif language not in SHOWN and not language.startswith("{"):
+            elif language not in SHOWN:
                 raise ValueError(f"{name}:{token.map[0] + 1}: a block in {language!r}")
         reason = None
     return found

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort, Plan, take_fingerprint
+from atlasnet.cohort import Cohort, Fingerprint, Plan, take_fingerprint
 from atlasnet.errors import InputError, RegistrationError
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, Reporter
 from atlasnet.execution.memory import Room
 from atlasnet.prediction import Predictor
 from atlasnet.prediction.answers import Answers
@@ -265,6 +265,23 @@ def test_a_file_that_holds_no_folds_is_refused(tmp_path: Path, text: str) -> Non
     (tmp_path / "folds.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="folds cannot be read"):
         read_folds(tmp_path / "folds.json")
+
+
+def test_a_cohort_is_measured_for_the_folds_only_where_its_plan_is_kept(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--quiet", "--threads", "1", "--atlases", "1"]
+    words += ["--registration", "centre", "--epochs", "1", "--width", "0.25"]
+    assert main(words) == 0
+    measured: list[int] = []
+
+    def noted(subjects: Cohort, reporter: Reporter) -> Fingerprint:
+        measured.append(len(subjects))
+        return take_fingerprint(subjects, reporter)
+
+    monkeypatch.setattr("atlasnet.training.fit.take_fingerprint", noted)
+    assert main([*words, "--folds", "2"]) == 0
+    assert measured == [len(cohort) // 2] * 2  # each fold's own subjects
 
 
 def test_a_plan_changed_by_hand_is_that_of_every_fold(cohort: Cohort, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 import atlasnet
 import dicoms
@@ -162,6 +163,25 @@ def test_the_table_of_levels_is_that_of_the_settings() -> None:
         for level in DEFAULT_LEVELS
     ]
     assert rows == expected
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_is_plain_markdown_whose_links_lead_to_files(page: Path) -> None:
+    """A code forge shows it as it is: what only Sphinx understands stands in comments."""
+    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+    inline = [child for token in tokens for child in token.children or ()]
+    texts = [child.content for child in inline if child.type == "text"]
+    assert not [text for text in texts if re.search(r"\{[a-z:]+\}$|^:::|^\([a-z-]+\)=$", text)]
+    assert not [token.info for token in tokens if token.type == "fence" and token.info.startswith("{")]
+    links = [str(child.attrs["href"]) for child in inline if child.type == "link_open"]
+    links += [str(child.attrs["src"]) for child in inline if child.type == "image"]
+    local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link)]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_the_limits_are_those_of_the_readme() -> None:
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/limits.md"))
+    assert page.startswith("# Limits\n\n" + readme.partition("## Limits\n")[2].strip() + "\n")
 
 
 def test_the_reference_has_every_room_and_every_public_name() -> None:

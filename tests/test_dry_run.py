@@ -67,9 +67,6 @@ def test_a_training_is_forecast_before_in_the_middle_and_after(cohort: Cohort, t
     assert before.seconds["registration and mapping"] == pytest.approx(4 * before.cost.pair)
     assert before.seconds["networks"] == pytest.approx(6 * 2 * before.cost.step)
 
-    # With the common network, three are kept in the work folder.
-    assert before.trained == 3
-
     # Other networks leave plan, atlases, registrations and mapped cases behind.
     other = replace(OPTIONS, preset=replace(RECIPE, epochs=1))
     model = fit(cohort, tmp_path / "m", other, work=tmp_path / "work")
@@ -153,6 +150,32 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
     assert "to segment   c0, c1, c2" in said
     assert "would fail   b: " in said
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_the_disk_that_predictions_are_said_to_take_is_what_they_take(
+    cohort: Cohort, tmp_path: Path, capsys: Capture, maps: bool
+) -> None:
+    fit(cohort, tmp_path / "m", OPTIONS)
+    for number in range(2):
+        write_volume(tmp_path / "in" / f"c{number}.nii.gz", subject(400 + number)[0])
+    command = [
+        "predict",
+        str(tmp_path / "in"),
+        "-m",
+        str(tmp_path / "m"),
+        "-o",
+        str(tmp_path / "out"),
+        "--threads",
+        "1",
+    ]
+    command += ["--probabilities", "--agreement", "--report"] if maps else []
+    assert main([*command, "--dry-run", "--quiet", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["disk_mib"]
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--quiet"]) == 0
+    taken = sum(path.stat().st_size for path in (tmp_path / "out").glob("c*")) / 2**20
+    assert said == pytest.approx(taken, rel=0.3)
 
 
 def test_a_case_that_the_first_atlas_does_not_fit_is_measured_with_the_next(

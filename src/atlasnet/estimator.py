@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cohort import Cohort
-from atlasnet.errors import InputError, ModelError
+from atlasnet.cohort import Cohort, find_masks
+from atlasnet.cohort.doubts import header_doubts
+from atlasnet.errors import CohortError, InputError, ModelError
+from atlasnet.evaluation import Table, evaluate_cohort
 from atlasnet.execution import Execution
-from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor, find_cases
+from atlasnet.prediction import (
+    Batch,
+    Ensemble,
+    Prediction,
+    PredictOptions,
+    Predictor,
+    find_cases,
+    predict_cases,
+    write_label_tables,
+)
+from atlasnet.study import (
+    CrossValidation,
+    changed_plan,
+    cross_validate,
+    keep_ensemble,
+    keep_learnt,
+    plan_folds,
+    read_folds,
+)
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -18,13 +39,18 @@ from atlasnet.training.sharing import Sharing
 from atlasnet.volume import Volume, read_labels
 from atlasnet.wording import counted
 
+CROSS_VALIDATION = "cross_validation"  # in the folder of a model
+
 
 class AtlasNet:
-    """Train on a cohort, segment scans, save and load.
+    """Train on a cohort, segment scans, evaluate, look at it all, save and load.
 
-        net = AtlasNet(atlases=3).fit("data/", "model/")
+        net = AtlasNet(atlases=3).fit("data/", "model/", folds=5)
+        net.report()
         prediction = net.predict("ct.nii.gz")
         write_labels("seg.nii.gz", prediction.labels)
+        net.predict_all(["scans/"], "out/", report=True)
+        table = net.evaluate("test/", "scored/")
 
     Args:
         atlases: how many to choose among the subjects (None: 6, or all of fewer), or names of subjects or image files.
@@ -39,8 +65,9 @@ class AtlasNet:
         registration: ``"mrf"`` (the default), ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"``
             with their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
+        time_budget: seconds that a training may take, for as many epochs as fit.
         allow_module: whether the code that ``network`` names may be imported.
-        execution: device, threads, seed, progress.
+        execution: device, threads, seed, progress: ``Execution(device="cuda", reporter=TextReporter())``, say.
     """
 
     def __init__(
@@ -54,6 +81,7 @@ class AtlasNet:
         sharing: str | Sharing | None = None,
         registration: str | None = None,
         registration_settings: dict[str, Any] | None = None,
+        time_budget: float | None = None,
         allow_module: bool = False,
         execution: Execution | None = None,
     ) -> None:
@@ -67,11 +95,23 @@ class AtlasNet:
             sharing=sharing,
             operator=registration,
             operator_settings=registration_settings or {},
+            time_budget=time_budget,
         )
         self.execution = execution or Execution()
         self.model: Model | None = None
+        self.cross_validation: CrossValidation | None = None
+        self._trained: tuple[Cohort, Path] | None = None  # with its work folder
         self._ensemble: Ensemble | None = None
         self._predictor: Predictor | None = None
+
+    def __repr__(self) -> str:
+        if self.model is not None:
+            return f"AtlasNet({self.model!r})"
+        if self._ensemble is not None:
+            return f"AtlasNet({self._ensemble!r})"
+        chosen = {"atlases": self.options.atlases, "network": self.options.network, "epochs": self.options.epochs}
+        said = [f"{name}={value!r}" for name, value in chosen.items() if value is not None]
+        return f"AtlasNet({', '.join([*said, 'not trained'])})"
 
     def fit(
         self,
@@ -79,19 +119,95 @@ class AtlasNet:
         folder: str | Path,
         *,
         update: Model | str | Path | None = None,
+        folds: bool | int | str | Path | Sequence[Sequence[str]] | None = None,
+        ensemble: bool = False,
         work: str | Path | None = None,
     ) -> AtlasNet:
         """Train on every subject of ``cohort`` and write the model into ``folder``; see `atlasnet.training.fit.fit`.
 
-        AtlasNet().fit("data/", "newer/", update="model/")  # data/ has got more subjects
+            AtlasNet().fit("data/", "newer/", update="model/")  # data/ has got more subjects
+
+        Called again with the same arguments after a stop, it goes on.
+
+        Args:
+            cohort: subjects with references, or their folder; `Cohort.select` and `atlasnet.cohort.with_masks` give
+                part of it, or organ masks.
+            folder: of the model.
+            update: a finished model to start from.
+            folds: cross-validate as well, into ``folder/cross_validation``: how many folds; true: 5, or one per subject
+                with fewer than 10; or groups of names, or a JSON file of them. The result is in ``cross_validation``,
+                and what it has learnt in the model.
+            ensemble: keep the models of the folds to segment together: ``AtlasNet.load(folder / "cross_validation")``.
+            work: folder of intermediate results, ``folder/work`` by default.
+
+        Raises:
+            CohortError: the cohort cannot be trained on.
+            InputError: an option or the folds cannot be used, memory does not suffice, or another process works there.
+            ModelError: ``folder`` holds a finished model that was trained differently.
+            RegistrationError: no subject could be mapped onto an atlas.
+            Cancelled: on request.
         """
         if not isinstance(cohort, Cohort):
             cohort = Cohort.read(cohort)
         if not (update is None or isinstance(update, Model)):
             update = Model.load(update)
-        self.model = fit(cohort, folder, self.options, update=update, work=work, execution=self.execution)
+        folder, execution = Path(folder), self.execution
+        work = Path(work or folder / "work")
+        crossed = folder / CROSS_VALIDATION
+        wanted = not (folds is None or folds is False)
+        if wanted and update is not None:
+            raise InputError(
+                "a model that is updated has seen the subjects that would be left out",
+                remedy="cross-validate without update",
+            )
+        if ensemble and not wanted:
+            raise InputError("there are no models to make an ensemble of", remedy="ask for folds")
+        if isinstance(folds, (str, Path)):
+            folds = read_folds(folds)
+        if wanted:  # what is wrong with the folds is said before hours of training
+            folds = plan_folds(cohort, crossed, self.options, None if folds is True else folds, execution)
+        model = fit(cohort, folder, self.options, update=update, work=work, execution=execution)
+        found = None
+        if wanted:
+            plan = changed_plan(model, cohort, self.options, work, execution)
+            found = cross_validate(
+                cohort, crossed, self.options, folds=folds, plan=plan, work=work, execution=execution
+            )
+            model = keep_learnt(model, found)
+            if ensemble:
+                keep_ensemble(crossed, found)
+        self.model, self.cross_validation, self._trained = model, found, (cohort, work)
         self._ensemble = self._predictor = None
         return self
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the page of the training: atlases, registrations, curves, and the cross-validation if there was one.
+
+        Args:
+            path: of the page, ``report.html`` in the model's folder by default.
+
+        Returns:
+            Where it lies. Of a model that was loaded, it is without registrations: they are in its work folder.
+
+        Raises:
+            ModelError: nothing was fitted, or several models were loaded.
+        """
+        from atlasnet.report import write_training_report
+        from atlasnet.training.registered import registered_pairs
+
+        if self.model is None:
+            raise ModelError("there is no model to report on", remedy="call fit, or load a single one")
+        pairs = []
+        if self._trained is not None:
+            named = self.options.atlases if isinstance(self.options.atlases, tuple) else ()
+            pairs = registered_pairs(self.model, *self._trained, named=named)
+        return write_training_report(
+            Path(path or self.model.folder / "report.html"),
+            self.model,
+            pairs,
+            cross_validation=None if self.cross_validation is None else self.cross_validation.as_json(),
+            execution=self.execution,
+        )
 
     def predict(
         self,
@@ -118,21 +234,126 @@ class AtlasNet:
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
-        models = self._models()
-        chosen = PredictOptions(**options)
-        if self._predictor is None:
-            self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
+        predictor, chosen = self._ready(), PredictOptions(**options)
+        left_open: list[str] = []
         if not isinstance(image, Volume):
-            cases = find_cases([image], len(models.channels), series)
+            cases = find_cases([image], len(predictor.ensemble.channels), series)
             if len(cases) != 1:
                 raise InputError("the path is not that of one scan", path=image, found=counted(len(cases), "scan"))
-            self._predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
+            predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
             image = cases[0].read_image()
+            left_open = [text for _, text in header_doubts(cases[0], predictor.ensemble.channels)]
         else:
-            self._predictor.require_memory(image.grid, chosen)
+            predictor.require_memory(image.grid, chosen)
         if not (mask is None or isinstance(mask, Volume)):
             mask = read_labels(mask)
-        return self._predictor.predict(image, chosen, mask=mask)
+        for text in left_open:
+            self.execution.reporter.warn(text)
+        prediction = predictor.predict(image, chosen, mask=mask)
+        prediction.record["warnings"][:0] = left_open
+        return prediction
+
+    def predict_all(
+        self,
+        inputs: str | Path | Cohort | Sequence[str | Path],
+        folder: str | Path,
+        *,
+        masks: str | Path | None = None,
+        series: str | None = None,
+        dicom_seg: bool = False,
+        rtstruct: bool = False,
+        report: bool = False,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> Batch:
+        """Segment scans into a folder as ``atlasnet predict`` does: CASE.nii.gz and its run record CASE.json each.
+
+        What is there of the same model, input and options is kept. A case that fails does not stop the others.
+
+        Args:
+            inputs: files, folders of cases, DICOM folders, files and zips; or a cohort.
+            folder: of the results.
+            masks: folder with the organ mask CASE.nii.gz of each case.
+            series: the number or UID of the series to take out of each DICOM folder or zip.
+            dicom_seg: also write CASE_seg.dcm, a DICOM segmentation; and so for the next.
+            rtstruct: CASE_rtstruct.dcm, a DICOM structure set.
+            report: CASE_report.html, and report.html with a row for each case.
+            overwrite: segment every case anew.
+            options: fields of `atlasnet.prediction.PredictOptions`; with ``probabilities`` and ``agreement``, these
+                maps are written too.
+
+        Raises:
+            ModelError: nothing was fitted or loaded, or the model needs masks.
+            InputError: an input is no scan, or a result would take the place of one.
+            Cancelled: on request; the same call goes on.
+        """
+        from atlasnet.prediction.dicom import require_dicom, require_writers
+        from atlasnet.report import PredictionReport, remove_batch_report, write_batch_report
+
+        predictor, folder = self._ready(), Path(folder)
+        if isinstance(inputs, Cohort):
+            cases = list(inputs)
+        else:
+            paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
+            cases = find_cases(paths, len(predictor.ensemble.channels), series)
+        if dicom_seg or rtstruct:
+            require_writers()
+            require_dicom(cases)
+        if masks is not None:
+            found = find_masks([case.name for case in cases], masks)
+            cases = [replace(case, mask=found[case.name]) for case in cases]
+        batch = predict_cases(
+            predictor,
+            cases,
+            {case.name: _labels_path(folder, case.name) for case in cases},
+            PredictOptions(**options),
+            dicom_seg=dicom_seg,
+            rtstruct=rtstruct,
+            report=PredictionReport(predictor) if report else None,
+            overwrite=overwrite,
+        )
+        segments = predictor.ensemble.segments
+        if batch.written or batch.kept:
+            write_label_tables(folder / "labels", segments, reporter=self.execution.reporter)
+        if report:
+            write_batch_report(folder / "report.html", batch, [segment.name for segment in segments])
+        else:
+            remove_batch_report(folder / "report.html")
+        return batch
+
+    def evaluate(
+        self, cohort: Cohort | str | Path, folder: str | Path, *, report: bool = False, **options: Any
+    ) -> Table:
+        """Segment a cohort that was not trained on, and compare with its references.
+
+        `atlasnet.evaluation.evaluate_folder` compares any label maps, slice by slice and patch by patch too.
+
+        Args:
+            cohort: subjects with references, or their folder.
+            folder: gets what `predict_all` writes, ``table.json`` and ``table.csv``.
+            report: also write the pages of the cases, and ``table.html``.
+            options: of `predict_all`.
+
+        Raises:
+            CohortError: the cohort cannot be read, or has other labels than the model.
+            ModelError: nothing was fitted or loaded.
+        """
+        from atlasnet.report import write_evaluation_report
+
+        cohort, folder = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), Path(folder)
+        ours = {name: value for name, value in self._models().models[0].labels.items() if value != 0}
+        theirs = {name: value for name, value in cohort.labels.items() if value != 0}
+        if ours != theirs:
+            raise CohortError(
+                "the cohort has not the labels of the model", path=cohort.root, expected=str(ours), found=str(theirs)
+            )
+        self.predict_all(cohort, folder, report=report, **options)
+        places = {subject.name: _labels_path(folder, subject.name) for subject in cohort}
+        table = evaluate_cohort(cohort, places, execution=self.execution)
+        table.write(folder / "table.json")
+        if report:
+            write_evaluation_report(folder / "table.html", table.as_json())
+        return table
 
     def save(self, path: str | Path) -> None:
         """Write the model, or several with which scans are segmented, to a zip (by its suffix) or a new folder.
@@ -161,12 +382,22 @@ class AtlasNet:
             net.model = net._ensemble.models[0]
         return net
 
+    def _ready(self) -> Predictor:
+        models = self._models()
+        if self._predictor is None:
+            self._predictor = Predictor(models, execution=self.execution, allow_module=self.options.allow_module)
+        return self._predictor
+
     def _models(self) -> Ensemble:
         if self._ensemble is not None:
             return self._ensemble
         if self.model is None:
             raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
         return Ensemble.of(self.model)
+
+
+def _labels_path(folder: Path, case: str) -> Path:
+    return folder / f"{case}.nii.gz"
 
 
 def _named(atlases: int | str | Path | Sequence[str | Path] | None) -> int | tuple[str, ...] | None:

@@ -24,8 +24,8 @@ def add_dry_run_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be done, what is kept of earlier calls, and the time and memory that the rest takes as "
-        "measured in a short trial; write nothing",
+        help="say what would be done, what is kept of earlier calls, and what the rest takes as measured in a short "
+        "trial: time, memory, with train and predict disk; write nothing",
     )
 
 
@@ -69,7 +69,12 @@ def fold_lines(folds: int, finished: int, pairs: int, found: Forecast) -> list[s
         if found.epochs is not None:
             networks = (folds - finished) * found.epochs[0] * found.cost.steps * found.cost.step
             text += f", and {duration(networks)} of networks"
-        lines.append(f"             {text}; segmenting the subjects left out is not estimated")
+        one = found.cost.disk_of(0, found.subjects * found.atlases, found.trained, found.atlases)
+        disk = pairs * found.cost.pair_disk_mib + (folds - finished) * (one["work"] + one["model"])
+        lines += [
+            f"             {text}; segmenting the subjects left out is not estimated",
+            f"             at most {size(disk)} more on disk",
+        ]
     return lines
 
 
@@ -116,8 +121,9 @@ def batch_lines(found: BatchForecast, folder: Path) -> list[str]:
         lines += [
             f"time         about {duration(found.seconds)}: {len(found.missing)} x ({stages})",
             *_memory_line(found.peak_mib),
+            *([] if found.disk_mib is None else [f"disk         about {size(found.disk_mib)} of results"]),
             f"             measured on {found.missing[0]} with one atlas, counted for all; other cases are taken to be "
-            "as large, and writing is not in it",
+            "as large",
         ]
     return lines
 

@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
             paths,
             options,
             outputs=wanted_outputs(options, dicom_seg=args.dicom_seg, rtstruct=args.rtstruct, report=args.report),
+            report=_report if args.report else None,
             overwrite=args.overwrite,
             allow_module=args.allow_module,
             execution=execution,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ANY_FOLDS = "as many as usual"  # where --folds stands alone
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
-CROSS_VALIDATION = "cross_validation"  # in the folder of the model
+CROSS_VALIDATION = "cross_validation"  # in the folder of the model, as `AtlasNet.fit` has it
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -124,8 +124,8 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.output / "model.json")
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
-    from atlasnet.study import cross_validate, keep_ensemble, keep_learnt, plan_folds
-    from atlasnet.training.fit import Fitting, fit
+    from atlasnet.study import changed_plan, cross_validate, keep_ensemble, keep_learnt, plan_folds
+    from atlasnet.training.fit import fit
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
     from atlasnet.training.subjects import read_names
@@ -164,18 +164,13 @@ def run(args: argparse.Namespace) -> int:
         folds = plan_folds(cohort, args.output / CROSS_VALIDATION, options, _folds(args.folds), execution)
     if args.dry_run:
         return _dry_run(args, cohort, options, update, folds, work, execution)
-    # A plan that was changed by hand is that of the folds too: what is measured are networks like the model's.
-    planned = (args.output / "plan.json").exists()
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
     text = f"model with {counted(len(model.atlases), 'atlas')}: {args.output}"
     failed = False
     if folds is not None:
         folder = args.output / CROSS_VALIDATION
-        plan = None
-        if planned:
-            derived = Fitting(cohort, args.output, options, work=work, execution=execution).derived_plan()
-            plan = None if model.plan == derived else model.plan
+        plan = changed_plan(model, cohort, options, work, execution)
         found = cross_validate(cohort, folder, options, folds=folds, plan=plan, work=work, execution=execution)
         keep_learnt(model, found)
         result["cross_validation"] = found.as_json()

@@ -59,6 +59,10 @@ class CheckReport:
         """Whether there is no error."""
         return not self.errors
 
+    def __repr__(self) -> str:
+        found = f"{counted(len(self.errors), 'error')}, {counted(len(self.warnings), 'warning')}"
+        return f"CheckReport({found}; {'no cohort' if self.cohort is None else repr(self.cohort)})"
+
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return {

@@ -87,6 +87,13 @@ class Fingerprint:
     foreground: tuple[tuple[float, ...], ...]
     surroundings: tuple[tuple[float, ...], ...]
 
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{mm:.3g}" for mm in self.median_spacing)
+        return (
+            f"Fingerprint({counted(len(self.subjects), 'subject')}, channels {', '.join(self.channels)}, "
+            f"median spacing {spacing} mm)"
+        )
+
     @property
     def median_spacing(self) -> NDArray[np.float64]:
         """Median over subjects of the spacing along (x, y, z), mm."""

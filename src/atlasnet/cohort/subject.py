@@ -37,6 +37,11 @@ class Subject:
     series: str | None = None
     mask: Path | None = None
 
+    def __repr__(self) -> str:
+        reference = "without a reference" if self.labels is None else "with reference"
+        mask = "" if self.mask is None else ", with organ mask"
+        return f"Subject({self.name}, {counted(self.channels, 'channel')}, {reference}{mask})"
+
     def read_image(self) -> Volume:
         """The image, (c, z, y, x) as stored: neither turned nor normalised.
 

@@ -1,5 +1,6 @@
 """Evaluation: overlap, contour distances and volumes per subject, label and slice; patches; tables over subjects."""
 
+from atlasnet.evaluation.cohort import evaluate_cohort
 from atlasnet.evaluation.contour import ContourDistances, contour
 from atlasnet.evaluation.folder import evaluate_folder
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol, classify_patches, region_mask
@@ -16,6 +17,7 @@ __all__ = [
     "Table",
     "classify_patches",
     "contour",
+    "evaluate_cohort",
     "evaluate_folder",
     "evaluate_subject",
     "region_mask",

@@ -13,7 +13,7 @@ from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, Presence, SliceScores, columns
 from atlasnet.execution import atomic_path, read_json, write_json
-from atlasnet.wording import shortened
+from atlasnet.wording import counted, shortened
 
 # Every score that is summarised: its heading, and whether larger is better.
 SCORES = {
@@ -69,6 +69,14 @@ class Table:
     def cases(self) -> list[str]:
         """The subjects scored, in order."""
         return list(dict.fromkeys(row.case for row in self.rows))
+
+    def __repr__(self) -> str:
+        means = []
+        for label in self.labels:
+            dice = _mean(row.dice for row in self.rows if row.label == label)
+            means.append(f"{label} -" if dice is None else f"{label} {dice:.3f}")
+        missing = f"; without a prediction: {shortened(self.missing)}" if self.missing else ""
+        return f"Table({counted(len(self.cases), 'case')}; mean Dice {', '.join(means)}{missing})"
 
     def summary(self) -> dict[str, Any]:
         """Mean, median and worst subject of every score, per label and of the mean over labels.

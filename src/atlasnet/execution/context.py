@@ -66,8 +66,8 @@ class Execution:
     device: str = "cpu"
     threads: int = field(default_factory=_available_threads)
     seed: int = 0
-    reporter: Reporter = field(default_factory=SilentReporter)
-    cancelled: Callable[[], bool] = _never
+    reporter: Reporter = field(default_factory=SilentReporter, repr=False)
+    cancelled: Callable[[], bool] = field(default=_never, repr=False)
     check_memory: bool = True
 
     def __post_init__(self) -> None:

@@ -53,6 +53,9 @@ class Batch:
     failed: dict[str, AtlasNetError] = field(default_factory=dict)
     refused: dict[str, UnusualInputError] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Batch({self.summary()})"
+
     def summary(self) -> str:
         """One line."""
         counts = {

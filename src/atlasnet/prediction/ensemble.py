@@ -81,6 +81,9 @@ class Ensemble:
             names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
         return cls(tuple(model for _, model in found), tuple(names))
 
+    def __repr__(self) -> str:
+        return f"Ensemble({', '.join(self.names)})"
+
     def __len__(self) -> int:
         return len(self.models)
 

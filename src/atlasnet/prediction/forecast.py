@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import AtlasNetError, RegistrationError, explained
-from atlasnet.execution import Execution, SilentReporter, Stages, peak_memory
+from atlasnet.execution import Execution, SilentReporter, Stages, json_text, peak_memory, read_json
 from atlasnet.execution.stages import MIB
+from atlasnet.prediction.batch import Report
+from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.memory import answer_bytes
-from atlasnet.prediction.output import check_places, is_written, provenance
+from atlasnet.prediction.output import (
+    DICOM_SEG,
+    RECORD,
+    RTSTRUCT,
+    check_places,
+    is_written,
+    output_path,
+    provenance,
+    write_prediction,
+)
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.training.model import Model
@@ -29,6 +42,7 @@ class BatchForecast:
         unreadable: those that would fail, and why, as far as that is known.
         case_seconds: of a case, by stage; None where nothing could be measured.
         peak_mib: the most memory that a case needs, MiB; None where nothing could be measured.
+        case_disk_mib: what is written of a case, MiB; None where nothing could be measured.
     """
 
     missing: tuple[str, ...]
@@ -36,11 +50,17 @@ class BatchForecast:
     unreadable: Mapping[str, str]
     case_seconds: Mapping[str, float] | None
     peak_mib: float | None
+    case_disk_mib: float | None = None
 
     @property
     def seconds(self) -> float | None:
         """Of all that are missing."""
         return None if self.case_seconds is None else len(self.missing) * sum(self.case_seconds.values())
+
+    @property
+    def disk_mib(self) -> float | None:
+        """Of all that are missing."""
+        return None if self.case_disk_mib is None else len(self.missing) * self.case_disk_mib
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -52,6 +72,7 @@ class BatchForecast:
             "case_seconds": None if case is None else {stage: round(value, 2) for stage, value in case.items()},
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
+            "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 2),
         }
 
 
@@ -62,14 +83,15 @@ def forecast_cases(
     options: PredictOptions | None = None,
     *,
     outputs: Sequence[str] = (),
+    report: Callable[[Predictor], Report] | None = None,
     overwrite: bool = False,
     allow_module: bool = False,
     execution: Execution | None = None,
 ) -> BatchForecast:
-    """What a batch with the same arguments would do; nothing is written.
+    """What a batch with the same arguments would do; nothing is written but into the system's temporary folder.
 
     The inputs are hashed, to tell what is kept. The first missing case that can be is segmented with the first atlas of
-    the first model alone; what depends on the number of atlases is multiplied by it.
+    the first model alone, and written; what depends on the number of atlases is multiplied by it.
 
     Args:
         models: the trained model, or several that segment together.
@@ -77,6 +99,8 @@ def forecast_cases(
         paths: by case name, where its labels would go.
         options: fusion, outputs, post-processing.
         outputs: what is wanted beside the labels, see `atlasnet.prediction.batch.wanted_outputs`.
+        report: gives what writes a case's page for a predictor, such as `atlasnet.report.PredictionReport`; without it
+            the trial has none.
         overwrite: whether nothing would be kept.
         allow_module: whether the code that the model's network names may be imported.
         execution: device, threads, seed, progress.
@@ -102,11 +126,11 @@ def forecast_cases(
             continue
         is_kept = not overwrite and is_written(paths[case.name], origin, outputs, strict=options.strict)
         (kept if is_kept else missing).append(case)
-    seconds, peak = None, None
+    seconds, peak, disk = None, None, None
     silent = replace(execution, reporter=SilentReporter())
     for case in [*missing]:
         try:
-            seconds, peak = _measured(ensemble, case, options, silent, allow_module)
+            seconds, peak, disk = _measured(ensemble, case, options, outputs, report, silent, allow_module)
             break
         except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
             reason = explained(problem)
@@ -115,13 +139,20 @@ def forecast_cases(
             # The batch would warn of it and go on.
             unreadable[case.name] = str(reason)
             missing.remove(case)
-    return BatchForecast(tuple(c.name for c in missing), tuple(c.name for c in kept), unreadable, seconds, peak)
+    names = tuple(c.name for c in missing), tuple(c.name for c in kept)
+    return BatchForecast(*names, unreadable, seconds, peak, disk)
 
 
 def _measured(
-    ensemble: Ensemble, case: Subject, options: PredictOptions, execution: Execution, allow_module: bool
-) -> tuple[dict[str, float], float | None]:
-    """Seconds by stage and MiB of a case, from one with a single atlas of the first model."""
+    ensemble: Ensemble,
+    case: Subject,
+    options: PredictOptions,
+    outputs: Collection[str],
+    report: Callable[[Predictor], Report] | None,
+    execution: Execution,
+    allow_module: bool,
+) -> tuple[dict[str, float], float | None, float]:
+    """Seconds by stage, MiB of memory and MiB on disk of a case, from one with a single atlas of the first model."""
     first = ensemble.models[0]
     predictors = (
         Predictor(replace(first, atlases=(atlas,)), execution=execution, allow_module=allow_module)
@@ -129,24 +160,50 @@ def _measured(
     )
     predictor, stages = next(predictors), Stages()
     atlases = sum(len(model.atlases) for model in ensemble.models)
-    times = {"registration": ensemble.pairs, "verdict": len(ensemble), "postprocessing": 1}
+    once = ("postprocessing", "writing", "report")
+    times = {"registration": ensemble.pairs, "verdict": len(ensemble), **dict.fromkeys(once, 1)}
+    # One atlas that fits badly would not be asked, and the others might.
+    asked = replace(options, minimum_quality=0.0, strict=False, agreement=options.agreement or report is not None)
+    dicom = {name: name in outputs for name in (DICOM_SEG, RTSTRUCT)}
     with stages("reading"):
-        predictor.require_memory(case.read_grid(), options, case.images[0])
+        made_of = provenance(case, ensemble, options, execution)
+        predictor.require_memory(case.read_grid(), asked, case.images[0])
+        origin = find_origin(case, ensemble) if any(dicom.values()) else None
         image = case.read_image()
         mask = case.read_mask(image.grid)
-    # One atlas that fits badly would not be asked, and the others might.
-    asked, record = replace(options, minimum_quality=0.0, strict=False), None
-    while record is None:
+    prediction = None
+    while prediction is None:
         try:
-            record = predictor.predict(image, asked, mask=mask).record
+            prediction = predictor.predict(image, asked, mask=mask)
         except RegistrationError:
             following = next(predictors, None)
             if following is None:
                 raise
             predictor = following
+    page = None if report is None else partial(report(predictor), case.name, image, prediction)
+    if not options.agreement:
+        prediction = replace(prediction, agreement=None, entropy=None, confidence=None)
+    with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
+        path = Path(folder) / f"{case.name}.nii.gz"
+        written = write_prediction(
+            prediction,
+            path,
+            provenance=made_of,
+            origin=origin,
+            dicom_seg=dicom[DICOM_SEG],
+            rtstruct=dicom[RTSTRUCT],
+            page=page,
+        )
+        disk = sum(file.stat().st_size for file in written)
+        record = read_json(output_path(path, RECORD))
+    disk += (atlases - 1) * len(json_text(record["atlases"]))
     each = {stage: times.get(stage, atlases) * value for stage, value in record["seconds"].items()}
     peak = peak_memory()
-    return stages.seconds | each, None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor)
+    return (
+        stages.seconds | each,
+        None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor),
+        disk / MIB,
+    )
 
 
 def _atlas_mib(predictor: Predictor) -> float:

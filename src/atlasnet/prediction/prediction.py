@@ -71,6 +71,9 @@ class Prediction:
     confidence: Volume | None = None
     to_atlases: Mapping[str, Transform] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Prediction({self.summary()}; labels {self.labels!r})"
+
     def summary(self) -> str:
         """One line: the volume of each label and how far the atlases agreed."""
         volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())

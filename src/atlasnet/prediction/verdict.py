@@ -41,6 +41,10 @@ class Verdict:
         """The highest score of any evidence."""
         return max((e["score"] for e in self.evidence.values() if e["score"] is not None), default=None)
 
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score {self.score:.2f}"
+        return f"Verdict({self.result}{score}" + (f": {'; '.join(self.reasons)})" if self.reasons else ")")
+
     def to_json(self) -> dict[str, Any]:
         """As JSON, with the share of false alarms that the limits were set for."""
         return {

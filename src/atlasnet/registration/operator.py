@@ -38,6 +38,16 @@ class Registration:
     transform: Transform
     record: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        said = [str(self.record.get("operator", "unnamed operator"))]
+        for key, text in (
+            ("quality", "quality {:.3f}"),
+            ("jacobian_min", "least Jacobian {:.3f}"),
+            ("max_displacement_mm", "moves up to {:.1f} mm"),
+        ):
+            said += [text.format(self.record[key])] if key in self.record else []
+        return f"Registration({', '.join(said)})"
+
 
 class Operator(Protocol):
     """Registers one source onto a sequence of targets.

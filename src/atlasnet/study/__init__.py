@@ -2,6 +2,7 @@
 
 from atlasnet.study.cross_validation import (
     CrossValidation,
+    changed_plan,
     cross_validate,
     keep_ensemble,
     keep_learnt,
@@ -21,6 +22,7 @@ __all__ = [
     "Study",
     "StudyForecast",
     "StudyOptions",
+    "changed_plan",
     "cross_validate",
     "fold_name",
     "fold_pairs",

@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort import Cohort, Plan
-from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import AtlasNetError, Cancelled, RegistrationError
-from atlasnet.evaluation import LabelScores, Table, evaluate_subject
+from atlasnet.evaluation import Table, evaluate_cohort
 from atlasnet.execution import Execution, atomic_path, file_digest, hold_folder, read_json, reading_back, write_json
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
 from atlasnet.study.statistics import interval
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
-from atlasnet.training.fit import fit
+from atlasnet.training.fit import Fitting, fit
 from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn_weights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.volume import read_labels, volume_digest
+from atlasnet.volume import volume_digest
 from atlasnet.wording import counted
 
 
@@ -47,6 +46,9 @@ class CrossValidation:
     estimate: DiceEstimate | None = None
     fusion_weights: FusionWeights | None = None
     unusual: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"CrossValidation({counted(len(self.folds), 'fold')}, {self.table!r})"
 
     def as_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
@@ -226,31 +228,9 @@ class _CrossValidation:
             raise RegistrationError(
                 "no subject could be mapped onto an atlas of the model that has not seen it; the warnings above say why"
             )
-        labels = {name: value for name, value in self.cohort.labels.items() if value != 0}
-        rows: list[LabelScores] = []
-        missing = []
-        for subject in self.execution.reporter.track(self.cohort, "evaluating", len(self.cohort)):
-            self.execution.pause()
-            path = self._prediction(subject.name)
-            if not path.exists() or subject.labels is None:
-                missing.append(subject.name)
-                continue
-            scores = evaluate_subject(
-                read_labels(path),
-                read_labels(subject.labels),
-                labels,
-                case=subject.name,
-                ignore_label=self.cohort.ignore_label,
-                mask=subject.read_mask(),
-            )
-            rows += scores.rows
-        table = Table(
-            labels=labels,
-            rows=tuple(rows),
-            ignore_label=self.cohort.ignore_label,
-            organ_mask=are_masked(self.cohort),
-            missing=tuple(missing),
-        )
+        places = {subject.name: self._prediction(subject.name) for subject in self.cohort}
+        table = evaluate_cohort(self.cohort, places, execution=self.execution)
+        labels, rows = table.labels, table.rows
         intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
         records = {}
         for name in table.cases:
@@ -261,6 +241,25 @@ class _CrossValidation:
         dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
         unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
         return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), weights, unusual)
+
+
+def changed_plan(
+    model: Model, cohort: Cohort, options: FitOptions, work: str | Path, execution: Execution
+) -> Plan | None:
+    """The plan of a model where it is not the one that follows from its cohort: somebody changed it, or brought it.
+
+    A cross-validation takes it for its folds then: what is measured are networks like the model's. Else each fold
+    derives its own from the subjects that it trains on.
+
+    Args:
+        model: that was trained.
+        cohort: on which.
+        options: with which.
+        work: its work folder, which may hold the plan that follows.
+        execution: device, threads, seed, progress.
+    """
+    run = Fitting(cohort, model.folder, options, work=work, execution=execution)
+    return None if model.plan == run.derived_plan(model.provenance["data"]) else model.plan
 
 
 def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:

@@ -111,6 +111,7 @@ class Fitting:
         self.sharing = Sharing.of(options.sharing, self.recipe)
         self.options = replace(options, operator=self.operator, sharing=self.sharing)
         self.atlases = AtlasSet(cohort, options.atlases, self.work, self.execution, self.update)
+        self._derived: Plan | None = None
         self._check()
 
     def _check(self) -> None:
@@ -172,6 +173,9 @@ class Fitting:
         # Only now: options that are refused leave no plan for the next call to take.
         if not self.plan_path.exists():
             self._keep_plan(plan, hashes)
+            plan.write(self.plan_path)
+        elif self._derived is not None:
+            self._keep_plan(self._derived, hashes)
         self.require_memory(transformer)
         subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
         with self.execution.active():
@@ -325,7 +329,7 @@ class Fitting:
                     "used as it is; delete it to have it derived again"
                 )
             return plan
-        return self.derived_plan()
+        return self.derived_plan(hashes)
 
     def _plan_key(self, hashes: Mapping[str, Any]) -> str:
         """What a derived plan follows from."""
@@ -335,12 +339,11 @@ class Fitting:
         return digest({"data": hashes, "channels": self.cohort.channels, "labels": self.cohort.labels} | options)
 
     def _keep_plan(self, plan: Plan, hashes: Mapping[str, Any]) -> None:
-        """Write the plan beside the model; of one that was derived, note from what."""
+        """Of a plan that was derived, note from what."""
         key = self._plan_key(hashes)
         if self.update is None and not self.work.finished(PLANS, key, self.say.warn):
             with self.work.making(PLANS, key) as folder:
                 plan.write(folder / self.plan_path.name)
-        plan.write(self.plan_path)
 
     def _derived_for_others(self, plan: Plan, hashes: Mapping[str, Any]) -> bool:
         """Whether nobody but a call with other scans or options made the plan, and it is not what follows from these.
@@ -352,14 +355,25 @@ class Fitting:
             for entry in self.work.root.glob(f"{PLANS}/[!.]*")
             if self.work.finished(PLANS, entry.name, self.say.warn) and Plan.read(entry / self.plan_path.name) == plan
         }
-        return bool(kept) and self._plan_key(hashes) not in kept and self.derived_plan() != plan
+        return bool(kept) and self._plan_key(hashes) not in kept and self.derived_plan(hashes) != plan
 
-    def derived_plan(self) -> Plan:
-        """The plan that follows from the cohort.
+    def derived_plan(self, hashes: Mapping[str, Any]) -> Plan:
+        """The plan that follows from the cohort, measured where the work folder does not hold it.
+
+        Args:
+            hashes: of the cohort, see `hashes`.
 
         Raises:
             InputError: memory does not suffice to measure it.
         """
+        key = self._plan_key(hashes)
+        if self._derived is None and self.work.finished(PLANS, key, self.say.warn):
+            self._derived = Plan.read(self.work.entry(PLANS, key) / self.plan_path.name)
+        if self._derived is None:
+            self._derived = self._measured_plan()
+        return self._derived
+
+    def _measured_plan(self) -> Plan:
         needed = measuring_bytes([subject.read_grid() for subject in self.cohort], len(self.cohort.channels))
         self.execution.require_memory(needed, "crop or resample the largest scans", self.cohort.root)
         return Plan.derive(

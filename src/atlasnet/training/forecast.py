@@ -252,7 +252,7 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
         step, steps = networks.timed_step(run.planned_recipe(plan), Path(folder) / "timing")
     peak = peak_memory()
-    # The region of all subjects is larger, and a somewhat larger slice may have a deeper network, of four times the size.
+    # All subjects' region is larger, and a somewhat larger slice may have a deeper network, of four times the size.
     larger = [ceil(ROOM * side) for side in case.labels.shape]
     networks = replace(networks, spec=run.planned_spec(plan, spec, larger))
     stored = [file for path in run.cohort[source.name].images for file in volume_files(path)]

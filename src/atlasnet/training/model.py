@@ -36,6 +36,7 @@ from atlasnet.training.region import Region
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.typical import Typical
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
+from atlasnet.wording import counted
 
 T = TypeVar("T")
 
@@ -126,6 +127,13 @@ class Model:
     fusion_weights: FusionWeights | None = None
     organ_mask: bool = False
     _unpacked: Unpacked | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        labels = ", ".join(name for name, value in self.labels.items() if value not in (0, self.ignore_label))
+        return (
+            f"Model({self.place}: {counted(len(self.atlases), 'atlas')}, {self.network.name}, labels {labels}, "
+            f"channels {', '.join(self.channels)}, {counted(len(self.provenance.get('data', {})), 'training subject')})"
+        )
 
     @property
     def values(self) -> tuple[int, ...]:

@@ -78,6 +78,10 @@ class AffineMap(PointMap):
 
     matrix: Float
 
+    def __repr__(self) -> str:
+        moved = ", ".join(f"{mm:.1f}" for mm in self.matrix[:3, 3])
+        return f"AffineMap(offset ({moved}) mm, scales volume by {np.linalg.det(self.matrix[:3, :3]):.3g})"
+
     def __post_init__(self) -> None:
         matrix = np.array(self.matrix, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.abs(matrix[3] - (0, 0, 0, 1)).max() > 1e-9:
@@ -124,6 +128,9 @@ class DisplacementMap(PointMap):
 
     displacement: Tensor
     grid: Grid
+
+    def __repr__(self) -> str:
+        return f"DisplacementMap({self.grid!r})"
 
     def __post_init__(self) -> None:
         field = torch.as_tensor(self.displacement)
@@ -174,6 +181,9 @@ class BSplineMap(PointMap):
 
     coefficients: Tensor
     grid: Grid
+
+    def __repr__(self) -> str:
+        return f"BSplineMap(control points on {self.grid!r})"
 
     def __post_init__(self) -> None:
         field = torch.as_tensor(self.coefficients)
@@ -236,6 +246,9 @@ class CompositeMap(PointMap):
     """
 
     parts: tuple[PointMap, ...]
+
+    def __repr__(self) -> str:
+        return " then ".join(map(repr, self.parts)) or "identity"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _simplified(self.parts))

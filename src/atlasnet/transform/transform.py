@@ -43,6 +43,11 @@ class Transform:
     backward: PointMap
     residual: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        error = self.residual.get("target", {}).get("p999")
+        known = "" if error is None else f", inverse within {error:.2g} mm"
+        return f"Transform({self.forward!r}{known})"
+
     @classmethod
     def identity(cls) -> Transform:
         """The map that moves nothing."""

@@ -1,0 +1,121 @@
+"""`AtlasNet` as a notebook uses it: what the command line can do, in one object, and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlasnet
+from atlasnet.cohort import Cohort, check_cohort, take_fingerprint
+from atlasnet.errors import CohortError, InputError, ModelError
+from atlasnet.execution import Execution, read_json
+from atlasnet.training.recipe import Recipe
+from atlasnet.transform import Transform
+from atlasnet.volume import read_volume
+from pages import check
+from synthetic import write_cohort
+
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+ONE = Execution(threads=1)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(3)))
+
+
+@pytest.fixture(scope="module")
+def net(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> atlasnet.AtlasNet:
+    """Fitted and cross-validated, the models of its folds kept."""
+    made = atlasnet.AtlasNet(atlases=2, width=0.25, preset=RECIPE, registration="affine", execution=ONE)
+    return made.fit(cohort, tmp_path_factory.mktemp("model") / "m", folds=True, ensemble=True)
+
+
+def folder(net: atlasnet.AtlasNet) -> Path:
+    assert net.model is not None
+    return net.model.folder
+
+
+def test_folds_are_cross_validated_and_kept_to_segment_together(net: atlasnet.AtlasNet, cohort: Cohort) -> None:
+    assert net.cross_validation is not None
+    assert sorted(net.cross_validation.folds) == [("s0",), ("s1",), ("s2",)]
+    assert net.cross_validation.table.cases == ["s0", "s1", "s2"]
+    assert repr(net.cross_validation).startswith("CrossValidation(3 folds, Table(3 cases; mean Dice shell 0.")
+    together = atlasnet.AtlasNet.load(folder(net) / "cross_validation", execution=ONE)
+    assert repr(together) == "AtlasNet(Ensemble(fold_1, fold_2, fold_3))"
+    assert len(together.predict(cohort["s0"].images[0]).record["atlases"]) == 3 * 2
+
+
+def test_folds_that_cannot_be_used_are_refused_before_any_training(cohort: Cohort, tmp_path: Path) -> None:
+    net = atlasnet.AtlasNet(atlases=1, preset=RECIPE, registration="affine", execution=ONE)
+    with pytest.raises(InputError, match="folds"):
+        net.fit(cohort, tmp_path / "m", folds=9)
+    with pytest.raises(InputError, match="ask for folds"):
+        net.fit(cohort, tmp_path / "m", ensemble=True)
+    with pytest.raises(ModelError, match="call fit"):
+        net.report()
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_page_of_the_training_has_registrations_and_cross_validation(net: atlasnet.AtlasNet) -> None:
+    page = check(net.report())
+    assert "in 3 folds" in page.text
+    assert len(page.table("subject")) == 4
+    loaded = atlasnet.AtlasNet.load(folder(net)).report(folder(net) / "again.html")
+    assert "does not hold them any more" in check(loaded).text
+
+
+def test_scans_are_segmented_into_a_folder_with_records_and_pages(
+    net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path
+) -> None:
+    batch = net.predict_all(cohort.root / "imagesTr", tmp_path / "out", report=True, agreement=True)
+    assert repr(batch) == "Batch(3 cases: 3 segmented)"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *(f"s{n}{suffix}" for n in range(3) for suffix in (".nii.gz", ".json", "_report.html")),
+        *(f"s{n}_{name}.nii.gz" for n in range(3) for name in ("agreement", "entropy")),
+        *("report.html", "labels.label", "labels.ctbl"),
+    }
+    alone = net.predict(cohort["s1"].images[0])
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "s1.nii.gz").array, alone.labels.array)
+    again = net.predict_all(cohort.root / "imagesTr", tmp_path / "out", agreement=True)
+    assert repr(again) == "Batch(3 cases: 3 kept as they were)"
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path) -> None:
+    table = net.evaluate(cohort.select(["s2", "s0"]), tmp_path / "scored", report=True)
+    assert table.cases == ["s2", "s0"]
+    assert read_json(tmp_path / "scored" / "table.json") == table.as_json()
+    folded = atlasnet.evaluation.evaluate_folder(tmp_path / "scored", cohort.root / "labelsTr", allow_missing=True)
+    assert {(row.case, row.label): row.dice for row in folded.rows} == {
+        (row.case, row.label): row.dice for row in table.rows
+    }
+    assert {"table.csv", "table.html", "s0_report.html"} <= {path.name for path in (tmp_path / "scored").iterdir()}
+    with pytest.raises(CohortError, match="not the labels of the model"):
+        net.evaluate(replace(cohort, labels={"background": 0, "core": 2}), tmp_path / "other")
+
+
+def test_what_a_notebook_prints_is_short_and_tells_what_it_is(net: atlasnet.AtlasNet, cohort: Cohort) -> None:
+    image = cohort["s0"].read_image()
+    prediction = net.predict(image)
+    result = atlasnet.register(image, cohort["s1"].read_image(), operator="affine", execution=ONE)
+    printed = {
+        "AtlasNet(atlases=3, epochs=2, not trained)": atlasnet.AtlasNet(atlases=3, epochs=2),
+        f"AtlasNet(Model({folder(net)}: 2 atlases, unet, labels shell, core, channels MR, 3 training subjects))": net,
+        f"Prediction({prediction.summary()}; labels Volume(1 x uint8, {image.grid!r}))": prediction,
+        "Subject(s0, 1 channel, with reference)": cohort["s0"],
+        "Cohort(3 subjects, nnU-Net layout, channels MR, labels background=0, shell=2, core=4)": cohort,
+        f"CheckReport(0 errors, 0 warnings; {cohort!r})": check_cohort(cohort.root),
+        "Fingerprint(3 subjects, channels MR, median spacing 2 x 2 x 3.5 mm)": take_fingerprint(cohort),
+        "Transform(AffineMap(offset (0.0, 0.0, 0.0) mm, scales volume by 1), inverse within 0 mm)": (
+            Transform.identity()
+        ),
+        "Execution(device='cpu', threads=1, seed=0, check_memory=True)": ONE,
+    }
+    for expected, value in printed.items():
+        assert repr(value) == expected
+    assert repr(result).startswith("Registration(affine, quality 0.")
+    assert len(repr(result)) < 120
