@@ -109,7 +109,7 @@ def plan_lines(plan: Plan, network: NetworkSpec | None = None) -> list[str]:
     context = f", {counted(plan.context, 'slice')} each side" if name == "unet" else ""
 
     def mm(values: tuple[float, ...]) -> str:
-        return " x ".join(f"{value:g}" for value in values) + " mm"
+        return " x ".join(f"{value:.4g}" for value in values) + " mm"
 
     lines = [
         "plan",

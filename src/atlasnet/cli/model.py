@@ -92,7 +92,7 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
     """What models that segment together need not have in common."""
 
     def three(values: list[float]) -> str:
-        return " x ".join(f"{value:g}" for value in values)
+        return " x ".join(f"{value:.4g}" for value in values)
 
     network = f"{summary['network']['name']}, width {summary['network']['width']:g}"
     lines = [
