@@ -33,6 +33,7 @@ def test_info_says_what_the_model_is_for(model: Model, capsys: Capture) -> None:
     summary = json.loads(capsys.readouterr().out)
     assert summary["labels"] == LABELS
     assert summary["training_subjects"] == 2
+    assert summary["epochs"] == 1
     assert summary["network_spacing_mm"] == list(model.plan.spacing)
     assert summary["bytes"] == sum((model.folder / name).stat().st_size for name in model.checksums)
     assert main(["model", "info", str(model.folder)]) == 0

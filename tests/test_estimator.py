@@ -89,7 +89,7 @@ def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, cohort: 
     table = net.evaluate(cohort.select(["s2", "s0"]), tmp_path / "scored", report=True)
     assert table.cases == ["s2", "s0"]
     assert read_json(tmp_path / "scored" / "table.json") == table.as_json()
-    folded = atlasnet.evaluation.evaluate_folder(tmp_path / "scored", cohort.root / "labelsTr", allow_missing=True)
+    folded = atlasnet.evaluate(tmp_path / "scored", cohort.root / "labelsTr", allow_missing=True)
     assert {(row.case, row.label): row.dice for row in folded.rows} == {
         (row.case, row.label): row.dice for row in table.rows
     }

@@ -97,7 +97,7 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
     network = f"{summary['network']['name']}, width {summary['network']['width']:g}"
     lines = [
         f"network      {network}, voxels of {three(summary['network_spacing_mm'])} mm",
-        f"epochs       {summary['epochs'] or 'not known'}",
+        f"epochs       {summary['epochs_of_networks'] or 'not known'}",
         f"registration {summary['registration']}, voxels of {three(summary['registration_spacing_mm'])} mm",
         f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),

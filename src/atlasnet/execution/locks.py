@@ -37,7 +37,8 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
         yield
     finally:
         # While it is still held: whoever opened it before finds it gone and is turned away.
-        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no open file, and filelock does it there
+            lock.unlink()
         held.release()
         if made:
             with suppress(OSError):

@@ -376,7 +376,8 @@ class Model:
             "ignore_label": self.ignore_label,
             "channels": list(self.channels),
             "network": self.network.to_json(),
-            "epochs": self._epochs(),
+            "epochs": self.provenance.get("recipe", {}).get("epochs"),
+            "epochs_of_networks": self._epochs(),
             "organ_mask": self.organ_mask,
             "registration": self.operator,
             "network_spacing_mm": list(self.plan.spacing),
@@ -389,7 +390,7 @@ class Model:
         }
 
     def _epochs(self) -> str | None:
-        """For how many epochs the networks were trained, in words; None of a model that does not say."""
+        """For how many epochs which network was trained, in words; None of a model that does not say."""
         try:
             recipe, sharing = self.provenance["recipe"], self.provenance["sharing"]
             return Sharing(kind=sharing["kind"], tuning=sharing["tuning"]).described(
