@@ -371,12 +371,13 @@ class Model:
 
     def summary(self) -> dict[str, Any]:
         """What a user asks of a model, JSON-able: nothing of it names a patient but the subjects that are atlases."""
+        recipe = self.provenance.get("recipe")
         return {
             "labels": dict(self.labels),
             "ignore_label": self.ignore_label,
             "channels": list(self.channels),
             "network": self.network.to_json(),
-            "epochs": self.provenance.get("recipe", {}).get("epochs"),
+            "epochs": recipe.get("epochs") if isinstance(recipe, Mapping) else None,
             "epochs_of_networks": self._epochs(),
             "organ_mask": self.organ_mask,
             "registration": self.operator,
