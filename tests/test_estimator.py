@@ -12,6 +12,7 @@ import atlasnet
 from atlasnet.cohort import Cohort, check_cohort, take_fingerprint
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, read_json
+from atlasnet.prediction import Prediction
 from atlasnet.training.recipe import Recipe
 from atlasnet.transform import Transform
 from atlasnet.volume import read_volume
@@ -98,14 +99,21 @@ def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, cohort: 
         net.evaluate(replace(cohort, labels={"background": 0, "core": 2}), tmp_path / "other")
 
 
+def warned(prediction: Prediction, *warnings: str) -> Prediction:
+    return replace(prediction, record=prediction.record | {"warnings": [*warnings]})
+
+
 def test_what_a_notebook_prints_is_short_and_tells_what_it_is(net: atlasnet.AtlasNet, cohort: Cohort) -> None:
     image = cohort["s0"].read_image()
     prediction = net.predict(image)
     result = atlasnet.register(image, cohort["s1"].read_image(), operator="affine", execution=ONE)
+    said = prediction.summary()
+    assert repr(prediction.labels) == f"Volume(1 x uint8, {image.grid!r})"
     printed = {
         "AtlasNet(atlases=3, epochs=2, not trained)": atlasnet.AtlasNet(atlases=3, epochs=2),
         f"AtlasNet(Model({folder(net)}: 2 atlases, unet, labels shell, core, channels MR, 3 training subjects))": net,
-        f"Prediction({prediction.summary()}; labels Volume(1 x uint8, {image.grid!r}))": prediction,
+        f"Prediction({said}; labels {prediction.labels!r})": warned(prediction),
+        f"Prediction({said}; 1 warning in its record; labels {prediction.labels!r})": warned(prediction, "unusual"),
         "Subject(s0, 1 channel, with reference)": cohort["s0"],
         "Cohort(3 subjects, nnU-Net layout, channels MR, labels background=0, shell=2, core=4)": cohort,
         f"CheckReport(0 errors, 0 warnings; {cohort!r})": check_cohort(cohort.root),

@@ -11,6 +11,7 @@ from atlasnet.errors import InputError
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
+from atlasnet.wording import counted
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Prediction:
     to_atlases: Mapping[str, Transform] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Prediction({self.summary()}; labels {self.labels!r})"
+        warnings = len(self.record["warnings"])
+        warned = f"; {counted(warnings, 'warning')} in its record" if warnings else ""
+        return f"Prediction({self.summary()}{warned}; labels {self.labels!r})"
 
     def summary(self) -> str:
         """One line: the volume of each label and how far the atlases agreed."""
