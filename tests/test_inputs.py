@@ -13,7 +13,7 @@ from atlasnet.errors import InputError
 from atlasnet.prediction import find_cases
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, write_volume
-from atlasnet.volume.io import image_stem
+from atlasnet.volume.names import image_stem
 
 
 def touch(*paths: Path) -> None:

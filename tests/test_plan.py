@@ -15,7 +15,8 @@ import pytest
 
 from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, take_fingerprint
 from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
-from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS, wanted_spacing
+from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS
+from atlasnet.cohort.spacing import wanted_spacing
 from atlasnet.errors import CohortError, InputError
 from atlasnet.volume import Grid, Volume, write_volume
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnet.cohort import Cohort, find_masks
 from atlasnet.cohort.doubts import header_doubts
+from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.evaluation import Table, evaluate_cohort
 from atlasnet.execution import Execution
@@ -58,6 +59,7 @@ class AtlasNet:
         network: ``"unet"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or ``"module:Class"``
             with ``allow_module``; None takes the plan's.
         width: factor on the network's channels; None takes the plan's.
+        spacing: of the grid on which networks work, (x, y, z) mm, or ``"scan"`` for that of the scans; None plans it.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: ``"independent"``, ``"first"`` or ``"common"``, or a `atlasnet.training.sharing.Sharing` of one's own:
@@ -76,6 +78,7 @@ class AtlasNet:
         atlases: int | str | Path | Sequence[str | Path] | None = None,
         network: str | None = None,
         width: float | None = None,
+        spacing: WantedSpacing | None = None,
         preset: str | Recipe = "default",
         epochs: int | None = None,
         sharing: str | Sharing | None = None,
@@ -90,6 +93,7 @@ class AtlasNet:
             network=network,
             allow_module=allow_module,
             width=width,
+            spacing=spacing,
             preset=preset,
             epochs=epochs,
             sharing=sharing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -14,6 +14,11 @@ def shortened(names: Sequence[str], most: int = 10) -> str:
     """At most ``most`` names, then how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def lengths(values: Iterable[float]) -> str:
+    """Lengths along axes, to four digits: 0.7 x 0.7 x 3."""
+    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def size(mib: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
 from atlasnet.volume import Volume
-from atlasnet.volume.io import image_suffix
+from atlasnet.volume.names import image_suffix
 
 _FIRST_CHANNEL = re.compile(r"(?P<case>.+)_0000")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from atlasnet.cli.options import add_output_options, add_spacing_option, require_file, spacing_from
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
-from atlasnet.wording import counted
+from atlasnet.wording import counted, lengths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:
             [
                 subject.name,
                 " x ".join(str(n) for n in subject.shape[::-1]),
-                " x ".join(f"{value:.4g}" for value in subject.spacing),
+                lengths(subject.spacing),
                 *(" / ".join(f"{values[i]:.4g}" for i in (1, 3, 5)) for values in subject.percentiles),
                 *(f"{subject.label_ml[name]:.5g}" if name in subject.label_ml else "-" for name in names),
             ]
@@ -108,13 +108,10 @@ def plan_lines(plan: Plan, network: NetworkSpec | None = None) -> list[str]:
     name, width = (plan.network, plan.width) if network is None else (network.name, network.width)
     context = f", {counted(plan.context, 'slice')} each side" if name == "unet" else ""
 
-    def mm(values: tuple[float, ...]) -> str:
-        return " x ".join(f"{value:.4g}" for value in values) + " mm"
-
     lines = [
         "plan",
-        f"  networks work at        {mm(plan.spacing)}, slices along {plan.slice_axis}",
-        f"  registration works at   {mm(plan.registration_spacing)}",
+        f"  networks work at        {lengths(plan.spacing)} mm, slices along {plan.slice_axis}",
+        f"  registration works at   {lengths(plan.registration_spacing)} mm",
         f"  network                 {name}, width {width:g}{context}, batches of at most {plan.batch_size}",
     ]
     for normalisation, span in zip(plan.normalisation, plan.mi_range, strict=True):

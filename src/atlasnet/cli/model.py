@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_output_options, require_writable
 from atlasnet.cli.reporting import tell
-from atlasnet.wording import counted
+from atlasnet.wording import counted, lengths
 
 if TYPE_CHECKING:
     from atlasnet.prediction import Ensemble
@@ -90,15 +90,11 @@ def _described(summary: dict[str, Any]) -> str:
 
 def _of_one(summary: dict[str, Any]) -> list[str]:
     """What models that segment together need not have in common."""
-
-    def three(values: list[float]) -> str:
-        return " x ".join(f"{value:.4g}" for value in values)
-
     network = f"{summary['network']['name']}, width {summary['network']['width']:g}"
     lines = [
-        f"network      {network}, voxels of {three(summary['network_spacing_mm'])} mm",
+        f"network      {network}, voxels of {lengths(summary['network_spacing_mm'])} mm",
         f"epochs       {summary['epochs_of_networks'] or 'not known'}",
-        f"registration {summary['registration']}, voxels of {three(summary['registration_spacing_mm'])} mm",
+        f"registration {summary['registration']}, voxels of {lengths(summary['registration_spacing_mm'])} mm",
         f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),
         f"size         {summary['bytes'] / 2**20:.1f} MiB",
@@ -108,6 +104,6 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
     ]
     for atlas in summary["atlases"]:
         quality = ", ".join(f"{value:.3f}" for value in atlas["quality"].values())
-        seen = "" if atlas["network_sees_mm"] is None else f"; network sees {three(atlas['network_sees_mm'])} mm"
+        seen = "" if atlas["network_sees_mm"] is None else f"; network sees {lengths(atlas['network_sees_mm'])} mm"
         lines.append(f"  {atlas['name']}: {quality or 'there is no other subject'}{seen}")
     return lines

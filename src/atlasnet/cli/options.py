@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atlasnet.errors import InputError
 
 if TYPE_CHECKING:
-    from atlasnet.cohort.plan import WantedSpacing
+    from atlasnet.cohort.spacing import WantedSpacing
     from atlasnet.evaluation import PatchProtocol
     from atlasnet.execution import Execution
 
@@ -87,7 +87,7 @@ def add_spacing_option(parser: argparse.ArgumentParser) -> None:
 
 def spacing_from(args: argparse.Namespace) -> WantedSpacing | None:
     """What ``--spacing`` asks for."""
-    from atlasnet.cohort.plan import wanted_spacing
+    from atlasnet.cohort.spacing import wanted_spacing
 
     return None if args.spacing is None else wanted_spacing(args.spacing)
 

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.prediction.batch import wanted_outputs
     from atlasnet.prediction.dicom import require_dicom, require_writers
     from atlasnet.prediction.forecast import forecast_cases
-    from atlasnet.volume.io import image_stem
+    from atlasnet.volume.names import image_stem
 
     _check_name(args.output)
     execution = execution_from(args)
@@ -214,7 +214,7 @@ def _check_name(output: Path) -> None:
         InputError: it is one.
     """
     from atlasnet.errors import InputError
-    from atlasnet.volume.io import image_stem, image_suffix
+    from atlasnet.volume.names import image_stem, image_suffix
     from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
     if image_stem(output) is not None and image_suffix(output) not in WRITABLE_SUFFIXES:
@@ -236,7 +236,7 @@ def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path]) -> d
         InputError: several cases would go into one file, or results among the scans of a folder.
     """
     from atlasnet.errors import InputError
-    from atlasnet.volume.io import image_stem
+    from atlasnet.volume.names import image_stem
 
     if image_stem(output) is None:
         if any(path.is_dir() and path.resolve() == output.resolve() for path in inputs):

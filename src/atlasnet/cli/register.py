@@ -326,7 +326,7 @@ def _write(
         _draw(folder / PREVIEW, target, warped, transform, f"{args.source.name} onto {args.target.name}")
     if args.report:
         from atlasnet.report import write_registration_report
-        from atlasnet.volume.io import image_stem
+        from atlasnet.volume.names import image_stem
 
         write_registration_report(
             folder / REPORT,

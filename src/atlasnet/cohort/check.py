@@ -14,14 +14,15 @@ from atlasnet.cohort.cohort import Cohort, scan
 from atlasnet.cohort.doubts import header_doubts
 from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
-from atlasnet.cohort.plan import Plan, WantedSpacing, is_ct
+from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
+from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import read_labels
 from atlasnet.volume.volume import Volume
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import counted, lengths, shortened
 
 _LISTED = 8
 _UNLIKE = 3.0
@@ -215,7 +216,7 @@ def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
         median = np.median(values, axis=0)
         for part, own in zip(measured, values, strict=True):
             if np.any(np.maximum(own / median, median / own) > _UNLIKE):
-                shown, usual = (" x ".join(f"{v:.4g}" for v in three) for three in (own, median))
+                shown, usual = (lengths(three) for three in (own, median))
                 text = f"the {what}, {shown} mm (x, y, z), is unlike the cohort's median, {usual} mm"
                 problems.append(Problem(text, part.print.name, severity="warning"))
     return problems

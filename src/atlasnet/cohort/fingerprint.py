@@ -19,7 +19,7 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.orientation import canonical
 from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
-from atlasnet.wording import counted
+from atlasnet.wording import counted, lengths
 
 PERCENTILES = (0.0, 0.5, 5.0, 50.0, 95.0, 99.5, 100.0)
 QUANTILES = 201
@@ -88,7 +88,7 @@ class Fingerprint:
     surroundings: tuple[tuple[float, ...], ...]
 
     def __repr__(self) -> str:
-        spacing = " x ".join(f"{mm:.3g}" for mm in self.median_spacing)
+        spacing = lengths(self.median_spacing)
         return (
             f"Fingerprint({counted(len(self.subjects), 'subject')}, channels {', '.join(self.channels)}, "
             f"median spacing {spacing} mm)"

@@ -13,7 +13,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import leads_nowhere
-from atlasnet.volume.io import image_suffix
+from atlasnet.volume.names import image_suffix
 from atlasnet.wording import shortened
 
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort

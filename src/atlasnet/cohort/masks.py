@@ -12,7 +12,7 @@ from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
-from atlasnet.volume.io import image_stem
+from atlasnet.volume.names import image_stem
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted, shortened
 

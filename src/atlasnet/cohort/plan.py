@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from scipy.optimize import brentq
 
 from atlasnet.cohort.fingerprint import QUANTILES, Fingerprint
 from atlasnet.cohort.normalisation import HIGH, LOW, Normalisation, number, pair
-from atlasnet.errors import CohortError, InputError
+from atlasnet.cohort.spacing import WantedSpacing
+from atlasnet.errors import CohortError
 from atlasnet.execution import read_json, write_json
 from atlasnet.volume.volume import Volume
 
@@ -48,9 +49,6 @@ CT_CHEST_WINDOW = (-1000.0, 400.0)
 
 _LUNG_HU = -400.0
 Float = NDArray[np.float64]
-
-WantedSpacing = tuple[float, float, float] | Literal["scan"]
-"""(x, y, z) in mm, or that of the scans."""
 
 _BATCH_PIXELS = 2**20  # four slices of 512 x 512
 _LARGEST_BATCH = 32
@@ -266,52 +264,6 @@ class Plan:
     def write(self, path: str | Path) -> None:
         """Write plan.json."""
         write_json(path, self.to_json())
-
-
-def wanted_spacing(words: Sequence[str]) -> WantedSpacing:
-    """What a person asks for: ``scan``, one length in mm for all axes, or three (x, y, z).
-
-    Raises:
-        InputError: it is none of these.
-    """
-    try:
-        if list(words) == ["scan"]:
-            return "scan"
-        lengths = [float(word) for word in words]
-        if len(lengths) in (1, 3) and all(0 < length < float("inf") for length in lengths):
-            return _three(lengths * (3 // len(lengths)))
-    except ValueError:
-        pass
-    raise InputError(
-        "the spacing is not understood",
-        expected="one length above 0 mm, three (x, y, z), or scan",
-        found=" ".join(words),
-    )
-
-
-def check_spacing(plan: Plan, wanted: WantedSpacing | None, path: Path, derived: Callable[[], Plan]) -> None:
-    """Refuse a plan that lies there and has another spacing than was asked for.
-
-    Args:
-        plan: read from ``path``.
-        wanted: what was asked for, or None.
-        path: of the plan.
-        derived: gives the plan that was asked for.
-
-    Raises:
-        InputError: it has another one.
-    """
-    if wanted is None or plan.spacing == wanted:
-        return
-    asked = derived().spacing
-    if plan.spacing != asked:
-        raise InputError(
-            "the plan that lies here has another spacing than was asked for",
-            path=path,
-            expected=" x ".join(f"{length:g}" for length in asked) + " mm",
-            found=" x ".join(f"{length:g}" for length in plan.spacing) + " mm",
-            remedy="delete the file, or do not ask for a spacing",
-        )
 
 
 def is_ct(channel: str) -> bool:

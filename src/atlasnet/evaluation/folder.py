@@ -17,7 +17,8 @@ from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, check_ignore_label, evaluate_subject
 from atlasnet.evaluation.table import Table
 from atlasnet.execution import Execution
-from atlasnet.volume.io import READABLE_SUFFIXES, image_suffix, images_by_stem, read_labels
+from atlasnet.volume.io import read_labels
+from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_stem
 from atlasnet.wording import counted, shortened
 
 _TABLE_SIZE = 2**20

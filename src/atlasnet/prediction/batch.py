@@ -29,7 +29,7 @@ from atlasnet.prediction.output import (
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume
-from atlasnet.volume.io import image_stem
+from atlasnet.volume.names import image_stem
 from atlasnet.wording import counted
 
 E = TypeVar("E", bound=AtlasNetError)

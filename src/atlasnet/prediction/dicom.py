@@ -17,7 +17,7 @@ import numpy as np
 from atlasnet import __version__
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.volume import Volume
-from atlasnet.volume.io import is_dicom
+from atlasnet.volume.names import is_dicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
 from atlasnet.execution import files_below
-from atlasnet.volume.io import DICOM_SUFFIXES, READABLE_SUFFIXES, image_stem, is_dicom
+from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, image_stem, is_dicom
 from atlasnet.wording import counted
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")

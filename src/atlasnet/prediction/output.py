@@ -22,7 +22,7 @@ from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
 from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
-from atlasnet.volume.io import image_stem
+from atlasnet.volume.names import image_stem
 from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:

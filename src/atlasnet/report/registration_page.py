@@ -13,6 +13,7 @@ from atlasnet.report.stack import add_stacks, image_layer, stacks
 from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
+from atlasnet.wording import lengths
 
 # Voxels of the target that the inverse may miss by at its worst thousandth before the page warns.
 LARGEST_RESIDUAL = 1.0
@@ -127,9 +128,7 @@ def _levels(page: Page, record: Mapping[str, Any]) -> None:
     )
     rows = []
     for place, level in enumerate(record["levels"], start=1):
-        resolution, spacing = (
-            " x ".join(f"{mm:.3g}" for mm in level[key]) for key in ("resolution", "control_spacing_mm")
-        )
+        resolution, spacing = (lengths(level[key]) for key in ("resolution", "control_spacing_mm"))
         energies = [level.get("energy_before"), level.get("energy_after")]
         change = 100 * (energies[1] / energies[0] - 1) if all(energies) else None
         rows.append(

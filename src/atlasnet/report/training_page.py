@@ -20,7 +20,7 @@ from atlasnet.training.model import Model, log_path
 from atlasnet.training.networks import COMMON
 from atlasnet.training.registered import RegisteredPair
 from atlasnet.volume import Volume, canonical
-from atlasnet.wording import counted
+from atlasnet.wording import counted, lengths
 
 PAIR_BYTES = 5 * 2**20  # all pictures of registrations together, before base64 makes a third more of them
 ATLAS_BYTES = 3 * 2**20  # likewise of the atlases
@@ -98,7 +98,7 @@ def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
         ["network", f"{model.network.name}, width {model.network.width:g}"],
         ["epochs", str(recipe["epochs"])],
         *waiting,
-        ["voxels of the networks, mm", _lengths(model.plan.spacing)],
+        ["voxels of the networks, mm", lengths(model.plan.spacing)],
         ["registration", model.operator],
         ["seed", str(model.provenance["seed"])],
         ["model", told["checksum"]],
@@ -107,8 +107,8 @@ def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
     page.table(["what", "which"], rows, words=["which"])
 
 
-def _lengths(lengths: Sequence[float] | None) -> str:
-    return "all of it" if lengths is None else " x ".join(f"{mm:.3g}" for mm in lengths)
+def _extent(mm: Sequence[float] | None) -> str:
+    return "all of it" if mm is None else lengths(mm)
 
 
 def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
@@ -119,7 +119,7 @@ def _atlases(page: Page, model: Model, images: Mapping[str, Volume]) -> None:
             atlas.name,
             "training subject" if atlas.subject is not None else "image from elsewhere",
             *(number(atlas.quality.get(key)) for key in ("minimum", "median", "maximum")),
-            _lengths(model.seen_mm(atlas)),
+            _extent(model.seen_mm(atlas)),
         ]
         for atlas in sorted(model.atlases, key=lambda atlas: atlas.quality.get("minimum", 0.0))
     ]

@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 
 from atlasnet.report.page import Page, asset, script_json
 from atlasnet.volume import Volume, resample, write_volume
+from atlasnet.wording import lengths
 
 VERSION = "0.69.0"
 BUNDLE, LICENCE = f"niivue-{VERSION}.js", f"niivue-{VERSION}.LICENSE.txt"
@@ -56,7 +57,7 @@ def add_viewer(page: Page, shown: Sequence[Shown], at: Sequence[float] | None = 
     for place, one in enumerate(shown):
         volume, made_coarser = _fitted(one)
         if made_coarser:
-            spacing = " x ".join(f"{mm:.3g}" for mm in volume.grid.spacing)
+            spacing = lengths(volume.grid.spacing)
             coarser.append(f"{one.name}: {spacing} mm")
         # What lies over the first is half transparent, as the slider is at the start.
         volumes.append(_settings(one, volume, 0.5 if place else 1.0))

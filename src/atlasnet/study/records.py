@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from atlasnet.cohort.plan import WantedSpacing
+from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import InputError
 from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions

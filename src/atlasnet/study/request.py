@@ -9,7 +9,7 @@ from typing import Any
 
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.cohort.masks import check_masks
-from atlasnet.cohort.plan import check_spacing
+from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
 from atlasnet.network import NetworkSpec, build_network
@@ -139,7 +139,8 @@ class StudyRequest:
         if not path.exists():
             return self.derived_plan()
         plan = Plan.read(path)
-        check_spacing(plan, self.options.spacing, path, self.derived_plan)
+        if self.options.spacing is not None:
+            check_spacing(plan.spacing, self.derived_plan().spacing, path)
         for place in sorted((self.folder / "models").glob(f"*/*/*/{PLAN}")):
             if Plan.read(place) != plan:
                 raise InputError(

@@ -14,7 +14,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
 from atlasnet.volume import read_grid, volume_digest
-from atlasnet.volume.io import images_by_stem
+from atlasnet.volume.names import images_by_stem
 from atlasnet.wording import shortened
 
 

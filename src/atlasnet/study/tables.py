@@ -100,7 +100,8 @@ def label_table(found: Mapping[str, Any], label: str) -> tuple[list[str], list[l
     titled = {row["title"]: row for row in found["methods"].values()}
     for place, observer in enumerate(observers, start=1):
         seen, every = observer["subjects"], len(found["cases"])
-        titled[f"observer {place}" + (f" ({seen} of {counted(every, 'test subject')})" if seen < every else "")] = observer
+        some = f" ({seen} of {counted(every, 'test subject')})" if seen < every else ""
+        titled[f"observer {place}{some}"] = observer
     head, rows = ["method", *_HEADINGS.values()], [[title, *_scores(row, label)] for title, row in titled.items()]
     if without_label(found, label):
         head.append("found where there is none")

@@ -20,7 +20,7 @@ import torch
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.masks import are_masked, check_masks
-from atlasnet.cohort.plan import check_spacing
+from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
 from atlasnet.network import NetworkSpec, build_network, code_digest
@@ -322,7 +322,8 @@ class Fitting:
                     found=", ".join(plan.channels),
                     remedy="delete the file to have it derived again",
                 )
-            check_spacing(plan, self.options.spacing, self.plan_path, self.derived_plan)
+            if self.options.spacing is not None:
+                check_spacing(plan.spacing, self.derived_plan(hashes).spacing, self.plan_path)
             if self._derived_for_others(plan, hashes):
                 self.say.warn(
                     f"{self.plan_path} was derived by an earlier call, from other scans or for other options, and is "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from atlasnet.cohort.plan import WantedSpacing
+from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import InputError
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing

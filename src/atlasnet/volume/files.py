@@ -6,7 +6,7 @@ from pathlib import Path
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import digest, file_digest, files_below
-from atlasnet.volume.io import image_suffix
+from atlasnet.volume.names import image_suffix
 from atlasnet.volume.text_headers import metaimage_voxels, nrrd_voxels
 
 

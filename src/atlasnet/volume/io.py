@@ -19,14 +19,12 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from atlasnet.errors import InputError, VolumeError
+from atlasnet.errors import VolumeError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.headers import NiftiGeometry, check_finite, check_nifti, check_spacing, of_three_axes
+from atlasnet.volume.names import READABLE_SUFFIXES, check_name, image_suffix, is_dicom
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume, all_finite
-
-READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 
 DIRECTION_TOLERANCE = 1e-3
 """How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
@@ -36,54 +34,12 @@ _LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
 _FARTHEST = 1e7  # mm; an origin beyond is a damaged number
 
 
-def image_suffix(path: str | Path) -> str | None:
-    """The readable image suffix (lower case, ``.nii.gz`` as a whole) of a file name, or None."""
-    name = Path(path).name.lower()
-    return next((suffix for suffix in READABLE_SUFFIXES if name.endswith(suffix)), None)
-
-
-def image_stem(path: Path) -> str | None:
-    """The file name without its image suffix, or None when it has none."""
-    suffix = image_suffix(path)
-    return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
-
-
-def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder, but for hidden ones, by the stems of their names, which are those of cases.
-
-    Raises:
-        InputError: two files have one stem.
-    """
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        stem = image_stem(file)
-        if stem is None or file.name.startswith(".") or not file.is_file():
-            continue
-        if stem in found:
-            raise InputError(
-                f"two files of the case {stem}", path=file, found=f"{found[stem].name} beside it", remedy="remove one"
-            )
-        found[stem] = file
-    return found
-
-
 def _reader(path: Path) -> str:
     """What ITK calls its reader of the format. By itself it finds none for some names in capitals."""
     suffix = image_suffix(path) or ""
     if suffix.startswith(".nii"):
         return "NiftiImageIO"
     return "NrrdImageIO" if suffix in (".nrrd", ".nhdr") else "MetaImageIO"
-
-
-def is_dicom(path: str | Path) -> bool:
-    """Whether this is read as DICOM: a folder, a zip, or a file that is DICOM by its name or its first bytes."""
-    path = Path(path)
-    if path.is_dir() or path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    if image_suffix(path) is not None or not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def read_volume(path: str | Path, *, channels: bool = False, series: str | None = None) -> Volume:
@@ -310,18 +266,6 @@ def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
     except OSError as error:
         raise VolumeError("the file cannot be read", path=path, found=str(error)) from error
     return None
-
-
-def check_name(path: Path) -> None:
-    """Refuse a name that is not in UTF-8: at one, ITK ends the whole process.
-
-    Raises:
-        VolumeError: it is not.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise VolumeError("the name of the file is not in UTF-8", path=path, remedy="rename it") from error
 
 
 def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[Any]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from atlasnet.errors import VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.volume.headers import check_nifti
-from atlasnet.volume.io import check_name, image_suffix, itk_reason, quiet_itk
+from atlasnet.volume.io import itk_reason, quiet_itk
+from atlasnet.volume.names import check_name, image_suffix
 from atlasnet.volume.volume import Volume
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")

@@ -17,7 +17,7 @@ from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import files_below
 from atlasnet.volume.dicom_files import read_header
 from atlasnet.volume.dicom_series import no_slice, open_series
-from atlasnet.volume.io import image_suffix, is_dicom
+from atlasnet.volume.names import image_suffix, is_dicom
 from atlasnet.wording import shortened
 
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from atlasnet.cohort.conversion.lattice import placed
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume import Grid, Volume, read_labels
-from atlasnet.volume.io import images_by_stem, read_sitk, read_volume
+from atlasnet.volume.io import read_sitk, read_volume
+from atlasnet.volume.names import images_by_stem
 
 Mask = NDArray[np.bool_]
 

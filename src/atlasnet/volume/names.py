@@ -1,0 +1,64 @@
+"""What the names of image files say: their format, their case; and whether a path is DICOM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atlasnet.errors import InputError, VolumeError
+
+READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
+
+
+def image_suffix(path: str | Path) -> str | None:
+    """The readable image suffix (lower case, ``.nii.gz`` as a whole) of a file name, or None."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in READABLE_SUFFIXES if name.endswith(suffix)), None)
+
+
+def image_stem(path: Path) -> str | None:
+    """The file name without its image suffix, or None when it has none."""
+    suffix = image_suffix(path)
+    return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder, but for hidden ones, by the stems of their names, which are those of cases.
+
+    Raises:
+        InputError: two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        stem = image_stem(file)
+        if stem is None or file.name.startswith(".") or not file.is_file():
+            continue
+        if stem in found:
+            raise InputError(
+                f"two files of the case {stem}", path=file, found=f"{found[stem].name} beside it", remedy="remove one"
+            )
+        found[stem] = file
+    return found
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether this is read as DICOM: a folder, a zip, or a file that is DICOM by its name or its first bytes."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    if image_suffix(path) is not None or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is not in UTF-8: at one, ITK ends the whole process.
+
+    Raises:
+        VolumeError: it is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise VolumeError("the name of the file is not in UTF-8", path=path, remedy="rename it") from error
