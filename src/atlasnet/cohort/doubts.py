@@ -13,7 +13,7 @@ from atlasnet.volume.io import is_placed, states_rescale
 def header_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path, str]]:
     """Each image whose header leaves something open, and what, with what mends it.
 
-    A CT series without rescale slope and intercept is read as it is stored, as ITK, dcm2niix and pydicom read it: tools
+    A CT series without rescale slope and intercept is read as it is stored, as ITK and pydicom read it: tools
     that make DICOM of images in Hounsfield units leave them out. DICOM demands them (PS3.3 C.8.2.1), and without them a
     scanner's values are off by a thousand.
 
