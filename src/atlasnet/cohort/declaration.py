@@ -10,6 +10,7 @@ from typing import Any
 from atlasnet.cohort.segments import label_segments
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import read_json
+from atlasnet.volume.io import LARGEST_LABEL
 
 BACKGROUND = "background"
 IGNORE = "ignore"
@@ -110,6 +111,13 @@ def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | No
         name, number = (value, key) if isinstance(value, str) and _is_whole(key) else (key, value)
         if not _is_whole(number):
             raise CohortError(f"the value of label {name!r} is not a whole number", path=path, found=repr(number))
+        if abs(int(number)) > LARGEST_LABEL:
+            raise CohortError(
+                f"the value of label {name!r} is too large",
+                path=path,
+                expected=f"at most {LARGEST_LABEL}",
+                found=str(number)[:40],
+            )
         if str(name) in labels:
             raise CohortError(f"two labels are named {name!r}", path=path)
         labels[str(name)] = int(number)

@@ -30,7 +30,7 @@ DIRECTION_TOLERANCE = 1e-3
 """How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
 
 _LARGEST = 1e30  # of a voxel; beyond, the float32 in which images are computed with comes to its end
-_LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
+LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
 _FARTHEST = 1e7  # mm; an origin beyond is a damaged number
 
 
@@ -159,11 +159,11 @@ def read_labels(path: str | Path) -> Volume:
             remedy="export one label map, in which segments do not overlap",
         )
     low, high = array.min().item(), array.max().item()
-    if max(-low, high) > _LARGEST_LABEL:
+    if max(-low, high) > LARGEST_LABEL:
         raise VolumeError(
             "the label values are too large",
             path=path,
-            expected=f"label values up to {_LARGEST_LABEL}",
+            expected=f"label values up to {LARGEST_LABEL}",
             found=f"{low} to {high}",
             remedy="give the labels smaller numbers",
         )
