@@ -235,6 +235,5 @@ def test_the_benchmark_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     assert found["device"] == {"name": "cpu"}
     assert found["same_map_again"]
     assert found["from_the_cpu_mm"]["max"] == 0
-    assert set(found["median"]) == {"registration", "several_atlases", "share_of_peak"}
     assert all(value > 0 for value in found["median"].values())
     assert "wanted" not in found

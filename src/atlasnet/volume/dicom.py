@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
+from atlasnet.volume.dicom_files import DicomFile
 from atlasnet.volume.dicom_frames import Frame, check_rescale, frames_of
 from atlasnet.volume.dicom_pixels import decoded, rescaled
 from atlasnet.volume.dicom_series import Series, open_series
@@ -99,7 +100,8 @@ def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:
 
 def _whole_header(file: Path) -> Dataset:
     try:
-        return dcmread(file, stop_before_pixels=True, force=True)
+        with DicomFile(file) as stream:
+            return dcmread(stream, stop_before_pixels=True, force=True)
     except Exception as error:  # pydicom says in no single way that a file is damaged
         raise VolumeError("the header is damaged", path=file, found=type(error).__name__) from error
 

@@ -6,6 +6,7 @@ nobody would miss it.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -51,6 +52,19 @@ _STRAYS = ("DICOMDIR", "LICENSE", "README", "VERSION")  # what exports bring alo
 # The tags (7FE0,0010), and (7FE0,0008) and (7FE0,0009), in either byte order.
 _PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _FLOAT_PIXELS = (b"\xe0\x7f\x08\x00", b"\x7f\xe0\x00\x08", b"\xe0\x7f\x09\x00", b"\x7f\xe0\x00\x09")
+
+
+class DicomFile(io.BufferedReader):
+    """A file to read DICOM from: for bytes that a damaged header claims and that are not there, no memory is taken."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most as many bytes as are left."""
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def check_strange(strange: Sequence[Path], known: Sequence[Path]) -> None:
@@ -99,7 +113,7 @@ def read_header(file: Path) -> Dataset | None:
             remedy="get its content (such as by datalad get), or put a copy of the file in its place",
         )
     try:
-        with file.open("rb") as stream:
+        with DicomFile(file) as stream:
             start = stream.read(132)
             begun = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
             bare = begun and start[128:] != b"DICM"  # files older than the preamble begin with the first group

@@ -25,6 +25,7 @@ from pydicom.uid import (
 )
 
 from atlasnet.errors import VolumeError
+from atlasnet.volume.dicom_files import DicomFile
 from atlasnet.volume.dicom_series import Instance
 from atlasnet.wording import counted
 
@@ -60,7 +61,8 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
     """
     file = instance.file
     try:
-        dataset = dcmread(file, force=True, specific_tags=list(_PIXELS))
+        with DicomFile(file) as stream:
+            dataset = dcmread(stream, force=True, specific_tags=list(_PIXELS))
         syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)
         size = (instance.frames, int(dataset.Rows), int(dataset.Columns))
         bits, stored = int(dataset.BitsAllocated), dataset["PixelData"]

@@ -14,7 +14,7 @@ from atlasnet.cohort.conversion.lattice import placed
 from atlasnet.cohort.conversion.structures import Mask, hex_colour
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.volume import Grid
-from atlasnet.volume.dicom_files import unreadable
+from atlasnet.volume.dicom_files import DicomFile, unreadable
 
 
 class DicomSegmentation:
@@ -36,9 +36,9 @@ class DicomSegmentation:
         import highdicom as hd
 
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), DicomFile(path) as stream:
                 warnings.simplefilter("ignore")
-                self._seg = hd.seg.segread(path)
+                self._seg = hd.seg.segread(stream)
                 described = {number: self._seg.get_segment_description(number) for number in self._seg.segment_numbers}
                 kind = str(self._seg.SegmentationType)
                 self.series = next(

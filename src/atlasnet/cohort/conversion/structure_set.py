@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from atlasnet.cohort.conversion.structures import Mask, hex_colour
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Grid
-from atlasnet.volume.dicom_files import unreadable
+from atlasnet.volume.dicom_files import DicomFile, unreadable
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 OFF_PLANE = 0.2
@@ -31,7 +31,8 @@ class StructureSet:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            dataset = dcmread(path, force=True)
+            with DicomFile(path) as stream:
+                dataset = dcmread(stream, force=True)
             names = {
                 int(region.ROINumber): " ".join(str(region.get("ROIName") or f"ROI {region.ROINumber}").split())
                 for region in dataset.get("StructureSetROISequence") or ()
