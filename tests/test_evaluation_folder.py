@@ -146,7 +146,7 @@ def test_the_maps_that_predict_writes_beside_a_case_are_not_taken_for_prediction
 
 def test_a_case_given_twice_is_refused(folders) -> None:
     write(folders[0] / "one.nrrd", {1: 1})
-    with pytest.raises(InputError, match="two files of the case one"):
+    with pytest.raises(InputError, match="two files are called one"):
         evaluate_folder(*folders)
 
 

@@ -466,7 +466,7 @@ def test_two_references_of_one_case_are_refused(cohort: Cohort, tests: tuple[Sub
     root = tmp_path / "data"
     shutil.copytree(cohort.root, root)
     shutil.copy(root / "labelsTs" / "t1.nii.gz", root / "labelsTs" / "t1.NII.GZ")
-    with pytest.raises(InputError, match="two files of the case t1"):
+    with pytest.raises(InputError, match="two files are called t1"):
         read_test_subjects(root, cohort)
 
 

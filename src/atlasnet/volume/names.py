@@ -23,7 +23,7 @@ def image_stem(path: Path) -> str | None:
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder, but for hidden ones, by the stems of their names, which are those of cases.
+    """The images of a folder, but for hidden ones, by the stems of their names.
 
     Raises:
         InputError: two files have one stem.
@@ -35,7 +35,7 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
             continue
         if stem in found:
             raise InputError(
-                f"two files of the case {stem}", path=file, found=f"{found[stem].name} beside it", remedy="remove one"
+                f"two files are called {stem}", path=file, found=f"{found[stem].name} beside it", remedy="remove one"
             )
         found[stem] = file
     return found
