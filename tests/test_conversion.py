@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -512,4 +513,164 @@ def test_a_label_map_in_dicom_is_read(tmp_path: Path) -> None:
     )
     made.save_as(case / "objects" / "SEG.dcm")
     convert_cohort(tmp_path / "cases", tmp_path / "data")
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())
+
+
+def write_named(case: Path, **masks: NDArray[np.bool_]) -> None:
+    volume = write_image(case)
+    for name, mask in masks.items():
+        write_labels(case / "masks" / f"{name}.nii.gz", volume.replace(mask[None].astype(np.uint8)))
+
+
+def test_one_name_in_two_spellings_is_one_label(tmp_path: Path) -> None:
+    cases, lung = tmp_path / "cases", painted() == 1
+    for name, spelling in {"a": "L\u00e4sion", "b": "la\u0308sion", "c": "L\u00c4SION"}.items():
+        write_named(cases / name, **{spelling: lung})
+    made = convert_cohort(cases, tmp_path / "data", channels=["CT"])
+    assert made.labels == {"background": 0, "L\u00e4sion": 1}
+    assert made.notes == ()
+    for subject in Cohort.read(tmp_path / "data"):
+        np.testing.assert_array_equal(subject.read_labels().array[0], lung)
+
+
+def test_structures_of_one_case_that_differ_in_capitals_alone_are_united_and_told(tmp_path: Path) -> None:
+    structure_set(
+        tmp_path / "cases" / "a" / "rs.dcm",
+        {name: [circle(image().grid, (5, 6, height), 3)] for name, height in (("GTV", 1), ("gtv", 2))},
+    )
+    write_image(tmp_path / "cases" / "a")
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    assert made.labels == {"background": 0, "GTV": 1}
+    assert made.notes == ("a: 'GTV' unites GTV, gtv",)
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        (("2", "10"), {"2": 2, "10": 10}),
+        (("0", "1"), {"0": 1, "1": 2}),
+        (("1", "01"), {"01": 1, "1": 2}),
+        (("20240101123456",), {"20240101123456": 1}),
+    ],
+)
+def test_names_are_values_where_they_can_be(tmp_path: Path, names: tuple[str, ...], values: dict[str, int]) -> None:
+    masks = {name: np.arange(painted().size).reshape(painted().shape) == place for place, name in enumerate(names)}
+    write_named(tmp_path / "cases" / "a", **masks)
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    assert made.labels == {"background": 0, **values}
+    labels = Cohort.read(tmp_path / "data")["a"].read_labels().array.ravel()
+    assert labels[: len(names)].tolist() == [values[name] for name in names]
+
+
+def test_a_label_made_of_less_in_one_case_is_told(tmp_path: Path) -> None:
+    cases, left, right = tmp_path / "cases", painted() == 1, painted() == 2
+    write_named(cases / "a", Lung_L=left, Lung_R=right)
+    write_named(cases / "b", Lung_L=left)
+    lung = {"lung": ["Lung_L", "Lung_R"]}
+    made = convert_cohort(cases, tmp_path / "data", channels=["CT"], labels=lung)
+    assert made.notes == ("b: 'lung' is Lung_L alone",)
+    options: dict[str, Any] = {"channels": ["CT"], "labels": {"lung": ["Lung_L", "Lugn_R"]}}
+    with pytest.raises(CohortError, match="no case has the structure 'Lugn_R'"):
+        convert_cohort(cases, tmp_path / "other", **options)
+    made = convert_cohort(cases, tmp_path / "other", allow_missing=True, **options)
+    assert made.notes == ("in no case: 'Lugn_R'",)
+
+
+def test_files_in_no_folder_of_a_case_are_told(tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    write_masks(cases / "a")
+    (cases / "b.zip").write_bytes(b"PK")
+    (cases / ".DS_Store").write_bytes(b"")
+    (cases / "__MACOSX").mkdir()
+    made = convert_cohort(cases, tmp_path / "data", channels=["CT"])
+    assert made.cases == ("a",)
+    assert made.notes == ("left out, in no folder of a case: b.zip",)
+
+
+def test_what_headers_leave_open_is_told(tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    volume, _ = series_of(cases / "a")
+    for file in (cases / "a" / "ct1").iterdir():
+        stored = pydicom.dcmread(file)
+        del stored.RescaleSlope, stored.RescaleIntercept
+        stored.save_as(file)
+    write_labels(cases / "a" / "masks" / "m.nii.gz", volume.replace((painted() == 1)[None].astype(np.uint8)))
+    write_named(cases / "b", m=painted() == 1)
+    for file in ((cases / "b" / "ct.nii.gz"), (cases / "b" / "masks" / "m.nii.gz")):
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        content[252:256] = bytes(4)  # qform_code and sform_code
+        file.write_bytes(gzip.compress(content))
+    made = convert_cohort(cases, tmp_path / "data", channels=["CT"])
+    assert [note[:60] for note in made.notes] == [
+        "a: the CT series states no rescale slope and intercept: its ",
+        "b: the NIfTI header has neither form (both codes are 0): lef",
+    ]
+
+
+def test_a_contour_that_is_there_twice_is_one(tmp_path: Path) -> None:
+    grid = image().grid
+    ring = circle(grid, (5, 6, 1), 3)
+    once = StructureSet(structure_set(tmp_path / "once.dcm", {"node": [ring]})).mask("node", grid)
+    twice = StructureSet(structure_set(tmp_path / "twice.dcm", {"node": [ring, ring]})).mask("node", grid)
+    assert once.any()
+    np.testing.assert_array_equal(twice, once)
+
+
+def test_a_keyhole_is_a_hole(tmp_path: Path) -> None:
+    grid = Grid.from_parts((1, 60, 60), (1, 1, 3.0))
+    outer, inner = circle(grid, (30.3, 29.8, 0), 20), circle(grid, (30.3, 29.8, 0), 8)
+    key = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
+    regions = {"key": [key], "two": [outer, inner]}
+    found = StructureSet(structure_set(tmp_path / "rs.dcm", regions))
+    np.testing.assert_array_equal(found.mask("key", grid), found.mask("two", grid))
+
+
+def test_contours_beside_the_pixels_are_refused(tmp_path: Path) -> None:
+    grid = Grid.from_parts((3, 20, 30), (1, 1, 3.0))
+    for centre, fits in (((15, 10, 1), True), ((25.5, 10, 1), True), ((28, 10, 1), False), ((15, 50, 1), False)):
+        found = StructureSet(structure_set(tmp_path / "rs.dcm", {"ring": [circle(grid, centre, 5)]}))
+        if fits:
+            assert found.mask("ring", grid).any()
+        else:
+            with pytest.raises(VolumeError, match=r"reaches out of the image.*--label names the others"):
+                found.mask("ring", grid)
+
+
+def test_contours_around_no_voxel_are_told(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume, _ = series_of(case)
+    small = circle(volume.grid, (5.5, 6.5, 1), 0.2)
+    structure_set(case / "rs.dcm", {"node": [circle(volume.grid, (5, 6, 2), 3)], "spot": [small]})
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data")
+    assert made.notes == ("a: the contours of 'spot' enclose the centre of no voxel",)
+
+
+def test_channels_of_dicom_are_series_of_their_own(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    write_seg(case)  # drawn on the first
+    other = dicoms.slices(image().array[0] * 2, spacing=SPACING, origin=ORIGIN, direction=OBLIQUE, series="2")
+    dicoms.save(case / "other", other)
+    convert_cohort(tmp_path / "cases", tmp_path / "data", images=["ct1", "other"], channels=["T1", "T2"])
+    read = Cohort.read(tmp_path / "data")["a"].read_image().array
+    np.testing.assert_array_equal(read, np.concatenate([image().array, image().array * 2]))
+
+
+def test_structures_are_named_by_the_folder_that_they_lie_in(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume, _ = series_of(case)
+    for rater, height in (("rater1", 1), ("rater2", 2)):
+        structure_set(case / rater / "RS.dcm", {"node": [circle(volume.grid, (5, 6, height), 3)]})
+    with pytest.raises(CohortError, match=r"several annotations.*rater1/RS\.dcm, rater2/RS\.dcm"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data")
+    convert_cohort(tmp_path / "cases", tmp_path / "data", structures="rater2")
+    labels = Cohort.read(tmp_path / "data")["a"].read_labels().array[0]
+    assert np.flatnonzero(labels.any(axis=(1, 2))).tolist() == [2]
+
+
+def test_a_case_may_lie_one_folder_deeper(tmp_path: Path) -> None:
+    write_masks(tmp_path / "cases" / "a" / "study 1")
+    with pytest.raises(CohortError, match=r"with --structures, and an image in another folder with --image"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    options: dict[str, Any] = {"images": ["*/ct.nii.gz"], "structures": "*/segmentations"}
+    convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], **options)
     np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from atlasnet import __version__
 from atlasnet.cohort.conversion.find import Case, find_case, open_structures
 from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.declaration import BACKGROUND, IGNORE
+from atlasnet.cohort.doubts import header_doubts
 from atlasnet.cohort.layout import PARTS
 from atlasnet.cohort.segments import label_segments
 from atlasnet.cohort.subject import Subject
@@ -24,6 +26,7 @@ from atlasnet.wording import counted, shortened
 
 Labels = Mapping[str, Sequence[str]]
 _SHOWN = 20  # problems in one message
+_LARGEST = 2**31 - 1  # value of a label
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,23 @@ def convert_cohort(
     cases = _cases(source, images, structures, reporter)
     channels = tuple(channels) or (_modality(cases),)
     if labels is None:
-        names = {name for case in cases for name in case.structures}
-        wanted: Labels = {name: [name] for name in sorted(names, key=_in_order)}
+        names = [name for case in cases for name in case.structures]
+        spellings = {_folded(name): name for name in reversed(names)}  # the first of each
+        wanted: Labels = {name: [name] for name in sorted(spellings.values(), key=_in_order)}
     else:
         wanted = labels
     values = _values(wanted)
     chosen = [_Chosen.of(case, wanted) for case in cases]
-    notes = _check_missing(chosen, wanted, allow_missing)
+    notes = [
+        *_left_out(source),
+        *_check_missing(chosen, wanted, allow_missing),
+        *_united(chosen, wanted, allow_missing),
+    ]
     problems: list[str] = []
     with atomic_folder(folder) as made:
         for case in reporter.track(chosen, "converting", len(chosen)):
             try:
-                notes += _write_case(made, case, values, ordered=labels is not None)
+                notes += _write_case(made, case, channels, values, ordered=labels is not None)
             except InputError as error:
                 problems.append(f"{case.case.name}: {error}")
         _refuse(problems)
@@ -130,11 +138,11 @@ class _Chosen:
     def of(cls, case: Case, wanted: Labels) -> _Chosen:
         names: dict[str, list[str]] = {}
         for name in case.structures:
-            names.setdefault(name.casefold(), []).append(name)
+            names.setdefault(_folded(name), []).append(name)
         return cls(
             case,
             {
-                label: [name for part in parts for name in names.get(part.casefold(), ())]
+                label: [name for part in parts for name in names.get(_folded(part), ())]
                 for label, parts in wanted.items()
             },
         )
@@ -148,7 +156,7 @@ def _cases(source: Path, images: Sequence[str], structures: str | None, reporter
             expected="a folder for each case",
             remedy=f"use it as it is, or find what is wrong with it: atlasnet check {source}",
         )
-    folders = [entry for entry in sorted(source.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    folders = [entry for entry in _entries(source) if entry.is_dir()]
     if not folders:
         raise CohortError(
             "there is no folder of a case",
@@ -163,6 +171,16 @@ def _cases(source: Path, images: Sequence[str], structures: str | None, reporter
             problems.append(str(error))
     _refuse(problems)
     return cases
+
+
+def _entries(source: Path) -> list[Path]:
+    return [entry for entry in sorted(source.iterdir()) if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+
+
+def _left_out(source: Path) -> list[str]:
+    """Files beside the folders of cases, told: one may be a case."""
+    files = [entry.name for entry in _entries(source) if not entry.is_dir()]
+    return [f"left out, in no folder of a case: {shortened(files)}"] if files else []
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -186,9 +204,14 @@ def _modality(cases: Sequence[Case]) -> str:
     )
 
 
+def _folded(name: str) -> str:
+    """What two spellings of one name have in common: capitals, and how a letter with an accent is encoded, aside."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _in_order(name: str) -> tuple[int, str, str]:
     """Values of a label map by size, other names by the alphabet."""
-    return (int(name), "", "") if name.isdecimal() else (-1, name.casefold(), name)
+    return (int(name), "", name) if name.isdecimal() else (-1, name.casefold(), name)
 
 
 def _values(wanted: Labels) -> dict[str, int]:
@@ -197,8 +220,9 @@ def _values(wanted: Labels) -> dict[str, int]:
             raise InputError("a label cannot be called that", found=repr(name), expected=f"not {BACKGROUND}, {IGNORE}")
     if not wanted:
         raise CohortError("nothing is annotated in any case")
-    if all(name.isdecimal() for name in wanted):  # of label maps, which have values
-        return {BACKGROUND: 0, **{name: int(name) for name in wanted}}
+    numbers = {name: int(name) for name in wanted if name.isdecimal()}  # label maps have values
+    if len({value for value in numbers.values() if 0 < value <= _LARGEST}) == len(wanted):
+        return {BACKGROUND: 0, **numbers}
     return {BACKGROUND: 0, **{name: value for value, name in enumerate(wanted, start=1)}}
 
 
@@ -229,12 +253,41 @@ def _check_missing(chosen: Sequence[_Chosen], wanted: Labels, allow: bool) -> li
     return [f"taken for absent: {line}" for line in lines]
 
 
-def _write_case(folder: Path, chosen: _Chosen, values: Mapping[str, int], *, ordered: bool) -> list[str]:
+def _united(chosen: Sequence[_Chosen], wanted: Labels, allow_missing: bool) -> list[str]:
+    """Structures that make up a label in one case and not in another, and those that differ in capitals alone, told.
+
+    Raises:
+        CohortError: a structure is in no case, and none may be missing.
+    """
+    has = {_folded(name): name for c in chosen for name in c.case.structures}
+    nowhere = [part for parts in wanted.values() for part in parts if _folded(part) not in has]
+    if nowhere and not allow_missing:
+        raise CohortError(
+            f"no case has the structure {shortened([repr(part) for part in nowhere])}",
+            found=shortened(sorted(has.values()), 30),
+            remedy="correct or leave out the name after --label, or say with --allow-missing that it may be nowhere",
+        )
+    notes = [f"in no case: {shortened([repr(part) for part in nowhere])}"] if nowhere else []
+    for label in wanted:
+        most = max(len(c.structures[label]) for c in chosen)
+        for c in chosen:
+            names = c.structures[label]
+            if 0 < len(names) < most:
+                notes.append(f"{c.case.name}: {label!r} is {', '.join(names)} alone")
+            if len({_folded(name) for name in names}) < len(names):
+                notes.append(f"{c.case.name}: {label!r} unites {', '.join(names)}")
+    return notes
+
+
+def _write_case(
+    folder: Path, chosen: _Chosen, channels: Sequence[str], values: Mapping[str, int], *, ordered: bool
+) -> list[str]:
     """Write image and labels of a case; what is to be told of it."""
     case = chosen.case
     subject = Subject(case.name, case.images, channels=len(case.images), series=case.series)
     image = subject.read_image()
     labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
+    notes += [f"{case.name}: {doubt}" for _, doubt in header_doubts(subject, channels)]
     write_labels(folder / "labelsTr" / f"{case.name}.nii.gz", Volume(labels[None], image.grid))
     for number, channel in enumerate(image.array):
         write_volume(folder / "imagesTr" / f"{case.name}_{number:04d}.nii.gz", Volume(channel[None], image.grid))
@@ -262,8 +315,11 @@ def _painted(
             if covered:
                 notes.append(f"{case.name}: {label!r} covers {counted(covered, 'voxel')} of labels before it")
             labels[mask] = values[label]
-            if isinstance(opened, StructureSet) and (gaps := opened.gaps(name, grid)):
-                notes.append(f"{case.name}: {name!r} has no contour in {counted(gaps, 'slice')} between others")
+            if isinstance(opened, StructureSet):
+                if gaps := opened.gaps(name, grid):
+                    notes.append(f"{case.name}: {name!r} has no contour in {counted(gaps, 'slice')} between others")
+                if not mask.any():
+                    notes.append(f"{case.name}: the contours of {name!r} enclose the centre of no voxel")
     return labels, notes
 
 

@@ -60,7 +60,8 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
         images: a pattern (``*`` and ``?``) for each channel, of paths below the folder; without any, the one image
             that lies in the folder itself, or its DICOM series.
         structures: the pattern of a folder of masks, a label map, a ``.seg.nrrd``, a DICOM segmentation or a structure
-            set; without it, the one thing of these that there is (a label map must be named).
+            set, or of a folder that holds nothing else of these; without it, the one thing of these that there is (a
+            label map must be named).
 
     Raises:
         CohortError: there is none, or several.
@@ -69,14 +70,16 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
     kinds = {file: _kind(file) for file in files_below(folder)}
     found = tuple(_matching(folder, kinds, pattern, "--image") for pattern in images)
     if structures is not None:
-        chosen = _matching(folder, kinds, structures, "--structures")
+        chosen = _unwrapped(_matching(folder, kinds, structures, "--structures"), kinds)
     else:
         chosen = _annotation(folder, kinds, found)
     opened = open_structures(chosen)
     segments = {name: opened.segment(name) for name in opened.names}
     found = found or (_image(folder, kinds, chosen),)
-    modality = _modality(found[0], opened.series) if is_dicom(found[0]) else None
-    return Case(folder.name, found, chosen, opened.series, segments, modality)
+    # Structures are drawn on one series; of several channels, each is one of its own.
+    series = opened.series if len(found) == 1 else None
+    modality = _modality(found[0], series) if is_dicom(found[0]) else None
+    return Case(folder.name, found, chosen, series, segments, modality)
 
 
 def _kind(file: Path) -> Kind | None:
@@ -107,6 +110,12 @@ def _matching(folder: Path, files: Iterable[Path], pattern: str, option: str) ->
     return names[fitting[0]]
 
 
+def _unwrapped(path: Path, kinds: Mapping[Path, Kind | None]) -> Path:
+    """The segmentation in a folder that holds one and no image."""
+    inside = [file for file, kind in kinds.items() if kind in ("image", "segmentation") and path in file.parents]
+    return inside[0] if len(inside) == 1 and kinds[inside[0]] == "segmentation" else path
+
+
 def _annotation(folder: Path, kinds: Mapping[Path, Kind | None], images: Sequence[Path]) -> Path:
     """The one thing that may hold the structures."""
     free = {f: kind for f, kind in kinds.items() if not any(f == image or image in f.parents for image in images)}
@@ -118,7 +127,7 @@ def _annotation(folder: Path, kinds: Mapping[Path, Kind | None], images: Sequenc
             path=folder,
             expected="a folder of masks, a .seg.nrrd, a DICOM segmentation or a structure set",
             found=_listed(folder, found or kinds),
-            remedy="name what holds the structures with --structures",
+            remedy="name what holds the structures with --structures, and an image in another folder with --image",
         )
     return found[0]
 

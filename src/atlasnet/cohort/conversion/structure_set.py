@@ -20,6 +20,11 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 OFF_PLANE = 0.2
 """Slices by which a contour's points may lie beside the middle of a slice."""
 
+OUTSIDE = 1.5
+"""Voxels by which a contour's points may lie beyond the centres of the outermost ones: half is their border."""
+
+_REMEDY = "give the series on which the contours were drawn, or leave the structure out (--label names the others)"
+
 
 class StructureSet:
     """Regions of interest drawn as closed contours; points, open lines and regions without a contour are left out.
@@ -41,7 +46,9 @@ class StructureSet:
             self._colours: dict[str, str] = {}
             for region in dataset.get("ROIContourSequence") or ():
                 name = names[int(region.ReferencedROINumber)]
-                contours = [_points(contour) for contour in region.get("ContourSequence") or () if _is_closed(contour)]
+                points = [_points(contour) for contour in region.get("ContourSequence") or () if _is_closed(contour)]
+                # A contour that is there twice is one, and not a region and its hole.
+                contours = list({contour.tobytes(): contour for contour in points}.values())
                 if not contours:
                     continue
                 if name in self._contours:
@@ -67,7 +74,7 @@ class StructureSet:
         (PS3.3 C.8.8.6.3) and most readers have it.
 
         Raises:
-            VolumeError: a contour lies beside the slices of the image, or not in a plane of them.
+            VolumeError: a contour lies beside the slices of the image, not in a plane of them, or reaches out of them.
         """
         filled = np.zeros(grid.shape, dtype=bool)
         for contour in self._contours[name]:
@@ -80,7 +87,16 @@ class StructureSet:
                     path=self.path,
                     expected=f"at slices 0 to {grid.shape[0] - 1}",
                     found=f"at {heights.min():.2f} to {heights.max():.2f} slices",
-                    remedy="give the series on which the contours were drawn",
+                    remedy=_REMEDY,
+                )
+            first, last = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+            if first.min() < -OUTSIDE or np.any(last > grid.size[:2] - 1 + OUTSIDE):
+                raise VolumeError(
+                    f"a contour of {name!r} reaches out of the image",
+                    path=self.path,
+                    expected=f"voxels (x, y) from (0, 0) to ({grid.size[0] - 1}, {grid.size[1] - 1})",
+                    found=f"({first[0]:.1f}, {first[1]:.1f}) to ({last[0]:.1f}, {last[1]:.1f})",
+                    remedy=_REMEDY,
                 )
             _fill(filled[slice_number], points[:, :2])
         return filled
