@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, take_fingerprint
+from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, check_cohort, take_fingerprint
 from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
 from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS
-from atlasnet.cohort.spacing import wanted_spacing
+from atlasnet.cohort.spacing import check_spacing, wanted_spacing
 from atlasnet.errors import CohortError, InputError
+from atlasnet.study import StudyOptions
+from atlasnet.training.options import FitOptions
 from atlasnet.volume import Grid, Volume, write_volume
 
 
@@ -75,6 +78,23 @@ def test_a_spacing_is_asked_for_in_words(words: list[str], wanted: object) -> No
 def test_a_spacing_that_is_none_is_refused(words: list[str]) -> None:
     with pytest.raises(InputError, match="the spacing is not understood"):
         wanted_spacing(words)
+
+
+@pytest.mark.parametrize("spacing", [1.5, (1.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, float("nan")), "scans", "123"])
+@pytest.mark.parametrize("options", [FitOptions, StudyOptions, partial(check_cohort, "data")])
+def test_a_spacing_that_is_none_is_refused_of_a_program_too(spacing: Any, options: Callable[..., object]) -> None:
+    with pytest.raises(InputError, match=r"the spacing is not understood; expected \(x, y, z\)"):
+        options(spacing=spacing)
+
+
+def test_lengths_are_compared_with_a_plan_without_measuring_the_scans(tmp_path: Path) -> None:
+    def measured() -> NoReturn:
+        raise AssertionError("the scans were measured")
+
+    check_spacing((1.0, 1.0, 2.0), (1, 1, 2), measured, tmp_path)
+    with pytest.raises(InputError, match="another spacing than was asked for"):
+        check_spacing((1.0, 1.0, 2.0), (1.0, 1.0, 3.0), measured, tmp_path)
+    check_spacing((1.0, 1.0, 2.0), "scan", lambda: (1.0, 1.0, 2.0), tmp_path)
 
 
 def test_structures_at_different_places_are_seen_in_one_box() -> None:

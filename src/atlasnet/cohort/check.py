@@ -16,7 +16,7 @@ from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
 from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
-from atlasnet.cohort.spacing import WantedSpacing
+from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
@@ -99,7 +99,11 @@ def check_cohort(
         labelled: whether every subject must have a reference.
         spacing: of the plan; see `Plan.derive`.
         reporter: follows the reading.
+
+    Raises:
+        InputError: ``spacing`` is none.
     """
+    require_spacing(spacing)
     reporter = reporter or SilentReporter()
     try:
         cohort, problems = scan(path, labelled=labelled)

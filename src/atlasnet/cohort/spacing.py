@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from atlasnet.errors import InputError
 from atlasnet.wording import lengths
@@ -29,7 +29,7 @@ def wanted_spacing(words: Sequence[str]) -> WantedSpacing:
         given = []
     if len(given) == 1:
         given *= 3
-    if len(given) == 3 and all(0 < length < math.inf for length in given):
+    if _are_lengths(given):
         x, y, z = given
         return x, y, z
     raise InputError(
@@ -39,12 +39,38 @@ def wanted_spacing(words: Sequence[str]) -> WantedSpacing:
     )
 
 
-def check_spacing(found: Spacing, asked: Spacing, path: Path) -> None:
+def require_spacing(wanted: WantedSpacing | None) -> None:
+    """Refuse what a program asks for and is no spacing.
+
+    Raises:
+        InputError: it is neither None, nor ``"scan"``, nor three lengths.
+    """
+    if not (wanted is None or wanted == "scan" or _are_lengths(wanted)):
+        raise InputError(
+            "the spacing is not understood",
+            expected="(x, y, z), each above 0 mm, or 'scan'",
+            found=repr(wanted),
+        )
+
+
+def _are_lengths(values: Any) -> bool:
+    three = isinstance(values, (tuple, list)) and len(values) == 3
+    return three and all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values)
+
+
+def check_spacing(found: Spacing, wanted: WantedSpacing, of_scans: Callable[[], Spacing], path: Path) -> None:
     """Refuse a plan that lies at ``path`` and has another spacing than the one that was asked for.
+
+    Args:
+        found: of the plan.
+        wanted: what was asked for.
+        of_scans: measures that of the scans, where it was asked for.
+        path: of the plan.
 
     Raises:
         InputError: it has another one.
     """
+    asked = of_scans() if wanted == "scan" else tuple(wanted)
     if found != asked:
         raise InputError(
             "the plan that lies here has another spacing than was asked for",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from atlasnet.cohort.spacing import WantedSpacing
+from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.errors import InputError
 from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions
@@ -77,6 +77,7 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         chosen_methods(self.methods)
+        require_spacing(self.spacing)
         sharing = self.shared().kind
         if sharing == "model":
             raise InputError("a study trains its models anew", expected="sharing independent, first or common")

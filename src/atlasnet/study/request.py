@@ -140,7 +140,7 @@ class StudyRequest:
             return self.derived_plan()
         plan = Plan.read(path)
         if self.options.spacing is not None:
-            check_spacing(plan.spacing, self.derived_plan().spacing, path)
+            check_spacing(plan.spacing, self.options.spacing, lambda: self.derived_plan().spacing, path)
         for place in sorted((self.folder / "models").glob(f"*/*/*/{PLAN}")):
             if Plan.read(place) != plan:
                 raise InputError(

@@ -323,7 +323,8 @@ class Fitting:
                     remedy="delete the file to have it derived again",
                 )
             if self.options.spacing is not None:
-                check_spacing(plan.spacing, self.derived_plan(hashes).spacing, self.plan_path)
+                wanted = self.options.spacing
+                check_spacing(plan.spacing, wanted, lambda: self.derived_plan(hashes).spacing, self.plan_path)
             if self._derived_for_others(plan, hashes):
                 self.say.warn(
                     f"{self.plan_path} was derived by an earlier call, from other scans or for other options, and is "

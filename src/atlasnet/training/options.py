@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from atlasnet.cohort.spacing import WantedSpacing
+from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.errors import InputError
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
@@ -56,5 +56,6 @@ class FitOptions:
     keep_epochs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        require_spacing(self.spacing)
         if self.width is not None and not (math.isfinite(self.width) and self.width > 0):
             raise InputError("the width of a network must be positive", found=f"{self.width:g}")
