@@ -587,6 +587,14 @@ def test_files_in_no_folder_of_a_case_are_told(tmp_path: Path) -> None:
     assert made.notes == ("left out, in no folder of a case: b.zip",)
 
 
+def test_a_mask_that_was_not_fetched_is_not_absent(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    write_masks(case)
+    (case / "segmentations" / "node.nii.gz").symlink_to(tmp_path / "annex" / "node.nii.gz")
+    with pytest.raises(CohortError, match=r"node\.nii\.gz: the link leads nowhere"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], allow_missing=True)
+
+
 def test_what_headers_leave_open_is_told(tmp_path: Path) -> None:
     cases = tmp_path / "cases"
     volume, _ = series_of(cases / "a")
@@ -614,6 +622,14 @@ def test_a_contour_that_is_there_twice_is_one(tmp_path: Path) -> None:
     twice = StructureSet(structure_set(tmp_path / "twice.dcm", {"node": [ring, ring]})).mask("node", grid)
     assert once.any()
     np.testing.assert_array_equal(twice, once)
+
+
+def test_a_contour_without_points_is_left_out(tmp_path: Path) -> None:
+    grid = image().grid
+    path = structure_set(tmp_path / "rs.dcm", {"node": [circle(grid, (5, 6, 1), 3)], "nothing": [np.zeros((0, 3))]})
+    found = StructureSet(path)
+    assert found.names == ("node",)
+    assert found.mask("node", grid).any()
 
 
 def test_a_keyhole_is_a_hole(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from atlasnet.errors import VolumeError
-from atlasnet.execution import leads_nowhere
+from atlasnet.volume.names import require_target
 
 _HEADER = [
     "SOPClassUID",
@@ -106,12 +106,7 @@ def read_header(file: Path) -> Dataset | None:
     Raises:
         VolumeError: it is DICOM, but damaged, or compressed as a whole; or it is a link that leads nowhere.
     """
-    if leads_nowhere(file):
-        raise VolumeError(
-            "the link leads nowhere",
-            path=file,
-            remedy="get its content (such as by datalad get), or put a copy of the file in its place",
-        )
+    require_target(file)
     try:
         with DicomFile(file) as stream:
             start = stream.read(132)

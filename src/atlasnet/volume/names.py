@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atlasnet.errors import InputError, VolumeError
+from atlasnet.execution import leads_nowhere
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
@@ -27,11 +28,15 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 
     Raises:
         InputError: two files have one stem.
+        VolumeError: an image is a link that leads nowhere: it may not be passed over.
     """
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         stem = image_stem(file)
-        if stem is None or file.name.startswith(".") or not file.is_file():
+        if stem is None or file.name.startswith("."):
+            continue
+        require_target(file)
+        if not file.is_file():
             continue
         if stem in found:
             raise InputError(
@@ -39,6 +44,20 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
             )
         found[stem] = file
     return found
+
+
+def require_target(file: Path) -> None:
+    """Refuse a link whose target is not there.
+
+    Raises:
+        VolumeError: it is one.
+    """
+    if leads_nowhere(file):
+        raise VolumeError(
+            "the link leads nowhere",
+            path=file,
+            remedy="get its content (such as by datalad get), or put a copy of the file in its place",
+        )
 
 
 def is_dicom(path: str | Path) -> bool:

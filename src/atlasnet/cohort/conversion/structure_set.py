@@ -112,7 +112,7 @@ class StructureSet:
 
 
 def _is_closed(contour: Dataset) -> bool:
-    return str(contour.get("ContourGeometricType")) in CLOSED
+    return str(contour.get("ContourGeometricType")) in CLOSED and bool(contour.get("ContourData"))
 
 
 def _points(contour: Dataset) -> NDArray[np.float64]:
