@@ -424,6 +424,20 @@ def test_what_an_image_shows_must_be_known(tmp_path: Path) -> None:
         convert_cohort(tmp_path / "cases", tmp_path / "data")
 
 
+def test_an_image_that_says_that_it_is_no_ct_is_not_taken_for_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_seg(tmp_path / "cases" / name)
+    for file in (tmp_path / "cases" / "b" / "ct1").iterdir():
+        stored = pydicom.dcmread(file)
+        stored.Modality = "MR"
+        stored.save_as(file)
+    with pytest.raises(InputError, match=r"the images show is not known.*found CT, MR"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data")
+    with pytest.raises(CohortError, match=r"not all images are CT.*found b \(MR\)"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["anything"])
+
+
 def test_the_series_on_which_was_drawn_is_taken(tmp_path: Path) -> None:
     case = tmp_path / "cases" / "a"
     write_seg(case)

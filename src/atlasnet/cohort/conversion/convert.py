@@ -17,6 +17,7 @@ from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.declaration import BACKGROUND, IGNORE
 from atlasnet.cohort.doubts import header_doubts
 from atlasnet.cohort.layout import PARTS
+from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.segments import label_segments
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, InputError, require_folder
@@ -102,6 +103,7 @@ def convert_cohort(
         )
     cases = _cases(source, images, structures, reporter)
     channels = tuple(channels) or (_modality(cases),)
+    _check_modality(cases, channels[0])
     if labels is None:
         names = [name for case in cases for name in case.structures]
         spellings = {_folded(name): name for name in reversed(names)}  # the first of each
@@ -201,7 +203,20 @@ def _modality(cases: Sequence[Case]) -> str:
     raise InputError(
         "what the images show is not known",
         expected="--channel CT for CT in Hounsfield units, or another name such as T1, for each --image",
+        found=shortened(sorted(modality or "not said" for modality in found)) or "several images of each case",
     )
+
+
+def _check_modality(cases: Sequence[Case], channel: str) -> None:
+    """Refuse images under the name CT, whose values are taken for Hounsfield units, that say that they are others."""
+    others = [f"{case.name} ({case.modality})" for case in cases if case.modality not in (None, "CT")]
+    if others and is_ct(channel):
+        raise CohortError(
+            "not all images are CT",
+            expected=f"CT, for the channel {channel}",
+            found=shortened(others),
+            remedy="name the CT series with --image, or call the channel otherwise",
+        )
 
 
 def _folded(name: str) -> str:
