@@ -576,6 +576,14 @@ def test_names_are_values_where_they_can_be(tmp_path: Path, names: tuple[str, ..
     assert labels[: len(names)].tolist() == [values[name] for name in names]
 
 
+def test_a_structure_called_background_is_left_out_by_naming_the_others(tmp_path: Path) -> None:
+    write_named(tmp_path / "cases" / "a", Background=painted() == 0, lung=painted() == 1)
+    with pytest.raises(InputError, match=r"cannot be called that.*'Background'.*--label"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], labels={"lung": ["lung"]})
+    assert made.labels == {"background": 0, "lung": 1}
+
+
 def test_a_label_made_of_less_in_one_case_is_told(tmp_path: Path) -> None:
     cases, left, right = tmp_path / "cases", painted() == 1, painted() == 2
     write_named(cases / "a", Lung_L=left, Lung_R=right)

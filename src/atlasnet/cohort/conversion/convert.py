@@ -232,7 +232,12 @@ def _in_order(name: str) -> tuple[int, str, str]:
 def _values(wanted: Labels) -> dict[str, int]:
     for name in wanted:
         if not name or name.casefold() in (BACKGROUND, IGNORE):
-            raise InputError("a label cannot be called that", found=repr(name), expected=f"not {BACKGROUND}, {IGNORE}")
+            raise InputError(
+                "a label cannot be called that",
+                expected=f"not {BACKGROUND}, {IGNORE}",
+                found=repr(name),
+                remedy="name the labels with --label, without it or made of it under another name",
+            )
     if not wanted:
         raise CohortError("nothing is annotated in any case")
     numbers = {name: int(name) for name in wanted if name.isdecimal()}  # label maps have values
