@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,15 @@ from numpy.typing import NDArray
 
 from atlasnet import __version__
 from atlasnet.cohort.conversion.find import Case, find_case, open_structures
+from atlasnet.cohort.conversion.labels import (
+    Chosen,
+    Labels,
+    check_missing,
+    check_united,
+    every_structure,
+    label_values,
+)
 from atlasnet.cohort.conversion.structure_set import StructureSet
-from atlasnet.cohort.declaration import BACKGROUND, IGNORE
 from atlasnet.cohort.doubts import header_doubts
 from atlasnet.cohort.layout import PARTS
 from atlasnet.cohort.plan import is_ct
@@ -25,9 +31,7 @@ from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_
 from atlasnet.volume import Grid, Volume, write_labels, write_volume
 from atlasnet.wording import counted, shortened
 
-Labels = Mapping[str, Sequence[str]]
 _SHOWN = 20  # problems in one message
-_LARGEST = 2**31 - 1  # value of a label
 
 
 @dataclass(frozen=True)
@@ -104,19 +108,11 @@ def convert_cohort(
     cases = _cases(source, images, structures, reporter)
     channels = tuple(channels) or (_modality(cases),)
     _check_modality(cases, channels[0])
-    if labels is None:
-        names = [name for case in cases for name in case.structures]
-        spellings = {_folded(name): name for name in reversed(names)}  # the first of each
-        wanted: Labels = {name: [name] for name in sorted(spellings.values(), key=_in_order)}
-    else:
-        wanted = labels
-    values = _values(wanted)
-    chosen = [_Chosen.of(case, wanted) for case in cases]
-    notes = [
-        *_left_out(source),
-        *_check_missing(chosen, wanted, allow_missing),
-        *_united(chosen, wanted, allow_missing),
-    ]
+    wanted = every_structure(cases) if labels is None else labels
+    values = label_values(wanted)
+    chosen = [Chosen.of(case, wanted) for case in cases]
+    notes = [*_left_out(source), *check_missing(chosen, wanted, allow_missing)]
+    notes += check_united(chosen, wanted, allow_missing)
     problems: list[str] = []
     with atomic_folder(folder) as made:
         for case in reporter.track(chosen, "converting", len(chosen)):
@@ -127,27 +123,6 @@ def convert_cohort(
         _refuse(problems)
         _declare(made, chosen, channels, values)
     return Conversion(folder, tuple(case.name for case in cases), channels, values, tuple(notes))
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A case with the structures that make up each label."""
-
-    case: Case
-    structures: dict[str, list[str]]
-
-    @classmethod
-    def of(cls, case: Case, wanted: Labels) -> _Chosen:
-        names: dict[str, list[str]] = {}
-        for name in case.structures:
-            names.setdefault(_folded(name), []).append(name)
-        return cls(
-            case,
-            {
-                label: [name for part in parts for name in names.get(_folded(part), ())]
-                for label, parts in wanted.items()
-            },
-        )
 
 
 def _cases(source: Path, images: Sequence[str], structures: str | None, reporter: Reporter) -> list[Case]:
@@ -219,88 +194,8 @@ def _check_modality(cases: Sequence[Case], channel: str) -> None:
         )
 
 
-def _folded(name: str) -> str:
-    """What two spellings of one name have in common: capitals, and how a letter with an accent is encoded, aside."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _in_order(name: str) -> tuple[int, str, str]:
-    """Values of a label map by size, other names by the alphabet."""
-    return (int(name), "", name) if name.isdecimal() else (-1, name.casefold(), name)
-
-
-def _values(wanted: Labels) -> dict[str, int]:
-    for name in wanted:
-        if not name or name.casefold() in (BACKGROUND, IGNORE):
-            raise InputError(
-                "a label cannot be called that",
-                expected=f"not {BACKGROUND}, {IGNORE}",
-                found=repr(name),
-                remedy="name the labels with --label, without it or made of it under another name",
-            )
-    if not wanted:
-        raise CohortError("nothing is annotated in any case")
-    numbers = {name: int(name) for name in wanted if name.isdecimal()}  # label maps have values
-    if len({value for value in numbers.values() if 0 < value <= _LARGEST}) == len(wanted):
-        return {BACKGROUND: 0, **numbers}
-    return {BACKGROUND: 0, **{name: value for value, name in enumerate(wanted, start=1)}}
-
-
-def _check_missing(chosen: Sequence[_Chosen], wanted: Labels, allow: bool) -> list[str]:
-    """What was taken for absent, told.
-
-    Raises:
-        CohortError: a label is missing in a case and may not be, or in all of them.
-    """
-    missing = {label: [c.case.name for c in chosen if not c.structures[label]] for label in wanted}
-    for label, cases in missing.items():
-        if len(cases) == len(chosen):
-            names = sorted({name for c in chosen for name in c.case.structures})
-            raise CohortError(
-                f"no case has the label {label!r}",
-                expected=", ".join(wanted[label]),
-                found=shortened(names, 30) or "no structure in any case",
-            )
-    lines = [f"{label!r} in {shortened(cases)}" for label, cases in missing.items() if cases]
-    if lines and not allow:
-        has = sorted({name for c in chosen if not all(c.structures.values()) for name in c.case.structures})
-        raise CohortError(
-            "structures are missing: " + "; ".join(lines),
-            found=f"in these cases {shortened(has, 30) or 'nothing'}",
-            remedy="unite other names of a structure (--label lung=Lung,Lungs), name only what all cases have, or say "
-            "with --allow-missing that it is not there in the patient",
-        )
-    return [f"taken for absent: {line}" for line in lines]
-
-
-def _united(chosen: Sequence[_Chosen], wanted: Labels, allow_missing: bool) -> list[str]:
-    """Structures that make up a label in one case and not in another, and those that differ in capitals alone, told.
-
-    Raises:
-        CohortError: a structure is in no case, and none may be missing.
-    """
-    has = {_folded(name): name for c in chosen for name in c.case.structures}
-    nowhere = [part for parts in wanted.values() for part in parts if _folded(part) not in has]
-    if nowhere and not allow_missing:
-        raise CohortError(
-            f"no case has the structure {shortened([repr(part) for part in nowhere])}",
-            found=shortened(sorted(has.values()), 30),
-            remedy="correct or leave out the name after --label, or say with --allow-missing that it may be nowhere",
-        )
-    notes = [f"in no case: {shortened([repr(part) for part in nowhere])}"] if nowhere else []
-    for label in wanted:
-        most = max(len(c.structures[label]) for c in chosen)
-        for c in chosen:
-            names = c.structures[label]
-            if 0 < len(names) < most:
-                notes.append(f"{c.case.name}: {label!r} is {', '.join(names)} alone")
-            if len({_folded(name) for name in names}) < len(names):
-                notes.append(f"{c.case.name}: {label!r} unites {', '.join(names)}")
-    return notes
-
-
 def _write_case(
-    folder: Path, chosen: _Chosen, channels: Sequence[str], values: Mapping[str, int], *, ordered: bool
+    folder: Path, chosen: Chosen, channels: Sequence[str], values: Mapping[str, int], *, ordered: bool
 ) -> list[str]:
     """Write image and labels of a case; what is to be told of it."""
     case = chosen.case
@@ -315,7 +210,7 @@ def _write_case(
 
 
 def _painted(
-    chosen: _Chosen, grid: Grid, values: Mapping[str, int], *, ordered: bool
+    chosen: Chosen, grid: Grid, values: Mapping[str, int], *, ordered: bool
 ) -> tuple[NDArray[np.unsignedinteger[Any]], list[str]]:
     """The label map (z, y, x), labels in their order, and what is to be told of it."""
     case, opened = chosen.case, open_structures(chosen.case.annotation)
@@ -343,7 +238,7 @@ def _painted(
     return labels, notes
 
 
-def _declare(folder: Path, chosen: Sequence[_Chosen], channels: Sequence[str], values: Mapping[str, int]) -> None:
+def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, int]) -> None:
     """Write ``dataset.json``, with the colours and codes that the first case states that has the label."""
     segments = {}
     for label in values:

@@ -1,0 +1,131 @@
+"""Which structures of each case make up which label."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from atlasnet.cohort.conversion.find import Case
+from atlasnet.cohort.declaration import BACKGROUND, IGNORE
+from atlasnet.errors import CohortError, InputError
+from atlasnet.volume.io import LARGEST_LABEL
+from atlasnet.wording import shortened
+
+Labels = Mapping[str, Sequence[str]]
+"""The structures that a label unites."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A case with the structures that make up each label."""
+
+    case: Case
+    structures: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, case: Case, wanted: Labels) -> Chosen:
+        """Those that ``wanted`` names, whatever their capitals."""
+        names: dict[str, list[str]] = {}
+        for name in case.structures:
+            names.setdefault(_folded(name), []).append(name)
+        return cls(
+            case,
+            {
+                label: [name for part in parts for name in names.get(_folded(part), ())]
+                for label, parts in wanted.items()
+            },
+        )
+
+
+def every_structure(cases: Sequence[Case]) -> Labels:
+    """A label for each structure of the cases, under the first spelling of its name, in their order."""
+    names = [name for case in cases for name in case.structures]
+    spellings = {_folded(name): name for name in reversed(names)}
+    return {name: [name] for name in sorted(spellings.values(), key=_in_order)}
+
+
+def _folded(name: str) -> str:
+    """What two spellings of one name have in common: capitals, and how a letter with an accent is encoded, aside."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _in_order(name: str) -> tuple[int, str, str]:
+    """Values of a label map by size, other names by the alphabet."""
+    return (int(name), "", name) if name.isdecimal() else (-1, name.casefold(), name)
+
+
+def label_values(wanted: Labels) -> dict[str, int]:
+    """The values of the labels, background included: those that they are called by where all are, else 1, 2 and so on.
+
+    Raises:
+        InputError: a label cannot be called that.
+        CohortError: there are none.
+    """
+    for name in wanted:
+        if not name or name.casefold() in (BACKGROUND, IGNORE):
+            raise InputError(
+                "a label cannot be called that",
+                expected=f"not {BACKGROUND}, {IGNORE}",
+                found=repr(name),
+                remedy="name the labels with --label, without it or made of it under another name",
+            )
+    if not wanted:
+        raise CohortError("nothing is annotated in any case")
+    numbers = {name: int(name) for name in wanted if name.isdecimal()}  # label maps have values
+    if len({value for value in numbers.values() if 0 < value <= LARGEST_LABEL}) == len(wanted):
+        return {BACKGROUND: 0, **numbers}
+    return {BACKGROUND: 0, **{name: value for value, name in enumerate(wanted, start=1)}}
+
+
+def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool) -> list[str]:
+    """What was taken for absent, told.
+
+    Raises:
+        CohortError: a label is missing in a case and may not be, or in all of them.
+    """
+    missing = {label: [c.case.name for c in chosen if not c.structures[label]] for label in wanted}
+    for label, cases in missing.items():
+        if len(cases) == len(chosen):
+            names = sorted({name for c in chosen for name in c.case.structures})
+            raise CohortError(
+                f"no case has the label {label!r}",
+                expected=", ".join(wanted[label]),
+                found=shortened(names, 30) or "no structure in any case",
+            )
+    lines = [f"{label!r} in {shortened(cases)}" for label, cases in missing.items() if cases]
+    if lines and not allow:
+        has = sorted({name for c in chosen if not all(c.structures.values()) for name in c.case.structures})
+        raise CohortError(
+            "structures are missing: " + "; ".join(lines),
+            found=f"in these cases {shortened(has, 30) or 'nothing'}",
+            remedy="unite other names of a structure (--label lung=Lung,Lungs), name only what all cases have, or say "
+            "with --allow-missing that it is not there in the patient",
+        )
+    return [f"taken for absent: {line}" for line in lines]
+
+
+def check_united(chosen: Sequence[Chosen], wanted: Labels, allow_missing: bool) -> list[str]:
+    """Structures that make up a label in one case and not in another, and those that differ in capitals alone, told.
+
+    Raises:
+        CohortError: a structure is in no case, and none may be missing.
+    """
+    has = {_folded(name): name for c in chosen for name in c.case.structures}
+    nowhere = [part for parts in wanted.values() for part in parts if _folded(part) not in has]
+    if nowhere and not allow_missing:
+        raise CohortError(
+            f"no case has the structure {shortened([repr(part) for part in nowhere])}",
+            found=shortened(sorted(has.values()), 30),
+            remedy="correct or leave out the name after --label, or say with --allow-missing that it may be nowhere",
+        )
+    notes = [f"in no case: {shortened([repr(part) for part in nowhere])}"] if nowhere else []
+    for label in wanted:
+        most = max(len(c.structures[label]) for c in chosen)
+        for c in chosen:
+            names = c.structures[label]
+            if 0 < len(names) < most:
+                notes.append(f"{c.case.name}: {label!r} is {', '.join(names)} alone")
+            if len({_folded(name) for name in names}) < len(names):
+                notes.append(f"{c.case.name}: {label!r} unites {', '.join(names)}")
+    return notes
