@@ -86,17 +86,24 @@ def test_scans_are_segmented_into_a_folder_with_records_and_pages(
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path) -> None:
-    table = net.evaluate(cohort.select(["s2", "s0"]), tmp_path / "scored", report=True)
-    assert table.cases == ["s2", "s0"]
+def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
+    cohort = Cohort.read(write_cohort(tmp_path / "test", range(7, 10)))
+    table = net.evaluate(cohort.select(["s9", "s7"]), tmp_path / "scored", report=True)
+    assert table.cases == ["s9", "s7"]
     assert read_json(tmp_path / "scored" / "table.json") == table.as_json()
     folded = atlasnet.evaluate(tmp_path / "scored", cohort.root / "labelsTr", allow_missing=True)
     assert {(row.case, row.label): row.dice for row in folded.rows} == {
         (row.case, row.label): row.dice for row in table.rows
     }
-    assert {"table.csv", "table.html", "s0_report.html"} <= {path.name for path in (tmp_path / "scored").iterdir()}
+    assert {"table.csv", "table.html", "s7_report.html"} <= {path.name for path in (tmp_path / "scored").iterdir()}
     with pytest.raises(CohortError, match="not the labels of the model"):
         net.evaluate(replace(cohort, labels={"background": 0, "core": 2}), tmp_path / "other")
+
+
+def test_scans_that_were_trained_on_are_not_evaluated(net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"were trained on; found s1; .*Cohort\.select"):
+        net.evaluate(cohort.select(["s1"]), tmp_path / "scored")
+    assert not (tmp_path / "scored").exists()
 
 
 def warned(prediction: Prediction, *warnings: str) -> Prediction:

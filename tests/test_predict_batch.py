@@ -75,6 +75,7 @@ def test_a_case_that_another_process_segments_is_left_to_it(
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
+        assert main(predict(scans, model, "--quiet")) == 0  # what is there need not be written
         assert main(predict(scans, model, "--overwrite")) == 1
         error = capsys.readouterr().err
         assert f"anna: {tmp_path / 'out' / 'anna.nii.gz'}: another process is segmenting this case" in error

@@ -37,8 +37,9 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
+from atlasnet.training.sources import cohort_hashes
 from atlasnet.volume import Volume, read_labels
-from atlasnet.wording import counted
+from atlasnet.wording import counted, shortened
 
 CROSS_VALIDATION = "cross_validation"  # in the folder of a model
 
@@ -340,6 +341,7 @@ class AtlasNet:
 
         Raises:
             CohortError: the cohort cannot be read, or has other labels than the model.
+            InputError: a scan of the cohort was trained on.
             ModelError: nothing was fitted or loaded.
         """
         from atlasnet.report import write_evaluation_report
@@ -351,6 +353,7 @@ class AtlasNet:
             raise CohortError(
                 "the cohort has not the labels of the model", path=cohort.root, expected=str(ours), found=str(theirs)
             )
+        self._require_unseen(cohort)
         self.predict_all(cohort, folder, report=report, **options)
         places = {subject.name: _labels_path(folder, subject.name) for subject in cohort}
         table = evaluate_cohort(cohort, places, execution=self.execution)
@@ -358,6 +361,19 @@ class AtlasNet:
         if report:
             write_evaluation_report(folder / "table.html", table.as_json())
         return table
+
+    def _require_unseen(self, cohort: Cohort) -> None:
+        """Refuse subjects whose scans were trained on: their scores would be too good."""
+        known = {tuple(of["images"]) for m in self._models().models for of in m.provenance.get("data", {}).values()}
+        scans = {name: tuple(of["images"]) for name, of in cohort_hashes(cohort, self.execution.reporter).items()}
+        seen = [name for name, images in scans.items() if images in known]
+        if seen:
+            raise InputError(
+                "subjects to be evaluated were trained on",
+                path=cohort.root,
+                found=shortened(seen),
+                remedy="leave them out (Cohort.select); fit(..., folds=5) cross-validates on the training subjects",
+            )
 
     def save(self, path: str | Path) -> None:
         """Write the model, or several with which scans are segmented, to a zip (by its suffix) or a new folder.

@@ -136,10 +136,14 @@ def predict_cases(
         try:
             with _held(path):
                 _attempt(batch, predictor, case, path, options, outputs, report, overwrite, alone=len(cases) == 1)
-        except InputError as busy:  # what another process writes stays as it is
-            batch.failed[case.name] = busy
+        except InputError as held:
+            # For a result that is there, nothing need be written; what another process writes stays as it is.
+            if not overwrite and _is_kept(predictor, case, path, options, outputs):
+                batch.kept[case.name] = path
+                continue
+            batch.failed[case.name] = held
             if len(cases) > 1:
-                execution.reporter.warn(f"{case.name}: {busy}")
+                execution.reporter.warn(f"{case.name}: {held}")
     return batch
 
 
@@ -151,6 +155,17 @@ def _held(path: Path) -> AbstractContextManager[None]:
         busy="another process is segmenting this case",
         remedy="give another folder or name with -o",
     )
+
+
+def _is_kept(
+    predictor: Predictor, case: Subject, path: Path, options: PredictOptions, outputs: Collection[str]
+) -> bool:
+    """Whether the case is segmented as it is wanted, as far as it can be read."""
+    try:
+        made_of = provenance(case, predictor.ensemble, options, predictor.execution)
+        return is_written(path, made_of, outputs, strict=options.strict)
+    except (AtlasNetError, OSError):
+        return False
 
 
 def _attempt(
