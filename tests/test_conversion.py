@@ -576,6 +576,22 @@ def test_names_are_values_where_they_can_be(tmp_path: Path, names: tuple[str, ..
     assert labels[: len(names)].tolist() == [values[name] for name in names]
 
 
+def test_voxels_that_nobody_annotated_are_ignored(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_masks(tmp_path / "cases" / name)
+    unclear = (painted() == 0) & (np.arange(6) > 3)[:, None, None]
+    write_labels(
+        tmp_path / "cases" / "b" / "segmentations" / "unclear.nii.gz", image().replace(unclear[None].astype(np.uint8))
+    )
+    labels = {"Lung": ["Lung"], "tumour": ["tumour"], "ignore": ["unclear"]}
+    convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], labels=labels)
+    cohort = Cohort.read(tmp_path / "data")
+    assert dict(cohort.labels) == VALUES
+    assert cohort.ignore_label == 3
+    np.testing.assert_array_equal(cohort["a"].read_labels().array[0], painted())
+    np.testing.assert_array_equal(cohort["b"].read_labels().array[0], np.where(unclear, 3, painted()))
+
+
 def test_a_structure_called_background_is_left_out_by_naming_the_others(tmp_path: Path) -> None:
     write_named(tmp_path / "cases" / "a", Background=painted() == 0, lung=painted() == 1)
     with pytest.raises(InputError, match=r"cannot be called that.*'Background'.*--label"):

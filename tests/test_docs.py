@@ -57,7 +57,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a page may find in its folder."""
     folder = tmp_path_factory.mktemp("shelf")
     data = write_study_cohort(folder / "data", range(3), ["t0", "t1"])
-    shutil.copytree(data, folder / "other")
+    write_study_cohort(folder / "other", range(20, 23), ["t0", "t1"])
     for name in ("predictions", "references", "reader1", "reader2"):
         shutil.copytree(data / "labelsTs", folder / name)
     for seed, name in enumerate(("new_ct", "a", "b", "scans/first", "scans/second"), start=100):

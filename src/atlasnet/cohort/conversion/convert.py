@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from atlasnet.cohort.conversion.labels import (
     check_missing,
     check_united,
     every_structure,
+    is_ignored,
     label_values,
 )
 from atlasnet.cohort.conversion.structure_set import StructureSet
@@ -241,7 +243,7 @@ def _painted(
 def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, int]) -> None:
     """Write ``dataset.json``, with the colours and codes that the first case states that has the label."""
     segments = {}
-    for label in values:
+    for label in filterfalse(is_ignored, values):
         stated = ((c.case, c.structures[label]) for c in chosen if c.structures.get(label))
         entry = next((case.segments[names[0]] for case, names in stated if len(names) == 1), {})
         try:

@@ -55,6 +55,11 @@ def _in_order(name: str) -> tuple[int, str, str]:
     return (int(name), "", name) if name.isdecimal() else (-1, name.casefold(), name)
 
 
+def is_ignored(label: str) -> bool:
+    """Whether the label marks voxels that nobody annotated."""
+    return label.casefold() == IGNORE
+
+
 def label_values(wanted: Labels) -> dict[str, int]:
     """The values of the labels, background included: those that they are called by where all are, else 1, 2 and so on.
 
@@ -63,10 +68,10 @@ def label_values(wanted: Labels) -> dict[str, int]:
         CohortError: there are none.
     """
     for name in wanted:
-        if not name or name.casefold() in (BACKGROUND, IGNORE):
+        if not name or name.casefold() == BACKGROUND:
             raise InputError(
                 "a label cannot be called that",
-                expected=f"not {BACKGROUND}, {IGNORE}",
+                expected=f"not {BACKGROUND}",
                 found=repr(name),
                 remedy="name the labels with --label, without it or made of it under another name",
             )
@@ -79,12 +84,14 @@ def label_values(wanted: Labels) -> dict[str, int]:
 
 
 def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool) -> list[str]:
-    """What was taken for absent, told.
+    """What was taken for absent, told; voxels that nobody annotated need be in no case.
 
     Raises:
         CohortError: a label is missing in a case and may not be, or in all of them.
     """
-    missing = {label: [c.case.name for c in chosen if not c.structures[label]] for label in wanted}
+    missing = {
+        label: [c.case.name for c in chosen if not c.structures[label]] for label in wanted if not is_ignored(label)
+    }
     for label, cases in missing.items():
         if len(cases) == len(chosen):
             names = sorted({name for c in chosen for name in c.case.structures})
