@@ -60,8 +60,12 @@ class Cost:
     network_disk_mib: float
 
     def peak_of(self, atlases: int) -> float | None:
-        """The most memory that a training with so many atlases needs, MiB: as measured, with the others' images."""
-        return None if self.peak_mib is None else self.peak_mib + (atlases - 1) * self.image_mib
+        """The most memory that a training with so many atlases needs, MiB.
+
+        As measured, with the images of the others, and the map of one pair while the next is registered.
+        """
+        more = (atlases - 1) * self.image_mib + self.pair_disk_mib
+        return None if self.peak_mib is None else self.peak_mib + more
 
     def disk_of(self, pairs: int, cases: int, networks: int, atlases: int) -> dict[str, float]:
         """MiB on disk of the work folder and the model of a training, and what is there only while a network trains.

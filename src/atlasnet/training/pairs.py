@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,15 @@ class PairRegistrar:
         """Whether the pair is registered already, unverified."""
         return self.place(source, target) is not None
 
-    def register(self, source: Keyed, targets: Sequence[Keyed]) -> list[Registration | None]:
+    def register(self, source: Keyed, targets: Iterable[Keyed]) -> Iterator[Registration | None]:
         """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.
 
-        Returns:
-            One registration per target, None for one that failed, of which the reporter is warned.
+        Yields:
+            One registration per target, None for one that failed, of which the reporter is warned: of a clinical scan
+            each takes tens of megabytes.
         """
-        return [self._one(source, target) for target in targets]
+        for target in targets:
+            yield self._one(source, target)
 
     def _one(self, source: Keyed, target: Keyed) -> Registration | None:
         if target.key == source.key:
