@@ -576,6 +576,24 @@ def test_names_are_values_where_they_can_be(tmp_path: Path, names: tuple[str, ..
     assert labels[: len(names)].tolist() == [values[name] for name in names]
 
 
+def test_masks_may_lie_beside_the_image(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    write_masks(case)
+    for mask in (case / "segmentations").iterdir():
+        mask.rename(case / mask.name)
+    (case / "segmentations").rmdir()
+    options: dict[str, Any] = {"channels": ["CT"], "structures": "."}
+    with pytest.raises(CohortError, match=r"there are several images.*--image"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", **options)
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", images=["ct.nii.gz"], **options)
+    assert made.labels == VALUES
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())
+    for name in VALUES:
+        (case / f"{name}.nii.gz").unlink(missing_ok=True)
+    with pytest.raises(CohortError, match="the folder holds no mask"):
+        convert_cohort(tmp_path / "cases", tmp_path / "again", **options)
+
+
 def test_voxels_that_nobody_annotated_are_ignored(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_masks(tmp_path / "cases" / name)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--structures",
         metavar="PATTERN",
         help="what is annotated, in each case's folder: a folder of masks, a label map, a .seg.nrrd, a DICOM "
-        "segmentation or structure set (default: the only one of these)",
+        "segmentation or structure set; . for masks beside the image (default: the only one of these)",
     )
     parser.add_argument(
         "--label",

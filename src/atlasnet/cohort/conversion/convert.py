@@ -215,7 +215,7 @@ def _painted(
     chosen: Chosen, grid: Grid, values: Mapping[str, int], *, ordered: bool
 ) -> tuple[NDArray[np.unsignedinteger[Any]], list[str]]:
     """The label map (z, y, x), labels in their order, and what is to be told of it."""
-    case, opened = chosen.case, open_structures(chosen.case.annotation)
+    case, opened = chosen.case, open_structures(chosen.case.annotation, chosen.case.images)
     labels = np.zeros(grid.shape, dtype=np.min_scalar_type(max(values.values())))
     notes = []
     for label, structures in chosen.structures.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -60,8 +60,8 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
         images: a pattern (``*`` and ``?``) for each channel, of paths below the folder; without any, the one image
             that lies in the folder itself, or its DICOM series.
         structures: the pattern of a folder of masks, a label map, a ``.seg.nrrd``, a DICOM segmentation or a structure
-            set, or of a folder that holds nothing else of these; without it, the one thing of these that there is (a
-            label map must be named).
+            set, or of a folder that holds nothing else of these; ``.`` for masks that lie beside the image; without it,
+            the one thing of these that there is (a label map must be named).
 
     Raises:
         CohortError: there is none, or several.
@@ -69,13 +69,15 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
     """
     kinds = {file: _kind(file) for file in files_below(folder)}
     found = tuple(_matching(folder, kinds, pattern, "--image") for pattern in images)
-    if structures is not None:
+    if structures == ".":
+        chosen = folder
+    elif structures is not None:
         chosen = _unwrapped(_matching(folder, kinds, structures, "--structures"), kinds)
     else:
         chosen = _annotation(folder, kinds, found)
-    opened = open_structures(chosen)
-    segments = {name: opened.segment(name) for name in opened.names}
     found = found or (_image(folder, kinds, chosen),)
+    opened = open_structures(chosen, found)
+    segments = {name: opened.segment(name) for name in opened.names}
     # Structures are drawn on one series; of several channels, each is one of its own.
     series = opened.series if len(found) == 1 else None
     modality = _modality(found[0], series) if is_dicom(found[0]) else None
@@ -163,15 +165,19 @@ def _listed(folder: Path, paths: Iterable[Path]) -> str:
     return shortened(names, 8) or "an empty folder"
 
 
-def open_structures(path: Path) -> Structures:
+def open_structures(path: Path, images: Collection[Path] = ()) -> Structures:
     """What holds the structures, by what it is.
+
+    Args:
+        path: of it.
+        images: of the case, which are no masks where they lie among them.
 
     Raises:
         CohortError: it holds none.
         VolumeError: it is damaged.
     """
     if path.is_dir():
-        return MaskFiles(path)
+        return MaskFiles(path, images)
     if _of_slicer(path):
         return SlicerSegmentation(path)
     if image_suffix(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,14 +45,19 @@ class Structures(Protocol):
 class MaskFiles:
     """A folder with one mask for each structure, called like it, not zero in the structure.
 
+    Args:
+        path: of the folder.
+        images: files in it that are no masks.
+
     Raises:
         CohortError: there is no mask in the folder.
     """
 
     series = None
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._files = path, images_by_stem(path)
+    def __init__(self, path: Path, images: Collection[Path] = ()) -> None:
+        self.path = path
+        self._files = {name: file for name, file in images_by_stem(path).items() if file not in images}
         if not self._files:
             raise CohortError(
                 "the folder holds no mask", path=path, expected="a file such as lung.nii.gz for each structure"
