@@ -47,7 +47,7 @@ def check_shares(fractions: Sequence[float], subjects: int) -> None:
         raise InputError(
             f"shares of the {subjects} training subjects are the same subjects",
             expected=f"shares that differ by a subject, of {FEWEST_SUBJECTS} or more",
-            found="; ".join(f"{_listed(shares)} are {share_size(shares.pop(), subjects)}" for shares in same),
+            found="; ".join(f"{_listed(shares)} are {share_size(min(shares), subjects)}" for shares in same),
         )
 
 
