@@ -20,8 +20,8 @@ from atlasnet.volume.dicom_files import DicomFile
 from atlasnet.volume.dicom_frames import Frame, check_rescale, frames_of
 from atlasnet.volume.dicom_pixels import decoded, rescaled
 from atlasnet.volume.dicom_series import Series, open_series
+from atlasnet.volume.geometry import trusted_grid
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.io import trusted_grid
 from atlasnet.volume.volume import Volume
 
 Float = NDArray[np.float64]

@@ -20,18 +20,15 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
+from atlasnet.volume.geometry import DIRECTION_TOLERANCE, check_orthonormal, in_brackets, singular, trusted_grid
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.headers import NiftiGeometry, check_finite, check_nifti, check_spacing, of_three_axes
+from atlasnet.volume.headers import NiftiGeometry, check_finite, check_nifti, of_three_axes
 from atlasnet.volume.names import READABLE_SUFFIXES, check_name, image_suffix, is_dicom
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume, all_finite
 
-DIRECTION_TOLERANCE = 1e-3
-"""How far an element of a direction may lie from the nearest orthonormal matrix; less is rounding and mended."""
-
 _LARGEST = 1e30  # of a voxel; beyond, the float32 in which images are computed with comes to its end
 LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
-_FARTHEST = 1e7  # mm; an origin beyond is a damaged number
 
 
 def _reader(path: Path) -> str:
@@ -303,9 +300,9 @@ def _check_nifti_direction(path: Path, header: NiftiGeometry) -> None:
     if not norms.all() or abs(np.linalg.det(header.sform / norms)) < 1e-3:
         if header.qform is not None:
             return
-        raise _singular(path, header.sform)
+        raise singular(path, header.sform)
     if header.sform_counts:
-        _check_orthonormal(path, np.diag([-1.0, -1.0, 1.0]) @ (header.sform / norms))
+        check_orthonormal(path, np.diag([-1.0, -1.0, 1.0]) @ (header.sform / norms))
     # Of forms that point the same way, the sform says something about the lengths too.
     elif header.qform is not None and np.abs(header.sform / norms - header.qform).max() > DIRECTION_TOLERANCE:
         return
@@ -313,61 +310,10 @@ def _check_nifti_direction(path: Path, header: NiftiGeometry) -> None:
         raise VolumeError(
             "the NIfTI header contradicts itself about the spacing",
             path=path,
-            expected=f"the sform's columns as long as the spacing {_listed(np.array(header.spacing))} mm",
-            found=f"{_listed(norms)} mm",
+            expected=f"the sform's columns as long as the spacing {in_brackets(np.array(header.spacing))} mm",
+            found=f"{in_brackets(norms)} mm",
             remedy="correct the sform or pixdim",
         )
-
-
-def nearest_orthonormal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The orthonormal matrix nearest to ``matrix`` (polar decomposition), mirrored if ``matrix`` is."""
-    u, _, vt = np.linalg.svd(matrix)
-    return np.asarray(u @ vt)
-
-
-def _check_orthonormal(path: Path, direction: NDArray[np.float64]) -> None:
-    if not np.isfinite(direction).all() or abs(np.linalg.det(direction)) < 1e-3:
-        raise _singular(path, direction)
-    if np.abs(direction - nearest_orthonormal(direction)).max() > DIRECTION_TOLERANCE:
-        raise VolumeError(
-            "the image axes are sheared",
-            path=path,
-            expected=f"a direction matrix orthonormal within {DIRECTION_TOLERANCE:g}",
-            found=_listed(direction.ravel()),
-            remedy="resample the image onto a rectangular grid (gantry tilt), or correct the header",
-        )
-
-
-def _singular(path: Path, direction: NDArray[np.float64]) -> VolumeError:
-    return VolumeError(
-        "the direction matrix is singular",
-        path=path,
-        expected="three independent axes",
-        found=_listed(direction.ravel()),
-        remedy="correct the header",
-    )
-
-
-def trusted_grid(
-    path: Path,
-    shape: tuple[int, int, int],
-    spacing: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    direction: NDArray[np.float64],
-) -> Grid:
-    """The grid of these parts, its direction exactly orthonormal.
-
-    Raises:
-        VolumeError: a number is not finite or positive, or the direction is sheared or singular beyond rounding.
-    """
-    check_spacing(path, spacing.tolist())
-    if not (np.abs(origin) < _FARTHEST).all():
-        raise VolumeError("the origin is impossible", path=path, found=f"{_listed(origin)} mm")
-    _check_orthonormal(path, direction)
-    # An exact matrix is left as it is: the decomposition would change its last bits.
-    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-12:
-        direction = nearest_orthonormal(direction)
-    return Grid.from_parts(shape, spacing, origin, direction + 0.0)
 
 
 def _check_finite(path: Path, array: NDArray[Any]) -> None:
@@ -399,7 +345,3 @@ def itk_reason(error: RuntimeError) -> str:
         re.sub(r"\w+\(0x[0-9a-f]+\): ", "", line.split("ERROR:")[-1]).strip() for line in str(error).splitlines()[1:]
     ]
     return " ".join(line for line in lines if line) or str(error)
-
-
-def _listed(values: NDArray[np.float64]) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
