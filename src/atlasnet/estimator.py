@@ -23,15 +23,7 @@ from atlasnet.prediction import (
     predict_cases,
     write_label_tables,
 )
-from atlasnet.study import (
-    CrossValidation,
-    changed_plan,
-    cross_validate,
-    keep_ensemble,
-    keep_learnt,
-    plan_folds,
-    read_folds,
-)
+from atlasnet.study import CROSS_VALIDATION, CrossValidation, plan_folds, read_folds, validate_model
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -40,8 +32,6 @@ from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import cohort_hashes
 from atlasnet.volume import Volume, read_labels
 from atlasnet.wording import counted, shortened
-
-CROSS_VALIDATION = "cross_validation"  # in the folder of a model
 
 
 class AtlasNet:
@@ -158,7 +148,6 @@ class AtlasNet:
             update = Model.load(update)
         folder, execution = Path(folder), self.execution
         work = Path(work or folder / "work")
-        crossed = folder / CROSS_VALIDATION
         wanted = not (folds is None or folds is False)
         if wanted and update is not None:
             raise InputError(
@@ -169,18 +158,16 @@ class AtlasNet:
             raise InputError("there are no models to make an ensemble of", remedy="ask for folds")
         if isinstance(folds, (str, Path)):
             folds = read_folds(folds)
+        divided = None
         if wanted:  # what is wrong with the folds is said before hours of training
-            folds = plan_folds(cohort, crossed, self.options, None if folds is True else folds, execution)
+            asked = None if folds is True else folds
+            divided = plan_folds(cohort, folder / CROSS_VALIDATION, self.options, asked, execution)
         model = fit(cohort, folder, self.options, update=update, work=work, execution=execution)
         found = None
-        if wanted:
-            plan = changed_plan(model, cohort, self.options, work, execution)
-            found = cross_validate(
-                cohort, crossed, self.options, folds=folds, plan=plan, work=work, execution=execution
+        if divided is not None:
+            model, found = validate_model(
+                model, cohort, self.options, divided, ensemble=ensemble, work=work, execution=execution
             )
-            model = keep_learnt(model, found)
-            if ensemble:
-                keep_ensemble(crossed, found)
         self.model, self.cross_validation, self._trained = model, found, (cohort, work)
         self._ensemble = self._predictor = None
         return self

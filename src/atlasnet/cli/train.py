@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 ANY_FOLDS = "as many as usual"  # where --folds stands alone
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _TIME = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
-CROSS_VALIDATION = "cross_validation"  # in the folder of the model, as `AtlasNet.fit` has it
 
 HELP = "train a model: choose atlases, register every subject onto them, train one network per atlas"
 
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.output / "model.json")
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
-    from atlasnet.study import changed_plan, cross_validate, keep_ensemble, keep_learnt, plan_folds
+    from atlasnet.study import CROSS_VALIDATION, plan_folds, validate_model
     from atlasnet.training.fit import fit
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
@@ -170,14 +169,11 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     if folds is not None:
         folder = args.output / CROSS_VALIDATION
-        plan = changed_plan(model, cohort, options, work, execution)
-        found = cross_validate(cohort, folder, options, folds=folds, plan=plan, work=work, execution=execution)
-        keep_learnt(model, found)
+        _, found = validate_model(model, cohort, options, folds, ensemble=args.ensemble, work=work, execution=execution)
         result["cross_validation"] = found.as_json()
         text += f"\n{found.text()}\ntable: {folder / 'table.json'}"
         failed = bool(found.table.missing)
         if args.ensemble:
-            keep_ensemble(folder, found)
             result["ensemble"] = str(folder)
             text += f"\nensemble of {len(found.folds)} models: {folder}"
     if args.report:
@@ -207,7 +203,7 @@ def _dry_run(
     work: Path,
     execution: Execution,
 ) -> int:
-    from atlasnet.study import fold_name, fold_pairs
+    from atlasnet.study import CROSS_VALIDATION, fold_name, fold_pairs
     from atlasnet.training.forecast import forecast_fit
 
     found = forecast_fit(cohort, args.output, options, update=update, work=work, execution=execution)

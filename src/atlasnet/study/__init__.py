@@ -1,11 +1,12 @@
 """Studies on a user's own data: how good is the method here, and how sure can one be of that."""
 
 from atlasnet.study.cross_validation import (
+    CROSS_VALIDATION,
     CrossValidation,
-    changed_plan,
     cross_validate,
     keep_ensemble,
     keep_learnt,
+    validate_model,
 )
 from atlasnet.study.folds import fold_name, plan_folds, read_folds, split
 from atlasnet.study.forecast import StudyForecast, fold_pairs, forecast_study
@@ -17,12 +18,12 @@ from atlasnet.study.summary import summarise
 from atlasnet.study.tables import main_table
 
 __all__ = [
+    "CROSS_VALIDATION",
     "PAGE",
     "CrossValidation",
     "Study",
     "StudyForecast",
     "StudyOptions",
-    "changed_plan",
     "cross_validate",
     "fold_name",
     "fold_pairs",
@@ -36,5 +37,6 @@ __all__ = [
     "run_study",
     "split",
     "summarise",
+    "validate_model",
     "write_study",
 ]

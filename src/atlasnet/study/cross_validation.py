@@ -25,6 +25,8 @@ from atlasnet.training.options import FitOptions
 from atlasnet.volume import volume_digest
 from atlasnet.wording import counted
 
+CROSS_VALIDATION = "cross_validation"  # in the folder of a model
+
 
 @dataclass(frozen=True)
 class CrossValidation:
@@ -260,6 +262,38 @@ def changed_plan(
     """
     run = Fitting(cohort, model.folder, options, work=work, execution=execution)
     return None if model.plan == run.derived_plan(model.provenance["data"]) else model.plan
+
+
+def validate_model(
+    model: Model,
+    cohort: Cohort,
+    options: FitOptions,
+    folds: Folds,
+    *,
+    ensemble: bool,
+    work: str | Path,
+    execution: Execution,
+) -> tuple[Model, CrossValidation]:
+    """Cross-validate a model that was trained, into `CROSS_VALIDATION` in its folder; see `cross_validate`.
+
+    Args:
+        model: that was trained.
+        cohort: on which.
+        options: with which.
+        folds: from `plan_folds`.
+        ensemble: whether the models of the folds are kept to segment together.
+        work: the model's work folder.
+        execution: device, threads, seed, progress.
+
+    Returns:
+        The model with what this has learnt, and the result.
+    """
+    folder, plan = model.folder / CROSS_VALIDATION, changed_plan(model, cohort, options, work, execution)
+    found = cross_validate(cohort, folder, options, folds=folds, plan=plan, work=work, execution=execution)
+    learnt = keep_learnt(model, found)
+    if ensemble:
+        keep_ensemble(folder, found)
+    return learnt, found
 
 
 def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:
