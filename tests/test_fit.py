@@ -20,6 +20,7 @@ from atlasnet.execution import Execution, WorkFolder
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.training.fit import fit
+from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.fusion_weights import FusionWeights
 from atlasnet.training.mapping import region_grid, working_grid
 from atlasnet.training.model import Model
@@ -189,6 +190,16 @@ def test_a_spacing_that_is_asked_for_is_planned_and_stays(cohort: Cohort, model:
         fit(cohort, tmp_path / "m", replace(QUICK, spacing=(7.0, 7.0, 7.0)))
     with pytest.raises(InputError, match="an updated model keeps its spacing"):
         fit(cohort, tmp_path / "n", replace(asked, atlases=2, operator=None, width=None), update=fitted)
+
+
+def test_a_network_in_three_dimensions_sees_the_voxels_of_the_scans(cohort: Cohort, tmp_path: Path) -> None:
+    flat, deep = (
+        forecast_fit(cohort, tmp_path / "m", replace(QUICK, network=name)).plan.spacing for name in ("unet", "unet3d")
+    )
+    assert flat == pytest.approx((0.7 * SPACING[0], 0.7 * SPACING[1], SPACING[2]))
+    assert deep == tuple(SPACING)
+    asked = forecast_fit(cohort, tmp_path / "m", replace(QUICK, network="unet3d", spacing=flat))
+    assert asked.plan.spacing == flat
 
 
 def test_the_command_line_asks_for_the_voxels_of_the_scans(

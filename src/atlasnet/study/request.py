@@ -12,7 +12,7 @@ from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
-from atlasnet.network import NetworkSpec, build_network
+from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.registration import WITHOUT_SETTINGS, make_operator
 from atlasnet.study.kept import KeptResults
 from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
@@ -79,7 +79,10 @@ class StudyRequest:
         make_operator(self.options.operator, **self.options.operator_settings)
         width = NetworkSpec.width if self.options.width is None else self.options.width
         spec = NetworkSpec(self.options.network or NetworkSpec.name, width)
-        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
+        network = build_network(
+            spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module
+        )
+        self._spatial_dims = Traits.of(network, spec.name).spatial_dims
         check_masks((*self.cohort, *self.tests), self.say)
         check_test_subjects(self.cohort, self.tests)
         for observer in self.options.observers:
@@ -125,7 +128,7 @@ class StudyRequest:
         return Plan.derive(
             take_fingerprint(self.cohort, self.say),
             registered=self.options.operator not in WITHOUT_SETTINGS,
-            finer=self.recipe.finer,
+            finer=self.recipe.finer(self._spatial_dims),
             spacing=self.options.spacing,
         )
 

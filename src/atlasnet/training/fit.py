@@ -10,12 +10,14 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import nn
 
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
@@ -23,7 +25,7 @@ from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
-from atlasnet.network import NetworkSpec, build_network, code_digest
+from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
@@ -333,9 +335,15 @@ class Fitting:
             return plan
         return self.derived_plan(hashes)
 
+    @cached_property
+    def _finer(self) -> bool:
+        """Whether voxels finer than a scan's are planned."""
+        spec = NetworkSpec(self.options.network or Plan.network, self.options.width or Plan.width)
+        return self.recipe.finer(Traits.of(self._built(spec), spec.name).spatial_dims)
+
     def _plan_key(self, hashes: Mapping[str, Any]) -> str:
         """What a derived plan follows from."""
-        options: dict[str, Any] = {"registered": self.operator not in WITHOUT_SETTINGS, "finer": self.recipe.finer}
+        options: dict[str, Any] = {"registered": self.operator not in WITHOUT_SETTINGS, "finer": self._finer}
         if self.options.spacing is not None:
             options["spacing"] = self.options.spacing
         return digest({"data": hashes, "channels": self.cohort.channels, "labels": self.cohort.labels} | options)
@@ -381,7 +389,7 @@ class Fitting:
         return Plan.derive(
             take_fingerprint(self.cohort, self.say),
             registered=self.operator not in WITHOUT_SETTINGS,
-            finer=self.recipe.finer,
+            finer=self._finer,
             spacing=self.options.spacing,
         )
 
@@ -427,8 +435,12 @@ class Fitting:
         else:
             width = plan.width if self.options.width is None else self.options.width
             spec = NetworkSpec(self.options.network or plan.network, width)
-        build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
+        self._built(spec)
         return spec
+
+    def _built(self, spec: NetworkSpec) -> nn.Module:
+        """The network with fresh weights."""
+        return build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
 
     def planned_spec(self, plan: Plan, spec: NetworkSpec, shape: Sequence[int]) -> NetworkSpec:
         """The spec with the options that depend on the size of the slices of a case (z, y, x)."""

@@ -120,10 +120,13 @@ class Recipe:
         recipe = _PRESETS[name]
         return recipe if epochs is None else replace(recipe, epochs=epochs)
 
-    @property
-    def finer(self) -> bool:
-        """Whether voxels finer than a scan's are planned; the publication's networks saw slices as they were."""
-        return self.name != "publication"
+    def finer(self, spatial_dims: int) -> bool:
+        """Whether voxels finer than a scan's are planned for networks in so many dimensions.
+
+        The publication's networks saw slices as they were; those in three dimensions gained nothing by finer voxels
+        (``benchmarks/results/network_ablations.json``).
+        """
+        return self.name != "publication" and spatial_dims == 2
 
     def with_epochs(self, epochs: int) -> Recipe:
         """So many epochs, each of as many steps as before."""
