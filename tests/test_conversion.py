@@ -452,6 +452,21 @@ def test_the_series_on_which_was_drawn_is_taken(tmp_path: Path) -> None:
     convert_cohort(tmp_path / "cases", tmp_path / "again", images=["ct1"])
 
 
+@pytest.mark.parametrize("drawn", ["seg", "structures"])
+def test_an_image_that_is_named_is_taken_where_its_identifiers_were_replaced(tmp_path: Path, drawn: str) -> None:
+    case = tmp_path / "cases" / "a"
+    {"seg": write_seg, "structures": write_structures}[drawn](case)
+    for file in (case / "ct1").iterdir():
+        header = pydicom.dcmread(file)
+        header.SeriesInstanceUID = "1.2.3.4"
+        header.save_as(file)
+    with pytest.raises(CohortError, match=r"none of the DICOM series is .*; where its identifiers were replaced, name"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data")
+    found = convert_cohort(tmp_path / "cases", tmp_path / "data", images=["ct1"])
+    assert "a: the structures state another series than that of --image, which is taken for theirs" in found.notes
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_image().array, image().array)
+
+
 def probabilities(case: Path) -> None:
     write_seg(case)
     path = case / "objects" / "SEG.dcm"

@@ -205,6 +205,10 @@ def _write_case(
     image = subject.read_image()
     labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
     notes += [f"{case.name}: {doubt}" for _, doubt in header_doubts(subject, channels)]
+    if case.elsewhere:
+        notes.append(
+            f"{case.name}: the structures state another series than that of --image, which is taken for theirs"
+        )
     write_labels(folder / "labelsTr" / f"{case.name}.nii.gz", Volume(labels[None], image.grid))
     for number, channel in enumerate(image.array):
         write_volume(folder / "imagesTr" / f"{case.name}_{number:04d}.nii.gz", Volume(channel[None], image.grid))

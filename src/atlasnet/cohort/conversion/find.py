@@ -37,6 +37,7 @@ class Case:
         series: the SeriesInstanceUID of the DICOM series on which they were drawn, where that is said.
         segments: what is said of each structure, as `Structures.segment` has it.
         modality: of a DICOM image.
+        elsewhere: whether the structures state that they were drawn on another series than the image that was named.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     series: str | None
     segments: Mapping[str, Mapping[str, Any]]
     modality: str | None = None
+    elsewhere: bool = False
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -79,9 +81,12 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
     opened = open_structures(chosen, found)
     segments = {name: opened.segment(name) for name in opened.names}
     # Structures are drawn on one series; of several channels, each is one of its own.
-    series = opened.series if len(found) == 1 else None
+    series = opened.series if len(found) == 1 and is_dicom(found[0]) else None
+    # Who names an image knows it for the right one: its identifiers may have been replaced since.
+    elsewhere = bool(images) and series is not None and not _holds(found[0], series)
+    series = None if elsewhere else series
     modality = _modality(found[0], series) if is_dicom(found[0]) else None
-    return Case(folder.name, found, chosen, series, segments, modality)
+    return Case(folder.name, found, chosen, series, segments, modality, elsewhere)
 
 
 def _kind(file: Path) -> Kind | None:
@@ -150,13 +155,25 @@ def _image(folder: Path, kinds: Mapping[Path, Kind | None], structures: Path) ->
     return found[0]
 
 
+def _holds(path: Path, series: str) -> bool:
+    """Whether there is this series."""
+    try:
+        with open_series(path, series):
+            return True
+    except VolumeError:
+        return False
+
+
 def _modality(path: Path, wanted: str | None) -> str | None:
     """What the DICOM series shows."""
     try:
         with open_series(path, wanted) as series:
             return str(series.instances[0].header.get("Modality") or "") or None
     except VolumeError as error:
-        drawn = "the series on which the structures were drawn belongs into the case's folder"
+        drawn = (
+            "the series on which the structures were drawn belongs into the case's folder; where its identifiers were "
+            "replaced, name its folder with --image"
+        )
         raise error.told(remedy=drawn if wanted else "name the folder of one with --image") from error
 
 
