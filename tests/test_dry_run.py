@@ -249,10 +249,13 @@ def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, ca
     assert (before.models, before.epochs) == ((3, 0), 3 + 3 + 2 * 3)
     assert before.pairs == (2 * 2 + 2 * 2, 0)
     run_study(cohort, tests, tmp_path / "study", options)
+    kept = (tmp_path / "study" / name for name in ("models", "work"))
+    taken = sum(path.stat().st_size for folder in kept for path in folder.rglob("*") if path.is_file()) / 2**20
+    assert before.disk_mib == pytest.approx(taken, rel=0.3)
     held = content(tmp_path)
     after = forecast_study(cohort, tests, tmp_path / "study", options)
     assert after.finished
-    assert (after.models, after.pairs, after.costs) == ((3, 3), (8, 8), {})
+    assert (after.models, after.pairs, after.costs, after.disk_mib) == ((3, 3), (8, 8), {}, None)
     more = forecast_study(cohort, tests, tmp_path / "study", replace(options, seeds=2))
     assert {(job.method.name, job.seed): missing for job, missing in more.jobs if missing} == {
         ("plain", 1): 2,

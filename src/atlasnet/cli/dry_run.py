@@ -25,7 +25,7 @@ def add_dry_run_option(parser: argparse.ArgumentParser) -> None:
         "--dry-run",
         action="store_true",
         help="say what would be done, what is kept of earlier calls, and what the rest takes as measured in a short "
-        "trial: time, memory, with train and predict disk; write nothing",
+        "trial: time, memory, disk; write nothing",
     )
 
 
@@ -103,6 +103,7 @@ def study_lines(found: StudyForecast, folder: Path) -> list[str]:
             found.chosen is None,
         ),
         "             segmenting the tests, but for their registrations, and scoring them is not in it",
+        *([] if found.disk_mib is None else [f"disk         about {size(found.disk_mib)} more, but for the results"]),
     ]
     return lines
 

@@ -14,6 +14,7 @@ from atlasnet.network import NetworkSpec
 from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.request import ATLASES, StudyRequest
+from atlasnet.study.shares import share_size
 from atlasnet.training.atlases import atlas_count, chosen_names
 from atlasnet.training.fit import Fitting
 from atlasnet.training.forecast import Cost, measure
@@ -39,6 +40,7 @@ class StudyForecast:
         steps: of the optimiser in these epochs, by where networks work (see `Method.space`); with part of the subjects
             an epoch has fewer.
         costs: of the parts, where networks work so; empty where nothing is left to train.
+        models_mib: what the models that are to be trained take on disk, with their mapped cases.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class StudyForecast:
     epochs: int
     steps: Mapping[str, int]
     costs: Mapping[str, Cost]
+    models_mib: float
 
     @property
     def finished(self) -> bool:
@@ -75,6 +78,14 @@ class StudyForecast:
         """The most memory that the trainings need, MiB; None where it is not known."""
         peaks = [cost.peak_of(self.atlases if space == "atlases" else 1) for space, cost in self.costs.items()]
         return max((peak for peak in peaks if peak is not None), default=None)
+
+    @property
+    def disk_mib(self) -> float | None:
+        """What is added on disk but for the results, MiB; None where nothing is left to train."""
+        if not self.costs:
+            return None
+        pair = max(cost.pair_disk_mib for cost in self.costs.values())
+        return (self.pairs[0] - self.pairs[1]) * pair + self.models_mib
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -103,6 +114,7 @@ class StudyForecast:
             "measured": {space: asdict(cost) for space, cost in self.costs.items()},
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
+            "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 1),
         }
 
 
@@ -165,7 +177,28 @@ def forecast_study(
         epochs=sum(epochs),
         steps=steps,
         costs=costs,
+        models_mib=_models_mib(run, absent, costs, count),
     )
+
+
+def _models_mib(run: StudyRequest, absent: Sequence[Run], costs: Mapping[str, Cost], atlases: int) -> float:
+    """What these models take on disk, MiB: weights in the work folder and the model, atlases, mapped cases.
+
+    Cases are mapped once for all models that are trained on the same subjects in the same space.
+    """
+    found, mapped = 0.0, set()
+    for member in absent:
+        space = member.method.space
+        count = atlases if space == "atlases" else 1
+        networks = run.sharing.networks(count) + count * len(run.options.curve_epochs if member.fraction == 1 else ())
+        of_subjects = member.fraction_of == "subjects"
+        subjects = share_size(member.fraction, len(run.cohort)) if of_subjects else len(run.cohort)
+        data = (space, member.share, None if member.fraction == 1 else member.seed)
+        cases = 0 if data in mapped else subjects * count
+        mapped.add(data)
+        disk = costs[space].disk_of(0, cases, networks, count)
+        found += disk["work"] + disk["model"] + (networks - run.sharing.networks(count)) * costs[space].network_disk_mib
+    return found
 
 
 def _cost(run: StudyRequest, plan: Plan, space: str, atlases: int) -> Cost:
