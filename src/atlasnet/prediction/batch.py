@@ -129,22 +129,112 @@ def predict_cases(
     predictor.ensemble.check_masks(cases)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
     check_places(cases, paths, outputs)
-    batch = Batch()
+    request = _Request(predictor, options, outputs, report, overwrite)
+    batch, alone = Batch(), len(cases) == 1
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         execution.pause()
         path = paths[case.name]
         try:
             with _held(path):
-                _attempt(batch, predictor, case, path, options, outputs, report, overwrite, alone=len(cases) == 1)
+                request.attempt(case, path, batch, alone=alone)
         except InputError as held:
             # For a result that is there, nothing need be written; what another process writes stays as it is.
-            if not overwrite and _is_kept(predictor, case, path, options, outputs):
+            if not overwrite and request.is_kept(case, path):
                 batch.kept[case.name] = path
                 continue
             batch.failed[case.name] = held
-            if len(cases) > 1:
+            if not alone:
                 execution.reporter.warn(f"{case.name}: {held}")
     return batch
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is wanted of every case; see `predict_cases`."""
+
+    predictor: Predictor
+    options: PredictOptions
+    outputs: Collection[str]
+    report: Report | None
+    overwrite: bool
+
+    def is_kept(self, case: Subject, path: Path) -> bool:
+        """Whether the case is segmented as it is wanted, as far as it can be read."""
+        try:
+            return is_written(path, self._made_of(case), self.outputs, strict=self.options.strict)
+        except (AtlasNetError, OSError):
+            return False
+
+    def attempt(self, case: Subject, path: Path, batch: Batch, *, alone: bool) -> None:
+        """Note in ``batch`` what becomes of a case; raises nothing of what is wrong with it."""
+        execution = self.predictor.execution
+        try:
+            said = self._segment(case, path)
+        except Cancelled:
+            raise
+        except UnusualInputError as refusal:
+            batch.refused[case.name] = _alone(refusal)
+            _withdraw(case, path, execution)
+            if not alone:
+                execution.reporter.warn(f"{case.name}: refused: {refusal}")
+            return
+        except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
+            error = explained(problem)
+            if error is None:
+                raise
+            batch.failed[case.name] = error = _located(_alone(error), case)
+            _withdraw(case, path, execution)
+            if not alone:
+                execution.reporter.warn(f"{case.name}: {error}")
+            return
+        finally:
+            give_back_memory()
+        (batch.kept if said is None else batch.written)[case.name] = path
+        execution.reporter.note(f"{case.name}: {said or 'kept, it is of the same model, input and options'}")
+
+    def _made_of(self, case: Subject) -> dict[str, Any]:
+        return provenance(case, self.predictor.ensemble, self.options, self.predictor.execution)
+
+    def _segment(self, case: Subject, path: Path) -> str | None:
+        """Segment a case and write it; a line on the result, None where it is there already.
+
+        Nothing of the case is in memory afterwards, while the next one is segmented.
+        """
+        predictor, execution = self.predictor, self.predictor.execution
+        options, stages = self.options, Stages(device=execution.device)
+        asked = options if self.report is None else replace(options, agreement=True)
+        dicom_seg, rtstruct = DICOM_SEG in self.outputs, RTSTRUCT in self.outputs
+        with stages("reading"):
+            made_of = self._made_of(case)
+            if not self.overwrite and is_written(path, made_of, self.outputs, strict=options.strict):
+                return None
+            check_own(path, edited=self.overwrite)
+            needed = predictor.require_memory(case.read_grid(), asked, case.images[0])
+            origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
+            image = case.read_image()
+            mask = case.read_mask(image.grid)
+            left_open = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
+        for text in left_open:
+            execution.reporter.warn(f"{case.name}: {text}")
+        prediction = predictor.predict(image, asked, mask=mask)
+        prediction.record["warnings"][:0] = left_open
+        prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
+        page = None
+        if self.report is not None:
+            page = partial(self.report, case.name, image, prediction)
+            if not options.agreement:
+                prediction = replace(prediction, agreement=None, entropy=None, confidence=None)
+        write_prediction(
+            prediction,
+            path,
+            provenance=made_of,
+            stages=stages,
+            origin=origin,
+            dicom_seg=dicom_seg,
+            rtstruct=rtstruct,
+            page=page,
+        )
+        return prediction.summary()
 
 
 def _held(path: Path) -> AbstractContextManager[None]:
@@ -155,105 +245,6 @@ def _held(path: Path) -> AbstractContextManager[None]:
         busy="another process is segmenting this case",
         remedy="give another folder or name with -o",
     )
-
-
-def _is_kept(
-    predictor: Predictor, case: Subject, path: Path, options: PredictOptions, outputs: Collection[str]
-) -> bool:
-    """Whether the case is segmented as it is wanted, as far as it can be read."""
-    try:
-        made_of = provenance(case, predictor.ensemble, options, predictor.execution)
-        return is_written(path, made_of, outputs, strict=options.strict)
-    except (AtlasNetError, OSError):
-        return False
-
-
-def _attempt(
-    batch: Batch,
-    predictor: Predictor,
-    case: Subject,
-    path: Path,
-    options: PredictOptions,
-    outputs: Collection[str],
-    report: Report | None,
-    overwrite: bool,
-    *,
-    alone: bool,
-) -> None:
-    """Note in ``batch`` what becomes of a case; raises nothing of what is wrong with it."""
-    execution = predictor.execution
-    try:
-        said = _segment(predictor, case, path, options, outputs, report, overwrite)
-    except Cancelled:
-        raise
-    except UnusualInputError as refusal:
-        batch.refused[case.name] = _alone(refusal)
-        _withdraw(case, path, execution)
-        if not alone:
-            execution.reporter.warn(f"{case.name}: refused: {refusal}")
-        return
-    except (AtlasNetError, OSError, MemoryError, RuntimeError) as problem:
-        error = explained(problem)
-        if error is None:
-            raise
-        batch.failed[case.name] = error = _located(_alone(error), case)
-        _withdraw(case, path, execution)
-        if not alone:
-            execution.reporter.warn(f"{case.name}: {error}")
-        return
-    finally:
-        give_back_memory()
-    (batch.kept if said is None else batch.written)[case.name] = path
-    execution.reporter.note(f"{case.name}: {said or 'kept, it is of the same model, input and options'}")
-
-
-def _segment(
-    predictor: Predictor,
-    case: Subject,
-    path: Path,
-    options: PredictOptions,
-    outputs: Collection[str],
-    report: Report | None,
-    overwrite: bool,
-) -> str | None:
-    """Segment a case and write it; a line on the result, None where it is there already.
-
-    Nothing of the case is in memory afterwards, while the next one is segmented.
-    """
-    execution, stages = predictor.execution, Stages(device=predictor.execution.device)
-    asked = options if report is None else replace(options, agreement=True)
-    dicom_seg, rtstruct = DICOM_SEG in outputs, RTSTRUCT in outputs
-    with stages("reading"):
-        made_of = provenance(case, predictor.ensemble, options, execution)
-        if not overwrite and is_written(path, made_of, outputs, strict=options.strict):
-            return None
-        check_own(path, edited=overwrite)
-        needed = predictor.require_memory(case.read_grid(), asked, case.images[0])
-        origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
-        image = case.read_image()
-        mask = case.read_mask(image.grid)
-        left_open = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
-    for text in left_open:
-        execution.reporter.warn(f"{case.name}: {text}")
-    prediction = predictor.predict(image, asked, mask=mask)
-    prediction.record["warnings"][:0] = left_open
-    prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
-    page = None
-    if report is not None:
-        page = partial(report, case.name, image, prediction)
-        if not options.agreement:
-            prediction = replace(prediction, agreement=None, entropy=None, confidence=None)
-    write_prediction(
-        prediction,
-        path,
-        provenance=made_of,
-        stages=stages,
-        origin=origin,
-        dicom_seg=dicom_seg,
-        rtstruct=rtstruct,
-        page=page,
-    )
-    return prediction.summary()
 
 
 def _withdraw(case: Subject, path: Path, execution: Execution) -> None:
