@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +16,12 @@ from atlasnet.errors import InputError
 from atlasnet.execution import Stages
 from atlasnet.prediction.verdict import Verdict
 from atlasnet.training.fusion_weights import FusionWeights
-from atlasnet.transform import Transform
+from atlasnet.transform import Coverage, Transform, part_box
 from atlasnet.volume import Grid, Orientation
-from atlasnet.volume.sampling import inside, sample
+from atlasnet.volume.sampling import Box, inside, lattice, sample
+
+MOST = 0.8
+"""Of a scan: where a part of an atlas is read in so much of it, all of it is mapped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,30 @@ class Answer:
     correlation: Tensor | None = None
     model: int = 0
     start: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def part(self) -> Grid:
+        """Where the probabilities lie."""
+        affine = self.grid.affine.copy()
+        affine[:3, 3] = self.grid.to_world(np.array(self.start[::-1], dtype=np.float64))
+        z, y, x = self.probabilities.shape[1:]
+        return Grid((z, y, x), affine)
+
+    @property
+    def is_background_beyond(self) -> bool:
+        """Whether what lies beyond the part is nothing but background, with no correlation to be told of it.
+
+        So it is where the faces of the part say so, or are those of the atlas, beyond which it has no say.
+        """
+        if self.correlation is not None:
+            return False
+        background = self.probabilities[0]
+        for axis, (start, n) in enumerate(zip(self.start, self.grid.shape, strict=True)):
+            size = background.shape[axis]
+            ends = ([0] if start > 0 else []) + ([size - 1] if start + size < n else [])
+            if any(bool((background.select(axis, end) != 1).any()) for end in ends):
+                return False
+        return True
 
     def require_fit(self) -> None:
         """Refuse to go on without the local correlation.
@@ -85,16 +113,22 @@ class MappedAnswer:
             channels = torch.cat([channels, answer.correlation[None]])
         self._channels = channels.to(device, torch.float32)
         self._to_atlas = answer.to_atlas.to(device)
+        self._box = self._worthwhile_box() if answer.is_background_beyond else None
+        self._coverage = Coverage(self._to_atlas, answer.grid, grid, device=device) if self._box is not None else None
+
+    def _worthwhile_box(self) -> Box | None:
+        """Where the part may be read; None where that is most of the scan, and telling the rest costs as much."""
+        box = part_box(self._to_atlas, self._answer.part, self._grid)
+        voxels = math.prod(max(0, side.stop - side.start) for side in box)
+        return box if voxels < MOST * self._grid.voxels else None
 
     def read(self, z0: int, z1: int) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its correlation there.
 
         Where nobody asked for the fit, the correlation is 0.
         """
-        inner, classes = self._answer.grid, len(self._answer.probabilities)
-        index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=self._channels.device)
-        covered = inside(index, inner.shape)
-        values = sample(self._channels, index - index.new_tensor(self._answer.start[::-1]))
+        classes = len(self._answer.probabilities)
+        values, covered = self._values(z0, z1)
         said = values[:classes]
         correlation = values[classes] if len(values) > classes else torch.zeros_like(said[0])
         if self._mask is not None:
@@ -102,6 +136,26 @@ class MappedAnswer:
             said = said.masked_fill(outside, 0.0)
             said[0].masked_fill_(outside, 1.0)
         return said, covered, correlation
+
+    def _values(self, z0: int, z1: int) -> tuple[Tensor, Tensor]:
+        """The channels (c, z1 - z0, y, x), and the voxels that the atlas reaches."""
+        inner, device = self._answer.grid, self._channels.device
+        if self._box is None or self._coverage is None:
+            index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=device)
+            return self._sampled(index), inside(index, inner.shape)
+        values = torch.zeros((len(self._channels), z1 - z0, *self._grid.shape[1:]), device=device)
+        values[0] = 1.0
+        z, y, x = self._box
+        first, last = max(z0, z.start), min(z1, z.stop)
+        if first < last and y.start < y.stop and x.start < x.stop:
+            points = lattice(self._grid.shape, first, last, device=device)[:, y, x]
+            index = self._to_atlas.index_at(inner, self._grid, points)
+            values[:, first - z0 : last - z0, y, x] = self._sampled(index)
+        return values, self._coverage.slab(z0, z1)
+
+    def _sampled(self, index: Tensor) -> Tensor:
+        """The channels at index points of the atlas."""
+        return sample(self._channels, index - index.new_tensor(self._answer.start[::-1]))
 
     def slab(self, z0: int, z1: int) -> tuple[Tensor, Tensor, float | Tensor]:
         """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its weight."""

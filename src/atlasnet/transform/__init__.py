@@ -1,5 +1,6 @@
 """Spatial maps in both directions: composing, inverting, warping, measuring, storing."""
 
+from atlasnet.transform.coverage import Coverage, part_box
 from atlasnet.transform.field import consistency, displacement_on, length_summary
 from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
@@ -21,6 +22,7 @@ __all__ = [
     "AffineMap",
     "BSplineMap",
     "CompositeMap",
+    "Coverage",
     "DisplacementMap",
     "FramedPoints",
     "PointMap",
@@ -38,6 +40,7 @@ __all__ = [
     "jacobian_summary",
     "landmark_transform",
     "length_summary",
+    "part_box",
     "read_itk_field",
     "read_landmarks",
     "repair",

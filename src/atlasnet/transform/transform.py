@@ -19,7 +19,7 @@ from atlasnet.transform.maps import AffineMap, DisplacementMap, FramedPoints, Po
 from atlasnet.transform.storage import load_maps, save_maps
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.resample import torch_voxels, working_type
-from atlasnet.volume.sampling import inside, lattice, sample, slabs
+from atlasnet.volume.sampling import lattice, sample, slabs
 from atlasnet.volume.volume import Volume
 
 _MODES = ("linear", "nearest", "label")
@@ -125,8 +125,11 @@ class Transform:
             Index points (z1 - z0, y, x, 3) in (x, y, z) order, float32: what `sample` and `inside` take.
         """
         place = device or self.forward.device or "cpu"
-        points = FramedPoints(lattice(grid.shape, z0, z1, device=place), grid.affine)
-        return self.forward.advance(points).relative_to(array_grid.affine)
+        return self.index_at(array_grid, grid, lattice(grid.shape, z0, z1, device=place))
+
+    def index_at(self, array_grid: Grid, grid: Grid, points: Tensor) -> Tensor:
+        """Where index points (..., 3) of ``grid`` (target), in (x, y, z) order, read an array on ``array_grid``."""
+        return self.forward.advance(FramedPoints(points, grid.affine)).relative_to(array_grid.affine)
 
     def warp_slab(
         self,
@@ -156,12 +159,6 @@ class Transform:
         return sample(
             array, self.index_slab(array_grid, grid, z0, z1, device=array.device), mode=interpolation, fill=fill
         )
-
-    def coverage_slab(
-        self, array_grid: Grid, grid: Grid, z0: int, z1: int, *, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Which voxels of a slab of ``grid`` read inside the field of view of ``array_grid``: bool (z1 - z0, y, x)."""
-        return inside(self.index_slab(array_grid, grid, z0, z1, device=device), array_grid.shape)
 
     def warp(
         self,

@@ -17,6 +17,7 @@ POINTS_AT_ONCE = 1 << 20
 # One-hot weights closer than this are a tie: far above float32 rounding of a weight, far below any weight that matters.
 TIE = 1e-4
 Matrices = tuple[Tensor, Tensor, Tensor]
+Box = tuple[slice, slice, slice]  # voxels along (z, y, x)
 
 
 def apply_affine(matrix: ArrayLike, points: Tensor) -> Tensor:
