@@ -23,6 +23,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
+from atlasnet.training.update import Update
 from atlasnet.volume import write_volume
 from synthetic import subject, write_cohort
 
@@ -191,6 +192,7 @@ def test_the_record_says_what_was_updated(updated: Model, model: Model) -> None:
         "changed": [],
         "removed": [],
         "atlases": ["s102"],
+        "earlier": [],
     }
     assert updated.provenance["sharing"]["kind"] == "model"
     assert set(updated.provenance["data"]) == {"s100", "s101", "s102", "s103"}
@@ -276,6 +278,14 @@ def test_options_against_the_model_are_refused(
     with pytest.raises(InputError, match=message):
         fit(cohort, tmp_path / "m", replace(THEN, **options), update=model)
     assert not (tmp_path / "m").exists()
+
+
+def test_settings_that_the_model_has_anyway_are_no_others(cohort: Cohort, model: Model) -> None:
+    ranged = replace(model, operator="mrf", operator_settings={"mi_range": [[-900.0, 100.0]], "spacing": 3.0})
+    asked = replace(THEN, operator_settings={"mi_range": ((-900.0, 100.0),)})
+    assert Update(ranged, cohort).completed(asked).operator_settings == ranged.operator_settings
+    with pytest.raises(InputError, match="settings of a model that is updated stay"):
+        Update(ranged, cohort).completed(replace(THEN, operator_settings={"mi_range": ((-900.0, 99.0),)}))
 
 
 def test_what_would_change_nothing_or_the_old_model_is_refused(cohort: Cohort, model: Model, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 has no record of the training subjects
+EARLIER = "earlier"  # in the provenance of an update: the images of subjects that only models before were trained on
 TOGETHER = "ensemble.json"  # in a folder of several models; see `atlasnet.prediction.members`
 _LONGEST_NAME = 200  # bytes; a suffix and the mark of an unfinished file come behind it
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
@@ -154,6 +155,13 @@ class Model:
     def checksum(self) -> str:
         """Stands for all its files but model.json."""
         return digest(dict(self.checksums))
+
+    @property
+    def seen(self) -> frozenset[tuple[str, ...]]:
+        """The images, each by the SHA-256 of its files, that its networks were trained on, in updates before too."""
+        earlier = self.provenance.get("update", {}).get(EARLIER, ())  # updates of before do not know
+        own = self.provenance.get("data", {}).values()
+        return frozenset(tuple(files["images"]) for files in own) | frozenset(map(tuple, earlier))
 
     @property
     def shipped(self) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from atlasnet.cohort import Cohort, Plan
 from atlasnet.cohort.masks import are_masked
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Reporter, digest, file_digest
-from atlasnet.training.model import Model, atlas_labels_path
+from atlasnet.training.model import EARLIER, Model, atlas_labels_path
 from atlasnet.training.options import FitOptions
 from atlasnet.training.region import Region
 from atlasnet.training.typical import NOBODY, Earlier
@@ -156,7 +156,7 @@ class Update:
             ("registration", options.operator, model.operator),
             ("registration's settings", asked or None, {name: own.get(name) for name in asked}),
         ):
-            if wanted not in (None, there):
+            if wanted not in (None, there) and digest(wanted) != digest(there):  # lists of JSON are tuples elsewhere
                 raise InputError(
                     f"the {what} of a model that is updated stays as it is",
                     expected=str(there),
@@ -293,7 +293,13 @@ class Update:
         """
         old = {atlas.name for atlas in self.model.atlases}
         atlases = [name for name in names if name not in old]
-        return {"model": self.model.checksum, **self._changes(hashes).to_json(), "atlases": atlases}
+        earlier = self.model.seen - {tuple(files["images"]) for files in hashes.values()}
+        return {
+            "model": self.model.checksum,
+            **self._changes(hashes).to_json(),
+            "atlases": atlases,
+            EARLIER: sorted(map(list, earlier)),
+        }
 
     @property
     def work(self) -> Path:
