@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import atlasnet
-from atlasnet.cohort import Cohort, check_cohort, take_fingerprint
+from atlasnet.cohort import Cohort, check_cohort, take_fingerprint, with_masks
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, read_json
 from atlasnet.prediction import Prediction
 from atlasnet.training.recipe import Recipe
 from atlasnet.transform import Transform
-from atlasnet.volume import read_volume
+from atlasnet.volume import read_volume, write_labels
 from pages import check
 from synthetic import write_cohort
 
@@ -83,7 +83,11 @@ def test_scans_are_segmented_into_a_folder_with_records_and_pages(
     np.testing.assert_array_equal(read_volume(tmp_path / "out" / "s1.nii.gz").array, alone.labels.array)
     again = net.predict_all(cohort.root / "imagesTr", tmp_path / "out", agreement=True)
     assert repr(again) == "Batch(3 cases: 3 kept as they were)"
+    assert (tmp_path / "out" / "report.html").exists()  # of these very results
+    net.predict_all(cohort.root / "imagesTr", tmp_path / "out", agreement=True, overwrite=True)
     assert not (tmp_path / "out" / "report.html").exists()
+    with pytest.raises(InputError, match="the series of a cohort's scans are known"):
+        net.predict_all(cohort, tmp_path / "out", series="1")
 
 
 def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
@@ -98,6 +102,41 @@ def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, tmp_path
     assert {"table.csv", "table.html", "s7_report.html"} <= {path.name for path in (tmp_path / "scored").iterdir()}
     with pytest.raises(CohortError, match="not the labels of the model"):
         net.evaluate(replace(cohort, labels={"background": 0, "core": 2}), tmp_path / "other")
+
+
+def test_what_is_no_result_of_the_model_is_not_scored(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
+    cohort = Cohort.read(write_cohort(tmp_path / "test", range(7, 9)))
+    net.evaluate(cohort, tmp_path / "scored")
+    (tmp_path / "scored" / "s7.nii.gz").write_bytes(cohort["s7"].labels.read_bytes())
+    table = net.evaluate(cohort, tmp_path / "scored")
+    assert (table.cases, table.missing) == (["s8"], ("s7",))
+    with pytest.raises(InputError, match="result"):  # each of them would be scored against itself
+        net.evaluate(cohort, cohort.root / "labelsTr")
+    assert not (cohort.root / "labelsTr" / "table.json").exists()
+
+
+def test_scores_are_those_within_organ_masks(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
+    cohort = Cohort.read(write_cohort(tmp_path / "test", range(7, 8)))
+    half = cohort["s7"].read_labels()
+    mask = np.ones_like(half.array)
+    mask[:, : mask.shape[1] // 2] = 0
+    write_labels(tmp_path / "masks" / "s7.nii.gz", half.replace(mask))
+    table = net.evaluate(cohort, tmp_path / "scored", masks=tmp_path / "masks")
+    assert table.organ_mask
+    assert table == net.evaluate(with_masks(cohort, tmp_path / "masks"), tmp_path / "again")
+
+
+def test_scans_that_a_model_before_the_update_was_trained_on_are_not_evaluated(
+    net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path
+) -> None:
+    newer = Cohort.read(write_cohort(tmp_path / "new", range(1, 5)))
+    updated = atlasnet.AtlasNet(preset=RECIPE, execution=ONE)
+    updated.fit(newer.select(["s1", "s2", "s3"]), tmp_path / "m", update=net.model)
+    twice = atlasnet.AtlasNet(preset=RECIPE, execution=ONE)
+    twice.fit(newer.select(["s2", "s3", "s4"]), tmp_path / "n", update=updated.model)
+    for model, gone in ((updated, "s0"), (twice, "s0"), (twice, "s1")):
+        with pytest.raises(InputError, match=rf"were trained on; found {gone}"):
+            model.evaluate(cohort.select([gone]), tmp_path / "scored")
 
 
 def test_scans_that_were_trained_on_are_not_evaluated(net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path) -> None:

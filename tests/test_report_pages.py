@@ -19,12 +19,9 @@ from PIL import Image
 
 from atlasnet.errors import AtlasNetError, UnusualInputError
 from atlasnet.prediction import Batch
-from atlasnet.report import (
-    write_batch_report,
-)
 from atlasnet.report.page import Cell, Page
 from atlasnet.report.pair import add_panels, pair_panels
-from atlasnet.report.prediction_page import _time
+from atlasnet.report.prediction_page import _time, write_batch_report
 from atlasnet.report.stack import add_stacks, image_layer, label_layer, stacks
 from atlasnet.report.viewer import BUNDLE, LICENCE, SHA256, VERSION, Shown, add_viewer
 from atlasnet.transform import Transform

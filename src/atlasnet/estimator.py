@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cohort import Cohort, find_masks
+from atlasnet.cohort import Cohort, Subject, masked, with_masks
 from atlasnet.cohort.doubts import header_doubts
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError, InputError, ModelError
@@ -21,7 +20,6 @@ from atlasnet.prediction import (
     Predictor,
     find_cases,
     predict_cases,
-    write_label_tables,
 )
 from atlasnet.study import CROSS_VALIDATION, CrossValidation, plan_folds, read_folds, validate_model
 from atlasnet.training.fit import fit
@@ -280,11 +278,14 @@ class AtlasNet:
             Cancelled: on request; the same call goes on.
         """
         from atlasnet.prediction.dicom import require_dicom, require_writers
-        from atlasnet.report import PredictionReport, remove_batch_report, write_batch_report
+        from atlasnet.report import PredictionReport, write_beside_cases
 
         predictor, folder = self._ready(), Path(folder)
+        cases: Sequence[Subject]
         if isinstance(inputs, Cohort):
-            cases = list(inputs)
+            if series is not None:
+                raise InputError("the series of a cohort's scans are known", found=f"series {series}")
+            cases = inputs.subjects
         else:
             paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
             cases = find_cases(paths, len(predictor.ensemble.channels), series)
@@ -292,8 +293,7 @@ class AtlasNet:
             require_writers()
             require_dicom(cases)
         if masks is not None:
-            found = find_masks([case.name for case in cases], masks)
-            cases = [replace(case, mask=found[case.name]) for case in cases]
+            cases = masked(cases, masks)
         batch = predict_cases(
             predictor,
             cases,
@@ -304,17 +304,18 @@ class AtlasNet:
             report=PredictionReport(predictor) if report else None,
             overwrite=overwrite,
         )
-        segments = predictor.ensemble.segments
-        if batch.written or batch.kept:
-            write_label_tables(folder / "labels", segments, reporter=self.execution.reporter)
-        if report:
-            write_batch_report(folder / "report.html", batch, [segment.name for segment in segments])
-        else:
-            remove_batch_report(folder / "report.html")
+        segments, reporter = predictor.ensemble.segments, self.execution.reporter
+        write_beside_cases(folder, batch, segments, report=report, reporter=reporter)
         return batch
 
     def evaluate(
-        self, cohort: Cohort | str | Path, folder: str | Path, *, report: bool = False, **options: Any
+        self,
+        cohort: Cohort | str | Path,
+        folder: str | Path,
+        *,
+        masks: str | Path | None = None,
+        report: bool = False,
+        **options: Any,
     ) -> Table:
         """Segment a cohort that was not trained on, and compare with its references.
 
@@ -323,17 +324,24 @@ class AtlasNet:
         Args:
             cohort: subjects with references, or their folder.
             folder: gets what `predict_all` writes, ``table.json`` and ``table.csv``.
+            masks: folder with the organ mask CASE.nii.gz of each subject, outside of which nothing is scored.
             report: also write the pages of the cases, and ``table.html``.
             options: of `predict_all`.
+
+        Returns:
+            The scores; subjects that could not be segmented are missing in it.
 
         Raises:
             CohortError: the cohort cannot be read, or has other labels than the model.
             InputError: a scan of the cohort was trained on.
             ModelError: nothing was fitted or loaded.
+            AtlasNetError: no subject could be segmented: why the first could not.
         """
         from atlasnet.report import write_evaluation_report
 
         cohort, folder = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), Path(folder)
+        if masks is not None:
+            cohort = with_masks(cohort, masks)
         ours = {name: value for name, value in self._models().models[0].labels.items() if value != 0}
         theirs = {name: value for name, value in cohort.labels.items() if value != 0}
         if ours != theirs:
@@ -341,9 +349,11 @@ class AtlasNet:
                 "the cohort has not the labels of the model", path=cohort.root, expected=str(ours), found=str(theirs)
             )
         self._require_unseen(cohort)
-        self.predict_all(cohort, folder, report=report, **options)
-        places = {subject.name: _labels_path(folder, subject.name) for subject in cohort}
-        table = evaluate_cohort(cohort, places, execution=self.execution)
+        batch = self.predict_all(cohort, folder, report=report, **options)
+        problems = {**batch.failed, **batch.refused}
+        if problems and not (batch.written or batch.kept):
+            raise next(iter(problems.values()))
+        table = evaluate_cohort(cohort, {**batch.written, **batch.kept}, execution=self.execution)
         table.write(folder / "table.json")
         if report:
             write_evaluation_report(folder / "table.html", table.as_json())
@@ -351,7 +361,7 @@ class AtlasNet:
 
     def _require_unseen(self, cohort: Cohort) -> None:
         """Refuse subjects whose scans were trained on: their scores would be too good."""
-        known = {tuple(of["images"]) for m in self._models().models for of in m.provenance.get("data", {}).values()}
+        known = frozenset[tuple[str, ...]]().union(*(model.seen for model in self._models().models))
         scans = {name: tuple(of["images"]) for name, of in cohort_hashes(cohort, self.execution.reporter).items()}
         seen = [name for name, images in scans.items() if images in known]
         if seen:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,6 @@ HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
 # Names of folders may have dots; few end in what looks like the suffix of a file.
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]{2,5}")
-LABELS = "labels"  # in a folder, the stem of the files that name and colour its labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict case after case; one that fails or is refused is reported at the end and makes the exit code 1 or 3."""
-    from atlasnet.cohort import find_masks
+    from atlasnet.cohort import masked
     from atlasnet.prediction import (
         Ensemble,
         PredictOptions,
@@ -123,8 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if wants_dicom:
         require_dicom(cases)
     if args.organ_mask is not None:
-        masks = find_masks([case.name for case in cases], args.organ_mask)
-        cases = [replace(case, mask=masks[case.name]) for case in cases]
+        cases = masked(cases, args.organ_mask)
     models.check_masks(cases)
     paths = _places(args.output, cases, args.inputs)
     stem = image_stem(args.output)  # of the one file, None of a folder
@@ -167,18 +164,12 @@ def run(args: argparse.Namespace) -> int:
     problems = {**batch.failed, **batch.refused}
     unwritten: OSError | None = None
     try:
-        if args.report and stem is None:
-            from atlasnet.report import write_batch_report
+        if stem is None:
+            from atlasnet.report import write_beside_cases
 
-            names = [segment.name for segment in models.segments]
-            write_batch_report(args.output / "report.html", batch, names)
-        elif stem is None and (batch.written or problems):
-            from atlasnet.report import remove_batch_report
-
-            remove_batch_report(args.output / "report.html")
-        if batch.written or batch.kept:
-            tables = args.output / LABELS if stem is None else args.output.with_name(stem)
-            write_label_tables(tables, models.segments, reporter=execution.reporter)
+            write_beside_cases(args.output, batch, models.segments, report=args.report, reporter=execution.reporter)
+        elif batch.written or batch.kept:
+            write_label_tables(args.output.with_name(stem), models.segments, reporter=execution.reporter)
     except OSError as problem:  # what became of the cases is told all the same
         unwritten = problem
     if made and not any(folder.iterdir()):

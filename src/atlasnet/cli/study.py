@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from atlasnet.cli.dry_run import add_dry_run_option, as_text, study_lines
@@ -86,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, test, compare; what an earlier call finished is used again."""
     require_folder(args.data)
     require_writable(args.output / "settings.json")
-    from atlasnet.cohort import Cohort, find_masks, with_masks
+    from atlasnet.cohort import Cohort, masked, with_masks
     from atlasnet.study import (
         PAGE,
         StudyOptions,
@@ -106,8 +105,7 @@ def run(args: argparse.Namespace) -> int:
         cohort = cohort.select(read_names(args.subjects))
     if args.organ_mask is not None:
         cohort = with_masks(cohort, args.organ_mask)
-        masks = find_masks([test.name for test in tests], args.organ_mask)
-        tests = tuple(replace(test, mask=masks[test.name]) for test in tests)
+        tests = tuple(masked(tests, args.organ_mask))
     options = StudyOptions(
         atlases=tuple(args.atlas) if args.atlas else args.atlases,
         methods=None if args.only is None else tuple(args.only),

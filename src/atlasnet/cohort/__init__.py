@@ -3,7 +3,7 @@
 from atlasnet.cohort.check import CheckReport, check_cohort
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.fingerprint import Fingerprint, take_fingerprint
-from atlasnet.cohort.masks import find_masks, with_masks
+from atlasnet.cohort.masks import find_masks, masked, with_masks
 from atlasnet.cohort.normalisation import Normalisation
 from atlasnet.cohort.plan import Plan
 from atlasnet.cohort.problem import Problem
@@ -19,6 +19,7 @@ __all__ = [
     "Subject",
     "check_cohort",
     "find_masks",
+    "masked",
     "take_fingerprint",
     "with_masks",
 ]

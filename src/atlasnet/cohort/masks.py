@@ -51,10 +51,16 @@ def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
     return {name: paths[0] for name, paths in found.items()}
 
 
+def masked(cases: Iterable[Subject], place: str | Path) -> list[Subject]:
+    """The cases with the mask of each, see `find_masks`."""
+    every = tuple(cases)
+    masks = find_masks([case.name for case in every], place)
+    return [replace(case, mask=masks[case.name]) for case in every]
+
+
 def with_masks(cohort: Cohort, place: str | Path) -> Cohort:
     """The cohort with the mask of every subject, see `find_masks`."""
-    masks = find_masks([subject.name for subject in cohort], place)
-    return replace(cohort, subjects=tuple(replace(subject, mask=masks[subject.name]) for subject in cohort))
+    return replace(cohort, subjects=tuple(masked(cohort, place)))
 
 
 def are_masked(subjects: Iterable[Subject]) -> bool:

@@ -6,7 +6,7 @@ from atlasnet.report.display import Slice, colours, richest_slice, same_level, s
 from atlasnet.report.evaluation_page import write_evaluation_report
 from atlasnet.report.overlay import overlay
 from atlasnet.report.page import Page
-from atlasnet.report.prediction_page import PredictionReport, remove_batch_report, write_batch_report
+from atlasnet.report.prediction_page import PredictionReport, write_beside_cases
 from atlasnet.report.registration import registration_figure
 from atlasnet.report.registration_page import write_registration_report
 from atlasnet.report.stages import stages_figure
@@ -23,7 +23,6 @@ __all__ = [
     "curve_figure",
     "overlay",
     "registration_figure",
-    "remove_batch_report",
     "richest_slice",
     "same_level",
     "save_svg",
@@ -33,7 +32,7 @@ __all__ = [
     "svg",
     "take_slice",
     "window",
-    "write_batch_report",
+    "write_beside_cases",
     "write_evaluation_report",
     "write_registration_report",
     "write_training_report",

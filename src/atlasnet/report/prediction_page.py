@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atlasnet.execution import read_json, reading_back
-from atlasnet.prediction import Batch, Predictor
+from atlasnet.cohort.segments import Segment
+from atlasnet.execution import Reporter, read_json, reading_back
+from atlasnet.prediction import Batch, Predictor, write_label_tables
 from atlasnet.prediction.output import RECORD, REPORT, output_path
 from atlasnet.prediction.prediction import Prediction
 from atlasnet.report.display import opening_point, window
@@ -19,6 +20,7 @@ from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.volume import Volume, canonical
 from atlasnet.wording import counted
 
+LABELS = "labels"  # in a folder, the stem of the files that name and colour its labels
 _ALONE = "range over single atlases, ml"  # heading of volumes
 
 
@@ -191,7 +193,31 @@ def _origin(page: Page, record: Mapping[str, Any]) -> None:
 _BATCH = "Predictions"
 
 
-def remove_batch_report(path: Path) -> None:
+def write_beside_cases(
+    folder: Path, batch: Batch, segments: Sequence[Segment], *, report: bool, reporter: Reporter
+) -> None:
+    """Write what goes with the cases in a folder: a page with a row for each, and names and colours of the labels.
+
+    Args:
+        folder: of the cases' label maps; gets ``report.html``, ``labels.label`` and ``labels.ctbl``.
+        batch: what became of the cases.
+        segments: the labels.
+        report: whether the page is wanted. Where it is not and a case has changed, an earlier one is removed.
+        reporter: is told of names that cannot be written.
+
+    Raises:
+        InputError: the record of a case cannot be read.
+    """
+    page = folder / "report.html"
+    if report:
+        write_batch_report(page, batch, [segment.name for segment in segments])
+    elif batch.written or batch.failed or batch.refused:
+        _remove_batch_report(page)
+    if batch.written or batch.kept:
+        write_label_tables(folder / LABELS, segments, reporter=reporter)
+
+
+def _remove_batch_report(path: Path) -> None:
     """Remove an earlier call's page of many cases: its numbers and links are of results that are no more."""
     if path.is_file() and f"<title>{_BATCH}</title>" in path.read_text(encoding="utf-8", errors="replace")[:4096]:
         path.unlink()
