@@ -406,6 +406,8 @@ def test_no_layout_is_one_problem_and_no_exception(tmp_path: Path, content: str)
         ({"labels": {"background": 1}}, "background"),
         ({"labels": {"background": 0, "a": 1.5}}, "whole number"),
         ({"labels": {"background": 0, "a": True}}, "whole number"),
+        ({"labels": {"background": 0, "a": "+-5"}}, "whole number"),
+        ({"labels": {"background": 0, "a": "1" * 5000}}, "whole number"),
         ({"labels": {"background": 0, "a": 2**31}}, "too large"),
         ({"labels": {"0": "background", "99999999999": "a"}}, "too large"),
         ({"labels": []}, "labels"),

@@ -84,6 +84,19 @@ def test_a_forecast_names_a_damaged_piece_and_leaves_it(
     assert file.read_bytes() == content
 
 
+def test_a_forecast_leaves_a_damaged_plan_that_is_derived_again(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    shutil.copytree(model.folder, tmp_path / "m")
+    (tmp_path / "m" / "model.json").unlink()
+    (tmp_path / "m" / "plan.json").unlink()
+    (file,) = (tmp_path / "m" / "work").glob("plans/*/plan.json")
+    file.write_bytes(b"{")
+    reporter = SilentReporter()
+    found = forecast_fit(cohort, tmp_path / "m", OPTIONS, execution=Execution(threads=1, reporter=reporter))
+    assert found.plan == model.plan
+    assert file.read_bytes() == b"{"
+    assert any("plan.json is not what was written" in text for text in reporter.warnings)
+
+
 def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(model.folder, folder)

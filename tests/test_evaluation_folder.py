@@ -195,6 +195,19 @@ def test_the_summary_holds_mean_median_and_worst_subject_per_label_and_over_labe
     assert summary["mean_over_labels"]["hausdorff_mm"]["worst"] == pytest.approx(4.0)
 
 
+def test_a_table_without_a_row_has_no_means(tmp_path: Path) -> None:
+    table = Table({"a": 1}, (), missing=("p",))
+    assert table.summary()["mean_over_labels"]["dice"] == {
+        "mean": None,
+        "median": None,
+        "worst": None,
+        "worst_case": None,
+        "undefined": 0,
+    }
+    assert "p" in table.text()
+    table.write(tmp_path / "table.json")
+
+
 def test_an_undefined_distance_is_left_out_of_the_mean_and_is_the_worst() -> None:
     rows = (row("p", "a", 0.9, 1.0), row("q", "a", 0.0, None), row("r", "a", 0.5, 5.0))
     entry = Table({"a": 1}, rows).summary()["labels"]["a"]["hausdorff_mm"]

@@ -166,6 +166,15 @@ def test_fitting_a_finished_model_again_touches_nothing(cohort: Cohort, model: M
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_what_changes_nothing_makes_no_other_model(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+    assert fit(cohort, model.folder, replace(OPTIONS, allow_module=True)).checksums == model.checksums
+    short = replace(QUICK, epochs=None, preset=replace(Recipe.preset("default"), epochs=1))
+    fitted = fit(cohort, tmp_path / "m", short)
+    assert fit(cohort, tmp_path / "m", replace(short, epochs=1)).checksums == fitted.checksums
+    with pytest.raises(ModelError, match="another folder"):
+        fit(cohort, tmp_path / "m", replace(short, epochs=2))
+
+
 def test_a_finished_model_is_not_overwritten_by_another(cohort: Cohort, model: Model) -> None:
     with pytest.raises(ModelError, match="another folder"):
         fit(cohort, model.folder, FitOptions(atlases=1))

@@ -119,6 +119,20 @@ def test_a_damaged_result_is_told_and_made_again(
     assert [r.scores for r in found.results] == [r.scores for r in study.results]
 
 
+def test_a_damaged_label_map_is_told_and_made_again(
+    study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path
+) -> None:
+    shutil.copytree(study.folder, tmp_path / "s")
+    path = tmp_path / "s" / "runs" / "atlasnet-2" / "100" / "seed0" / "t1.nii.gz"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1])
+    said = SilentReporter()
+    found = run_study(cohort, tests, tmp_path / "s", OPTIONS, execution=replace(ONE, reporter=said))
+    assert [text for text in said.warnings if f"{path} is not what was written" in text]
+    assert path.read_bytes() == before
+    assert [r.scores for r in found.results] == [r.scores for r in study.results]
+
+
 def test_results_of_an_earlier_call_that_are_damaged_are_told_to_be_on_no_page(
     study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path
 ) -> None:

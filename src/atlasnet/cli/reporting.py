@@ -174,7 +174,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _listed(path: Path) -> set[str]:
     """The subjects that a file names, which need not be there either."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError:
         return set()  # the verb says what is wrong with it
     return set(filter(_tells, map(str.strip, lines)))

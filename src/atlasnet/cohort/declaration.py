@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,5 +139,5 @@ def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | No
 
 def _is_whole(value: object) -> bool:
     if isinstance(value, str):
-        return value.strip().lstrip("+-").isdecimal()
+        return re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", value) is not None
     return isinstance(value, int) and not isinstance(value, bool)

@@ -32,6 +32,7 @@ SCORES = {
 # What it is called where a label is in both maps, or in the one, or in none.
 WORDS = {"both": "found", "reference": "missed", "prediction": "found where there is none", "neither": "in neither map"}
 
+_LARGEST = 2**30  # bytes of a table; one of slices has a few hundred for each label of each
 Summary = dict[str, dict[str, Any]]
 
 
@@ -245,7 +246,7 @@ def table_path(path: str | Path) -> Path:
 def _is_table(path: Path) -> bool:
     """Whether an earlier evaluation wrote it."""
     try:
-        content = read_json(path)
+        content = read_json(path, largest=_LARGEST)
     except ValueError:
         return False
     return isinstance(content, dict) and {"summary", "rows"} <= set(content)
@@ -288,11 +289,11 @@ def _over_subjects(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> 
         defined = {case: value for case, value in values.items() if value is not None}
         undefined = [case for case in values if case not in defined]
         extreme = min if larger_is_better else max
-        worst_case = undefined[0] if undefined else extreme(defined, key=defined.__getitem__)
+        worst_case = undefined[0] if undefined else extreme(defined, key=defined.__getitem__, default=None)
         summary[name] = {
             "mean": _mean(defined.values()),
             "median": statistics.median(defined.values()) if defined else None,
-            "worst": values[worst_case],
+            "worst": values.get(worst_case),
             "worst_case": worst_case,
             "undefined": len(undefined),
         }

@@ -100,14 +100,14 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, *, largest: int = LARGEST_JSON) -> Any:
     """Read a JSON file; raises ``OSError`` or ``ValueError`` for the caller to explain.
 
-    NaN and infinity, halves of characters, nesting beyond Python's depth and files beyond `LARGEST_JSON` are refused.
+    NaN and infinity, halves of characters, nesting beyond Python's depth and files larger than ``largest`` are refused.
     """
     path = Path(path)
-    if path.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"the file is larger than {LARGEST_JSON} bytes")
+    if path.stat().st_size > largest:
+        raise ValueError(f"the file is larger than {largest} bytes")
     text = path.read_text(encoding="utf-8-sig")  # some editors of Windows begin with a byte order mark
     try:
         value = json.loads(text, parse_constant=_refuse_constant)

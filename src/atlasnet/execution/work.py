@@ -21,10 +21,12 @@ class WorkFolder:
     Args:
         root: created when needed.
         earlier: another work folder, from which finished pieces are taken over as they are asked for; it is only read.
+        frozen: only look at it: nothing is taken over, and what is damaged stays.
     """
 
-    def __init__(self, root: str | Path, earlier: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path, earlier: str | Path | None = None, *, frozen: bool = False) -> None:
         self.root, self.earlier = Path(root), None if earlier is None else Path(earlier)
+        self.frozen = frozen
 
     def entry(self, kind: str, key: str) -> Path:
         """Where the finished piece ``key`` of ``kind`` lies, or will lie."""
@@ -62,7 +64,7 @@ class WorkFolder:
         One that is damaged is removed, of which ``warn`` is told, and so will be made again.
         """
         folder = self.entry(kind, key)
-        if not (folder.is_dir() or self._taken_over(kind, key)):
+        if not folder.is_dir() and (self.frozen or not self._taken_over(kind, key)):
             return False
         try:
             sums = read_json(folder / CHECKSUMS)
@@ -71,7 +73,8 @@ class WorkFolder:
             damaged = [f"{CHECKSUMS} ({error})"]
         if damaged:
             warn(f"{folder}: {', '.join(damaged)} is not what was written; the work is done again")
-            shutil.rmtree(folder)
+            if not self.frozen:
+                shutil.rmtree(folder)
         return not damaged
 
     def _taken_over(self, kind: str, key: str) -> bool:

@@ -71,9 +71,13 @@ def load_weights(path: str | Path, module: nn.Module) -> nn.Module:
     Raises:
         ModelError: the file cannot be read, or holds the weights of another architecture.
     """
-    tensors, _ = read_tensors(path)
+    return _filled(module, read_tensors(path)[0], path)
+
+
+def _filled(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:
+    """The module with these weights, which lie in ``path``."""
     _check_fit(path, module, tensors)
-    module.load_state_dict(tensors)
+    module.load_state_dict(dict(tensors))
     module.eval()
     return channels_last(module)
 
@@ -89,8 +93,9 @@ def load_network(
     Raises:
         ModelError: as `load_weights`, or the network cannot be built, see `build_network`.
     """
+    tensors, _ = read_tensors(path)
     try:
-        fewest, found = _fewest_weights(spec), sum(tensor.numel() for tensor in read_tensors(path)[0].values())
+        fewest, found = _fewest_weights(spec), sum(tensor.numel() for tensor in tensors.values())
         if found < fewest:
             raise ModelError(
                 "the weights are those of another network",
@@ -104,7 +109,7 @@ def load_network(
         raise
     except InputError as error:
         raise ModelError(f"the network of these weights cannot be built: {error}", path=path) from error
-    return load_weights(path, module)
+    return _filled(module, tensors, path)
 
 
 def _fewest_weights(spec: NetworkSpec) -> float:

@@ -220,7 +220,8 @@ def _fitting(run: StudyRequest, space: str, atlases: int) -> Fitting:
     )
     if space == "own":
         options = replace(options, operator="centre", operator_settings={})
-    return Fitting(run.cohort, run.folder / "models", options, work=run.work.root, execution=run.execution)
+    place, work = run.folder / "models", run.work.root
+    return Fitting(run.cohort, place, options, work=work, execution=run.execution, frozen=True)
 
 
 def _epochs(run: StudyRequest, method: Method, atlases: int) -> int:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import AtlasNetError
-from atlasnet.execution import Reporter, digest, read_json, write_json
+from atlasnet.execution import Reporter, digest, file_digest, read_json, write_json
 from atlasnet.study.methods import METHODS
 from atlasnet.study.records import CaseResult, Run
 from atlasnet.volume import Volume, write_labels
 
-CHECKSUM = "checksum"
+CHECKSUM, LABELS_CHECKSUM = "checksum", "labels_sha256"
+LABELS = ".nii.gz"
 
 
 class KeptResults:
@@ -34,7 +35,7 @@ class KeptResults:
         """
         path = self._path(run, case)
         content = read_sealed(path, self.say.warn)
-        if content is None or (content["scores"] and not path.with_suffix(".nii.gz").exists()):
+        if content is None or (content["scores"] and not self._has_labels(path, content)):
             return None
         return CaseResult(run, case, tuple(content["scores"]), content["details"])
 
@@ -43,8 +44,9 @@ class KeptResults:
     ) -> None:
         """Keep a label map and its scores; the JSON comes last: where it is, the label map was whole."""
         path = self._path(run, case)
-        write_labels(path.with_suffix(".nii.gz"), labels)
-        write_sealed(path, {"scores": scores, "details": details})
+        place = path.with_suffix(LABELS)
+        write_labels(place, labels)
+        write_sealed(path, {"scores": scores, "details": details, LABELS_CHECKSUM: file_digest(place)})
 
     def fail(self, run: Run, case: str, error: AtlasNetError) -> None:
         """Keep that a scan could not be segmented."""
@@ -55,6 +57,16 @@ class KeptResults:
         places = (path.relative_to(self.folder).as_posix() for path in self.folder.glob("runs/*/*/*"))
         jobs = {replace(run, atlases=None) for place in places if (run := Run.of_folder(place)) is not None}
         return sorted(jobs, key=_order)
+
+    def _has_labels(self, path: Path, content: Mapping[str, Any]) -> bool:
+        """Whether the label map of a result is there as it was written; one of before has no checksum."""
+        place = path.with_suffix(LABELS)
+        if not place.is_file():
+            return False
+        if content.get(LABELS_CHECKSUM) in (None, file_digest(place)):
+            return True
+        self.say.warn(f"{place} is not what was written, and counts as missing")
+        return False
 
     def _path(self, run: Run, case: str) -> Path:
         return self.folder / run.folder / f"{case}.json"

@@ -156,7 +156,7 @@ class StudyRequest:
 
     def checked_settings(self) -> dict[str, Any]:
         """Figures of one table come from one setting; what is named here may be added."""
-        options = asdict(self.options)
+        options = asdict(self.options) | {"allow_module": False}  # which network it is says enough
         added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
         for name in (*added, "preset", "epochs", "spacing"):  # the recipe and the plan say the last three
             options.pop(name)
@@ -174,6 +174,7 @@ class StudyRequest:
         self._check_folder(before)
         with reading_back(path):
             before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
+            before["options"]["allow_module"] = False
             changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
         if changed:
             raise InputError(

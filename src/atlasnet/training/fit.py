@@ -96,13 +96,15 @@ class Fitting:
         update: Model | None = None,
         work: str | Path | None = None,
         execution: Execution | None = None,
+        frozen: bool = False,  # whether the work folder is only looked at
     ) -> None:
         options = options or FitOptions()
         self.cohort, self.folder = cohort, Path(folder)
         self.execution = execution or Execution()
         self.say = self.execution.reporter
         self.update = None if update is None else Update(update, cohort)
-        self.work = WorkFolder(work or self.folder / "work", None if self.update is None else self.update.work)
+        earlier = None if self.update is None else self.update.work
+        self.work = WorkFolder(work or self.folder / "work", earlier, frozen=frozen)
         if self.update is not None:
             self.update.check(self.folder)
             options = self.update.completed(options)
@@ -252,6 +254,9 @@ class Fitting:
         for name in ("network", "width"):  # and whoever asks for what is planned anyway
             if options[name] == getattr(plan, name):
                 options[name] = None
+        if options["epochs"] == Recipe.of(self.options.preset).epochs:
+            options["epochs"] = None
+        options["allow_module"] = False  # the code itself is asked for below
         depends_on = {
             "plan": plan.to_json(),
             "options": options,

@@ -183,7 +183,7 @@ def forecast_fit(
         InputError: an option cannot be used.
         ModelError: ``folder`` holds another finished model.
     """
-    run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
+    run = Fitting(cohort, folder, options, update=update, work=work, execution=execution, frozen=True)
     hashes = run.hashes()
     plan = run.plan(hashes)
     settings, spec = run.settings(plan, hashes), run.spec(plan)

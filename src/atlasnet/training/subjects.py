@@ -15,7 +15,7 @@ def read_names(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError("the list of subjects cannot be read", path=path, found=str(error)) from error
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
