@@ -33,6 +33,7 @@ from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import slabs
 
 SLAB_VOXELS = 2**20  # voxels of the scan that are mapped back and fused at a time, times classes
+SLAB_VOXELS_ON_GPU = 2**24
 
 # Networks say how sure they are, so that the fit decides less between them than between carried labels, where the power
 # is 2. Of 0.5, 1 and 2 the best on 24 hippocampi on which no network was trained.
@@ -309,9 +310,15 @@ class Predictor:
                 self.ensemble.values,
                 seed=self.execution.seed,
                 device=self.device,
-                slab_voxels=SLAB_VOXELS // len(self.ensemble.values),
+                slab_voxels=self._slab_voxels,
                 pause=self.execution.pause,
             )
+
+    @property
+    def _slab_voxels(self) -> int:
+        """Voxels of a scan that are mapped back at a time."""
+        at_once = SLAB_VOXELS if self.device.type == "cpu" else SLAB_VOXELS_ON_GPU
+        return at_once // len(self.ensemble.values)
 
     def _check_channels(self, image: Volume) -> None:
         channels = self.ensemble.channels
@@ -346,7 +353,7 @@ class Predictor:
         if wanted.fusion == "learnt":
             weights = self.ensemble.models[0].fusion_weights
         atlases = [MappedAnswer(a, grid, weights=weights, device=self.device, mask=asked.mask) for a in answers]
-        ranges = slabs(grid.shape, SLAB_VOXELS // classes)
+        ranges = slabs(grid.shape, self._slab_voxels)
         fused = _Fused(
             labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),
             agreement=Agreement(len(answers), classes),

@@ -91,7 +91,7 @@ def _coarse_to_fine(
         guess = _coarse_to_fine(field, steps, _halved(grid))
     to_index = np.linalg.inv(field.grid.affine) @ grid.affine
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=steps.device)
-    for z0, z1 in slabs(grid.shape, POINTS_AT_ONCE):
+    for z0, z1 in slabs(grid.shape, POINTS_AT_ONCE, device=steps.device):
         points = lattice(grid.shape, z0, z1, device=steps.device)
         goal = apply_affine(to_index, points).reshape(-1, 3).T.contiguous()  # (3, n)
         start = goal

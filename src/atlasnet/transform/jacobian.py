@@ -34,7 +34,7 @@ def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False)
     """
     voxels = _in_voxels(displacement, grid)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
-    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE):
+    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE, device=voxels.device):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
         result[z0:z1] = _least_corner(voxels[:, low:high], slice(z0 - low, z1 - low), outside)
     return result
@@ -47,7 +47,7 @@ def jacobian_determinant(displacement: Tensor, grid: Grid) -> Tensor:
     """
     voxels = _in_voxels(displacement, grid)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
-    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE):
+    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE, device=voxels.device):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
         part = voxels[:, low:high]
         columns = [(a + b) / 2 for a, b in (_one_sided(part, axis) for axis in (3, 2, 1))]

@@ -14,6 +14,8 @@ from atlasnet.errors import VolumeError
 
 # Points taken at a time where an operation needs several temporaries per point; 3 float32 coordinates are 12 MiB.
 POINTS_AT_ONCE = 1 << 20
+# On a GPU, where starting an operation takes longer than most operations on fewer points, at least so many.
+POINTS_ON_GPU = 1 << 21
 # One-hot weights closer than this are a tie: far above float32 rounding of a weight, far below any weight that matters.
 TIE = 1e-4
 Matrices = tuple[Tensor, Tensor, Tensor]
@@ -71,9 +73,16 @@ def grown(box: tuple[slice, ...], margin: int | Sequence[int], shape: tuple[int,
     return tuple(slice(max(side.start - m, 0), min(side.stop + m, n)) for side, m, n in sides)
 
 
-def slabs(shape: tuple[int, int, int], points: int = POINTS_AT_ONCE) -> list[tuple[int, int]]:
-    """Ranges (z0, z1) of slices that cover an array (z, y, x) with about ``points`` voxels each, one slice at least."""
+def slabs(
+    shape: tuple[int, int, int], points: int = POINTS_AT_ONCE, *, device: torch.device | None = None
+) -> list[tuple[int, int]]:
+    """Ranges (z0, z1) of slices that cover an array (z, y, x) with about ``points`` voxels each, one slice at least.
+
+    Where the work is done on a ``device`` that is no CPU, about `POINTS_ON_GPU` if those are more.
+    """
     z, y, x = shape
+    if device is not None and device.type != "cpu":
+        points = max(points, POINTS_ON_GPU)
     thickness = max(1, points // (y * x))
     return [(z0, min(z0 + thickness, z)) for z0 in range(0, z, thickness)]
 
