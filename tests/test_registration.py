@@ -438,6 +438,18 @@ def test_a_region_of_a_few_voxels_is_measured_where_it_is(pair):
     assert identical["5"]["sad"] == pytest.approx(1)
 
 
+def test_regions_of_large_labels_are_measured_apart(pair):
+    _, target, _ = pair
+    labels = np.zeros((1, *SHAPE), np.int32)
+    labels[0, 10:13, 12:15, 16:19] = 1_000_001
+    labels[0, 14:17, 18:21, 20:23] = 1_000_002
+    still = Transform.identity()
+    assert set(regional_quality(target, target, still, Volume(labels, target.grid), execution=ONE)) == {
+        "1000001",
+        "1000002",
+    }
+
+
 @pytest.mark.parametrize("fault", [np.nan, np.inf])
 def test_voxels_that_are_no_finite_numbers_are_refused_by_name(pair, fault):
     source, target, _ = pair

@@ -100,7 +100,7 @@ def regional_quality(
         execution: where to compute.
 
     Returns:
-        By label value, as a word: the similarity after registration of every metric (see `similarities`), as if the
+        By label value, in digits: the similarity after registration of every metric (see `similarities`), as if the
         region's voxels were all there is; and ``dice`` of the source's label, carried over, with the target's.
     """
     execution = execution or Execution()
@@ -121,7 +121,7 @@ def regional_quality(
             if carried is not None:
                 there = carried == value
                 found["dice"] = round(2 * float((here & there).sum()) / float(here.sum() + there.sum()), 6)
-            result[f"{value:g}"] = found
+            result[str(int(value))] = found
     return result
 
 
