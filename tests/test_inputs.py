@@ -13,7 +13,7 @@ from atlasnet.errors import InputError
 from atlasnet.prediction import find_cases
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, write_volume
-from atlasnet.volume.names import image_stem
+from atlasnet.volume.names import case_and_channel, image_stem
 
 
 def touch(*paths: Path) -> None:
@@ -27,6 +27,12 @@ def test_the_stem_of_an_image_loses_the_whole_suffix() -> None:
     assert image_stem(Path("ct.MHA")) == "ct"
     assert image_stem(Path("ct.dcm")) is None
     assert image_stem(Path(".nii")) is None
+
+
+def test_four_digits_after_an_underscore_are_the_number_of_a_channel() -> None:
+    assert case_and_channel("a_b_0001") == ("a_b", 1)
+    for stem in ("a", "a_1", "a_00001", "a0001", "_0001", "a_-001", "0001"):
+        assert case_and_channel(stem) == (stem, None)
 
 
 def test_a_folder_of_nnunet_images_gives_its_cases_in_order(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
 from atlasnet.volume import Volume
-from atlasnet.volume.names import image_suffix
-
-_FIRST_CHANNEL = re.compile(r"(?P<case>.+)_0000")
+from atlasnet.volume.names import case_and_channel, image_stem
 
 
 @dataclass(frozen=True)
@@ -93,15 +90,14 @@ def _outside(cohort: Cohort, path: Path) -> AtlasSource | None:
     channels = len(cohort.channels)
     if path.is_dir():
         return AtlasSource(path.resolve().name, (path,), None, channels)
-    suffix = image_suffix(path)
-    if suffix is None or not path.is_file():
+    stem = image_stem(path)
+    if stem is None or not path.is_file():
         return None
-    stem, ending = path.name[: -len(suffix)], path.name[-len(suffix) :]
-    numbered = _FIRST_CHANNEL.fullmatch(stem)
-    if numbered is None:
+    case, first = case_and_channel(stem)
+    if first != 0:
         return AtlasSource(stem, (path,), None, channels)
-    case = numbered["case"]
-    paths = tuple(path.with_name(f"{case}_{channel:04d}{ending}") for channel in range(channels))
+    suffix = path.name[len(stem) :]
+    paths = tuple(path.with_name(f"{case}_{channel:04d}{suffix}") for channel in range(channels))
     missing = [str(file) for file in paths if not file.is_file()]
     if missing:
         raise CohortError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 import zipfile
@@ -17,7 +16,6 @@ from atlasnet import __version__
 if TYPE_CHECKING:
     from atlasnet.execution import Hidden
 
-_CHANNEL = re.compile(r"_\d{4}$")
 # Names of folders and files that say nothing of a person, and words that sentences need.
 _COMMON = frozenset(
     "imagesTr labelsTr imagesTs labelsTs images labels cases atlases networks log work data model models dataset plan "
@@ -193,9 +191,11 @@ def _trained_on(model: Path) -> set[str]:
 
 def _spoken(name: str) -> Iterable[str]:
     """A file's name, and what a message makes of it: without suffixes, without the number of a channel."""
+    from atlasnet.volume.names import case_and_channel
+
     stem = name
     while (shorter := PurePosixPath(stem).stem) != stem:
         stem = shorter
         yield stem
-        yield _CHANNEL.sub("", stem)
-    yield _CHANNEL.sub("", name)
+        yield case_and_channel(stem)[0]
+    yield case_and_channel(name)[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeGuard
@@ -13,11 +12,10 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import leads_nowhere
-from atlasnet.volume.names import image_suffix
+from atlasnet.volume.names import case_and_channel, image_stem, image_suffix
 from atlasnet.wording import shortened
 
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
-_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
 _SHOWN = 3  # of files that are left out
@@ -82,7 +80,7 @@ def _is_name(value: object) -> TypeGuard[str]:
 
 def _has_channel_names(folder: Path) -> bool:
     return folder.is_dir() and any(
-        _CHANNEL.fullmatch(_stem(entry)) for entry in folder.iterdir() if image_suffix(entry)
+        case_and_channel(_stem(entry))[1] is not None for entry in folder.iterdir() if image_suffix(entry)
     )
 
 
@@ -153,12 +151,13 @@ def _folders(
     if labelled and not labels.is_dir():
         listing.add("the folder of labels is missing", path=labels)
     # The plain layout may number its channels too; it does if every image does and no label is named like an image.
-    matches = {path: _CHANNEL.fullmatch(_stem(path)) for path in image_files}
+    named = {path: case_and_channel(_stem(path)) for path in image_files}
     numbered = layout == "nnU-Net" or (
-        all(matches.values()) and not {_stem(path) for path in image_files} & set(label_files)
+        all(channel is not None for _, channel in named.values())
+        and not {_stem(path) for path in image_files} & set(label_files)
     )
     cases = (
-        _numbered(listing, matches) if numbered else {name: (p,) for name, p in _by_name(listing, image_files).items()}
+        _numbered(listing, named) if numbered else {name: {0: p} for name, p in _by_name(listing, image_files).items()}
     )
     if channels is None:
         channels = max((len(files) for files in cases.values()), default=1)
@@ -175,7 +174,7 @@ def _folders(
                     text += f"; if {file.name} is meant, rename it to {name}{image_suffix(file)}"
                 listing.add(text, name, labels)
             continue
-        listing.subjects.append(Subject(name, files, label, channels))
+        listing.subjects.append(Subject(name, tuple(files.values()), label, channels))
     for name, path in sorted(label_files.items()):
         listing.add("labels without an image", name, path)
     if not cases:
@@ -210,30 +209,29 @@ def _by_name(listing: Listing, paths: Iterable[Path]) -> dict[str, Path]:
     return named
 
 
-def _numbered(listing: Listing, matches: dict[Path, re.Match[str] | None]) -> dict[str, tuple[Path, ...]]:
+def _numbered(listing: Listing, named: Mapping[Path, tuple[str, int | None]]) -> dict[str, dict[int, Path]]:
+    """The files of every case by their channels, in the order of these."""
     cases: dict[str, dict[int, Path]] = {}
-    for path, match in matches.items():
-        if match is None:
+    for path, (case, channel) in named.items():
+        if channel is None:
             listing.add("the name does not end in a channel number such as _0000", path=path)
             continue
-        files = cases.setdefault(match["case"], {})
-        if int(match["channel"]) in files:
-            listing.add(f"two files hold channel {match['channel']}", match["case"], path)
-        files.setdefault(int(match["channel"]), path)
-    return {name: tuple(files[i] for i in sorted(files)) for name, files in cases.items()}
+        files = cases.setdefault(case, {})
+        if channel in files:
+            listing.add(f"two files hold channel {channel:04d}", case, path)
+        files.setdefault(channel, path)
+    return {name: dict(sorted(files.items())) for name, files in cases.items()}
 
 
-def _channels_complete(listing: Listing, name: str, files: tuple[Path, ...], channels: int) -> bool:
-    numbers = [int(_stem(path)[-4:]) for path in files]
-    missing = sorted(set(range(channels)) - set(numbers))
-    extra = sorted(set(numbers) - set(range(channels)))
+def _channels_complete(listing: Listing, name: str, files: Mapping[int, Path], channels: int) -> bool:
+    missing = sorted(set(range(channels)) - set(files))
+    extra = sorted(set(files) - set(range(channels)))
     for number in missing:
-        listing.add(f"channel _{number:04d} is missing", name, files[0].parent)
+        listing.add(f"channel _{number:04d} is missing", name, next(iter(files.values())).parent)
     for number in extra:
-        listing.add(f"channel _{number:04d} is not declared ({channels} declared)", name, files[numbers.index(number)])
+        listing.add(f"channel _{number:04d} is not declared ({channels} declared)", name, files[number])
     return not missing and not extra
 
 
 def _stem(path: Path) -> str:
-    suffix = image_suffix(path)
-    return path.name[: -len(suffix)] if suffix else path.name
+    return image_stem(path) or path.name

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError
 from atlasnet.execution import files_below
-from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, image_stem, is_dicom
+from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, case_and_channel, image_stem, is_dicom
 from atlasnet.wording import counted
-
-CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
 def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None = None) -> list[Subject]:
@@ -100,12 +97,12 @@ def _dicom(path: Path, name: str, channels: int, series: str | None) -> Subject:
 
 
 def _case(path: Path, stem: str, channels: int) -> Subject:
-    match = CHANNEL.match(stem)
-    if match is None:
+    name, number = case_and_channel(stem)
+    if number is None:
         return Subject(stem, (path,), channels=channels)
-    name, suffix = match["case"], path.name[len(stem) :]
+    suffix = path.name[len(stem) :]
     if channels == 1:
-        alone = match["channel"] == "0000" and not path.with_name(f"{name}_0001{suffix}").exists()
+        alone = number == 0 and not path.with_name(f"{name}_0001{suffix}").exists()
         return Subject(name if alone else stem, (path,))
     paths = tuple(path.with_name(f"{name}_{channel:04d}{suffix}") for channel in range(channels))
     absent = [p.name for p in paths if not p.exists()]

@@ -23,6 +23,12 @@ def image_stem(path: Path) -> str | None:
     return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
 
 
+def case_and_channel(stem: str) -> tuple[str, int | None]:
+    """What ``CASE_0001`` names: the case and the number of its channel; without four digits the whole, and None."""
+    case, _, number = stem.rpartition("_")
+    return (case, int(number)) if case and len(number) == 4 and number.isdecimal() else (stem, None)
+
+
 def images_by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder, but for hidden ones, by the stems of their names.
 
