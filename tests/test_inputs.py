@@ -84,6 +84,18 @@ def test_one_channel_names_the_whole_case(tmp_path: Path) -> None:
     assert [path.name for path in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
 
 
+def test_a_number_that_is_no_channels_is_part_of_the_name_of_a_file_with_all(tmp_path: Path) -> None:
+    grid = Grid.from_parts((2, 3, 4))
+    write_volume(tmp_path / "patient_1234.nii.gz", Volume(np.ones((2, 2, 3, 4), np.int16), grid))
+    for inputs in ([tmp_path], [tmp_path / "patient_1234.nii.gz"]):
+        (case,) = find_cases(inputs, 2)
+        assert case.name == "patient_1234"
+        assert case.read_image().channels == 2
+    touch(tmp_path / "patient_0000.nii.gz")
+    with pytest.raises(InputError, match=r"no patient_0001\.nii\.gz"):
+        find_cases([tmp_path / "patient_1234.nii.gz"], 2)
+
+
 def test_an_absent_channel_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "a_0000.nii.gz")
     with pytest.raises(InputError, match=r"no a_0001\.nii\.gz"):

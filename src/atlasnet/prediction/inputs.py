@@ -16,9 +16,10 @@ def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None =
     """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
 
     A file is a case, except that with several channels the files ``CASE_0000`` … of one case belong together (naming
-    one of them is enough). With one channel ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside it. A folder
-    is a folder of cases when it holds image files, and then zips and sub-folders with DICOM files are cases too; else
-    it is a DICOM folder, which is one case, as a DICOM file and a zip are.
+    one of them is enough); a number that is no channel's, as in ``patient_1234`` without ``patient_0000``, is part of
+    the name of a file that holds all. With one channel ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside
+    it. A folder is a folder of cases when it holds image files, and then zips and sub-folders with DICOM files are
+    cases too; else it is a DICOM folder, which is one case, as a DICOM file and a zip are.
 
     Args:
         inputs: files and folders.
@@ -105,6 +106,8 @@ def _case(path: Path, stem: str, channels: int) -> Subject:
         alone = number == 0 and not path.with_name(f"{name}_0001{suffix}").exists()
         return Subject(name if alone else stem, (path,))
     paths = tuple(path.with_name(f"{name}_{channel:04d}{suffix}") for channel in range(channels))
+    if number >= channels and not paths[0].exists():
+        return Subject(stem, (path,), channels=channels)
     absent = [p.name for p in paths if not p.exists()]
     if absent:
         raise InputError(
