@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from atlasnet.errors import CohortError, VolumeError
+from atlasnet.volume.files import volume_digest
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import read_grid, read_labels, read_volume
 from atlasnet.volume.volume import Volume
@@ -41,6 +42,17 @@ class Subject:
         reference = "without a reference" if self.labels is None else "with reference"
         mask = "" if self.mask is None else ", with organ mask"
         return f"Subject({self.name}, {counted(self.channels, 'channel')}, {reference}{mask})"
+
+    def hashes(self) -> dict[str, list[str]]:
+        """SHA-256 of its files, as `volume_digest`: ``images`` in order, ``labels`` and, where there is one, ``mask``.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        files = {"images": self.images, "labels": () if self.labels is None else (self.labels,)}
+        if self.mask is not None:
+            files["mask"] = (self.mask,)
+        return {kind: [volume_digest(path) for path in paths] for kind, paths in files.items()}
 
     def read_image(self) -> Volume:
         """The image, (c, z, y, x) as stored: neither turned nor normalised.

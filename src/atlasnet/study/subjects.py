@@ -13,7 +13,7 @@ from atlasnet.cohort.subject import check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
-from atlasnet.volume import read_grid, volume_digest
+from atlasnet.volume import read_grid
 from atlasnet.volume.names import images_by_stem
 from atlasnet.wording import shortened
 
@@ -66,9 +66,8 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
 
 def subject_digests(subject: Subject) -> tuple[str, ...]:
     """Of a subject's images, of its reference, empty where there is none, and of its organ mask where it has one."""
-    images = digest([volume_digest(path) for path in subject.images])
-    labels = "" if subject.labels is None else volume_digest(subject.labels)
-    return (images, labels) if subject.mask is None else (images, labels, volume_digest(subject.mask))
+    hashes = subject.hashes()
+    return (digest(hashes["images"]), *(hashes["labels"] or [""]), *hashes.get("mask", []))
 
 
 def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, digest
-from atlasnet.volume import Volume, canonical, read_labels, read_volume, volume_digest
+from atlasnet.volume import Volume, canonical, read_labels, read_volume
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def keyed_atlas(name: str, key: str, path: Path, channels: int, labels: tuple[st
 
 
 def cohort_hashes(cohort: Cohort, reporter: Reporter) -> dict[str, dict[str, list[str]]]:
-    """SHA-256 of every file, per subject, under ``images``, ``labels`` and, where there is one, ``mask``.
+    """`Subject.hashes` by the names of the subjects.
 
     Raises:
         CohortError: a file cannot be read.
@@ -63,12 +63,7 @@ def cohort_hashes(cohort: Cohort, reporter: Reporter) -> dict[str, dict[str, lis
     hashes: dict[str, dict[str, list[str]]] = {}
     for subject in reporter.track(cohort, "checking the files", len(cohort)):
         try:
-            hashes[subject.name] = {
-                "images": [volume_digest(path) for path in subject.images],
-                "labels": [volume_digest(subject.labels)] if subject.labels is not None else [],
-            }
-            if subject.mask is not None:
-                hashes[subject.name]["mask"] = [volume_digest(subject.mask)]
+            hashes[subject.name] = subject.hashes()
         except OSError as error:
             raise CohortError(f"subject {subject.name} cannot be read", path=cohort.root, found=str(error)) from error
     return hashes

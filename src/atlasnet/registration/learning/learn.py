@@ -30,7 +30,7 @@ from atlasnet.registration.metric_weights import MetricWeights
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
-from atlasnet.volume import Volume, canonical, volume_digest
+from atlasnet.volume import Volume, canonical
 
 Float = NDArray[np.float64]
 REVISION = 2  # counts up when the same input would give other weights
@@ -132,9 +132,10 @@ class Learning:
 
     @cached_property
     def hashes(self) -> dict[str, list[str]]:
-        """SHA-256 of every file of the subjects of the pairs."""
+        """SHA-256 of every image and reference of the subjects of the pairs."""
         used = {name for pair in (*self.pairs, *self.judging) for name in pair}
-        return {s.name: [volume_digest(p) for p in (*s.images, s.labels) if p] for s in self.cohort if s.name in used}
+        hashes = {subject.name: subject.hashes() for subject in self.cohort if subject.name in used}
+        return {name: [*of["images"], *of["labels"]] for name, of in hashes.items()}
 
     def weights(self) -> MetricWeights:
         """Every stage in order."""
