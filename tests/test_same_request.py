@@ -14,16 +14,18 @@ import pytest
 
 import atlasnet
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort
+from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, SilentReporter
+from atlasnet.execution import Execution, SilentReporter, digest, file_digest
 from atlasnet.execution.memory import Room
-from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction import PredictOptions, Predictor, predict_cases
+from atlasnet.prediction.output import _decisive, provenance
 from atlasnet.registration.learning.programme import SVMSettings
 from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
+from atlasnet.training.pairs import REVISION
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.registered import registered_pairs
 from atlasnet.volume import read_labels, read_volume, write_volume
@@ -98,6 +100,39 @@ def test_python_takes_the_channels_of_a_case_by_one_of_them(root: Path, tmp_path
         net.predict(root / "imagesTr")
     with pytest.raises(InputError, match="DICOM export only"):
         net.predict(path, series="7")
+
+
+def test_channels_in_another_order_are_another_prediction(root: Path, tmp_path: Path) -> None:
+    two_channels(root)
+    for path in sorted((root / "imagesTr").glob("*_0001.nii.gz")):
+        image = read_volume(path)
+        write_volume(path, image.replace(np.sqrt(np.abs(image.array))))
+    predictor = Predictor(fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE), execution=ONE)
+    shutil.copytree(root, tmp_path / "elsewhere")
+    case, copied = (Cohort.read(folder)["s1"] for folder in (root, tmp_path / "elsewhere"))
+    turned = replace(case, images=case.images[::-1])
+
+    def kept(case: Subject) -> bool:
+        batch = predict_cases(predictor, [case], {"s1": tmp_path / "out" / "s1.nii.gz"})
+        assert not batch.failed
+        return "s1" in batch.kept
+
+    assert [kept(of) for of in (case, case, copied, turned, turned)] == [False, True, True, False, True]
+
+
+def test_a_prediction_of_one_channel_has_the_key_that_it_always_had(root: Path, tmp_path: Path) -> None:
+    cohort = Cohort.read(root)
+    model = fit(cohort, tmp_path / "m", QUICK, execution=ONE)
+    found = provenance(cohort["s1"], model, PredictOptions(), ONE)
+    known = {
+        "atlasnet": atlasnet.__version__,
+        "registration": REVISION,
+        "input": [file_digest(cohort["s1"].images[0])],
+        "series": None,
+        "options": found["options"],
+        "seed": 0,
+    }
+    assert found["request"] == digest(known | _decisive(model))
 
 
 def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

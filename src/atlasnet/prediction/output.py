@@ -95,11 +95,13 @@ def provenance(
     Raises:
         VolumeError: the input cannot be read.
     """
+    files = [file for path in case.images for file in volume_files(path)]
     try:
-        inputs = [file_digest(file) for file in sorted(file for path in case.images for file in volume_files(path))]
+        hashes = {file: file_digest(file) for file in files}
         mask = None if case.mask is None else volume_digest(case.mask)
     except OSError as error:
         raise VolumeError("the file cannot be read", path=case.images[0], found=str(error)) from error
+    inputs = [hashes[file] for file in sorted(files)]
     # A strict prediction is the same one, or none.
     chosen = {name: value for name, value in asdict(options).items() if name not in (*MAPS, "strict")}
     ensemble = Ensemble.of(models)
@@ -111,6 +113,8 @@ def provenance(
         "options": chosen,
         "seed": execution.seed,
     }
+    if len(case.images) > 1:  # which channel is which, their names do not decide
+        request["channel_files"] = [hashes[file] for file in files]
     if options.fusion == "learnt":
         weights = ensemble.models[0].fusion_weights
         request["fusion_weights"] = None if weights is None else weights.to_json()
