@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Grid, Volume, read_grid, read_labels, read_volume, write_labels, write_volume
+from atlasnet.volume.io import quiet_itk
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 OBLIQUE = Rotation.from_rotvec([0.3, -0.2, 0.4]).as_matrix()
@@ -363,6 +365,30 @@ def test_of_an_sform_a_little_sheared_and_a_qform_the_one_of_itk_is_taken(
         monkeypatch.setenv("ITK_NIFTI_SFORM_PERMISSIVE", permissive)
     for grid in (read_volume(path).grid, read_grid(path)):
         np.testing.assert_allclose(grid.origin, expected, atol=1e-5)
+
+
+def test_threads_leave_the_settings_of_itk_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ITK_NIFTI_SFORM_PERMISSIVE"
+    monkeypatch.delenv(name, raising=False)
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    inside, leave = threading.Event(), threading.Event()
+
+    def permissive() -> None:
+        with quiet_itk(permissive=True):
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=permissive)
+    with quiet_itk(), quiet_itk():
+        other.start()
+        assert not inside.wait(0.2)
+        assert os.environ[name] == "NO"
+    assert inside.wait(10)
+    assert os.environ[name] == "YES"
+    leave.set()
+    other.join()
+    assert name not in os.environ
+    assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown
 
 
 def test_a_nifti_header_with_two_spacings_is_refused(tmp_path: Path) -> None:

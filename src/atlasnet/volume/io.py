@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from atlasnet.volume.volume import Volume, all_finite
 
 _LARGEST = 1e30  # of a voxel; beyond, the float32 in which images are computed with comes to its end
 LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
+_ITK_SETTINGS = threading.RLock()
 
 
 def _reader(path: Path) -> str:
@@ -229,19 +231,21 @@ def quiet_itk(*, permissive: bool = False) -> Iterator[None]:
     """ITK without console warnings; with ``permissive``, letting any sform through: this module judges it itself.
 
     Where there is a qform, a permissive ITK would take an sform before it that is a little sheared, whatever its code.
+    Both settings are the whole process's, so one thread at a time is in such a block.
     """
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    before = os.environ.get("ITK_NIFTI_SFORM_PERMISSIVE")
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "YES" if permissive else "NO"
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-        if before is None:
-            del os.environ["ITK_NIFTI_SFORM_PERMISSIVE"]
-        else:
-            os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = before
+    with _ITK_SETTINGS:
+        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+        before = os.environ.get("ITK_NIFTI_SFORM_PERMISSIVE")
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "YES" if permissive else "NO"
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+            if before is None:
+                del os.environ["ITK_NIFTI_SFORM_PERMISSIVE"]
+            else:
+                os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = before
 
 
 def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
