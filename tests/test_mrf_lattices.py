@@ -11,9 +11,10 @@ import torch
 from scipy import interpolate, ndimage
 
 from atlasnet.cohort import Normalisation, Plan
+from atlasnet.cohort.plan import CT_MI_RANGE
 from atlasnet.registration import MRFSettings, lattice
 from atlasnet.registration.free_form import LARGEST_STEP, compose, resize, step_field
-from atlasnet.registration.intensity import CT_CLAMP, CT_MI_RANGE, choose_windows
+from atlasnet.registration.intensity import CT_CLAMP, choose_windows
 from atlasnet.registration.lattice import Lattice
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
 from atlasnet.registration.settings import DISCRETE_LEVELS

@@ -178,7 +178,7 @@ def test_same_level_finds_the_slice_at_the_same_height_of_another_grid() -> None
 
 def test_ct_is_shown_in_the_lung_window_where_there_is_lung() -> None:
     air = patient().replace(np.where(patient().array == 0, -850, 40))
-    assert window(air, "CT") == (-1150.0, 150.0)
+    assert window(air, "CT") == window(air, " ct ") == (-1150.0, 150.0)
     assert window(patient(), "CT") == (-160.0, 240.0)
 
 

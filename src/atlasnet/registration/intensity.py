@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atlasnet.cohort.plan import CT_MI_RANGE
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Volume
 from atlasnet.wording import counted
@@ -21,7 +22,6 @@ OptionalRanges = tuple[Pair | None, ...]
 
 # Hounsfield units: what lies outside hardly differs between tissues, or is metal or air.
 CT_CLAMP: Pair = (-1000.0, 600.0)
-CT_MI_RANGE: Pair = (-900.0, 100.0)
 # At most this many voxels decide percentiles; they are taken at regular distances.
 PERCENTILE_VOXELS = 1 << 20
 

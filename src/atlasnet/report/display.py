@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.segments import palette_colour
 from atlasnet.errors import InputError
 from atlasnet.volume import Volume, canonical
@@ -162,7 +163,7 @@ def window(volume: Volume, modality: str = "") -> tuple[float, float]:
             the soft tissue window elsewhere, anything else the 1st to the 99th percentile.
     """
     values = volume.array[0]
-    if modality.upper() == "CT":
+    if is_ct(modality):
         return LUNG_WINDOW if np.mean(values < -500) > 0.03 else SOFT_WINDOW
     low, high = (float(v) for v in np.percentile(values, (1, 99)))
     return (low, high) if high > low else (low - 0.5, low + 0.5)
