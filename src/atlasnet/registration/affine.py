@@ -24,6 +24,7 @@ from atlasnet.registration.affine_pyramid import Level, build_pyramid, contrast_
 from atlasnet.registration.affine_refine import STAGES, Fit, Penalty, View, refine
 from atlasnet.registration.affine_search import search, turns
 from atlasnet.registration.intensity import CT_CLAMP, Pair, Ranges, choose_windows
+from atlasnet.registration.operator import check_mask
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, canonical
 from atlasnet.volume.volume import bounding_box
@@ -331,7 +332,7 @@ def contents_of(
         ("target", target, target_mask, windows[1]),
         ("source", source, source_mask, windows[0]),
     ):
-        _check(name, image, mask)
+        check_mask(f"{name} mask", image, mask)
         limits = [CT_WINDOW if options.clamp is None and w.clamp == CT_CLAMP else w.clamp for w in own]
         contents.append(_content(name, image, mask, limits, device))
     here, there = contents
@@ -342,19 +343,6 @@ def contents_of(
             found=f"extent along axes {_names(there.axes)} in the source",
         )
     return here, there
-
-
-def _check(name: str, image: Volume, mask: Volume | None) -> None:
-    if mask is None:
-        return
-    if mask.channels != 1 or not mask.grid.matches(image.grid):
-        raise VolumeError(
-            f"the {name} mask does not lie on its image's grid", expected=repr(image.grid), found=repr(mask)
-        )
-    if not mask.array.any():
-        raise VolumeError(
-            f"the {name} mask is empty", expected="a non-zero voxel where the image counts", found="zeros only"
-        )
 
 
 def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], device: torch.device) -> Content:

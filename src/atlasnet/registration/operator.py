@@ -141,9 +141,9 @@ def tasks(
             )
     for name, image in (("source", source), *(("target", target) for target in targets)):
         _check_voxels(name, image)
-    _check_mask("source_mask", source, source_mask)
+    check_mask("source_mask", source, source_mask)
     for target, mask in zip(targets, masks, strict=True):
-        _check_mask("target mask", target, mask)
+        check_mask("target mask", target, mask)
         if source.channels != target.channels:
             raise VolumeError(
                 "source and target have different channels",
@@ -164,7 +164,12 @@ def _check_voxels(name: str, image: Volume) -> None:
         )
 
 
-def _check_mask(name: str, image: Volume, mask: Volume | None) -> None:
+def check_mask(name: str, image: Volume, mask: Volume | None) -> None:
+    """Find out that a mask, called ``name``, is none of its image.
+
+    Raises:
+        VolumeError: it has several channels, lies on another grid, or is empty.
+    """
     if mask is None:
         return
     if mask.channels != 1 or not mask.grid.matches(image.grid):
