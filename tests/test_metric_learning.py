@@ -63,7 +63,7 @@ def everything(problem, wanted=None):
         flat = tables.reshape(len(tables), -1, points).double().numpy()
         return np.stack([flat[:, labels[:, p], p] for p in range(points)])  # (points, tables, n)
 
-    features = np.zeros((len(labels), problem.dimension))
+    features = np.zeros((len(labels), problem.count * metrics + 1))
     for p, costs in enumerate(chosen(problem.costs)):
         first = int(problem.classes.reshape(-1)[p]) * metrics
         features[:, first : first + metrics] += costs.T

@@ -217,7 +217,7 @@ def test_an_evaluation_has_the_worst_case_on_top(model: Path, cohort: Path, tmp_
 
 
 def test_few_cases_are_not_drawn(model: Path, tmp_path: Path) -> None:
-    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8")) | {"unreferenced": []}
+    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8"))
     said = "Dice of every case"
     assert table["subjects"] == 3
     assert said in check(write_evaluation_report(tmp_path / "page.html", table)).text
@@ -225,7 +225,7 @@ def test_few_cases_are_not_drawn(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_table_shows_the_lowest_rows(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8")) | {"unreferenced": []}
+    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8"))
     monkeypatch.setattr("atlasnet.report.evaluation_page.MOST_ROWS", 2)
     found = check(write_evaluation_report(tmp_path / "page.html", table))
     lowest = sorted(row["dice"] for row in table["rows"])[:2]
@@ -234,7 +234,7 @@ def test_a_long_table_shows_the_lowest_rows(model: Path, tmp_path: Path, monkeyp
 
 
 def test_a_hausdorff_distance_far_above_hd95_is_explained(model: Path, tmp_path: Path) -> None:
-    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8")) | {"unreferenced": []}
+    table = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8"))
     rows = [row for row in table["rows"] if row["label"] == "core"]
     for figures in ([(21.0, 6.9), (30.0, 2.0), (None, None)], [(21.0, 7.1), (19.0, 1.0), (None, None)]):
         for row, (farthest, most) in zip(rows, figures, strict=True):

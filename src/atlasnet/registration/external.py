@@ -194,7 +194,7 @@ class ExternalOperator(MeasuringOperator):
             fixed_mask=None if task.mask is None else _mask(identity, task.mask, grid),
             moving_mask=_mask(start, seen, grid),
             grid=grid,
-            threads=execution.threads or os.cpu_count() or 1,
+            threads=execution.threads,
             seed=execution.seed,
         )
 

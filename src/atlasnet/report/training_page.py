@@ -59,7 +59,7 @@ def write_training_report(
         page.text(
             f"Each subject by a model that has not seen it, in {counted(len(cross_validation['folds']), 'fold')}."
         )
-        add_scores(page, {"unreferenced": [], **cross_validation})
+        add_scores(page, cross_validation)
     _registrations(page, model, pairs, atlases, execution)
     page.text(NO_DEVICE, small=True)
     return page.write(path)

@@ -32,14 +32,12 @@ class RepairRecord:
         minimum_before: least one-sided corner Jacobian of the field given, with its continuation outside the grid.
         minimum_after: the same of the field returned.
         changed: voxels whose displacement is another one now.
-        furthest: the largest change of a displacement, mm.
         rounds: how often the regions were smoothed.
     """
 
     minimum_before: float
     minimum_after: float
     changed: int
-    furthest: float
     rounds: int
 
 
@@ -74,7 +72,7 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
     corners = corner_jacobians(displacement.contiguous(), grid, outside=True)
     before = float(corners.min())
     if bool((corners > floor).all()):
-        return displacement.clone(), RepairRecord(before, before, 0, 0.0, 0)
+        return displacement.clone(), RepairRecord(before, before, 0, 0)
     field, least = displacement.cpu().numpy().copy(), corners.cpu().numpy()
     original = field.copy()
     rounds = 0
@@ -86,8 +84,8 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
         field = _smoothed(field, sigma)
         least = _least(field, grid)
         rounds += 1
-    moved = np.sqrt(((field - original) ** 2).sum(0))
-    record = RepairRecord(before, float(least.min()), int(np.count_nonzero(moved)), float(moved.max()), rounds)
+    changed = int((field != original).any(0).sum())
+    record = RepairRecord(before, float(least.min()), changed, rounds)
     return torch.from_numpy(field).to(displacement.device), record
 
 

@@ -75,11 +75,6 @@ class Problem:
         """How many control points there are."""
         return self.classes.numel()
 
-    @property
-    def dimension(self) -> int:
-        """How many weights there are: of every metric in every class, and the smoothness."""
-        return self.count * len(self.costs) + 1
-
     def unary(self, weights: Float) -> Tensor:
         """(lz, ly, lx, cz, cy, cx) costs under weights (d,)."""
         table = torch.from_numpy(weights[:-1].reshape(self.count, -1)).to(self.costs)
