@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MANUFACTURER = "AtlasNet"
 UTF_8 = "ISO_IR 192"
+LONGEST_STRING = 64  # characters
 
 _PATIENT_AND_STUDY = (  # what every object of a study has, known or empty (DICOM PS3.3 C.7.1.1, C.7.2.1)
     "PatientName",
@@ -190,9 +191,9 @@ def _valid(keyword: str, value: Any) -> str:
     return text if known and (keyword != "PatientSex" or text in ("M", "F", "O")) else ""
 
 
-def short(text: str, longest: int = 64) -> str:
+def short(text: str) -> str:
     """A text as DICOM's short and long strings allow it: without backslashes and control characters, cut."""
-    return "".join(c if c.isprintable() and c != "\\" else " " for c in text)[:longest].strip() or "-"
+    return "".join(c if c.isprintable() and c != "\\" else " " for c in text)[:LONGEST_STRING].strip() or "-"
 
 
 @contextmanager

@@ -20,7 +20,6 @@ def mirror_correlations(
     source: Volume,
     target: Volume,
     *,
-    settings: AffineSettings = MIRROR_SETTINGS,
     execution: Execution | None = None,
 ) -> dict[str, float]:
     """How like the target the source is, as it is stored and mirrored along its canonical axes, each best placed.
@@ -30,7 +29,6 @@ def mirror_correlations(
     Args:
         source: (c, z, y, x), canonical orientation.
         target: (c, z, y, x), with as many channels.
-        settings: of the affine alignment of each.
         execution: device, threads, cancellation.
 
     Returns:
@@ -44,8 +42,8 @@ def mirror_correlations(
     place = execution or Execution()
     found = {}
     with place.active() as device:
-        here, there = contents_of(target, None, source, None, settings, device)
-        pyramid = build_pyramid(here.level, there.level, settings.voxels, place.pause)
+        here, there = contents_of(target, None, source, None, MIRROR_SETTINGS, device)
+        pyramid = build_pyramid(here.level, there.level, MIRROR_SETTINGS.voxels, place.pause)
         with replace(place, threads=1).active():
             for mirrored in itertools.product((False, True), repeat=here.level.dims):
                 axes = [axis for axis, turned in enumerate(mirrored) if turned]
@@ -60,7 +58,7 @@ def mirror_correlations(
                 ]
                 name = "".join("xyz"[there.axes[axis]] for axis in axes)
                 try:
-                    fit, _ = align_contents(here, there, levels, settings, place)
+                    fit, _ = align_contents(here, there, levels, MIRROR_SETTINGS, place)
                     found[name] = round(fit.correlation, 6)
                 except RegistrationError:
                     found[name] = 0.0

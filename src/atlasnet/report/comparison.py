@@ -1,4 +1,4 @@
-"""Methods side by side: one score of every subject, subject by subject."""
+"""Methods side by side: the Dice of every subject, subject by subject."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ def comparison_figure(
     path: str | Path,
     scores: Mapping[str, Mapping[str, Mapping[str, float]]],
     *,
-    score: str = "Dice",
     title: str = "",
 ) -> Path:
     """A strip for each label: a row for each subject, a mark for each method, a dashed line at each method's mean.
 
     Args:
         path: of the PNG.
-        scores: method to label to case to value; every method has the same labels and cases.
-        score: what the values are.
+        scores: method to label to case to Dice; every method has the same labels and cases.
         title: over all panels.
 
     Raises:
@@ -55,7 +53,7 @@ def comparison_figure(
             axes.axvline(float(row.mean()), color=colour, linestyle="dashed", linewidth=1.4, zorder=2)
         means = ", ".join(f"{method} {row.mean():.3f}" for method, row in zip(methods, values, strict=True))
         axes.set_title(f"{label}\nmean: {means}", fontsize=TEXT)
-        axes.set_xlabel(score, fontsize=TEXT)
+        axes.set_xlabel("Dice", fontsize=TEXT)
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)
         axes.set_yticks(rows, cases, fontsize=TEXT - 1)

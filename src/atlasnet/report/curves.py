@@ -97,13 +97,12 @@ def scatter_figure(
     x: str,
     y: str,
     title: str = "",
-    order: Sequence[str] = (),
 ) -> Figure:
-    """Points (x, y), a colour and a mark for each group; ``order`` as for `curve_figure`."""
+    """Points (x, y), a colour and a mark for each group."""
     figure = new_figure(8.2, 4.8)
     axes, handles = figure.subplots(), list[Artist]()
-    for name, points in groups.items():
-        colour, marker = look([*(order or groups)].index(name))
+    for number, points in enumerate(groups.values()):
+        colour, marker = look(number)
         places, values = [p[0] for p in points], [p[1] for p in points]
         handles.append(axes.scatter(places, values, s=34, color=colour, marker=marker, alpha=0.8))
     axes.set_xlabel(x, fontsize=TEXT)

@@ -144,14 +144,13 @@ def opening_point(labels: Volume) -> tuple[int, int, int]:
     return int(z), int(y), int(x)
 
 
-def same_level(volume: Volume, index: int, other: Volume, plane: Plane = "axial") -> int:
-    """The slice of ``other`` that lies where slice ``index`` of ``volume`` does, or the nearest there is."""
-    axis = 2 - _plane(plane)[0]
+def same_level(volume: Volume, index: int, other: Volume) -> int:
+    """The axial slice of ``other`` that lies where slice ``index`` of ``volume`` does, or the nearest there is."""
     grid, target = canonical(volume.grid)[0], canonical(other.grid)[0]
     point = (grid.size - 1) / 2
-    point[axis] = index
-    found = round(float(target.to_index(grid.to_world(point))[axis]))
-    return min(max(found, 0), int(target.size[axis]) - 1)
+    point[2] = index
+    found = round(float(target.to_index(grid.to_world(point))[2]))
+    return min(max(found, 0), int(target.size[2]) - 1)
 
 
 def window(volume: Volume, modality: str = "") -> tuple[float, float]:

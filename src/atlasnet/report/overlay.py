@@ -9,7 +9,6 @@ import numpy as np
 
 from atlasnet.errors import InputError
 from atlasnet.report.display import (
-    Plane,
     Slice,
     colours,
     richest_slice,
@@ -33,10 +32,10 @@ from atlasnet.volume import Volume
 PANEL = 3.6  # inches across
 
 
-def panel_height(image: Slice, width: float = PANEL) -> float:
-    """Inches that a panel ``width`` inches wide needs for its image."""
+def panel_height(image: Slice) -> float:
+    """Inches that a panel needs for its image."""
     rows, columns = image.pixels.shape
-    return float(np.clip(width * rows * image.spacing[0] / (columns * image.spacing[1]), 1.2, 2.0 * width))
+    return float(np.clip(PANEL * rows * image.spacing[0] / (columns * image.spacing[1]), 1.2, 2.0 * PANEL))
 
 
 def overlay(
@@ -47,11 +46,10 @@ def overlay(
     *,
     names: Mapping[str, int],
     modality: str = "CT",
-    plane: Plane = "axial",
     slices: Sequence[int] | None = None,
     title: str = "",
 ) -> Path:
-    """Labels over a few slices of the image, the reference in outline.
+    """Labels over a few axial slices of the image, the reference in outline.
 
     Args:
         path: of the PNG.
@@ -60,7 +58,6 @@ def overlay(
         reference: on the image's grid too, if there is one.
         names: label names to values.
         modality: the channel's name; decides the grey window, see `atlasnet.report.window`.
-        plane: which way the slices lie.
         slices: canonical indices, from the feet up; by default three through the labelled part.
         title: over all panels.
 
@@ -73,19 +70,19 @@ def overlay(
             raise InputError(
                 "image and labels do not lie on one grid", expected=str(image.grid), found=str(volume.grid)
             )
-    chosen = _spread(shown, plane) if slices is None else list(slices)
+    chosen = _spread(shown) if slices is None else list(slices)
     grey, palette = window(image, modality), colours(names)
-    pictures = [take_slice(image, index, plane) for index in chosen]
+    pictures = [take_slice(image, index) for index in chosen]
     figure = picture_figure((PANEL + AROUND) * len(chosen), panel_height(pictures[0]) + AROUND + 1.1)
     grid = np.atleast_1d(figure.subplots(1, len(chosen)))
     drawn: set[int] = set()
     for axes, index, picture in zip(grid, chosen, pictures, strict=True):
-        draw_image(axes, picture, grey, f"{plane} slice {index + 1}")
-        filled = take_slice(labels, index, plane)
+        draw_image(axes, picture, grey, f"axial slice {index + 1}")
+        filled = take_slice(labels, index)
         draw_labels(axes, filled, palette)
         drawn |= set(np.unique(filled.pixels).tolist())
         if reference is not None:
-            outlined = take_slice(reference, index, plane)
+            outlined = take_slice(reference, index)
             draw_outlines(axes, outlined, palette)
             drawn |= set(np.unique(outlined.pixels).tolist())
     figure.suptitle(title, fontsize=TITLE + 1)
@@ -101,8 +98,8 @@ def overlay(
     return save(figure, path)
 
 
-def _spread(labels: Volume, plane: Plane) -> list[int]:
+def _spread(labels: Volume) -> list[int]:
     """The richest slice, and one on either side of it, half way to the end of the labelled part."""
-    best, count = richest_slice(labels, plane), slice_count(labels, plane)
-    held = [i for i in range(count) if take_slice(labels, i, plane).pixels.any()] or [best]
+    best, count = richest_slice(labels), slice_count(labels)
+    held = [i for i in range(count) if take_slice(labels, i).pixels.any()] or [best]
     return sorted({(held[0] + best) // 2, best, (held[-1] + best + 1) // 2})

@@ -106,7 +106,7 @@ def draw_labels(axes: Axes, labels: Slice, colours: Mapping[int, str]) -> None:
     axes.imshow(rgba, aspect=labels.aspect, interpolation="nearest")
 
 
-def draw_outlines(axes: Axes, labels: Slice, colours: Mapping[int, str], *, style: str = "solid") -> None:
+def draw_outlines(axes: Axes, labels: Slice, colours: Mapping[int, str]) -> None:
     """The outline of each label, on a dark line so that it is seen on any ground."""
     for value, colour in colours.items():
         # A border of nothing closes outlines at the picture's edge.
@@ -115,7 +115,7 @@ def draw_outlines(axes: Axes, labels: Slice, colours: Mapping[int, str], *, styl
             continue
         rows, columns = (np.arange(-1, n - 1) for n in mask.shape)
         axes.contour(columns, rows, mask, levels=[0.5], colors="black", linewidths=2.4, alpha=0.6)
-        axes.contour(columns, rows, mask, levels=[0.5], colors=[colour], linewidths=1.3, linestyles=style)
+        axes.contour(columns, rows, mask, levels=[0.5], colors=[colour], linewidths=1.3)
 
 
 def draw_map(axes: Axes, values: Slice, shown: NDArray[np.bool_]) -> ScalarMappable:

@@ -14,6 +14,8 @@ from atlasnet.volume.sampling import Matrices, along_axes
 
 Block = tuple[slice, slice, slice]
 
+DIFFERENCE_BINS = 256  # of intensities, for the expected difference of unrelated images
+
 
 def values_at_once(device: torch.device) -> int:
     """How many values, one per voxel and label, are held in one array; a few such arrays live at a time.
@@ -109,7 +111,7 @@ class Supports:
         return Supports((result[0], result[1], result[2]))
 
 
-def expected_difference(a: Tensor, b: Tensor, bins: int = 256) -> float:
+def expected_difference(a: Tensor, b: Tensor) -> float:
     """E|A - B| for independent draws A of ``a`` and B of ``b``: the value of a difference metric without alignment."""
     if a.numel() == 0 or b.numel() == 0:
         return 0.0
@@ -117,6 +119,6 @@ def expected_difference(a: Tensor, b: Tensor, bins: int = 256) -> float:
     if high <= low:
         return 0.0
     below_a, below_b = (
-        torch.histc(v.float().reshape(-1), bins, low, high).double().cumsum(0) / v.numel() for v in (a, b)
+        torch.histc(v.float().reshape(-1), DIFFERENCE_BINS, low, high).double().cumsum(0) / v.numel() for v in (a, b)
     )
-    return float((below_a * (1 - below_b) + below_b * (1 - below_a)).sum()) * (high - low) / bins
+    return float((below_a * (1 - below_b) + below_b * (1 - below_a)).sum()) * (high - low) / DIFFERENCE_BINS

@@ -61,19 +61,18 @@ class WaveletDifference:
         return torch.as_tensor(cost)
 
 
-def decompose(values: Tensor, depth: int = DEPTH) -> list[Tensor]:
-    """Orthonormal Haar transform along the last three axes.
+def decompose(values: Tensor) -> list[Tensor]:
+    """Orthonormal Haar transform along the last three axes, to two levels; fewer where nothing is left to decompose.
 
     Args:
         values: (..., z, y, x). An axis of one voxel is left alone; an odd one is continued by its last value.
-        depth: decompositions; fewer where nothing is left to decompose.
 
     Returns:
         Per level (bands, ..., z / 2, y / 2, x / 2) detail coefficients; the last level's last band is the
         approximation.
     """
     levels: list[Tensor] = []
-    for _ in range(depth):
+    for _ in range(DEPTH):
         if max(values.shape[-3:]) == 1:
             break
         bands = [values]
