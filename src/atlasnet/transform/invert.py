@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from atlasnet.transform.field import consistency
-from atlasnet.transform.jacobian import cross
+from atlasnet.transform.jacobian import cross, in_voxels
 from atlasnet.transform.maps import DisplacementMap, FramedPoints
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import apply_affine, lattice, slabs
@@ -30,7 +30,7 @@ def inverse_grid(field: DisplacementMap) -> Grid:
     Outside its grid the field is that of the nearest point of it. Beyond the enlarged grid the same then holds for the
     inverse, so that an inverse known there is known everywhere.
     """
-    steps = _in_voxels(field)
+    steps = in_voxels(field.displacement, field.grid)
     before, after = [], []
     for axis in range(3):
         face, n = 2 - axis, field.grid.shape[2 - axis]
@@ -74,13 +74,7 @@ def inverse_on(field: DisplacementMap, grid: Grid, near: DisplacementMap | None 
 
     ``near`` is the inverse of a field that differs little, from which the search starts.
     """
-    return _coarse_to_fine(field, _in_voxels(field), grid, near)
-
-
-def _in_voxels(field: DisplacementMap) -> Tensor:
-    """The displacement (3, z, y, x) in steps of the field's own axes."""
-    to_index = field.displacement.new_tensor(np.linalg.inv(field.grid.affine[:3, :3]))
-    return (to_index @ field.displacement.reshape(3, -1)).view(field.displacement.shape)
+    return _coarse_to_fine(field, in_voxels(field.displacement, field.grid), grid, near)
 
 
 def _coarse_to_fine(

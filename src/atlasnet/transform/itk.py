@@ -12,7 +12,7 @@ import torch
 from atlasnet.errors import TransformError, VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.transform.field import displacement_on
-from atlasnet.transform.maps import DisplacementMap, PointMap
+from atlasnet.transform.maps import DisplacementMap, PointMap, check_field
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import read_sitk
 from atlasnet.volume.writing import write_sitk
@@ -30,12 +30,7 @@ def itk_field(displacement: Tensor, grid: Grid) -> sitk.Image:
     ``sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))`` is the transform that resamples a
     source onto ``grid``.
     """
-    if tuple(displacement.shape) != (3, *grid.shape):
-        raise TransformError(
-            "the displacement field does not fit its grid",
-            expected=f"(3, z, y, x) = {(3, *grid.shape)}",
-            found=str(tuple(displacement.shape)),
-        )
+    check_field(displacement, grid)
     vectors = displacement.detach().to("cpu", torch.float32).numpy()
     image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(vectors, 0, -1)), isVector=True)
     image.SetOrigin(grid.origin.tolist())

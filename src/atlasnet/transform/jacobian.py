@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlasnet.errors import TransformError
+from atlasnet.transform.maps import check_field
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import slabs
 
@@ -32,7 +32,7 @@ def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False)
     Returns:
         (z, y, x) determinants of the map p + u(p), without unit.
     """
-    voxels = _in_voxels(displacement, grid)
+    voxels = in_voxels(displacement, grid)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
     for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE, device=voxels.device):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
@@ -45,7 +45,7 @@ def jacobian_determinant(displacement: Tensor, grid: Grid) -> Tensor:
 
     Arguments as for `corner_jacobians`.
     """
-    voxels = _in_voxels(displacement, grid)
+    voxels = in_voxels(displacement, grid)
     result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
     for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE, device=voxels.device):
         low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
@@ -76,14 +76,13 @@ def jacobian_summary(displacement: Tensor, grid: Grid) -> dict[str, float]:
     }
 
 
-def _in_voxels(displacement: Tensor, grid: Grid) -> Tensor:
-    """The field in steps of the grid's own axes: the determinant is the same and derivatives are differences."""
-    if tuple(displacement.shape) != (3, *grid.shape):
-        raise TransformError(
-            "the displacement field does not fit its grid",
-            expected=f"(3, z, y, x) = {(3, *grid.shape)}",
-            found=str(tuple(displacement.shape)),
-        )
+def in_voxels(displacement: Tensor, grid: Grid) -> Tensor:
+    """The field (3, z, y, x) in steps of the grid's own axes: the determinant is the same, derivatives are differences.
+
+    Raises:
+        TransformError: the field does not fit its grid.
+    """
+    check_field(displacement, grid)
     matrix = np.linalg.inv(grid.affine[:3, :3])
     to_index = displacement.new_tensor(matrix)
     if np.count_nonzero(matrix) == 3 and matrix.diagonal().all():

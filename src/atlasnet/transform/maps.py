@@ -134,12 +134,7 @@ class DisplacementMap(PointMap):
 
     def __post_init__(self) -> None:
         field = torch.as_tensor(self.displacement)
-        if tuple(field.shape) != (3, *self.grid.shape):
-            raise TransformError(
-                "the displacement field does not fit its grid",
-                expected=f"(3, z, y, x) = {(3, *self.grid.shape)}",
-                found=str(tuple(field.shape)),
-            )
+        check_field(field, self.grid)
         field = field.to(torch.float32).contiguous()
         if not bool(torch.isfinite(field.sum(dtype=torch.float64))):
             raise TransformError("the displacement field is not finite", expected="a number at every voxel")
@@ -267,6 +262,20 @@ class CompositeMap(PointMap):
     def to(self, device: torch.device | str) -> CompositeMap:
         """The same chain on another device."""
         return CompositeMap(tuple(part.to(device) for part in self.parts))
+
+
+def check_field(displacement: Tensor, grid: Grid) -> None:
+    """Whether a displacement field lies on a grid.
+
+    Raises:
+        TransformError: it is not (3, z, y, x) of the grid's size.
+    """
+    if tuple(displacement.shape) != (3, *grid.shape):
+        raise TransformError(
+            "the displacement field does not fit its grid",
+            expected=f"(3, z, y, x) = {(3, *grid.shape)}",
+            found=str(tuple(displacement.shape)),
+        )
 
 
 def compose(*maps: PointMap) -> PointMap:
