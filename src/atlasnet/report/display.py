@@ -7,9 +7,9 @@ left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,12 @@ def slice_through(voxel: tuple[int, int, int], plane: Plane) -> int:
 def slice_count(volume: Volume, plane: Plane = "axial") -> int:
     """How many slices `take_slice` knows."""
     return canonical(volume.grid)[0].shape[_plane(plane)[0]]
+
+
+def planes_of(volume: Volume, several: Sequence[Plane]) -> list[Plane]:
+    """The planes in which to show a volume: ``several``, but of an image of one slice its own."""
+    single: list[Plane] = [plane for plane in get_args(Plane) if slice_count(volume, plane) == 1]
+    return single[:1] or [*several]
 
 
 def richest_slice(labels: Volume, plane: Plane = "axial") -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import get_args
 
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from atlasnet.report.display import Edges, Plane, slice_count, take_slice, window
+from atlasnet.report.display import Edges, Plane, planes_of, take_slice, window
 from atlasnet.report.page import Page, data_uri
 from atlasnet.report.pixels import gradient, grey, jpeg
 from atlasnet.report.registration import LARGEST_CHANGE, checkerboard
@@ -73,10 +72,9 @@ def pair_panels(
     """
     target = canonical(target)[0]
     windows = window(target, modality), window(source, modality)
-    single: list[Plane] = [plane for plane in get_args(Plane) if slice_count(target, plane) == 1]
     return [
         panel
-        for plane in single[:1] or planes
+        for plane in planes_of(target, planes)
         for panel in _panels(target, source, transform, windows, plane, names, edge)
     ]
 

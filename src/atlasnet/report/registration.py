@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
-from atlasnet.report.display import Plane, Slice, slice_count, take_slice, window
+from atlasnet.report.display import Slice, planes_of, slice_count, take_slice, window
 from atlasnet.report.panel import AROUND, TEXT, TITLE, draw_frame, draw_image, picture_figure, save
 from atlasnet.volume import Volume
 
@@ -37,7 +36,7 @@ def registration_figure(
         modality: the channel's name; decides the grey windows.
         title: over all panels.
     """
-    planes = _planes(target)
+    planes = planes_of(target, ("axial", "coronal"))
     # The slices that the middle of the field of view lies in.
     middles = [slice_count(target, plane) // 2 for plane in planes]
     pictures = [take_slice(target, middle, plane) for plane, middle in zip(planes, middles, strict=True)]
@@ -66,12 +65,6 @@ def registration_figure(
     bar.set_label("volume in the source per volume in the target", fontsize=TEXT)
     figure.suptitle(title, fontsize=TITLE + 1)
     return save(figure, path)
-
-
-def _planes(target: Volume) -> list[Plane]:
-    """The planes to show: axial and coronal of a volume, its own of a single slice."""
-    single: list[Plane] = [plane for plane in get_args(Plane) if slice_count(target, plane) == 1]
-    return single[:1] or ["axial", "coronal"]
 
 
 def checkerboard(first: Slice, second: Slice, windows: tuple[tuple[float, float], tuple[float, float]]) -> Slice:

@@ -10,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from atlasnet.report.display import Edges, Plane, opening_point, slice_count, slice_through, take_slice
+from atlasnet.report.display import Edges, Plane, opening_point, planes_of, slice_count, slice_through, take_slice
 from atlasnet.report.page import Page, script_json
 from atlasnet.report.pixels import (
     SHARE_COLOURS,
@@ -125,9 +125,8 @@ def stacks(
         limit: bytes of all pictures together.
     """
     anything = Volume(np.broadcast_to(np.uint8(0), grid.shape), grid)
-    counts = {plane: slice_count(anything, plane) for plane in get_args(Plane)}
-    planes = [plane for plane, count in counts.items() if count == 1][:1] or list(counts)
-    slices = {plane: _spread(counts[plane], MOST_SLICES) for plane in planes}
+    counts = {plane: slice_count(anything, plane) for plane in planes_of(anything, get_args(Plane))}
+    slices = {plane: _spread(count, MOST_SLICES) for plane, count in counts.items()}
     point = opening_point(anything if labels is None else labels)
     found = [_stack(anything, layers, plane, held, point) for plane, held in slices.items()]
     total = sum(stack.bytes for stack in found)
