@@ -28,6 +28,13 @@ SOURCE = turned_grid((14, 17, 20), (1.1, 1.4, 2.5), (3.0, -40.0, 100.0), (10, -2
 TARGET = turned_grid((15, 12, 18), (1.3, 2.0, 1.9), (2.0, -41.0, 102.0), (-15, 8, 70))
 
 
+def test_a_cropped_grid_keeps_its_voxels_where_they_are() -> None:
+    part = SOURCE.cropped((slice(1, 4), slice(0, 2), slice(3, 7)))
+    assert part.shape == (3, 2, 4)
+    for corner, index in (((0, 0, 0), (3, 0, 1)), ((3, 1, 2), (6, 1, 3))):
+        np.testing.assert_allclose(part.to_world(corner), SOURCE.to_world(index), atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("interpolation", "kind"), [("linear", sitk.sitkLinear), ("nearest", sitk.sitkNearestNeighbor)]
 )

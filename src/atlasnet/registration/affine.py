@@ -377,9 +377,7 @@ def _around(image: Volume, counts: NDArray[np.bool_]) -> tuple[Volume, NDArray[n
     """The part of an image and of its mask (1, z, y, x) that holds what counts, with a voxel around it."""
     box = bounding_box(counts[0]) or ()
     part = (slice(None), *box)
-    before = [-along.start for along in box[::-1]]
-    after = [along.stop - count for along, count in zip(box[::-1], image.grid.size, strict=True)]
-    return Volume(image.array[part], image.grid.padded(before, after)), counts[part]
+    return Volume(image.array[part], image.grid.cropped(box)), counts[part]
 
 
 def _names(axes: tuple[int, ...]) -> str:

@@ -129,11 +129,9 @@ def _cropped(target: Volume, region: NDArray[np.bool_]) -> tuple[Volume, Volume]
     """The part of an image around a region, and the region there, so that a small one is looked at closely."""
     box = ndimage.find_objects(region.astype(np.uint8))[0]
     wide = grown(box, MARGIN, region.shape)
-    affine = target.grid.affine.copy()
-    affine[:3, 3] = target.grid.to_world(np.array([[s.start for s in reversed(wide)]], dtype=float))[0]
-    part = np.ascontiguousarray(target.array[:, *wide])
-    grid = Grid((part.shape[1], part.shape[2], part.shape[3]), affine)
-    return Volume(part, grid), Volume(np.ascontiguousarray(region[wide])[None].astype(np.uint8), grid)
+    grid = target.grid.cropped(wide)
+    part = Volume(np.ascontiguousarray(target.array[:, *wide]), grid)
+    return part, Volume(np.ascontiguousarray(region[wide])[None].astype(np.uint8), grid)
 
 
 def quality(similarity: Mapping[str, float]) -> float:

@@ -109,6 +109,11 @@ class Grid:
         affine[:3, 3] = self.to_world(-np.asarray(before, dtype=np.float64))
         return Grid(tuple(size[::-1].tolist()), affine)
 
+    def cropped(self, box: Sequence[slice]) -> Grid:
+        """The voxels of an array (z, y, x) that a box of it holds."""
+        sides = [*zip(box, self.shape, strict=True)][::-1]
+        return self.padded([-side.start for side, _ in sides], [side.stop - count for side, count in sides])
+
     def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
         """Whether every corner lies within ``tolerance`` voxels of the other's: one grid but for header noise."""
         if self.shape != other.shape:
