@@ -80,6 +80,73 @@ def test_numbers_of_four_digits_are_no_channels_where_dataset_json_lists_the_pai
     assert (cohort.format, [s.name for s in cohort]) == ("Decathlon", names)
 
 
+def test_of_nnunets_cases_those_that_dataset_json_lists_take_part(tmp_path: Path) -> None:
+    entries = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in ("a", "c")]
+    nnunet(tmp_path, training=entries, numTraining=2)
+    assert [subject.name for subject in Cohort.read(tmp_path)] == ["a", "c"]
+    assert "warning: " in texts(tmp_path)
+    assert "subjects that dataset.json does not list are left out: b" in texts(tmp_path)
+    assert "numTraining" not in texts(tmp_path)
+    declare(tmp_path, **json.loads((tmp_path / "dataset.json").read_text()) | {"numTraining": 7})
+    assert "there are 7 training cases (numTraining), and here are 2" in texts(tmp_path)
+    (tmp_path / "imagesTr" / "c_0000.nii.gz").unlink()
+    with pytest.raises(CohortError, match=r"c: .*dataset\.json lists it, and its files are missing"):
+        Cohort.read(tmp_path)
+
+
+def test_a_list_that_names_no_subject_is_told_and_decides_nothing(tmp_path: Path) -> None:
+    nnunet(tmp_path, training=[{"image": "./imagesTr/other.nii.gz", "label": "./labelsTr/other.nii.gz"}])
+    assert len(Cohort.read(tmp_path)) == 3
+    assert "names none of the subjects" in texts(tmp_path)
+
+
+def test_the_files_that_dataset_json_names_for_each_case_take_part(tmp_path: Path) -> None:
+    nnunet(tmp_path / "data", channels=("T1", "T2"))
+    elsewhere = tmp_path / "elsewhere"
+    for number in range(2):
+        image(elsewhere / f"scan{number}.nrrd", 40 + number)
+    labels(elsewhere / "truth.nrrd")
+    files = {"images": ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    other = {"images": [f"../elsewhere/scan{n}.nrrd" for n in range(2)], "label": str(elsewhere / "truth.nrrd")}
+    content = json.loads((tmp_path / "data/dataset.json").read_text())
+    declare(tmp_path / "data", **content | {"dataset": {"a": files, "z": other}})
+    cohort = Cohort.read(tmp_path / "data")
+    assert [subject.name for subject in cohort] == ["a", "z"]
+    assert cohort["z"].read_image().channels == 2
+    assert cohort["z"].read_labels().array.any()
+    said = texts(tmp_path / "data")
+    assert "4 files that dataset.json does not list are left out: b_0000.nii.gz" in said
+    broken = {"a": files, "x": {"images": ["imagesTr/x_0000.nii.gz"], "label": None}, "y": 3, "z": {"images": []}}
+    declare(tmp_path / "data", **content | {"dataset": broken})
+    with pytest.raises(CohortError, match=r"(?s)4 problems.*x: .*is missing.*x: .*no labels.*y: .*not understood.*z: "):
+        Cohort.read(tmp_path / "data")
+
+
+def test_files_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
+    nnunet(tmp_path, file_ending=".png")
+    assert texts(tmp_path).count("images ending in .png (file_ending) cannot be read") == 1
+    assert "left out" not in texts(tmp_path)
+
+
+def test_labels_are_missed_under_the_name_that_they_should_have(tmp_path: Path) -> None:
+    nnunet(tmp_path, file_ending=".nii.gz")
+    (tmp_path / "labelsTr/a.nii.gz").rename(tmp_path / "labelsTr/a.nrrd")
+    assert "the labels are missing: expected a.nii.gz in labelsTr/" in texts(tmp_path)
+
+
+def test_what_nnunet_takes_from_the_name_of_a_channel_is_told_not_to_be_taken(tmp_path: Path) -> None:
+    assert "channel noNorm: what nnU-Net takes from this name" in texts(nnunet(tmp_path / "a", channels=("noNorm",)))
+    assert "what nnU-Net takes" not in texts(nnunet(tmp_path / "b", channels=("zscore",)))
+
+
+def test_subjects_are_known_by_their_names_however_these_are_composed(tmp_path: Path) -> None:
+    cohort = Cohort.read(nnunet(tmp_path, names=("f\u00e4lle", "b")))
+    assert [subject.name for subject in cohort.select(["fa\u0308lle"])] == ["f\u00e4lle"]
+    for name in ("b_0000", "b.nii.gz", "b_0000.nii.gz"):
+        with pytest.raises(CohortError, match=r"without suffix and channel, as b$"):
+            cohort.select([name])
+
+
 def test_decathlon_layout_with_4d_images_as_channels(tmp_path: Path) -> None:
     cases = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("x", "y")]
     declare(
@@ -175,7 +242,7 @@ def test_select_refuses_unknown_repeated_and_no_names(tmp_path: Path, names: lis
         Cohort.read(nnunet(tmp_path)).select(names)
 
 
-@pytest.mark.parametrize("shift", [0.0, 5e-4])
+@pytest.mark.parametrize("shift", [0.0, 5e-4, 0.02])
 def test_labels_come_on_exactly_the_grid_of_the_image(tmp_path: Path, shift: float) -> None:
     nnunet(tmp_path, ("a",))
     labels(tmp_path / "labelsTr/a.nii.gz", grid=Grid.from_parts(GRID.shape, GRID.spacing, GRID.origin + shift))
@@ -186,8 +253,8 @@ def test_labels_come_on_exactly_the_grid_of_the_image(tmp_path: Path, shift: flo
 @pytest.mark.parametrize(
     "grid",
     [
-        Grid.from_parts((4, 6, 8), (1, 1, 2), (5.01, -3, 100)),
-        Grid.from_parts((4, 6, 8), (1, 1, 2.01), (5, -3, 100)),
+        Grid.from_parts((4, 6, 8), (1, 1, 2), (5.1, -3, 100)),
+        Grid.from_parts((4, 6, 8), (1, 1, 2.1), (5, -3, 100)),
         Grid.from_parts((4, 6, 8), (1, 1, 2), (5, -3, 100), np.diag([-1, 1, 1])),
         Grid.from_parts((4, 6, 7), (1, 1, 2), (5, -3, 100)),
     ],
@@ -401,7 +468,6 @@ def test_no_layout_is_one_problem_and_no_exception(tmp_path: Path, content: str)
     ("content", "fault"),
     [
         ({"labels": {"background": 0, "whole": [1, 2]}}, "region-based"),
-        ({"labels": {"background": 0, "a": 1}, "regions_class_order": [1]}, "region-based"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "same value"),
         ({"labels": {"background": 1}}, "background"),
         ({"labels": {"background": 0, "a": 1.5}}, "whole number"),
@@ -415,6 +481,7 @@ def test_no_layout_is_one_problem_and_no_exception(tmp_path: Path, content: str)
         ({"channel_names": {}}, "channel_names"),
         ({"modality": {"0": 3}}, "modality"),
         ({"training": "all"}, "training"),
+        ({"dataset": ["a"]}, "'dataset'"),
         ([], "object"),
     ],
 )

@@ -104,6 +104,14 @@ def test_a_test_cohort_is_scored_with_its_table(net: atlasnet.AtlasNet, tmp_path
         net.evaluate(replace(cohort, labels={"background": 0, "core": 2}), tmp_path / "other")
 
 
+def test_of_a_folder_with_test_scans_these_are_scored(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
+    root = write_cohort(tmp_path / "data", range(7, 9))
+    for part in ("images", "labels"):
+        (root / f"{part}Tr").rename(root / f"{part}Ts")
+    write_cohort(root, range(3))
+    assert net.evaluate(root, tmp_path / "scored").cases == ["s7", "s8"]
+
+
 def test_what_is_no_result_of_the_model_is_not_scored(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
     cohort = Cohort.read(write_cohort(tmp_path / "test", range(7, 9)))
     net.evaluate(cohort, tmp_path / "scored")

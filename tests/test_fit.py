@@ -16,7 +16,7 @@ import atlasnet
 from atlasnet.cli.main import main, parser
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
-from atlasnet.execution import Execution, WorkFolder
+from atlasnet.execution import Execution, SilentReporter, WorkFolder
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.training.fit import fit
@@ -175,9 +175,23 @@ def test_what_changes_nothing_makes_no_other_model(cohort: Cohort, model: Model,
         fit(cohort, tmp_path / "m", replace(short, epochs=2))
 
 
-def test_a_finished_model_is_not_overwritten_by_another(cohort: Cohort, model: Model) -> None:
+def test_a_finished_model_is_not_overwritten_by_another(cohort: Cohort, model: Model, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another folder"):
         fit(cohort, model.folder, FitOptions(atlases=1))
+    grown = Cohort.read(write_cohort(tmp_path, range(4))).select(["s0", "s1", "s3"])
+    with pytest.raises(ModelError, match=r"found more subjects s3; without s2; to mend it: .* with -o and --update"):
+        fit(grown, model.folder, OPTIONS)
+
+
+def test_what_the_cohort_declares_and_does_not_show_is_told(tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path / "data", range(2))
+    content = json.loads((folder / "dataset.json").read_text())
+    content["labels"] |= {"shadow": 7}
+    (folder / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "CT"}}))
+    reporter = SilentReporter()
+    forecast_fit(Cohort.read(folder), tmp_path / "m", QUICK, execution=Execution(threads=1, reporter=reporter))
+    assert "no subject has the label shadow (7)" in reporter.warnings
+    assert any("channel CT of 2 subjects hardly holds Hounsfield units" in text for text in reporter.warnings)
 
 
 def test_an_edited_plan_is_used(cohort: Cohort, model: Model, tmp_path: Path) -> None:

@@ -145,3 +145,12 @@ def test_a_list_of_subjects_that_cannot_be_used_is_refused(tmp_path: Path, text:
     file.write_text(text)
     with pytest.raises(InputError, match=problem):
         read_names(file)
+
+
+def test_the_folder_of_a_cohort_is_told_from_one_of_scans(tmp_path: Path) -> None:
+    for name in ("imagesTr", "imagesTs", "labelsTr"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"the folder of a cohort.*such as .*imagesTs"):
+        find_cases([tmp_path], 1)
+    with pytest.raises(InputError, match="there is nothing in this folder"):
+        find_cases([tmp_path / "imagesTs"], 1)

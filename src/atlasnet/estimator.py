@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from atlasnet.prediction import (
     find_cases,
     predict_cases,
 )
-from atlasnet.study import CROSS_VALIDATION, CrossValidation, plan_folds, read_folds, validate_model
+from atlasnet.study import CROSS_VALIDATION, CrossValidation, plan_folds, read_folds, read_test_subjects, validate_model
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -322,7 +323,7 @@ class AtlasNet:
         `atlasnet.evaluation.evaluate_folder` compares any label maps, slice by slice and patch by patch too.
 
         Args:
-            cohort: subjects with references, or their folder.
+            cohort: subjects with references, or their folder: its ``imagesTs`` and ``labelsTs`` where it has both.
             folder: gets what `predict_all` writes, ``table.json`` and ``table.csv``.
             masks: folder with the organ mask CASE.nii.gz of each subject, outside of which nothing is scored.
             report: also write the pages of the cases, and ``table.html``.
@@ -339,7 +340,11 @@ class AtlasNet:
         """
         from atlasnet.report import write_evaluation_report
 
-        cohort, folder = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort), Path(folder)
+        folder = Path(folder)
+        if not isinstance(cohort, Cohort):
+            root, cohort = Path(cohort), Cohort.read(cohort)
+            if (root / "imagesTs").is_dir() and (root / "labelsTs").is_dir():
+                cohort = replace(cohort, subjects=read_test_subjects(root, cohort))
         if masks is not None:
             cohort = with_masks(cohort, masks)
         ours = {name: value for name, value in self._models().models[0].labels.items() if value != 0}

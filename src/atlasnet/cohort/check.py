@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort.cohort import Cohort, scan
-from atlasnet.cohort.doubts import header_doubts
+from atlasnet.cohort.doubts import AIR, TISSUE, cohort_doubts, header_doubts, is_hardly_hounsfield
 from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
 from atlasnet.cohort.plan import Plan, is_ct
@@ -26,7 +26,6 @@ from atlasnet.wording import counted, lengths, shortened
 
 _LISTED = 8
 _UNLIKE = 3.0
-_AIR, _TISSUE = -900.0, 0.0  # HU that a CT scan reaches below and above
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ def check_cohort(
         if not any(problem.severity == "error" for problem in problems):
             problems.append(Problem("there are no subjects", path=cohort.root))
         return CheckReport(tuple(problems), cohort)
-    problems.extend(_compare(cohort, measured))
     fingerprint = combine(cohort.channels, measured)
+    problems.extend(_compare(cohort, fingerprint))
     return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint, spacing=spacing))
 
 
@@ -172,7 +171,7 @@ def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str, bool]]:
     for index, (name, (low, high)) in enumerate(zip(cohort.channels, ranges, strict=True)):
         if low == high:
             doubts.append((index, f"channel {name} is constant: {low:g} everywhere", some))
-        elif is_ct(name) and (low > -100 or high < 0):
+        elif is_ct(name) and is_hardly_hounsfield(low, high):
             text = f"channel {name} runs from {low:g} to {high:g}: these are hardly Hounsfield units"
             doubts.append((index, text, True))
     return doubts
@@ -191,38 +190,36 @@ def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
     return []
 
 
-def _compare(cohort: Cohort, measured: Sequence[Measured]) -> list[Problem]:
+def _compare(cohort: Cohort, fingerprint: Fingerprint) -> list[Problem]:
     """What only shows beside the other subjects."""
-    problems = []
-    labelled = [part.print for part in measured if part.print.label_ml]
+    problems = [Problem(text, path=cohort.root, severity="warning") for text in cohort_doubts(cohort, fingerprint)]
+    prints = fingerprint.subjects
+    labelled = [subject for subject in prints if subject.label_ml]
     if len(labelled) == 1:
         text = "a single subject has a reference: at least two are needed to learn how subjects differ, better 10 to 20"
         problems.append(Problem(text, path=cohort.root, severity="warning"))
-    for name, value in cohort.labels.items():
-        if labelled and value != 0 and not any(subject.label_ml.get(name) for subject in labelled):
-            problems.append(Problem(f"no subject has the label {name} ({value})", path=cohort.root, severity="warning"))
     for index, channel in enumerate(cohort.channels):
-        ranges = [part.print.percentiles[index] for part in measured]
-        if not is_ct(channel) and all(low <= _AIR and high >= _TISSUE for low, *_, high in ranges):
+        ranges = [subject.percentiles[index] for subject in prints]
+        if not is_ct(channel) and all(low <= AIR and high >= TISSUE for low, *_, high in ranges):
             text = f"channel {channel} looks like CT in Hounsfield units and would be normalised image by image"
             name = json.dumps({str(index): "CT"})
             text += f'; to mend it: call it so in dataset.json, "channel_names": {name}'
             problems.append(Problem(text, path=cohort.root, severity="warning"))
-    flat = [tuple(axis for axis, n in zip("zyx", part.print.shape, strict=True) if n == 1) for part in measured]
+    flat = [tuple(axis for axis, n in zip("zyx", subject.shape, strict=True) if n == 1) for subject in prints]
     usual_axes = max(sorted(set(flat)), key=flat.count)
-    for part, axes in zip(measured, flat, strict=True):
+    for subject, axes in zip(prints, flat, strict=True):
         if axes != usual_axes:
             text = f"{_extent(axes)}, and most of the cohort {_extent(usual_axes)}: they cannot be aligned"
-            problems.append(Problem(text, part.print.name))
-    spacings = np.array([part.print.spacing for part in measured])
-    extents = np.array([np.array(part.print.shape[::-1]) * part.print.spacing for part in measured])
+            problems.append(Problem(text, subject.name))
+    spacings = np.array([subject.spacing for subject in prints])
+    extents = np.array([np.array(subject.shape[::-1]) * subject.spacing for subject in prints])
     for what, values in (("spacing", spacings), ("field of view", extents)):
         median = np.median(values, axis=0)
-        for part, own in zip(measured, values, strict=True):
+        for subject, own in zip(prints, values, strict=True):
             if np.any(np.maximum(own / median, median / own) > _UNLIKE):
                 shown, usual = (lengths(three) for three in (own, median))
                 text = f"the {what}, {shown} mm (x, y, z), is unlike the cohort's median, {usual} mm"
-                problems.append(Problem(text, part.print.name, severity="warning"))
+                problems.append(Problem(text, subject.name, severity="warning"))
     return problems
 
 

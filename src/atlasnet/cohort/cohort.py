@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
+from atlasnet.volume.names import case_and_channel, image_stem
 from atlasnet.wording import counted
 
 UNNAMED_CHANNEL = "image"
@@ -75,7 +77,8 @@ class Cohort:
         Raises:
             CohortError: a name is unknown, or there twice, or there is none.
         """
-        known = {subject.name: subject for subject in self.subjects}
+        known = {_composed(subject.name): subject for subject in self.subjects}
+        names = [_composed(name) for name in names]
         unknown = [name for name in names if name not in known]
         if unknown or not names or len(set(names)) < len(names):
             twice = sorted({name for name in names if list(names).count(name) > 1})
@@ -84,6 +87,7 @@ class Cohort:
                 path=self.root,
                 expected=", ".join([*known][:6]) + (", ..." if len(known) > 6 else ""),
                 found=", ".join((unknown or twice)[:_SHOWN]) or "no name",
+                remedy=_shorter(unknown, known),
             )
         return replace(self, subjects=tuple(known[name] for name in names))
 
@@ -109,6 +113,21 @@ class Cohort:
             f"Cohort({counted(len(self), 'subject')}, {self.format} layout, channels {', '.join(self.channels)}, "
             f"labels {', '.join(f'{name}={value}' for name, value in self.labels.items())})"
         )
+
+
+def _composed(name: str) -> str:
+    """A name as most systems write it: macOS gives letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _shorter(unknown: Sequence[str], known: Collection[str]) -> str | None:
+    """What mends names that are those of files: without suffix and channel they are known."""
+    for name in unknown:
+        stem = image_stem(Path(name)) or name
+        for short in (stem, case_and_channel(stem)[0]):
+            if short in known:
+                return f"name subjects without suffix and channel, as {short}"
+    return None
 
 
 def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Problem]]:

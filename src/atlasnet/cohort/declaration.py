@@ -25,7 +25,9 @@ class Declaration:
         channels: names in the order of the channels, or None where not declared.
         labels: name to value, background included, the ignore label not; None where not declared.
         ignore_label: the value of voxels that nobody annotated, or None.
-        training: the Decathlon's list of cases, empty elsewhere.
+        training: the list of cases of the Decathlon and of nnU-Net's first version, empty elsewhere.
+        dataset: the images and labels of each case, by its name, of nnU-Net's second version; None elsewhere.
+        count: how many training cases there are said to be, or None.
         file_ending: nnU-Net's, or None.
         segments: codes and colours by label name; see `atlasnet.cohort.segments`.
     """
@@ -34,6 +36,8 @@ class Declaration:
     labels: dict[str, int] | None = None
     ignore_label: int | None = None
     training: tuple[Mapping[str, Any], ...] = field(default=())
+    dataset: Mapping[str, Any] | None = None
+    count: int | None = None
     file_ending: str | None = None
     segments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,7 +71,19 @@ def read_declaration(path: Path) -> Declaration:
         label_segments(labels or {}, segments)
     except InputError as error:
         raise CohortError(f"dataset.json: {error}", path=path) from error
-    return Declaration(_channels(path, content), labels, ignore, cases, ending, segments)
+    dataset, count = content.get("dataset"), content.get("numTraining")
+    if dataset is not None and not isinstance(dataset, dict):
+        raise CohortError("'dataset' in dataset.json is not an object", path=path, found=type(dataset).__name__)
+    return Declaration(
+        channels=_channels(path, content),
+        labels=labels,
+        ignore_label=ignore,
+        training=cases,
+        dataset=dataset,
+        count=count if isinstance(count, int) else None,
+        file_ending=ending,
+        segments=segments,
+    )
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -99,7 +115,7 @@ def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | No
             expected='{"background": 0, "lung": 1} or {"0": "background", "1": "lung"}',
             found=repr(declared),
         )
-    if "regions_class_order" in content or any(isinstance(value, list) for value in declared.values()):
+    if any(isinstance(value, list) for value in declared.values()):
         raise CohortError(
             "region-based labels are not supported",
             path=path,

@@ -1,13 +1,59 @@
-"""What the headers of a subject's images leave open, although they can be read."""
+"""What a cohort and the headers of its images leave open, although they can be read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from atlasnet.cohort.cohort import Cohort
+from atlasnet.cohort.fingerprint import Fingerprint
 from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.subject import Subject
 from atlasnet.volume.io import is_placed, states_rescale
+from atlasnet.wording import counted
+
+AIR, TISSUE = -900.0, 0.0
+"""HU that a CT scan reaches below and above."""
+
+_RAW = ("nonorm", "rescale_to_0_1", "rgb_to_0_1")  # nnU-Net's names for intensities that are left as they are
+
+
+def is_hardly_hounsfield(low: float, high: float) -> bool:
+    """Whether intensities of this range are those of no CT."""
+    return low > -100 or high < TISSUE
+
+
+def cohort_doubts(cohort: Cohort, fingerprint: Fingerprint) -> list[str]:
+    """What a cohort declares and its subjects do not show: labels, and what channels are called.
+
+    Args:
+        cohort: whose declaration it is.
+        fingerprint: of its subjects.
+    """
+    found = []
+    labelled = [subject for subject in fingerprint.subjects if subject.label_ml]
+    for name, value in cohort.labels.items():
+        if labelled and value != 0 and not any(subject.label_ml.get(name) for subject in labelled):
+            found.append(f"no subject has the label {name} ({value})")
+    for name in cohort.channels:
+        if name.strip().lower() in _RAW:
+            text = f"channel {name}: what nnU-Net takes from this name is not taken here: intensities are normalised"
+            found.append(f"{text} image by image, unless plan.json gives the channel a window")
+    return found
+
+
+def ct_doubts(cohort: Cohort, fingerprint: Fingerprint) -> list[str]:
+    """Channels that are called CT, and how many subjects' intensities are hardly those of one."""
+    found = []
+    for index, name in enumerate(cohort.channels):
+        ranges = [subject.percentiles[index] for subject in fingerprint.subjects]
+        others = sum(is_hardly_hounsfield(low, high) for low, *_, high in ranges)
+        if is_ct(name) and others:
+            text = (
+                f"channel {name} of {counted(others, 'subject')} hardly holds Hounsfield units, and is taken for them"
+            )
+            found.append(f"{text}; see atlasnet check")
+    return found
 
 
 def header_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path, str]]:

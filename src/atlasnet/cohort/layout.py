@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeGuard
@@ -12,7 +12,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import leads_nowhere
-from atlasnet.volume.names import case_and_channel, image_stem, image_suffix
+from atlasnet.volume.names import READABLE_SUFFIXES, case_and_channel, image_stem, image_suffix
 from atlasnet.wording import shortened
 
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
@@ -37,19 +37,25 @@ class Listing:
 def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Listing:
     """Find the subjects below ``root``.
 
-    nnU-Net's: ``imagesTr/CASE_0000.nii.gz`` (one file per channel), ``labelsTr/CASE.nii.gz``. The Decathlon's: the
-    pairs that ``dataset.json`` lists. Plain: ``images/`` and ``labels/`` with equal names; a folder in ``images/`` is a
-    DICOM series. Without references also ``imagesTs/`` alone, or scans that lie in ``root`` itself.
+    nnU-Net's: ``imagesTr/CASE_0000.nii.gz`` (one file per channel), ``labelsTr/CASE.nii.gz``, of these the cases that
+    ``dataset.json`` lists, if it lists any, or the files that it names for each case. The Decathlon's: the pairs that
+    ``dataset.json`` lists. Plain: ``images/`` and ``labels/`` with equal names; a folder in ``images/`` is a DICOM
+    series. Without references also ``imagesTs/`` alone, or scans that lie in ``root`` itself.
 
     Raises:
         CohortError: none of the three.
     """
     channels = len(declaration.channels) if declaration.channels is not None else None
+    if declaration.dataset is not None:
+        return _named_files(root, declaration.dataset, channels, labelled)
     if declaration.training and (not _has_channel_names(root / "imagesTr") or _lists_pairs(root, declaration)):
         return _decathlon(root, declaration, channels or 1, labelled)
     for name, images, labels in (("nnU-Net", "imagesTr", "labelsTr"), ("plain", "images", "labels")):
         if (root / images).is_dir():
-            return _folders(name, root / images, root / labels, channels, declaration.file_ending, labelled)
+            listing = _folders(name, root / images, root / labels, channels, declaration.file_ending, labelled)
+            if name == "nnU-Net":
+                _keep_listed(listing, root, declaration, labelled)
+            return listing
     if not labelled:
         if (root / "imagesTs").is_dir():
             return _folders(
@@ -130,9 +136,77 @@ def _decathlon(root: Path, declaration: Declaration, channels: int, labelled: bo
     return listing
 
 
+def _named_files(root: Path, dataset: Mapping[str, object], channels: int | None, labelled: bool) -> Listing:
+    """The cases of nnU-Net's ``"dataset"``: of each the files of its images, a channel each, and of its labels."""
+    listing, place, named = Listing("nnU-Net"), root / "dataset.json", list[Path]()
+    for name, case in sorted(dataset.items()):
+        files = case if isinstance(case, Mapping) else {}
+        images, labels = files.get("images"), files.get("label")
+        if not (
+            isinstance(images, list) and images and all(map(_is_name, images)) and (labels is None or _is_name(labels))
+        ):
+            listing.add(f"its entry of 'dataset' in dataset.json is not understood: {repr(case)[:200]}", name, place)
+            continue
+        paths = tuple(root / image for image in images)
+        label = None if labels is None else root / labels
+        named += [*paths, *([] if label is None else [label])]
+        absent = [path for path in named[-len(paths) - (label is not None) :] if not path.exists()]
+        for path in absent:
+            listing.add("a file that dataset.json names is missing", name, path)
+        if label is None and labelled:
+            listing.add("dataset.json names no labels for it", name, place)
+        if channels is not None and len(paths) not in (1, channels):
+            listing.add(f"dataset.json names {len(paths)} images for it, and {channels} channels", name, place)
+        elif not absent and (label is not None or not labelled):
+            listing.subjects.append(Subject(name, paths, label, channels or len(paths)))
+    _warn_of_others(listing, root, named)
+    return listing
+
+
+def _keep_listed(listing: Listing, root: Path, declaration: Declaration, labelled: bool) -> None:
+    """Of nnU-Net's cases those that the list in ``dataset.json`` names, where it names any; and count them."""
+    found = {subject.name for subject in listing.subjects}
+    listed = {_listed_name(case.get("image"), found) for case in declaration.training} - {None}
+    if listed & found:
+        beside = sorted(found - listed)
+        listing.subjects = [subject for subject in listing.subjects if subject.name in listed]
+        if beside:
+            text = f"subjects that dataset.json does not list are left out: {shortened(beside, _SHOWN)}"
+            listing.add(text, path=root / "dataset.json", warning=True)
+        told = {problem.subject for problem in listing.problems}
+        for name in sorted(str(name) for name in listed - found - told):
+            listing.add("dataset.json lists it, and its files are missing", name, root / "dataset.json")
+    elif listed:
+        text = "the list 'training' in dataset.json names none of the subjects, and is left out of account"
+        listing.add(text, path=root / "dataset.json", warning=True)
+    number = len(listing.subjects)
+    if (
+        labelled
+        and declaration.count not in (None, number)
+        and not any(p.severity == "error" for p in listing.problems)
+    ):
+        text = (
+            f"dataset.json says that there are {declaration.count} training cases (numTraining), and here are {number}"
+        )
+        listing.add(text, path=root / "dataset.json", warning=True)
+
+
+def _listed_name(image: object, known: Collection[str]) -> str | None:
+    """The case that an entry of the list is of: its image may be named with a channel or without."""
+    if not _is_name(image):
+        return None
+    stem = _stem(Path(PurePosixPath(image).name))
+    return stem if stem in known else case_and_channel(stem)[0]
+
+
 def _warn_of_unlisted(listing: Listing, root: Path, declaration: Declaration) -> None:
     """Name images and labels that lie beside those which ``dataset.json`` lists."""
     named = [root / file for case in declaration.training for file in case.values() if _is_name(file)]
+    _warn_of_others(listing, root, named)
+
+
+def _warn_of_others(listing: Listing, root: Path, named: Sequence[Path]) -> None:
+    """Name images in the folders of these files that are none of them."""
     listed = {file.resolve() for file in named}
     for folder in sorted({file.parent for file in named if file.parent.is_dir() and file.parent != root}):
         images = [entry for entry in sorted(folder.iterdir()) if image_suffix(entry) and not entry.name.startswith(".")]
@@ -146,6 +220,10 @@ def _folders(
     layout: str, images: Path, labels: Path, channels: int | None, ending: str | None, labelled: bool
 ) -> Listing:
     listing = Listing(layout)
+    if ending is not None and ending not in READABLE_SUFFIXES:
+        text = f"images ending in {ending} (file_ending) cannot be read; expected {', '.join(READABLE_SUFFIXES)}"
+        listing.add(text, path=images.parent / "dataset.json")
+        return listing
     image_files = _images(listing, images, ending, dicom=layout == "plain")
     label_files = _by_name(listing, _images(listing, labels, ending, dicom=False)) if labels.is_dir() else {}
     if labelled and not labels.is_dir():
@@ -167,7 +245,8 @@ def _folders(
             continue
         if label is None and labelled:
             if labels.is_dir():
-                text = f"the labels are missing: expected {name} with an image suffix in {labels.name}/"
+                file_name = f"{name}{ending}" if ending else f"{name} with an image suffix"
+                text = f"the labels are missing: expected {file_name} in {labels.name}/"
                 alike = [own for own in label_files if own not in cases and (name in own or own in name)]
                 if len(alike) == 1:
                     file = label_files[alike[0]]

@@ -9,13 +9,10 @@ import numpy as np
 
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume.files import volume_digest
-from atlasnet.volume.grid import Grid
+from atlasnet.volume.grid import GRID_TOLERANCE, Grid
 from atlasnet.volume.io import read_grid, read_labels, read_volume
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted
-
-GRID_TOLERANCE = 1e-3
-"""Voxels by which two grids of one subject may differ: header noise."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +132,9 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
     """Check that two images of one subject lie on one grid.
 
     Raises:
-        VolumeError: their sizes differ, or a corner lies more than 1e-3 voxels apart.
+        VolumeError: their sizes differ, or a corner lies more than `GRID_TOLERANCE` voxels apart.
     """
-    if grid.matches(reference, GRID_TOLERANCE):
+    if grid.matches(reference):
         return
     remedy = "resample it onto the image's grid, labels with nearest neighbours, or correct the header"
     if grid.shape != reference.shape:

@@ -103,7 +103,7 @@ def evaluate_subject(
 
     Args:
         prediction: label map (1, z, y, x).
-        reference: label map on the same grid (within 1e-3 voxel).
+        reference: label map on the same grid (corners within 0.05 voxel).
         labels: name to value of what is scored; the value 0 (background) is left out.
         case: the subject's name in the rows.
         ignore_label: the reference value of voxels that nobody annotated; they count nowhere.

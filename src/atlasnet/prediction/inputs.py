@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from atlasnet.cohort import Subject
+from atlasnet.cohort.layout import PARTS
 from atlasnet.errors import InputError
 from atlasnet.execution import files_below
 from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, case_and_channel, image_stem, is_dicom
@@ -64,6 +65,17 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
         return [_case(path, stem, channels)]
     entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
     files = [entry for entry in entries if image_stem(entry)]
+    if not files and (parts := [entry for entry in entries if entry.name in PARTS and entry.is_dir()]):
+        scans = [entry for entry in parts if entry.name.startswith("images")]
+        raise InputError(
+            "this is the folder of a cohort, and not of scans",
+            path=path,
+            expected="image files, or a DICOM series",
+            found=", ".join(entry.name for entry in parts),
+            remedy=f"name the folder of the scans, such as {(scans or parts)[-1]}",
+        )
+    if not any(files_below(path)):
+        raise InputError("there is nothing in this folder", path=path, expected="image files, or a DICOM series")
     if not files:
         return [_dicom(path, path.resolve().name, channels, series)]
     exports = [entry for entry in entries if channels == 1 and _is_export(entry)]

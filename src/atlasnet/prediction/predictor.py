@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Subject
-from atlasnet.cohort.subject import GRID_TOLERANCE
 from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, WitnessReporter, memory_held
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
@@ -333,7 +332,7 @@ class Predictor:
         if mask is None:
             # A volume in memory has no name of its own.
             self.ensemble.check_masks([Subject("the scan", ())])
-        elif mask.channels != 1 or not mask.grid.matches(image.grid, GRID_TOLERANCE) or not mask.array.any():
+        elif mask.channels != 1 or not mask.grid.matches(image.grid) or not mask.array.any():
             raise VolumeError(
                 "the organ mask cannot be used",
                 expected=f"one channel that is not zero in the organ, on {image.grid!r}",

@@ -111,7 +111,7 @@ class Image:
 
     def on(self, grid: Grid) -> Image:
         """The image at the voxels of another grid, without smoothing."""
-        if grid.matches(self.grid):
+        if grid.matches(self.grid, 1e-3):
             return self
         points = index_points(grid.shape, 0, grid.shape[0], device=self.values.device)
         index = FramedPoints(points, grid.affine).relative_to(self.grid.affine)

@@ -21,6 +21,7 @@ from torch import nn
 
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
+from atlasnet.cohort.doubts import cohort_doubts, ct_doubts
 from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
@@ -41,7 +42,7 @@ from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
 from atlasnet.training.update import ATLAS_KEYS, Update
-from atlasnet.wording import counted
+from atlasnet.wording import counted, shortened
 
 PLANS = "plans"  # in the work folder
 
@@ -391,8 +392,11 @@ class Fitting:
     def _measured_plan(self) -> Plan:
         needed = measuring_bytes([subject.read_grid() for subject in self.cohort], len(self.cohort.channels))
         self.execution.require_memory(needed, "crop or resample the largest scans", self.cohort.root)
+        fingerprint = take_fingerprint(self.cohort, self.say)
+        for text in (*cohort_doubts(self.cohort, fingerprint), *ct_doubts(self.cohort, fingerprint)):
+            self.say.warn(text)
         return Plan.derive(
-            take_fingerprint(self.cohort, self.say),
+            fingerprint,
             registered=self.operator not in WITHOUT_SETTINGS,
             finer=self._finer,
             spacing=self.options.spacing,
@@ -412,14 +416,25 @@ class Fitting:
             remedy = "delete model.json there: the same command makes the model again from what is kept"
             raise error.told(remedy=remedy) from error
         if model.provenance.get("settings") != settings:
-            raise ModelError(
-                "the folder holds a finished model that was trained with other data, options or plan",
-                path=self.folder,
-                remedy="give another folder with -o, or delete its model.json to train anew from what is cached",
-            )
+            raise self._other(model)
         if not all(model.weights_path(a, epoch).is_file() for a in model.atlases for epoch in self.options.keep_epochs):
             return None
         return model
+
+    def _other(self, model: Model) -> ModelError:
+        """The error that the folder holds this model, which is another than was asked for."""
+        before, now = model.provenance.get("data", {}), self.hashes()
+        added, gone = ([*one.keys() - other.keys()] for one, other in ((now, before), (before, now)))
+        changed = [name for name in now if name in before and now[name] != before[name]]
+        parts = (("more subjects", added), ("without", gone), ("other files of", changed))
+        update = f"train a new one that takes them in with -o and --update {self.folder}, " if added else ""
+        return ModelError(
+            "the folder holds a finished model that was trained with other data, options or plan",
+            path=self.folder,
+            found="; ".join(f"{what} {shortened(sorted(names))}" for what, names in parts if names) or None,
+            remedy=f"{update}give another folder with -o, or delete its model.json, and plan.json for a new plan, to "
+            "train anew from what is cached",
+        )
 
     def _finished(self, settings: str) -> Model | None:
         """The same, its codes and colours brought up to date."""

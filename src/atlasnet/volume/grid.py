@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+GRID_TOLERANCE = 0.05
+"""Voxels by which the corners of one and the same grid may lie apart in two headers, which tools round."""
+
 Float = NDArray[np.float64]
 
 
@@ -114,7 +117,7 @@ class Grid:
         sides = [*zip(box, self.shape, strict=True)][::-1]
         return self.padded([-side.start for side, _ in sides], [side.stop - count for side, count in sides])
 
-    def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
+    def matches(self, other: Grid, tolerance: float = GRID_TOLERANCE) -> bool:
         """Whether every corner lies within ``tolerance`` voxels of the other's: one grid but for header noise."""
         if self.shape != other.shape:
             return False
