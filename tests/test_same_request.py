@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_a_prediction_of_one_channel_has_the_key_that_it_always_had(root: Path, 
         "options": found["options"],
         "seed": 0,
     }
-    assert found["request"] == digest(known | _decisive(model))
+    assert found["request"] == digest(known | _decisive(model, allow_module=False))
 
 
 def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +146,35 @@ def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, mo
     options = replace(QUICK, network="own_small:Small", width=1.0, allow_module=True, operator="centre")
     (tmp_path / "own_small.py").write_text(code, encoding="utf-8")
     first = fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
+
+    def request(*, allowed: bool) -> str:
+        of = provenance(Cohort.read(root)["s1"], first, PredictOptions(), ONE, allow_module=allowed)
+        return str(of["request"])
+
+    before = request(allowed=True), request(allowed=False)
     (tmp_path / "own_small.py").write_text(code.replace("classes, 1)", "classes, 3, padding=1)"), encoding="utf-8")
     importlib.reload(sys.modules["own_small"])
+    assert request(allowed=True) != before[0]
+    assert request(allowed=False) == before[1]
     with pytest.raises(ModelError, match="other data, options or plan"):
         fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
     work = tmp_path / "m" / "work"
     other = fit(Cohort.read(root), tmp_path / "n", options, work=work, execution=ONE)
     assert other.checksums != first.checksums
     Predictor(other, execution=ONE, allow_module=True)
+
+
+def test_another_version_of_a_registration_from_elsewhere_makes_another_prediction(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = Cohort.read(root)
+    model = fit(cohort, tmp_path / "m", QUICK, execution=ONE)
+    requests = []
+    for version in (None, "itk 1", "itk 2", "itk 2"):
+        operator = SimpleNamespace() if version is None else SimpleNamespace(package_version=version)
+        monkeypatch.setattr("atlasnet.prediction.output.make_operator", lambda *_, made=operator, **__: made)
+        requests.append(provenance(cohort["s1"], model, PredictOptions(), ONE)["request"])
+    assert len(set(requests)) == 3
 
 
 @pytest.mark.parametrize("wrong", [{"network": "nope"}, {"operator": "nope"}, {"operator_settings": {"nope": 1}}])

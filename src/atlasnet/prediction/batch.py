@@ -193,7 +193,10 @@ class _Request:
         execution.reporter.note(f"{case.name}: {said or 'kept, it is of the same model, input and options'}")
 
     def _made_of(self, case: Subject) -> dict[str, Any]:
-        return provenance(case, self.predictor.ensemble, self.options, self.predictor.execution)
+        predictor = self.predictor
+        return provenance(
+            case, predictor.ensemble, self.options, predictor.execution, allow_module=predictor.allow_module
+        )
 
     def _segment(self, case: Subject, path: Path) -> str | None:
         """Segment a case and write it; a line on the result, None where it is there already.

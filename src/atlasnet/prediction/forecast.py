@@ -120,7 +120,7 @@ def forecast_cases(
     unreadable: dict[str, str] = {}
     for case in execution.reporter.track(cases, "checking the files", len(cases)):
         try:
-            origin = provenance(case, ensemble, options, execution)
+            origin = provenance(case, ensemble, options, execution, allow_module=allow_module)
         except AtlasNetError as error:
             unreadable[case.name] = str(error)
             continue
@@ -166,7 +166,7 @@ def _measured(
     asked = replace(options, minimum_quality=0.0, strict=False, agreement=options.agreement or report is not None)
     dicom = {name: name in outputs for name in (DICOM_SEG, RTSTRUCT)}
     with stages("reading"):
-        made_of = provenance(case, ensemble, options, execution)
+        made_of = provenance(case, ensemble, options, execution, allow_module=allow_module)
         predictor.require_memory(case.read_grid(), asked, case.images[0])
         origin = find_origin(case, ensemble) if any(dicom.values()) else None
         image = case.read_image()

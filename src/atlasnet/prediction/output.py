@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ from atlasnet import __version__
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
+from atlasnet.network import code_digest
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.verdict import UNUSUAL
+from atlasnet.registration import make_operator
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
 from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
@@ -84,7 +87,12 @@ def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: C
 
 
 def provenance(
-    case: Subject, models: Model | Ensemble, options: PredictOptions, execution: Execution
+    case: Subject,
+    models: Model | Ensemble,
+    options: PredictOptions,
+    execution: Execution,
+    *,
+    allow_module: bool = False,
 ) -> dict[str, Any]:
     """What a prediction is made of, and by: hashes and versions, and nothing of who the patient is.
 
@@ -122,10 +130,10 @@ def provenance(
     if mask is not None:
         request["organ_mask"] = listed["organ_mask_sha256"] = mask
     if len(ensemble) == 1:
-        request |= _decisive(ensemble.models[0])
+        request |= _decisive(ensemble.models[0], allow_module)
     else:
         # Records name the models, so that other names make other records.
-        request["models"] = [[name, _decisive(model)] for name, model in ensemble.members]
+        request["models"] = [[name, _decisive(model, allow_module)] for name, model in ensemble.members]
         listed |= {"models": [{"name": name, "checksum": model.checksum} for name, model in ensemble.members]}
     return {
         "request": digest(request),
@@ -144,9 +152,9 @@ def provenance(
     }
 
 
-def _decisive(model: Model) -> dict[str, Any]:
+def _decisive(model: Model, allow_module: bool) -> dict[str, Any]:
     """What of a model decides labels and verdict, JSON-able."""
-    return {
+    return _elsewhere(model, allow_module) | {
         "model": dict(model.checksums),
         "channels": model.channels,
         "labels": dict(model.labels),
@@ -158,6 +166,20 @@ def _decisive(model: Model) -> dict[str, Any]:
         "typical": None if model.typical is None else model.typical.to_json(),
         "dice_estimate": None if model.dice_estimate is None else model.dice_estimate.to_json(),
     }
+
+
+def _elsewhere(model: Model, allow_module: bool) -> dict[str, Any]:
+    """What decides it outside AtlasNet: the code of a network of one's own, the version of another registration."""
+    found = {}
+    # What may not be used, or is not there, is refused by whoever segments.
+    with suppress(InputError):
+        if (code := code_digest(model.network.name, allow_module=allow_module)) is not None:
+            found["code"] = code
+    with suppress(InputError):
+        operator = make_operator(model.operator, **model.operator_settings)
+        if (package := getattr(operator, "package_version", None)) is not None:
+            found["package"] = package
+    return found
 
 
 def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str], *, strict: bool = False) -> bool:

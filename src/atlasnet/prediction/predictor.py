@@ -80,7 +80,7 @@ class Predictor:
         epoch: int | None = None,
     ) -> None:
         self.ensemble = Ensemble.of(models)
-        self.execution = execution or Execution()
+        self.execution, self.allow_module = execution or Execution(), allow_module
         self.device = self.execution.torch_device()
         self.members = [
             Member(

@@ -207,7 +207,9 @@ class _CrossValidation:
     def _made_of(self, name: str, model: Model) -> dict[str, Any]:
         subject = self.cohort[name]
         reference = None if subject.labels is None else volume_digest(subject.labels)
-        return provenance(subject, model, PredictOptions(), self.execution) | {"reference_sha256": reference}
+        allowed = self.options.allow_module
+        made_of = provenance(subject, model, PredictOptions(), self.execution, allow_module=allowed)
+        return made_of | {"reference_sha256": reference}
 
     def _is_of(self, name: str, made_of: Mapping[str, Any]) -> bool:
         path = self._prediction(name)
