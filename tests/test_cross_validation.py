@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Fingerprint, Plan, take_fingerprint
 from atlasnet.errors import InputError, RegistrationError
-from atlasnet.execution import Execution, Reporter
+from atlasnet.execution import Execution, Reporter, SilentReporter
 from atlasnet.execution.memory import Room
-from atlasnet.prediction import Predictor
+from atlasnet.prediction import Ensemble, Predictor
 from atlasnet.prediction.answers import Answers
 from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split
 from atlasnet.training.model import Model
@@ -30,6 +30,17 @@ from synthetic import LABELS, write_cohort
 QUICK = FitOptions(atlases=1, width=0.5, epochs=4, operator="affine")
 NAMES = ["s0", "s1", "s2", "s3"]
 ONE = Execution(threads=1)
+
+
+class Told(SilentReporter):
+    """Keeps notes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -230,26 +241,100 @@ def test_a_scan_may_be_there_twice_where_both_are_left_out_together(cohort: Coho
 @pytest.mark.parametrize(
     ("groups", "found"),
     [
-        ([["s0", "s1"], ["s2"]], "s3 in 0"),
-        ([["s0", "s1"], ["s1", "s2", "s3"]], "s1 in 2"),
-        ([["s0", "s1"], ["s2", "s3", "x"]], "x, who is no subject"),
-        ([["s0", "s1", "s2", "s3"]], "1 groups"),
-        ([["s0", "s1", "s2", "s3"], []], "1 not empty"),
+        ([["s0", "s1"], ["s1", "s2", "s3"]], "left out more than once; .*s1 2 times"),
+        ([["s0", "s1"], ["s2", "s3", "x"]], "somebody who is no subject; .*found x;"),
+        ([["s0", "s1", "s2", "s3"]], "fold 0 leaves nobody to train on"),
+        ([["s0", "s1", "s2", "s3"], []], "a fold leaves nobody out"),
+        ([], "there is no fold"),
     ],
 )
-def test_folds_that_do_not_divide_the_subjects_are_refused(
+def test_folds_that_cannot_be_trained_or_scored_are_refused(
     cohort: Cohort, groups: list[list[str]], found: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=found):
         plan_folds(cohort, tmp_path, QUICK, groups, ONE)
 
 
-def test_folds_that_learn_from_fewer_than_all_others_are_refused(tmp_path: Path) -> None:
+def written(folder: Path, content: object) -> Path:
+    path = folder / "splits_final.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_folds_that_learn_from_fewer_than_all_others_are_refused(cohort: Cohort, tmp_path: Path) -> None:
     """The file means that somebody is in no training; we have no such folds."""
-    path = tmp_path / "splits_final.json"
-    path.write_text(json.dumps([{"train": ["s0"], "val": ["s2", "s3"]}, *splits([["s0", "s1"]])]), encoding="utf-8")
-    with pytest.raises(InputError, match="fold 0 is not trained on everybody"):
-        read_folds(path)
+    path = written(tmp_path, [{"train": ["s0"], "val": ["s2", "s3"]}, *splits([["s0", "s1"]])])
+    with pytest.raises(InputError, match=r"fold 0 is not trained on everybody.*found in neither: s1;.*--subjects"):
+        plan_folds(cohort, tmp_path, QUICK, read_folds(path), ONE)
+    # What the message advises mends it.
+    without = cohort.select(["s0", "s2", "s3"])
+    assert plan_folds(without, tmp_path, QUICK, read_folds(path), ONE) == (("s2", "s3"), ("s0",))
+
+
+def test_a_train_list_may_name_subjects_only(cohort: Cohort, tmp_path: Path) -> None:
+    path = written(tmp_path, [{"train": [*NAMES[1:], "typo"], "val": ["s0"]}])
+    with pytest.raises(InputError, match=r"splits_final.json: the folds name somebody who is no subject; .*found typo"):
+        plan_folds(cohort, tmp_path, QUICK, read_folds(path), ONE)
+
+
+def test_a_file_does_not_train_on_whom_it_leaves_out(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"fold 0 is trained on subjects whom it leaves out; .*found s1;"):
+        read_folds(written(tmp_path, [{"train": ["s0", "s1"], "val": ["s1", "s2"]}]))
+
+
+def test_folds_of_everybody_serve_those_who_take_part(cohort: Cohort, tmp_path: Path) -> None:
+    say = Told()
+    part, folds = cohort.select(["s3", "s0", "s1"]), read_folds(written(tmp_path, splits([[name] for name in NAMES])))
+    assert plan_folds(part, tmp_path, QUICK, folds, replace(ONE, reporter=say)) == (("s0",), ("s1",), ("s3",))
+    assert "those who take no part are taken out of the folds: s2" in say.notes
+    assert not say.warnings
+    with pytest.raises(InputError, match="nobody whom the folds leave out takes part"):
+        plan_folds(part, tmp_path, QUICK, [["s2"]], ONE)
+
+
+def test_who_is_left_out_by_no_fold_is_trained_on_in_all_and_has_no_score(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A single split, as nnU-Net users write it, and the atlas is one that it trains on."""
+    path, model = written(tmp_path, [{"train": ["s0", "s1"], "val": ["s2", "s3"]}]), tmp_path / "m"
+    command = ["train", str(cohort.root), "-o", str(model), "--folds", str(path), "--atlas", "s0", "--ensemble"]
+    command += ["--width", "0.25", "--epochs", "1", "--registration", "affine", "--threads", "1", "--report"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.err.count("2 of 4 subjects are left out by no fold") == 1
+    assert "2 subjects, each by a model that has not seen it, 1 fold\n2 subjects more, left out by no fold" in said.out
+    folder = model / "cross_validation"
+    assert f"ensemble of 1 model: {folder}" in said.out
+    assert sorted(Model.load(folder / "fold_1").provenance["data"]) == ["s0", "s1"]
+    found = json.loads((folder / "cross_validation.json").read_text(encoding="utf-8"))
+    assert (found["folds"], found["never_left_out"], found["missing"]) == ([["s2", "s3"]], ["s0", "s1"], [])
+    assert sorted({row["case"] for row in found["rows"]}) == ["s2", "s3"]
+    assert "without a score: s0, s1." in (model / "report.html").read_text(encoding="utf-8")
+    assert len(Ensemble.load([folder])) == 1
+
+
+def test_a_scan_that_is_there_twice_is_not_both_left_out_and_trained_on_in_all(cohort: Cohort, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(cohort.root, root)
+    for part in ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz"):
+        shutil.copy(root / part.format("s1"), root / part.format("again"))
+    twice = Cohort.read(root)
+    with pytest.raises(InputError, match="s1 is again"):
+        plan_folds(twice, tmp_path, QUICK, [["s1"]], ONE)
+    assert plan_folds(twice, tmp_path, QUICK, [["s2"]], ONE) == (("s2",),)
+
+
+@pytest.mark.parametrize("name", ["all", "2.5", "absent.json"])
+def test_folds_that_are_no_number_and_no_file_are_refused(
+    cohort: Cohort, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", name]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: the folds are no number and no file; expected a number, or JSON" in error
+    assert "--folds 5" in error
+    assert "Error" not in error
+    with pytest.raises(InputError, match="the folds are no file"):
+        read_folds(tmp_path)
 
 
 def test_scans_that_memory_does_not_suffice_for_are_not_compared(

@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
         failed = bool(found.table.missing)
         if args.ensemble:
             result["ensemble"] = str(folder)
-            text += f"\nensemble of {len(found.folds)} models: {folder}"
+            text += f"\nensemble of {counted(len(found.folds), 'model')}: {folder}"
     if args.report:
         from atlasnet.report import write_training_report
         from atlasnet.training.registered import registered_pairs

@@ -20,7 +20,7 @@ from atlasnet.training.model import Model, log_path
 from atlasnet.training.networks import COMMON
 from atlasnet.training.registered import RegisteredPair
 from atlasnet.volume import Volume, canonical
-from atlasnet.wording import counted, lengths
+from atlasnet.wording import counted, lengths, shortened
 
 PAIR_BYTES = 5 * 2**20  # all pictures of registrations together, before base64 makes a third more of them
 ATLAS_BYTES = 3 * 2**20  # likewise of the atlases
@@ -56,9 +56,11 @@ def write_training_report(
     _curves(page, logs)
     if cross_validation is not None:
         page.heading("Cross-validation")
-        page.text(
-            f"Each subject by a model that has not seen it, in {counted(len(cross_validation['folds']), 'fold')}."
-        )
+        said = f"Each subject by a model that has not seen it, in {counted(len(cross_validation['folds']), 'fold')}."
+        if cross_validation.get("never_left_out"):
+            rest = shortened(cross_validation["never_left_out"])
+            said += f" Trained on in every fold, and without a score: {rest}."
+        page.text(said)
         add_scores(page, cross_validation)
     _registrations(page, model, pairs, atlases, execution)
     page.text(NO_DEVICE, small=True)

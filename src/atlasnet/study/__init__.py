@@ -8,7 +8,7 @@ from atlasnet.study.cross_validation import (
     keep_learnt,
     validate_model,
 )
-from atlasnet.study.folds import fold_name, plan_folds, read_folds, split
+from atlasnet.study.folds import FoldsFile, fold_name, plan_folds, read_folds, split
 from atlasnet.study.forecast import StudyForecast, fold_pairs, forecast_study
 from atlasnet.study.page import PAGE, write_study
 from atlasnet.study.records import Study, StudyOptions
@@ -21,6 +21,7 @@ __all__ = [
     "CROSS_VALIDATION",
     "PAGE",
     "CrossValidation",
+    "FoldsFile",
     "Study",
     "StudyForecast",
     "StudyOptions",

@@ -40,6 +40,7 @@ class CrossValidation:
         estimate: what tells the Dice of a result, learnt from these subjects; None where they are too few.
         fusion_weights: how much an atlas counts at a voxel in the fusion ``learnt``; likewise.
         unusual: the subjects that the model that had not seen them found unlike its training subjects.
+        never_left_out: those on whom every fold was trained: they are in no fold and have no score.
     """
 
     folds: tuple[tuple[str, ...], ...]
@@ -48,6 +49,7 @@ class CrossValidation:
     estimate: DiceEstimate | None = None
     fusion_weights: FusionWeights | None = None
     unusual: tuple[str, ...] = ()
+    never_left_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"CrossValidation({counted(len(self.folds), 'fold')}, {self.table!r})"
@@ -56,6 +58,7 @@ class CrossValidation:
         """Everything, JSON-able."""
         return {
             "folds": [list(fold) for fold in self.folds],
+            "never_left_out": list(self.never_left_out),
             "dice_interval_95": {name: None if v is None else list(v) for name, v in self.intervals.items()},
             "dice_estimate": None if self.estimate is None else self.estimate.to_json(),
             "fusion_weights": None if self.fusion_weights is None else self.fusion_weights.to_json(),
@@ -67,6 +70,9 @@ class CrossValidation:
         """For a person: one line per label, and who failed."""
         subjects, folds = counted(len(self.table.cases), "subject"), counted(len(self.folds), "fold")
         lines = [f"{subjects}, each by a model that has not seen it, {folds}"]
+        if self.never_left_out:
+            rest = counted(len(self.never_left_out), "subject")
+            lines.append(f"{rest} more, left out by no fold: trained on in every one, and without a score")
         for name in self.table.labels:
             dice = [row.dice for row in self.table.rows if row.label == name and row.dice is not None]
             if not dice:
@@ -150,6 +156,9 @@ class _CrossValidation:
         self.work = Path(work or folder / "work")
         self.plan = plan
         self.folds = plan_folds(cohort, folder, options, folds, execution)
+        left_out = {name for fold in self.folds for name in fold}
+        self.validated = cohort.select([subject.name for subject in cohort if subject.name in left_out])
+        self.never_left_out = tuple(subject.name for subject in cohort if subject.name not in left_out)
         write_json(folder / FOLDS, [list(fold) for fold in self.folds])
 
     def result(self) -> CrossValidation:
@@ -228,12 +237,12 @@ class _CrossValidation:
             )
 
     def _evaluate(self) -> CrossValidation:
-        if not any(self._prediction(subject.name).exists() for subject in self.cohort):
+        if not any(self._prediction(subject.name).exists() for subject in self.validated):
             raise RegistrationError(
                 "no subject could be mapped onto an atlas of the model that has not seen it; the warnings above say why"
             )
-        places = {subject.name: self._prediction(subject.name) for subject in self.cohort}
-        table = evaluate_cohort(self.cohort, places, execution=self.execution)
+        places = {subject.name: self._prediction(subject.name) for subject in self.validated}
+        table = evaluate_cohort(self.validated, places, execution=self.execution)
         labels, rows = table.labels, table.rows
         intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
         records = {}
@@ -244,7 +253,9 @@ class _CrossValidation:
         weights = learn_weights([FusionSamples.read(self._samples(name)) for name in table.cases])
         dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
         unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
-        return CrossValidation(self.folds, table, intervals, fit_estimate(records, dice), weights, unusual)
+        return CrossValidation(
+            self.folds, table, intervals, fit_estimate(records, dice), weights, unusual, self.never_left_out
+        )
 
 
 def changed_plan(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
 from atlasnet.atlas import resolve_atlases
 from atlasnet.cohort import Cohort
+from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.cohort.duplicates import same_scans
-from atlasnet.errors import InputError
-from atlasnet.execution import Execution, read_json, reading_back
+from atlasnet.cohort.layout import list_subjects
+from atlasnet.errors import CohortError, InputError
+from atlasnet.execution import Execution, Reporter, read_json, reading_back
 from atlasnet.training.memory import measuring_bytes
 from atlasnet.training.options import FitOptions
-from atlasnet.wording import shortened
+from atlasnet.wording import counted, shortened
 
 Folds = int | Sequence[Sequence[str]]
 """How many groups, or the groups themselves, each of subjects that are left out together."""
@@ -64,7 +68,8 @@ def plan_folds(
         cohort: the subjects.
         folder: of the cross-validation; where one was begun, it must have these folds.
         options: of the trainings.
-        folds: how many groups, see `split`; or the groups, of which every subject is in exactly one.
+        folds: how many groups, see `split`; or the groups, of which a subject is in one at most. Who is in none is
+            trained on in every fold; those who lie in the cohort's folder and were not selected are taken out.
         execution: the seed of the shuffle, progress.
 
     Raises:
@@ -72,16 +77,19 @@ def plan_folds(
             groups, or memory does not suffice to find that out.
     """
     names = [subject.name for subject in cohort]
+    if folds is None or isinstance(folds, int):
+        groups = split(names, folds, execution.seed)
+    else:
+        groups = _checked(folds, cohort, execution.reporter)
+    group = {name: number for number, fold in enumerate(groups) for name in fold}
     if isinstance(options.atlases, tuple):
-        sources = resolve_atlases(cohort, options.atlases)
-        left_out = [source.subject for source in sources if source.subject is not None]
+        left_out = [s.subject for s in resolve_atlases(cohort, options.atlases) if s.subject in group]
         if left_out:
             raise InputError(
                 "a subject that is an atlas cannot be left out",
                 expected="a number of atlases, or image files that are no subjects",
                 found=", ".join(left_out),
             )
-    groups = split(names, folds, execution.seed) if folds is None or isinstance(folds, int) else _checked(folds, names)
     path = Path(folder) / FOLDS
     with reading_back(path):
         before = read_json(path) if path.exists() else None
@@ -91,14 +99,13 @@ def plan_folds(
             path=path,
             remedy="give another folder, or the folds, the subjects and the seed of before",
         )
-    group = {name: number for number, fold in enumerate(groups) for name in fold}
     needed = measuring_bytes([subject.read_grid() for subject in cohort], len(cohort.channels))
     execution.require_memory(needed, "crop or resample the largest scans", cohort.root)
     execution.reporter.note("looking for scans that are there twice")
     twice = [
         f"{subject.name} is {same.name}"
         for subject, same in same_scans(tuple(cohort))
-        if group[subject.name] != group[same.name]
+        if group.get(subject.name) != group.get(same.name)
     ]
     if twice:
         raise InputError(
@@ -110,50 +117,149 @@ def plan_folds(
     return groups
 
 
-def _checked(folds: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    groups = tuple(tuple(sorted(fold)) for fold in folds)
-    times = Counter(name for fold in groups for name in fold)
-    wrong = [f"{name} in {times[name]}" for name in names if times[name] != 1]
-    wrong += [f"{name}, who is no subject" for name in times if name not in names]
-    if len(groups) < 2 or not all(groups) or wrong:
+def _checked(folds: Sequence[Sequence[str]], cohort: Cohort, reporter: Reporter) -> tuple[tuple[str, ...], ...]:
+    """The groups of those who take part, after all that is wrong with them."""
+    path, trained = (folds.path, folds.trained) if isinstance(folds, FoldsFile) else (None, (None,) * len(folds))
+    part = {subject.name for subject in cohort}
+    absent = {name for fold in (*folds, *filter(None, trained)) for name in fold} - part
+    if absent:
+        _check_known(absent, cohort, path)
+        reporter.note(f"those who take no part are taken out of the folds: {shortened(sorted(absent))}")
+    times = Counter(name for fold in folds for name in fold)
+    twice = [f"{name} {count} times" for name, count in sorted(times.items()) if count > 1]
+    if twice:
         raise InputError(
-            "the folds do not divide the subjects",
-            expected="two or more groups, none empty, every subject in exactly one",
-            found=shortened(wrong) if wrong else f"{len(groups)} groups, {sum(map(bool, groups))} not empty",
+            "a subject is left out more than once",
+            path=path,
+            expected="every subject in one validation set at most: of each, one result is kept",
+            found=shortened(twice),
+            remedy="let the validation sets share nobody",
         )
-    return groups
+    if not folds or not all(folds):
+        raise InputError(
+            "a fold leaves nobody out" if folds else "there is no fold",
+            path=path,
+            expected="of every fold, the names of those whom it leaves out",
+        )
+    groups = [tuple(sorted(part.intersection(fold))) for fold in folds]
+    if not any(groups):
+        raise InputError(
+            "nobody whom the folds leave out takes part",
+            path=path,
+            remedy="let some of them take part, or give the folds of those who do",
+        )
+    for number, (group, learnt) in enumerate(zip(groups, trained, strict=True)):
+        if len(group) == len(part):
+            raise InputError(
+                f"fold {number} leaves nobody to train on",
+                path=path,
+                found=shortened(group),
+                remedy="divide the subjects into more folds, or let more of them take part",
+            )
+        idle = sorted(part.difference(group, learnt)) if group and learnt is not None else ()
+        if idle:
+            raise InputError(
+                f"fold {number} is not trained on everybody whom it does not leave out",
+                path=path,
+                expected="of every fold, each subject either in train or in val",
+                found=f"in neither: {shortened(idle)}",
+                remedy="add them to its train, or leave those from whom no fold may learn out of the cohort "
+                "(--subjects); there are no folds that learn from fewer",
+            )
+    rest = part - {*times}
+    if rest and path is not None:  # once: what is cross-validated then are the groups
+        reporter.warn(
+            f"{len(rest)} of {counted(len(part), 'subject')} are left out by no fold: every fold is trained on them, "
+            "and they get no score"
+        )
+    return tuple(filter(None, groups))
 
 
-def read_folds(path: str | Path) -> tuple[tuple[str, ...], ...]:
+def _check_known(absent: Collection[str], cohort: Cohort, path: Path | None) -> None:
+    """Refuse names that are not those of subjects who lie in the cohort's folder and were not selected."""
+    try:
+        file = cohort.root / "dataset.json"
+        declaration = read_declaration(file) if file.is_file() else Declaration()
+        there = {subject.name for subject in list_subjects(cohort.root, declaration, labelled=True).subjects}
+    except (CohortError, OSError):  # a cohort that was put together otherwise
+        there = set()
+    unknown = sorted({*absent} - there)
+    if unknown:
+        raise InputError(
+            "the folds name somebody who is no subject",
+            path=path,
+            expected=f"subjects of {cohort.root}, such as {shortened(sorted(s.name for s in cohort)[:3])}",
+            found=shortened(unknown),
+            remedy="correct these names, or take them out of the folds",
+        )
+
+
+@dataclass(frozen=True)
+class FoldsFile(Sequence[tuple[str, ...]]):
+    """The folds of a file: the groups of names that are left out together.
+
+    Args:
+        path: of the file.
+        groups: who is left out.
+        trained: by group, whom the file trains on; None where it says nothing of it.
+    """
+
+    path: Path
+    groups: tuple[tuple[str, ...], ...]
+    trained: tuple[frozenset[str] | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[str, ...], ...]: ...
+    def __getitem__(self, index: int | slice) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
+        return self.groups[index]
+
+
+def read_folds(path: str | Path) -> FoldsFile:
     """Read groups of subjects that are left out together.
 
     Args:
         path: JSON: a list of lists of names, or nnU-Net's ``splits_final.json``, whose ``val`` are the groups.
 
     Raises:
-        InputError: the file cannot be read or holds something else.
+        InputError: the file cannot be read or holds something else, or a fold trains on whom it leaves out.
     """
+    path = Path(path)
+    expected = "a number, or JSON: a list of lists of names, or nnU-Net's splits_final.json"
+    if not path.is_file():
+        raise InputError(
+            "the folds are no number and no file" if not path.exists() else "the folds are no file",
+            path=path,
+            expected=expected,
+            remedy="give --folds 5, or --folds alone for a number that suits the cohort",
+        )
     try:
-        content = read_json(Path(path))
+        content = read_json(path)
         groups = [fold["val"] if isinstance(fold, Mapping) else fold for fold in content]
-        trained = [fold["train"] for fold in content if isinstance(fold, Mapping) and "train" in fold]
-        if not all(isinstance(fold, list) and all(isinstance(name, str) for name in fold) for fold in groups + trained):
+        trained = [fold.get("train") if isinstance(fold, Mapping) else None for fold in content]
+        lists = [*groups, *(fold for fold in trained if fold is not None)]
+        if not all(isinstance(fold, list) and all(isinstance(name, str) for name in fold) for fold in lists):
             raise TypeError("a fold is no list of names")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "the folds cannot be read",
-            path=path,
-            expected="a number, or JSON: a list of lists of names, or nnU-Net's splits_final.json",
-            found=f"{type(error).__name__}: {error}",
+            "the folds cannot be read", path=path, expected=expected, found=f"{type(error).__name__}: {error}"
         ) from error
-    everyone = {name for fold in groups for name in fold}
-    for number, fold in enumerate(content):
-        if isinstance(fold, Mapping) and "train" in fold and {*fold["train"]} != everyone - {*fold["val"]}:
+    for number, (fold, learnt) in enumerate(zip(groups, trained, strict=True)):
+        seen = sorted({*fold}.intersection(learnt or ()))
+        if seen:
             raise InputError(
-                f"fold {number} is not trained on everybody whom it does not leave out",
+                f"fold {number} is trained on subjects whom it leaves out",
                 path=path,
-                expected=shortened(sorted(everyone - {*fold["val"]})),
-                found=shortened(sorted(fold["train"])),
-                remedy="leave subjects that no fold may learn from out of the cohort with --subjects",
+                expected="nobody both in train and in val",
+                found=shortened(seen),
+                remedy="take them out of one of the two",
             )
-    return tuple(tuple(fold) for fold in groups)
+    return FoldsFile(
+        path,
+        tuple(map(tuple, groups)),
+        tuple(None if learnt is None else frozenset(learnt) for learnt in trained),
+    )
