@@ -16,7 +16,9 @@ import pytest
 
 import dicoms
 from atlasnet.cli.main import VERBS, main
-from atlasnet.cohort import Cohort
+from atlasnet.cli.options import require_apart
+from atlasnet.cohort import Cohort, Subject
+from atlasnet.errors import InputError
 from atlasnet.execution import Hidden, LogReporter, SilentReporter, open_log, write_json
 from atlasnet.prediction import Predictor
 from atlasnet.training.fit import fit
@@ -24,7 +26,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import write_volume
-from synthetic import subject, write_cohort
+from synthetic import subject, write_cohort, write_study_cohort
 
 Capture = pytest.CaptureFixture[str]
 
@@ -159,6 +161,45 @@ def test_130_ctrl_c_ends_cleanly_and_says_how_to_go_on(scan: Path, model: Model,
     again = ["predict", str(scans / "case00.nii.gz"), "-m", str(model.folder), "-o", str(out), "--quiet"]
     assert main([*again, "--threads", "1"]) == 0
     assert (out / "case00.nii.gz").stat().st_mtime_ns == first
+
+
+# Where results may lie
+
+
+@pytest.mark.parametrize("verb", ["train", "study"])
+@pytest.mark.parametrize("place", [".", "imagesTr", "labelsTr/model", "linked/x", "imagesTs/x"])
+def test_results_among_the_scans_are_refused_before_any_work(
+    tmp_path: Path, verb: str, place: str, capsys: Capture
+) -> None:
+    data = write_study_cohort(tmp_path / "data", range(2), ["t0"])
+    (data / "linked").symlink_to(data / "labelsTr")
+    before = sorted(data.rglob("*"))
+    assert main([verb, str(data), "-o", str(data / place), "--epochs", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"{data / place}: results would lie among the scans; expected another folder than that of the scans" in error
+    assert f"give another one after -o, such as {data / 'results'}" in error
+    assert sorted(data.rglob("*")) == before
+
+
+def test_the_work_folder_is_refused_among_the_scans_too(tmp_path: Path, capsys: Capture) -> None:
+    data = write_cohort(tmp_path / "data", range(2))
+    words = ["train", str(data), "-o", str(tmp_path / "m"), "--work", str(data / "imagesTr")]
+    assert main(words) == 2
+    assert "give another one after --work" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_results_may_lie_in_a_folder_of_their_own_in_that_of_the_scans(tmp_path: Path) -> None:
+    data = write_study_cohort(tmp_path / "data", range(2), ["t0"])
+    for verb in ("train", "study"):
+        assert main([verb, str(data), "-o", str(data / verb), "--atlases", "1", "--dry-run", "--quiet"]) == 0
+
+
+def test_scans_that_lie_above_the_folder_that_lists_them_leave_room_in_it(tmp_path: Path) -> None:
+    subjects = [Subject("s0", (tmp_path / "s0_0000.nii.gz",))]
+    require_apart(tmp_path / "task" / "m", subjects, tmp_path / "task")
+    with pytest.raises(InputError, match="among the scans"):
+        require_apart(tmp_path / "task", subjects, tmp_path / "task")
 
 
 # The log
