@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import weakref
@@ -165,6 +166,37 @@ def test_warnings_of_a_case_are_in_its_record(scans: Path, model: Model) -> None
     prediction = predictor.predict(subject(200)[0], PredictOptions(minimum_quality=0.0))
     assert prediction.record["warnings"] == ["the scan is dark"]
     assert predictor.execution.reporter.warnings == ["the scan is dark"]
+
+
+def test_warnings_name_their_case_where_there_are_several(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The terminal by its name, the log by its number, the record not at all."""
+    monkeypatch.setattr("atlasnet.prediction.record.UNSURE_DICE", 1.0)  # networks are never that sure
+    log = tmp_path / "log"
+    assert main(predict(scans, model, "--log", str(log))) == 0
+    told = capsys.readouterr().err.splitlines()
+    records = {
+        name: json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))["warnings"]
+        for name in ("anna", "bert")
+    }
+    assert all(records.values())
+    assert not any("anna" in text or "bert" in text for text in [*records["anna"], *records["bert"]])
+    named = [f"warning: {name}: {text}" for name, texts in records.items() for text in texts]
+    assert [line for line in told if line.startswith("warning: ")] == named
+    logged = [line.split(" ", 1)[1] for line in log.read_text(encoding="utf-8").splitlines()]
+    warned = [line for line in logged if line.startswith("warning ")]
+    numbers = [re.fullmatch(r"warning (<\d+>): [^<>:]+.*", line) for line in warned]
+    assert len(warned) == len(named)
+    assert all(numbers)
+    anna, bert = sorted({found[1] for found in numbers if found}, key=lambda text: int(text[1:-1]))
+    assert [line for line in logged if line.startswith(f"note {anna}: ")]  # that of the line on the result
+    assert [line for line in logged if line.startswith(f"note {bert}: ")]
+    # A single scan is that of the command.
+    words = ["predict", str(scans / "anna.nii.gz"), "-m", str(model.folder), "-o", str(tmp_path / "one")]
+    assert main(words) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if line.startswith("warning: ")] == [f"warning: {text}" for text in records["anna"]]
 
 
 def test_what_is_done_is_kept(scans: Path, model: Model, capsys: Capture) -> None:

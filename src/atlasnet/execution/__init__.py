@@ -20,7 +20,7 @@ from atlasnet.execution.folders import files_below, leads_nowhere, walk
 from atlasnet.execution.locks import hold, hold_folder
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
-from atlasnet.execution.reporter import Reporter, SilentReporter, TextReporter, WitnessReporter
+from atlasnet.execution.reporter import NamingReporter, Reporter, SilentReporter, TextReporter, WitnessReporter
 from atlasnet.execution.stages import Stages, peak_memory
 from atlasnet.execution.tensors import save_tensors
 from atlasnet.execution.work import WorkFolder
@@ -29,6 +29,7 @@ __all__ = [
     "Execution",
     "Hidden",
     "LogReporter",
+    "NamingReporter",
     "Reporter",
     "SilentReporter",
     "Stages",

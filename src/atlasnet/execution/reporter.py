@@ -67,6 +67,23 @@ class WitnessReporter(SilentReporter):
         yield from self._reporter.track(items, description, total)
 
 
+class NamingReporter(WitnessReporter):
+    """Passes everything on to another reporter, warnings with the name of what they are about before them.
+
+    Args:
+        reporter: is told.
+        name: of the case that is worked on.
+    """
+
+    def __init__(self, reporter: Reporter, name: str) -> None:
+        super().__init__(reporter)
+        self._name = name
+
+    def warn(self, text: str) -> None:
+        """Keep the warning and pass it on, both with the name."""
+        super().warn(f"{self._name}: {text}")
+
+
 class TextReporter(SilentReporter):
     """Writes to standard error: bars on a terminal; elsewhere a line per task, and now and then one on its way.
 

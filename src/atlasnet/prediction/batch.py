@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from atlasnet.cohort import Subject
 from atlasnet.cohort.doubts import header_doubts
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, UnusualInputError, explained
-from atlasnet.execution import Execution, Stages, give_back_memory, hold
+from atlasnet.execution import Execution, NamingReporter, Stages, give_back_memory, hold
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import (
@@ -169,7 +169,7 @@ class _Request:
         """Note in ``batch`` what becomes of a case; raises nothing of what is wrong with it."""
         execution = self.predictor.execution
         try:
-            said = self._segment(case, path)
+            said = self._segment(case, path, alone=alone)
         except Cancelled:
             raise
         except UnusualInputError as refusal:
@@ -198,7 +198,7 @@ class _Request:
             case, predictor.ensemble, self.options, predictor.execution, allow_module=predictor.allow_module
         )
 
-    def _segment(self, case: Subject, path: Path) -> str | None:
+    def _segment(self, case: Subject, path: Path, *, alone: bool) -> str | None:
         """Segment a case and write it; a line on the result, None where it is there already.
 
         Nothing of the case is in memory afterwards, while the next one is segmented.
@@ -219,6 +219,8 @@ class _Request:
             left_open = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
         for text in left_open:
             execution.reporter.warn(f"{case.name}: {text}")
+        if not alone:
+            predictor = predictor.reporting_to(NamingReporter(execution.reporter, case.name))
         prediction = predictor.predict(image, asked, mask=mask)
         prediction.record["warnings"][:0] = left_open
         prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from atlasnet.cohort import Subject
 from atlasnet.errors import InputError, RegistrationError, VolumeError
-from atlasnet.execution import Execution, WitnessReporter, memory_held
+from atlasnet.execution import Execution, Reporter, WitnessReporter, memory_held
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.fusion import Agreement, fuse_models, fuse_slab, own_choice
@@ -99,6 +100,12 @@ class Predictor:
     def atlases(self) -> dict[str, Volume]:
         """The atlases, (c, z, y, x) in canonical orientation, by their names in records."""
         return {name: image for m in self.members for name, image in zip(m.names, m.images, strict=True)}
+
+    def reporting_to(self, reporter: Reporter) -> Predictor:
+        """The same predictor, with the same networks in memory, which tells another reporter."""
+        other = copy(self)
+        other.execution = replace(self.execution, reporter=reporter)
+        return other
 
     def predict(
         self, image: Volume, options: PredictOptions | None = None, *, mask: Volume | None = None
