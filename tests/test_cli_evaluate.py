@@ -64,6 +64,29 @@ def test_a_wrong_output_name_is_refused_before_any_reading(tmp_path: Path) -> No
         run(tmp_path / "absent", tmp_path / "absent", "-o", tmp_path / "table.txt")
 
 
+@pytest.mark.parametrize(
+    ("given", "advised"),
+    [
+        ("there", "there/table.json; table.csv"),
+        ("new", "new/table.json; table.csv"),
+        ("summary.csv", "summary.json; summary.csv"),
+        ("dataset.json", "table.json; table.csv"),
+    ],
+)
+def test_a_name_that_no_table_can_have_is_answered_with_one_that_it_can(
+    folders, tmp_path: Path, capsys, given: str, advised: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError) as caught:
+        run(*folders, "-o", tmp_path / given)
+    assert str(caught.value).startswith(f"{tmp_path / given}: the table cannot be written there; expected the name of")
+    assert str(caught.value).endswith(f"to mend it: -o {tmp_path / advised} is written beside it")
+    assert ("found a folder" in str(caught.value)) == (given == "there")
+    name = advised.split(";")[0]
+    run(*folders, "-o", tmp_path / name)
+    assert (tmp_path / name).with_suffix(".csv").is_file()
+
+
 def test_a_declaration_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dataset\.json"):
         run(tmp_path / "absent", tmp_path / "absent", "-o", tmp_path / "dataset.json")

@@ -221,11 +221,16 @@ def table_path(path: str | Path) -> Path:
     """
     target = Path(path)
     if target.suffix.lower() != ".json" or target.is_dir() or target.name == "dataset.json":
+        if target.is_dir() or not target.suffix:
+            named = target / "table.json"
+        else:
+            named = target.with_name("table.json" if target.name == "dataset.json" else f"{target.stem}.json")
         raise InputError(
             "the table cannot be written there",
             path=path,
-            expected="a file name that ends in .json, other than dataset.json",
-            remedy="-o TABLE.json",
+            expected="the name of a file that ends in .json, other than dataset.json",
+            found="a folder" if target.is_dir() else None,
+            remedy=f"-o {named}; {named.stem}.csv is written beside it",
         )
     if target.is_file() and not _is_table(target):
         raise InputError(
