@@ -109,6 +109,12 @@ def test_an_absent_device_is_refused_with_a_way_out() -> None:
         Execution(device="cuda:99").torch_device()
     with pytest.raises(InputError, match="'warp-drive' cannot be used"):
         Execution(device="warp-drive").torch_device()
+    for name in ("gpu", "cuda:one"):
+        with pytest.raises(InputError) as caught:
+            Execution(device=name).torch_device()
+        told = str(caught.value)
+        assert told.startswith(f"device {name!r} cannot be used; expected cpu, cuda (")
+        assert told.endswith("cuda:1 (the second one); to mend it: choose --device cpu or --device cuda")
     with pytest.raises(InputError, match="'hpu' cannot be used"):
         Execution(device="hpu").torch_device()
 

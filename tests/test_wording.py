@@ -16,6 +16,8 @@ from atlasnet.wording import counted
         (1, "class", "1 class"),
         (3, "case", "3 cases"),
         (2, "patch", "2 patches"),
+        (0, "epoch", "0 epochs"),
+        (1, "epoch", "1 epoch"),
     ],
 )
 def test_a_number_of_things_is_singular_for_one_only(number: int, noun: str, said: str) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things whose plural ends in s: 1 atlas, 2 atlases."""
-    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    """A number of things whose plural ends in s: 1 atlas, 2 atlases, 2 patches, 2 epochs."""
+    hissing = noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch")
+    return f"{number} {noun}" + ("" if number == 1 else "es" if hissing else "s")
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

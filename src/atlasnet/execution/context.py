@@ -86,6 +86,13 @@ class Execution:
 
         try:
             device = torch.device(self.device)
+        except (RuntimeError, TypeError) as error:  # which lists every kind of device there ever was
+            raise InputError(
+                f"device {self.device!r} cannot be used",
+                expected="cpu, cuda (a GPU) or cuda:1 (the second one)",
+                remedy="choose --device cpu or --device cuda",
+            ) from error
+        try:
             # The device "meta" holds no numbers, "mps" none in double precision.
             torch.ones(1, dtype=torch.float64, device=device).item()
         except (RuntimeError, TypeError, AssertionError, ImportError) as error:
