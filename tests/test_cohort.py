@@ -89,7 +89,8 @@ def test_of_nnunets_cases_those_that_dataset_json_lists_take_part(tmp_path: Path
     assert "numTraining" not in texts(tmp_path)
     declare(tmp_path, **json.loads((tmp_path / "dataset.json").read_text()) | {"numTraining": 7})
     assert "there are 7 training cases (numTraining), and here are 2" in texts(tmp_path)
-    (tmp_path / "imagesTr" / "c_0000.nii.gz").unlink()
+    for file in ("imagesTr/c_0000.nii.gz", "labelsTr/c.nii.gz"):
+        (tmp_path / file).unlink()
     with pytest.raises(CohortError, match=r"c: .*dataset\.json lists it, and its files are missing"):
         Cohort.read(tmp_path)
 
