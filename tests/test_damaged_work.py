@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
@@ -157,3 +159,25 @@ def test_a_second_process_is_turned_away_until_the_first_is_killed(cohort: Cohor
         process.wait()
         with WorkFolder(work).locked():
             pass
+
+
+@pytest.mark.parametrize("moment", ["acquire", "release"])
+def test_ctrl_c_while_a_lock_is_taken_or_given_back_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    usual, signals = getattr(FileLock, moment), [signal.SIGINT]
+
+    def interrupted(lock: FileLock, *args: object, **kwargs: object) -> object:
+        if signals:
+            os.kill(os.getpid(), signals.pop())
+        return usual(lock, *args, **kwargs)
+
+    monkeypatch.setattr(FileLock, moment, interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), hold_folder(tmp_path / "m"):
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "m").exists()

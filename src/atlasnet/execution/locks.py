@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from filelock import FileLock, Timeout
 
@@ -24,25 +27,45 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
     Raises:
         InputError: another process holds it, or the file cannot be written.
     """
-    made = not lock.parent.exists()
+    made, held = not lock.parent.exists(), FileLock(lock, timeout=0)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(lock, timeout=0)
-        held.acquire()
-    except Timeout as error:
-        raise InputError(busy, path=place, remedy="wait for it, or give this run a place of its own") from error
-    except OSError as error:
-        raise InputError("nothing can be written there", path=place, found=str(error), remedy=remedy) from error
+        with _uninterrupted():
+            try:
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                held.acquire()
+            except Timeout as error:
+                remedy = "wait for it, or give this run a place of its own"
+                raise InputError(busy, path=place, remedy=remedy) from error
+            except OSError as error:
+                found = str(error)
+                raise InputError("nothing can be written there", path=place, found=found, remedy=remedy) from error
+        yield
+    finally:
+        with _uninterrupted():
+            if held.is_locked:
+                # While it is still held: whoever opened it before finds it gone and is turned away.
+                with suppress(OSError):  # Windows removes no open file, and filelock does it there
+                    lock.unlink()
+                held.release()
+                if made:
+                    with suppress(OSError):
+                        lock.parent.rmdir()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is over: it would leave a lock's file behind."""
+    before, caught = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
     try:
         yield
     finally:
-        # While it is still held: whoever opened it before finds it gone and is turned away.
-        with suppress(OSError):  # Windows removes no open file, and filelock does it there
-            lock.unlink()
-        held.release()
-        if made:
-            with suppress(OSError):
-                lock.parent.rmdir()
+        signal.signal(signal.SIGINT, before)
+        if caught:
+            before(*caught[0])
 
 
 @contextmanager
