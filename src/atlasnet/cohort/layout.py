@@ -149,8 +149,9 @@ def _named_files(root: Path, dataset: Mapping[str, object], channels: int | None
             continue
         paths = tuple(root / image for image in images)
         label = None if labels is None else root / labels
-        named += [*paths, *([] if label is None else [label])]
-        absent = [path for path in named[-len(paths) - (label is not None) :] if not path.exists()]
+        own = paths if label is None else (*paths, label)
+        named += own
+        absent = [path for path in own if not path.exists()]
         for path in absent:
             listing.add("a file that dataset.json names is missing", name, path)
         if label is None and labelled:

@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from atlasnet.errors import InputError
 
+_WAIT = "wait for it, or give this run a place of its own"
+
 
 @contextmanager
 def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
@@ -34,11 +36,10 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 held.acquire()
             except Timeout as error:
-                remedy = "wait for it, or give this run a place of its own"
-                raise InputError(busy, path=place, remedy=remedy) from error
+                raise InputError(busy, path=place, remedy=_WAIT) from error
             except OSError as error:
-                found = str(error)
-                raise InputError("nothing can be written there", path=place, found=found, remedy=remedy) from error
+                said = str(error)
+                raise InputError("nothing can be written there", path=place, found=said, remedy=remedy) from error
         yield
     finally:
         with _uninterrupted():

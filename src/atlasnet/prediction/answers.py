@@ -113,14 +113,16 @@ class MappedAnswer:
             channels = torch.cat([channels, answer.correlation[None]])
         self._channels = channels.to(device, torch.float32)
         self._to_atlas = answer.to_atlas.to(device)
-        self._box = self._worthwhile_box() if answer.is_background_beyond else None
-        self._coverage = Coverage(self._to_atlas, answer.grid, grid, device=device) if self._box is not None else None
+        self._reach = self._known_reach() if answer.is_background_beyond else None
 
-    def _worthwhile_box(self) -> Box | None:
-        """Where the part may be read; None where that is most of the scan, and telling the rest costs as much."""
-        box = part_box(self._to_atlas, self._answer.part, self._grid)
+    def _known_reach(self) -> tuple[Box, Coverage] | None:
+        """Where the part may be read, and the atlas; None where that is most of the scan: telling it costs as much."""
+        to_atlas, answer, grid = self._to_atlas, self._answer, self._grid
+        box = part_box(to_atlas, answer.part, grid)
         voxels = math.prod(max(0, side.stop - side.start) for side in box)
-        return box if voxels < MOST * self._grid.voxels else None
+        if voxels >= MOST * grid.voxels:
+            return None
+        return box, Coverage(to_atlas, answer.grid, grid, device=self._channels.device)
 
     def read(self, z0: int, z1: int) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its correlation there.
@@ -140,18 +142,18 @@ class MappedAnswer:
     def _values(self, z0: int, z1: int) -> tuple[Tensor, Tensor]:
         """The channels (c, z1 - z0, y, x), and the voxels that the atlas reaches."""
         inner, device = self._answer.grid, self._channels.device
-        if self._box is None or self._coverage is None:
+        if self._reach is None:
             index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=device)
             return self._sampled(index), inside(index, inner.shape)
         values = torch.zeros((len(self._channels), z1 - z0, *self._grid.shape[1:]), device=device)
         values[0] = 1.0
-        z, y, x = self._box
+        (z, y, x), coverage = self._reach
         first, last = max(z0, z.start), min(z1, z.stop)
         if first < last and y.start < y.stop and x.start < x.stop:
             points = lattice(self._grid.shape, first, last, device=device)[:, y, x]
             index = self._to_atlas.index_at(inner, self._grid, points)
             values[:, first - z0 : last - z0, y, x] = self._sampled(index)
-        return values, self._coverage.slab(z0, z1)
+        return values, coverage.slab(z0, z1)
 
     def _sampled(self, index: Tensor) -> Tensor:
         """The channels at index points of the atlas."""

@@ -65,18 +65,8 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
         return [_case(path, stem, channels)]
     entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
     files = [entry for entry in entries if image_stem(entry)]
-    if not files and (parts := [entry for entry in entries if entry.name in PARTS and entry.is_dir()]):
-        scans = [entry for entry in parts if entry.name.startswith("images")]
-        raise InputError(
-            "this is the folder of a cohort, and not of scans",
-            path=path,
-            expected="image files, or a DICOM series",
-            found=", ".join(entry.name for entry in parts),
-            remedy=f"name the folder of the scans, such as {(scans or parts)[-1]}",
-        )
-    if not any(files_below(path)):
-        raise InputError("there is nothing in this folder", path=path, expected="image files, or a DICOM series")
     if not files:
+        _check_no_cohort(path, entries)
         return [_dicom(path, path.resolve().name, channels, series)]
     exports = [entry for entry in entries if channels == 1 and _is_export(entry)]
     found: dict[str, Subject] = {}
@@ -90,6 +80,22 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
         if other != case:
             raise InputError(f"two files would both be case {case.name!r}", path=file, found=str(other.images[0]))
     return found.values()
+
+
+def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
+    """Refuse a folder without an image file that can be no DICOM series: one of a cohort, or an empty one."""
+    expected, parts = "image files, or a DICOM series", [e for e in entries if e.name in PARTS and e.is_dir()]
+    if parts:
+        scans = [entry for entry in parts if entry.name.startswith("images")]
+        raise InputError(
+            "this is the folder of a cohort, and not of scans",
+            path=path,
+            expected=expected,
+            found=", ".join(entry.name for entry in parts),
+            remedy=f"name the folder of the scans, such as {(scans or parts)[-1]}",
+        )
+    if not files_below(path):
+        raise InputError("there is nothing in this folder", path=path, expected=expected)
 
 
 def _is_export(entry: Path) -> bool:

@@ -41,7 +41,7 @@ from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
-from atlasnet.training.update import ATLAS_KEYS, Update
+from atlasnet.training.update import ATLAS_KEYS, Changes, Update
 from atlasnet.wording import counted, shortened
 
 PLANS = "plans"  # in the work folder
@@ -166,7 +166,7 @@ class Fitting:
         changes = None if self.update is None else self.update.changes(hashes, self.atlases.count)
         plan = self.plan(hashes)
         settings = self.settings(plan, hashes)
-        finished = self._finished(settings)
+        finished = self._finished(settings, hashes)
         if finished is not None:
             return finished
         if changes is not None:
@@ -402,8 +402,12 @@ class Fitting:
             spacing=self.options.spacing,
         )
 
-    def same_model(self, settings: str) -> Model | None:
+    def same_model(self, settings: str, hashes: Mapping[str, Any]) -> Model | None:
         """The finished model that lies in the folder already.
+
+        Args:
+            settings: from `settings`.
+            hashes: from `hashes`, to say by whom it differs.
 
         Raises:
             ModelError: it is another one than was asked for.
@@ -416,29 +420,27 @@ class Fitting:
             remedy = "delete model.json there: the same command makes the model again from what is kept"
             raise error.told(remedy=remedy) from error
         if model.provenance.get("settings") != settings:
-            raise self._other(model)
+            raise self._other(model, hashes)
         if not all(model.weights_path(a, epoch).is_file() for a in model.atlases for epoch in self.options.keep_epochs):
             return None
         return model
 
-    def _other(self, model: Model) -> ModelError:
+    def _other(self, model: Model, hashes: Mapping[str, Any]) -> ModelError:
         """The error that the folder holds this model, which is another than was asked for."""
-        before, now = model.provenance.get("data", {}), self.hashes()
-        added, gone = ([*one.keys() - other.keys()] for one, other in ((now, before), (before, now)))
-        changed = [name for name in now if name in before and now[name] != before[name]]
-        parts = (("more subjects", added), ("without", gone), ("other files of", changed))
-        update = f"train a new one that takes them in with -o and --update {self.folder}, " if added else ""
+        found = Changes.between(model.provenance.get("data", {}), hashes)
+        parts = (("more subjects", found.added), ("without", found.removed), ("other files of", found.changed))
+        update = f"train a new one that takes them in with -o and --update {self.folder}, " if found.added else ""
         return ModelError(
             "the folder holds a finished model that was trained with other data, options or plan",
             path=self.folder,
-            found="; ".join(f"{what} {shortened(sorted(names))}" for what, names in parts if names) or None,
+            found="; ".join(f"{what} {shortened(names)}" for what, names in parts if names) or None,
             remedy=f"{update}give another folder with -o, or delete its model.json, and plan.json for a new plan, to "
             "train anew from what is cached",
         )
 
-    def _finished(self, settings: str) -> Model | None:
+    def _finished(self, settings: str, hashes: Mapping[str, Any]) -> Model | None:
         """The same, its codes and colours brought up to date."""
-        model = self.same_model(settings)
+        model = self.same_model(settings, hashes)
         if model is None:
             return None
         if model.segment_table != self.segments:

@@ -38,6 +38,16 @@ class Changes:
     removed: tuple[str, ...]
     same: tuple[str, ...]
 
+    @classmethod
+    def between(cls, before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+        """What has become of subjects, by the hashes of their files then and now."""
+        return cls(
+            added=tuple(name for name in now if name not in before),
+            changed=tuple(name for name in now if name in before and before[name] != now[name]),
+            removed=tuple(name for name in before if name not in now),
+            same=tuple(name for name in now if before.get(name) == now[name]),
+        )
+
     def summary(self) -> str:
         """One line."""
         parts = [
@@ -200,7 +210,7 @@ class Update:
         Raises:
             InputError: it does not, and there are no more atlases.
         """
-        changes = self._changes(hashes)
+        changes = Changes.between(self.data, hashes)
         if not (changes.added or changes.changed or changes.removed) and atlases == len(self.model.atlases):
             raise InputError(
                 "there is nothing to update: the model was trained on these very subjects",
@@ -208,15 +218,6 @@ class Update:
                 remedy="add subjects to the folder, or atlases with --atlas or --atlases",
             )
         return changes
-
-    def _changes(self, hashes: Mapping[str, Any]) -> Changes:
-        before = self.data
-        return Changes(
-            added=tuple(name for name in hashes if name not in before),
-            changed=tuple(name for name in hashes if name in before and before[name] != hashes[name]),
-            removed=tuple(name for name in before if name not in hashes),
-            same=tuple(name for name in hashes if before.get(name) == hashes[name]),
-        )
 
     @property
     def atlases(self) -> list[AtlasSource]:
@@ -296,7 +297,7 @@ class Update:
         earlier = self.model.seen - {tuple(files["images"]) for files in hashes.values()}
         return {
             "model": self.model.checksum,
-            **self._changes(hashes).to_json(),
+            **Changes.between(self.data, hashes).to_json(),
             "atlases": atlases,
             EARLIER: sorted(map(list, earlier)),
         }

@@ -23,6 +23,8 @@ AROUND = 2.0
 """Voxels, of the coarser of two grids, around what a part's surface is mapped to: the two directions of a map differ by
 less, and so does the surface between the points that are mapped."""
 
+_BOTH, _WITHIN, _BEYOND = 0, 1, 2  # what is known of the voxels of a cell
+
 
 class Coverage:
     """Which voxels of a grid read inside the field of view of an array.
@@ -45,18 +47,18 @@ class Coverage:
         index = transform.index_at(array_grid, grid, points)
         last = index.new_tensor([n - 0.5 for n in reversed(array_grid.shape)])
         depth = torch.cat([index + 0.5, last - index], -1)  # of a corner below each of the six faces
-        self._within = _all_corners(depth >= CLEAR).all(-1)
-        self._beyond = _all_corners(depth <= -CLEAR).any(-1)
+        within, beyond = _all_corners(depth >= CLEAR).all(-1), _all_corners(depth <= -CLEAR).any(-1)
+        self._state = torch.where(within, _WITHIN, torch.where(beyond, _BEYOND, _BOTH)).to(torch.uint8)
 
     def slab(self, z0: int, z1: int) -> Tensor:
         """Slices ``z0 <= z < z1``: bool (z1 - z0, y, x)."""
         ranges = [(z0, z1), (0, self._grid.shape[1]), (0, self._grid.shape[2])]
-        cells = [
+        z, y, x = (
             (torch.arange(start, stop, device=self._device) // CELL).clamp(max=count - 1)
-            for (start, stop), count in zip(ranges, self._within.shape, strict=True)
-        ]
-        covered, beyond = (_of_voxels(state, cells) for state in (self._within, self._beyond))
-        places = (~(covered | beyond)).nonzero()
+            for (start, stop), count in zip(ranges, self._state.shape, strict=True)
+        )
+        state = self._state[z][:, y][:, :, x]  # of the cell of every voxel
+        covered, places = state == _WITHIN, (state == _BOTH).nonzero()
         points = (places + places.new_tensor([z0, 0, 0])).flip(-1).float()
         index = self._transform.index_at(self._array_grid, self._grid, points)
         covered[tuple(places.T)] = inside(index, self._array_grid.shape)
@@ -98,9 +100,3 @@ def _all_corners(state: Tensor) -> Tensor:
     for k, j, i in product((0, 1), repeat=3):
         found &= state[k : k + z, j : j + y, i : i + x]
     return found
-
-
-def _of_voxels(state: Tensor, cells: list[Tensor]) -> Tensor:
-    """What holds of cells (z, y, x), for each voxel of those along each axis."""
-    z, y, x = cells
-    return state[z][:, y][:, :, x]
