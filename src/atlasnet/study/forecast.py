@@ -190,14 +190,14 @@ def _models_mib(run: StudyRequest, absent: Sequence[Run], costs: Mapping[str, Co
     for member in absent:
         space = member.method.space
         count = atlases if space == "atlases" else 1
-        networks = run.sharing.networks(count) + count * len(run.options.curve_epochs if member.fraction == 1 else ())
+        epochs = count * len(run.options.curve_epochs) if member.fraction == 1 else 0  # kept in both folders
         of_subjects = member.fraction_of == "subjects"
         subjects = share_size(member.fraction, len(run.cohort)) if of_subjects else len(run.cohort)
         data = (space, member.share, None if member.fraction == 1 else member.seed)
         cases = 0 if data in mapped else subjects * count
         mapped.add(data)
-        disk = costs[space].disk_of(0, cases, networks, count)
-        found += disk["work"] + disk["model"] + (networks - run.sharing.networks(count)) * costs[space].network_disk_mib
+        disk = costs[space].disk_of(0, cases, run.sharing.networks(count), count)
+        found += disk["work"] + disk["model"] + 2 * epochs * costs[space].network_disk_mib
     return found
 
 
