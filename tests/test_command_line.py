@@ -16,11 +16,12 @@ import pytest
 
 import dicoms
 from atlasnet.cli.main import VERBS, main
-from atlasnet.cli.options import require_apart
-from atlasnet.cohort import Cohort, Subject
+from atlasnet.cohort import Cohort, Subject, with_masks
+from atlasnet.cohort.apart import require_apart
 from atlasnet.errors import InputError
 from atlasnet.execution import Hidden, LogReporter, SilentReporter, open_log, write_json
 from atlasnet.prediction import Predictor
+from atlasnet.study import read_test_subjects, run_study
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -177,7 +178,7 @@ def test_results_among_the_scans_are_refused_before_any_work(
     assert main([verb, str(data), "-o", str(data / place), "--epochs", "1"]) == 2
     error = capsys.readouterr().err
     assert f"{data / place}: results would lie among the scans; expected another folder than that of the scans" in error
-    assert f"give another one after -o, such as {data / 'results'}" in error
+    assert f"give another one, such as {data / 'results'}" in error
     assert sorted(data.rglob("*")) == before
 
 
@@ -185,7 +186,7 @@ def test_the_work_folder_is_refused_among_the_scans_too(tmp_path: Path, capsys: 
     data = write_cohort(tmp_path / "data", range(2))
     words = ["train", str(data), "-o", str(tmp_path / "m"), "--work", str(data / "imagesTr")]
     assert main(words) == 2
-    assert "give another one after --work" in capsys.readouterr().err
+    assert f"{data / 'imagesTr'}: results would lie among the scans" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
 
@@ -200,6 +201,22 @@ def test_scans_that_lie_above_the_folder_that_lists_them_leave_room_in_it(tmp_pa
     require_apart(tmp_path / "task" / "m", subjects, tmp_path / "task")
     with pytest.raises(InputError, match="among the scans"):
         require_apart(tmp_path / "task", subjects, tmp_path / "task")
+
+
+def test_python_refuses_results_among_scans_references_and_masks_too(tmp_path: Path) -> None:
+    data = write_study_cohort(tmp_path / "data", range(2), ["t0"])
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name in ("s0", "s1"):
+        (masks / f"{name}.nii.gz").write_bytes((data / "labelsTr" / f"{name}.nii.gz").read_bytes())
+    cohort = with_masks(Cohort.read(data), masks)
+    for place in (data, data / "imagesTr", masks / "model"):
+        with pytest.raises(InputError, match="among the scans"):
+            fit(cohort, place)
+    elsewhere = replace(cohort, root=tmp_path / "other")  # the test subjects are those of another folder
+    with pytest.raises(InputError, match="among the scans"):
+        run_study(elsewhere, read_test_subjects(data, cohort), data / "labelsTs" / "study")
+    assert sorted(path.name for path in masks.iterdir()) == ["s0.nii.gz", "s1.nii.gz"]
 
 
 # The log

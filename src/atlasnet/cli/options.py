@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from atlasnet.errors import InputError
 
 if TYPE_CHECKING:
-    from atlasnet.cohort import Subject
     from atlasnet.cohort.spacing import WantedSpacing
     from atlasnet.evaluation import PatchProtocol
     from atlasnet.execution import Execution
@@ -191,31 +190,6 @@ def require_writable(path: Path) -> None:
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
     with _unwritable("the output", path), tempfile.TemporaryFile(dir=folder):
         pass
-
-
-def require_apart(path: Path, subjects: Iterable[Subject], root: Path, *, option: str = "-o") -> None:
-    """Find out before any work that results would lie among the scans: a model's plan and figures are none of theirs.
-
-    Args:
-        path: the folder of the results.
-        subjects: what is read.
-        root: the folder that was named for it; a folder in it is apart from the scans, as ``DATA/model`` is.
-        option: by which ``path`` was given.
-
-    Raises:
-        InputError: it is that folder, or lies in one of scans or references.
-    """
-    place, whole = path.resolve(), root.resolve()
-    read = {file.parent.resolve() for s in subjects for file in (*s.images, s.labels) if file is not None}
-    read |= {whole / "imagesTs", whole / "labelsTs"}  # whoever trains does not read these
-    # A dataset.json may list what lies in the folder itself, or above it.
-    if place == whole or any(place.is_relative_to(f) and not whole.is_relative_to(f) for f in read):
-        raise InputError(
-            "results would lie among the scans",
-            path=path,
-            expected="another folder than that of the scans",
-            remedy=f"give another one after {option}, such as {root / 'results'}",
-        )
 
 
 def require_file(path: Path) -> None:

@@ -16,7 +16,6 @@ from atlasnet.cli.options import (
     execution_from,
     metric_settings,
     patches_from,
-    require_apart,
     require_writable,
     spacing_from,
 )
@@ -100,10 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
     execution = execution_from(args)
     cohort = Cohort.read(args.data)
-    require_apart(args.output, cohort, args.data)
     wanted = None if args.test_subjects is None else read_names(args.test_subjects)
     tests = read_test_subjects(args.test or args.data, cohort, wanted)
-    require_apart(args.output, tests, args.test or args.data)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
     if args.organ_mask is not None:

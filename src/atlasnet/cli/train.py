@@ -16,7 +16,6 @@ from atlasnet.cli.options import (
     add_spacing_option,
     execution_from,
     metric_settings,
-    require_apart,
     require_writable,
     spacing_from,
 )
@@ -140,9 +139,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("there are no models to make an ensemble of", remedy="add --folds")
     update = None if args.update is None else Model.load(args.update)
     cohort = Cohort.read(args.data)
-    require_apart(args.output, cohort, args.data)
-    if args.work is not None:
-        require_apart(args.work, cohort, args.data, option="--work")
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
     if args.organ_mask is not None:

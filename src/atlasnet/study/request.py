@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
+from atlasnet.cohort.apart import require_apart
 from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError
@@ -61,6 +62,8 @@ class StudyRequest:
         """What would spoil the figures or fail hours later."""
         if not self.tests:
             raise CohortError("there are no test subjects")
+        require_apart(self.folder, self.cohort.subjects, self.cohort.root)
+        require_apart(self.folder, self.tests)
         unlabelled = [subject.name for subject in (*self.cohort, *self.tests) if subject.labels is None]
         if unlabelled:
             raise CohortError("subjects have no reference", found=", ".join(unlabelled))

@@ -21,6 +21,7 @@ from torch import nn
 
 from atlasnet import __version__
 from atlasnet.cohort import Cohort, Plan, take_fingerprint
+from atlasnet.cohort.apart import require_apart
 from atlasnet.cohort.doubts import cohort_doubts, ct_doubts
 from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.cohort.spacing import check_spacing
@@ -106,6 +107,8 @@ class Fitting:
         self.update = None if update is None else Update(update, cohort)
         earlier = None if self.update is None else self.update.work
         self.work = WorkFolder(work or self.folder / "work", earlier, frozen=frozen)
+        for place in (self.folder, self.work.root):
+            require_apart(place, cohort.subjects, cohort.root)
         if self.update is not None:
             self.update.check(self.folder)
             options = self.update.completed(options)
