@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -181,6 +183,22 @@ def test_a_finished_model_is_not_overwritten_by_another(cohort: Cohort, model: M
     grown = Cohort.read(write_cohort(tmp_path, range(4))).select(["s0", "s1", "s3"])
     with pytest.raises(ModelError, match=r"found more subjects s3; without s2; to mend it: .* with -o and --update"):
         fit(grown, model.folder, OPTIONS)
+
+
+def test_a_training_says_what_it_takes(cohort: Cohort, tmp_path: Path) -> None:
+    class Notes(SilentReporter):
+        said: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    options = replace(QUICK, atlases=2, epochs=4)
+    fit(cohort, tmp_path / "m", options, execution=Execution(threads=1, reporter=Notes()))
+    assert any(re.fullmatch(r"registering and mapping takes up to 0\.\d GiB of memory", text) for text in Notes.said)
+    assert "epochs of the networks: 4 for a common one, 1 for each of 2" in Notes.said
+    # Two of the common one's four epochs are done by then, and none of the others'.
+    speed = r"networks: \d+\.\d s an epoch, \d+ slices a second; 4 epochs left, about \d+ s"
+    assert sum(re.fullmatch(speed, text) is not None for text in Notes.said) == 1
 
 
 def test_what_the_cohort_declares_and_does_not_show_is_told(tmp_path: Path) -> None:

@@ -87,3 +87,30 @@ def test_a_single_pixel_is_classified() -> None:
 def test_an_image_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="cannot be classified"):
         probabilities(Copy(), np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": False}, None)],
+)
+def test_a_processor_that_computes_in_bfloat16_trains_in_it(
+    told: dict[str, bool], wanted: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    assert inference_module.reduced_precision(torch.device("cpu")) == wanted
+
+
+def test_a_torch_that_does_not_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert inference_module.reduced_precision(torch.device("cpu")) is None
+
+
+def test_probabilities_do_not_depend_on_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = channels_last(UNet(1, 3, width=0.25))
+    image = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    found = []
+    for can in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: {"avx512_bf16": can})
+        found.append(probabilities(module, image).tobytes())
+    assert found[0] == found[1]

@@ -72,6 +72,23 @@ def test_a_network_learns_to_segment(cases: list[MappedCase], tmp_path: Path) ->
     assert 2 * overlap / ((found > 0).sum() + (unseen.labels > 0).sum()) > 0.8
 
 
+@pytest.mark.parametrize("network", ["unet", "unet3d", "segnet"])
+def test_bfloat16_learns_as_float32_does(
+    cases: list[MappedCase], tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"depth": 1} if network != "segnet" else {}
+    losses: dict[bool, float] = {}
+    for can in (False, True):
+        # A processor without its instructions computes the same, slowly.
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: {"avx512_bf16": can})
+        recipe = replace(RECIPE, epochs=3, iterations=6)
+        train(cases, tmp_path / str(can), spec=NetworkSpec(network, 0.25, options), recipe=recipe)
+        with (tmp_path / str(can) / "log.csv").open() as stream:
+            losses[can] = float([*csv.DictReader(stream)][-1]["loss"])
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.15)
+
+
 def test_the_published_recipe_lowers_the_loss(cases: list[MappedCase], tmp_path: Path) -> None:
     train(cases, tmp_path, spec=NetworkSpec("segnet", 0.1), recipe=Recipe.preset("publication", epochs=5))
     with (tmp_path / "log.csv").open() as stream:

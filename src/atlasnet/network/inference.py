@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,15 @@ BLOCK_VOXELS = 2**21  # of a block for a 3-D network, so that its activations fi
 
 
 def reduced_precision(device: torch.device) -> torch.dtype | None:
-    """The type for mixed precision: bfloat16, or float16 on older accelerators; None on a CPU, where it is slower."""
+    """The type for mixed precision: bfloat16, or float16 on older accelerators; None where it would be slower.
+
+    On a CPU it is bfloat16 where AVX512-BF16 or AMX computes in it, in training alone: see `probabilities`. Whether it
+    has one of them is asked and not measured, so that a machine never does the same training in two ways. Old versions
+    of PyTorch do not tell: float32 then.
+    """
+    if device.type == "cpu":
+        told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return torch.bfloat16 if told.get("avx512_bf16") or told.get("amx_bf16") else None
     if device.type != "cuda":
         return None
     with torch.cuda.device(device):  # not every GPU of a machine need be of one kind
@@ -49,7 +57,8 @@ def probabilities(
     """Class probabilities of every voxel.
 
     Sides that are no multiple of the network's divisibility are padded with their edge, and cut again. A 3-D network
-    gets blocks that overlap by half along z and fade into each other.
+    gets blocks that overlap by half along z and fade into each other. On a CPU all is computed in float32: networks
+    take seconds of a scan's time, and what they say should not depend on the kind of processor.
 
     Args:
         module: a network with the attributes of `Traits`, on ``device``.
@@ -81,7 +90,7 @@ def probabilities(
 def _softmax_of(module: nn.Module, device: torch.device) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     def run(array: NDArray[Any]) -> NDArray[np.float32]:
         inputs = torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32)
-        with mixed(device):
+        with nullcontext() if device.type == "cpu" else mixed(device):
             logits = module(tensor_channels_last(inputs))
         result: NDArray[np.float32] = torch.softmax(logits.float(), 1).cpu().numpy()
         return result

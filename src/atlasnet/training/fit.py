@@ -28,6 +28,7 @@ from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
+from atlasnet.network.inference import reduced_precision
 from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
@@ -239,6 +240,7 @@ class Fitting:
         raised = "registration_spacing" if spacing is None else "spacing"
         remedy = f"crop or resample the largest scans, or raise {raised} in {self.plan_path.name}"
         self.execution.require_memory(needed, remedy, self.cohort.root)
+        self.say.note(f"registering and mapping takes up to {needed / 2**30:.1f} GiB of memory")
 
     @property
     def goes_on(self) -> Update | None:
@@ -508,6 +510,7 @@ class Fitting:
             "seed": self.execution.seed,
             "threads": self.execution.threads,
             "device": self.execution.device,
+            "precision": str(reduced_precision(torch.device(self.execution.device)) or torch.float32).split(".")[-1],
             "data": hashes,
             ATLAS_KEYS: {target.name: target.key for target in targets},
             "versions": {

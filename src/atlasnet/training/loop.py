@@ -57,10 +57,11 @@ def train_network(
 ) -> Path:
     """Train a network and write its weights.
 
-    On the CPU the weights are a function of the cases, the arguments, ``execution.seed``, the threads and the versions
-    of the libraries: the same bytes whether the training ran through or was killed at any instant and called again.
-    On a GPU cuDNN is held to its deterministic algorithms, but pooling with indices and a user's own layers may add in
-    varying order. Each epoch ends with a checkpoint (two are kept); a training that is complete returns at once.
+    On the CPU the weights are a function of the cases, the arguments, ``execution.seed``, the threads, the versions of
+    the libraries and the kind of processor (see `atlasnet.network.inference.reduced_precision`): the same bytes whether
+    the training ran through or was killed at any instant and called again. On a GPU cuDNN is held to its deterministic
+    algorithms, but pooling with indices and a user's own layers may add in varying order. Each epoch ends with a
+    checkpoint (two are kept); a training that is complete returns at once.
 
     Args:
         cases: mapped cases; they may differ in shape, not in channels.

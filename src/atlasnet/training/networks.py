@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from atlasnet.errors import InputError
-from atlasnet.execution import Execution, SilentReporter, WorkFolder, digest
+from atlasnet.execution import Execution, Reporter, SilentReporter, WorkFolder, digest
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.training.batches import typical_sample
 from atlasnet.training.loop import LOG, WEIGHTS, train_network
@@ -18,7 +20,7 @@ from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing, pooled
 from atlasnet.training.store import MappedCase, SliceTable
 from atlasnet.training.transformer import MappedCohort
-from atlasnet.wording import counted
+from atlasnet.wording import counted, duration
 
 TIMED_STEPS = 8
 COMMON = "all atlases"  # the name of the network that is trained on all of them
@@ -40,7 +42,7 @@ class _Training:
         """What it is called, also as a part of its key."""
         return COMMON if self.atlas is None else self.atlas
 
-    def run(self, networks: AtlasNetworks) -> None:
+    def run(self, networks: AtlasNetworks, after_epoch: Callable[[int, nn.Module], None] | None = None) -> None:
         """Train it, or find it trained."""
         train_network(
             self.cases,
@@ -53,6 +55,7 @@ class _Training:
             allow_module=networks.allow_module,
             start=self.start,
             keep=networks.keep,
+            after_epoch=after_epoch,
         )
 
     @property
@@ -66,6 +69,29 @@ class _Training:
             return self.recipe.epochs
         numbers = [int(path.stem.rpartition("-")[2]) for path in self.folder.glob("checkpoint-*.json")]
         return max(numbers, default=0)
+
+
+class _Telling:
+    """Says once, by the first epoch that shows it, how fast networks are trained and how long all of them will take."""
+
+    def __init__(self, trainings: Sequence[_Training], reporter: Reporter) -> None:
+        self._trainings, self._reporter, self._told = trainings, reporter, False
+
+    def of(self, training: _Training) -> Callable[[int, nn.Module], None]:
+        """What a training calls after its epochs. Its first one loads code and data, and says little."""
+        begun = training.done()
+
+        def after(epoch: int, _: nn.Module) -> None:
+            if self._told or epoch < begun + 2:
+                return
+            self._told = True
+            left = sum(other.recipe.epochs - other.done() for other in self._trainings)
+            row = (training.folder / LOG).read_text(encoding="utf-8").splitlines()[-1].split(",")
+            each, rate = float(row[3]), float(row[4])  # all epochs have about as many steps, see `pooled`
+            speed = f"{each:.1f} s an epoch, {rate:.0f} slices a second"
+            self._reporter.note(f"networks: {speed}; {counted(left, 'epoch')} left, about {duration(each * left)}")
+
+        return after
 
 
 @dataclass(frozen=True)
@@ -110,8 +136,13 @@ class AtlasNetworks:
         Raises:
             Cancelled: on request; the same call goes on from the last whole epoch.
         """
-        for training in self._trainings(recipe):
-            training.run(self)
+        trainings = [*self._trainings(recipe)]
+        self.execution.reporter.note(
+            f"epochs of the networks: {self.sharing.described(recipe.epochs, len(self.mapped))}"
+        )
+        telling = _Telling(trainings, self.execution.reporter)
+        for training in trainings:
+            training.run(self, telling.of(training))
             yield training.atlas, training.folder
 
     def epochs_done(self, recipe: Recipe) -> list[tuple[str, int, int]]:

@@ -109,7 +109,7 @@ class Recipe:
         shifts.
 
         ``"default"``: Dice + cross-entropy, wide changes of place and mild ones of intensity, and a number of steps
-        that does not depend on the size of the cohort until that is large. Six networks take the time of 2.5, because
+        that does not depend on the size of the cohort until that is large. Six networks take the steps of 2.5, because
         they are tuned from one that is trained on all atlases.
 
         Raises:
