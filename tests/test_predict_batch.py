@@ -20,6 +20,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+import dicoms
 from atlasnet import __version__
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Subject
@@ -348,6 +349,100 @@ def test_an_earlier_result_of_a_case_that_fails_now_is_removed(scans: Path, mode
     assert [path.name for path in out.glob("bert*")] == ["bert_notes.txt"]
     assert not (out / "report.html").exists()
     assert (out / "anna.nii.gz").is_file()
+
+
+def _unplugged(scan: Path) -> None:
+    scan.unlink()
+    scan.symlink_to("/proc/self/mem")  # whose first byte is an input/output error, as on a share that goes away
+
+
+def _closed(scan: Path) -> None:
+    scan.chmod(0)
+
+
+def _dangling(scan: Path) -> None:
+    scan.unlink()
+    scan.symlink_to("/annex/objects/none")
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        pytest.param(
+            _unplugged,
+            "Input/output error",
+            marks=pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux's /proc needed"),
+        ),
+        pytest.param(
+            _closed,
+            "Permission denied",
+            marks=pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root reads everything"),
+        ),
+        (_dangling, "No such file"),
+    ],
+)
+def test_an_earlier_result_stays_where_its_scan_cannot_be_read_for_now(
+    scans: Path, model: Model, capsys: Capture, harm: Callable[[Path], None], why: str
+) -> None:
+    assert main(predict(scans, model, "--quiet")) == 0
+    out = scans.parent / "out"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    whole = (scans / "bert.nii.gz").read_bytes()
+    capsys.readouterr()
+    harm(scans / "bert.nii.gz")
+    for overwrite in ([], ["--overwrite"]):
+        assert main(predict(scans, model, *overwrite)) == 1
+        said = capsys.readouterr().err
+        assert "warning: bert: its earlier result stays: whether it is of this scan is unknown" in said
+        assert why in said.splitlines()[-1]
+        assert {name for name in before if not (out / name).exists()} == set()
+        assert (out / "bert.nii.gz").read_bytes() == before["bert.nii.gz"]
+        assert (out / "bert.json").read_bytes() == before["bert.json"]
+    (scans / "bert.nii.gz").unlink()
+    (scans / "bert.nii.gz").write_bytes(whole)
+    assert done(capsys, predict(scans, model)) == {"kept": {"anna", "bert"}}
+
+
+@pytest.mark.parametrize("kind", ["dicom", "mhd"])
+def test_an_earlier_result_stays_where_a_part_of_its_scan_is_not_there_for_now(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture, kind: str
+) -> None:
+    if kind == "mhd":
+        scan, part = tmp_path / "scan.mhd", tmp_path / "scan.raw"
+        write_volume(scan, subject(200)[0])
+    else:
+        scan = tmp_path / "scan"
+        image = subject(200)[0]
+        made = dicoms.slices(np.rint(image.array[0]).astype(np.int16), spacing=image.grid.spacing.tolist())
+        part = sorted(dicoms.save(scan, made).iterdir())[3]
+    words = ["predict", str(scan), "-m", str(model.folder), "-o", str(tmp_path / "out")]
+    assert main([*words, "--quiet"]) == 0
+    part.rename(tmp_path / "elsewhere")
+    if kind == "dicom":
+        part.symlink_to("/annex/objects/none")
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "its earlier result stays" in capsys.readouterr().err
+    part.unlink(missing_ok=True)
+    (tmp_path / "elsewhere").rename(part)
+    assert set(done(capsys, words)) == {"kept"}
+
+
+def test_an_earlier_result_of_the_same_request_stays_where_the_work_fails(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    class Failing(Predictor):
+        """Finds too little memory."""
+
+        def predict(self, *args: object, **options: object) -> NoReturn:
+            raise MemoryError
+
+    cases = find_cases([scans], 1)
+    paths = {case.name: tmp_path / "out" / f"{case.name}.nii.gz" for case in cases}
+    assert set(predict_cases(Predictor(model), cases, paths).written) == {"anna", "bert"}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert set(predict_cases(Failing(model), cases, paths, overwrite=True).failed) == {"anna", "bert"}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_a_result_in_another_format_does_not_lie_beside_its_successor(scans: Path, model: Model) -> None:

@@ -21,6 +21,7 @@ from atlasnet.prediction.output import (
     RTSTRUCT,
     check_own,
     check_places,
+    is_whole,
     is_written,
     provenance,
     withdraw,
@@ -98,8 +99,10 @@ def predict_cases(
     """Segment cases and write what `write_prediction` writes, as each is done.
 
     A case is kept as it is when its record names the same request (version, model, input files, options and seed, by
-    a hash) and every output that is wanted has the SHA-256 that the record says. An earlier result of a case that fails
-    or is refused is removed, as far as its record knows the files: it would pass for one of this call.
+    a hash) and every output that is wanted has the SHA-256 that the record says. An earlier result of another request,
+    whose case fails now, is removed, as far as its record knows the files: it would pass for one of this call. Where
+    the input cannot be read, no one can tell, and the result stays; so does one of this very request. One of a case
+    that is refused is removed.
 
     Args:
         predictor: the model or models, ready.
@@ -167,9 +170,12 @@ class _Request:
 
     def attempt(self, case: Subject, path: Path, batch: Batch, *, alone: bool) -> None:
         """Note in ``batch`` what becomes of a case; raises nothing of what is wrong with it."""
-        execution = self.predictor.execution
+        execution, stages = self.predictor.execution, Stages(device=self.predictor.execution.device)
+        made_of: dict[str, Any] | None = None
         try:
-            said = self._segment(case, path, alone=alone)
+            with stages("reading"):
+                made_of = self._made_of(case)
+            said = self._segment(case, path, made_of, stages, alone=alone)
         except Cancelled:
             raise
         except UnusualInputError as refusal:
@@ -183,7 +189,11 @@ class _Request:
             if error is None:
                 raise
             batch.failed[case.name] = error = _located(_alone(error), case)
-            _withdraw(case, path, execution)
+            stays = is_whole(path) if made_of is None else is_written(path, made_of, ())
+            if not stays:
+                _withdraw(case, path, execution)
+            elif made_of is None:
+                execution.reporter.warn(f"{case.name}: its earlier result stays: whether it is of this scan is unknown")
             if not alone:
                 execution.reporter.warn(f"{case.name}: {error}")
             return
@@ -198,17 +208,18 @@ class _Request:
             case, predictor.ensemble, self.options, predictor.execution, allow_module=predictor.allow_module
         )
 
-    def _segment(self, case: Subject, path: Path, *, alone: bool) -> str | None:
+    def _segment(
+        self, case: Subject, path: Path, made_of: Mapping[str, Any], stages: Stages, *, alone: bool
+    ) -> str | None:
         """Segment a case and write it; a line on the result, None where it is there already.
 
         Nothing of the case is in memory afterwards, while the next one is segmented.
         """
         predictor, execution = self.predictor, self.predictor.execution
-        options, stages = self.options, Stages(device=execution.device)
+        options = self.options
         asked = options if self.report is None else replace(options, agreement=True)
         dicom_seg, rtstruct = DICOM_SEG in self.outputs, RTSTRUCT in self.outputs
         with stages("reading"):
-            made_of = self._made_of(case)
             if not self.overwrite and is_written(path, made_of, self.outputs, strict=options.strict):
                 return None
             check_own(path, edited=self.overwrite)

@@ -25,6 +25,7 @@ from atlasnet.registration import make_operator
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
 from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
+from atlasnet.volume.files import require_files
 from atlasnet.volume.names import image_stem
 from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
@@ -103,8 +104,10 @@ def provenance(
     Raises:
         VolumeError: the input cannot be read.
     """
-    files = [file for path in case.images for file in volume_files(path)]
     try:
+        for path in case.images:
+            require_files(path)
+        files = [file for path in case.images for file in volume_files(path)]
         hashes = {file: file_digest(file) for file in files}
         mask = None if case.mask is None else volume_digest(case.mask)
     except OSError as error:
@@ -202,6 +205,12 @@ def is_written(path: Path, origin: Mapping[str, Any], outputs: Collection[str], 
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False  # absent, or not a record of ours
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the labels at ``path`` are there with a record of ours that was finished, of whatever request."""
+    hashes = _known(path)
+    return path.is_file() and hashes is not None and None not in hashes.values()
 
 
 def check_own(path: Path, *, edited: bool) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import digest, file_digest, files_below
-from atlasnet.volume.names import image_suffix
+from atlasnet.volume.names import image_suffix, require_target
 from atlasnet.volume.text_headers import metaimage_voxels, nrrd_voxels
+
+_VOXELS = {".mhd": metaimage_voxels, ".mha": metaimage_voxels, ".nhdr": nrrd_voxels, ".nrrd": nrrd_voxels}
 
 
 def volume_files(path: Path) -> list[Path]:
@@ -17,14 +19,26 @@ def volume_files(path: Path) -> list[Path]:
     """
     if path.is_dir():
         return [file for file in files_below(path) if file.is_file()]
-    find = {".mhd": metaimage_voxels, ".mha": metaimage_voxels, ".nhdr": nrrd_voxels, ".nrrd": nrrd_voxels}.get(
-        image_suffix(path) or ""
-    )
+    find = _VOXELS.get(image_suffix(path) or "")
     try:
         voxels = None if find is None else find(path)
     except (VolumeError, OSError):
         voxels = None
     return [path] if voxels is None else [path, voxels]
+
+
+def require_files(path: Path) -> None:
+    """Find out that of a volume a file is not there, which `volume_files` leaves out.
+
+    Raises:
+        OSError: a folder or a header cannot be read.
+        VolumeError: a link in a DICOM folder leads nowhere, or where the voxels lie is not to be found.
+    """
+    if path.is_dir():
+        for file in files_below(path):
+            require_target(file)
+    elif (find := _VOXELS.get(image_suffix(path) or "")) is not None:
+        find(path)
 
 
 def volume_digest(path: Path) -> str:
