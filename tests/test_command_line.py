@@ -358,6 +358,60 @@ def test_a_log_that_cannot_be_written_is_refused(model: Model, tmp_path: Path, c
     assert "the log cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("scan.nii.gz", "a log needs a name that no image and no result has"),
+        ("out/scan.json", "a log needs a name that no image and no result has"),
+        ("notes", "this is not a log of AtlasNet"),
+        ("out", "the log would be what another argument names"),
+    ],
+)
+def test_a_log_never_takes_the_place_of_something_else(
+    scan: Path, model: Model, capsys: Capture, log: str, problem: str, dry: list[str]
+) -> None:
+    (scan.parent / "notes").write_text("somebody's own\n", encoding="utf-8")
+    before = {path: path.read_bytes() for path in scan.parent.rglob("*")}
+    words = ["predict", str(scan), "-m", str(model.folder), "-o", str(scan.parent / "out"), *dry]
+    assert main([*words, "--log", str(scan.parent / log)]) == 2
+    assert problem in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in scan.parent.rglob("*")} == before
+
+
+@pytest.mark.parametrize("place", ["patient/run.log", "patient/series/run.log", "patient/new/run.log"])
+def test_a_log_never_lies_among_the_slices_that_are_read(
+    model: Model, tmp_path: Path, capsys: Capture, place: str
+) -> None:
+    scans = tmp_path / "patient"
+    dicoms.save(scans / "series", dicoms.slices(np.zeros((3, 4, 5), np.int16)))
+    words = ["predict", str(scans), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--log"]
+    assert main([*words, str(tmp_path / place)]) == 2
+    assert "the log would lie among the files of a DICOM series" in capsys.readouterr().err
+    assert not (tmp_path / place).exists()
+
+
+def test_a_log_may_lie_beside_scans_and_in_the_folder_of_a_cohort(
+    scan: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    dicoms.save(tmp_path / "b", dicoms.slices(np.zeros((3, 4, 5), np.int16)))
+    words = ["predict", str(scan.parent), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--dry-run"]
+    main([*words, "--log", str(tmp_path / "run.log")])
+    assert "dry run" in capsys.readouterr().out
+    dicoms.save(tmp_path / "data" / "images" / "s0", dicoms.slices(np.zeros((3, 4, 5), np.int16)))
+    main(["check", str(tmp_path / "data"), "--log", str(tmp_path / "data" / "run.log")])
+    assert " begin atlasnet " in (tmp_path / "data" / "run.log").read_text(encoding="utf-8")
+
+
+def test_a_log_is_not_in_the_way_of_a_folder_that_is_made(tmp_path: Path, capsys: Capture) -> None:
+    data = write_cohort(tmp_path / "data", range(2))
+    assert main(["train", str(data), "-o", str(tmp_path / "m"), "--log", str(tmp_path / "m" / "log")]) == 2
+    assert main(["convert", str(data), "-o", str(tmp_path / "n"), "--log", str(tmp_path / "n" / "run.log")]) == 2
+    assert capsys.readouterr().err.count("the log would be in the way of what is written there") == 2
+    assert not (tmp_path / "m").exists()
+    assert not (tmp_path / "n").exists()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_a_log(verb: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit):

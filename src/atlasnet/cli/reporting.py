@@ -23,6 +23,9 @@ _COMMON = frozenset(
     "report common ensemble dataset.json model.json plan.json".split()
 ) | frozenset("an as at be by do go if in is it ml mm no of on or so to up us we".split())
 _SHORTEST = 3  # characters of a name without letters; a shorter one, such as the 1 of 1.dcm, may be any number
+_RESULTS = (".json", ".csv", ".html", ".png", ".label", ".ctbl", ".pt", ".h5", ".tfm")
+_FILLED = ("demo", "study", "train")  # make folders in their output, one of them called log
+_NEW = ("convert", "model")  # take no folder as their output that is there
 _LISTS = ("subjects", "test_subjects")  # options that name a file with a name a line
 
 
@@ -34,6 +37,7 @@ def run_verb(args: argparse.Namespace) -> int:
     args.reporter = SilentReporter() if args.quiet else TextReporter()
     if args.log is None:
         return _run(args)
+    _check_log(args)
     with open_log(args.log) as stream:
         args.reporter = log = LogReporter(args.reporter, stream, _hidden(args))
         log.write("begin", f"atlasnet {__version__} {args.verb}")
@@ -84,6 +88,48 @@ def tell(args: argparse.Namespace, text: str, result: Any) -> None:
         print(json.dumps(result, allow_nan=False))
     elif not args.quiet:
         print(text)
+
+
+def _check_log(args: argparse.Namespace) -> None:
+    """Refuse a log in the place of what is read or written.
+
+    Raises:
+        InputError: it would be a scan, a result, in the way of a folder that is made, or among the files of a series.
+    """
+    from atlasnet.errors import InputError
+    from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES
+
+    log, remedy = args.log.resolve(), "name another file after --log, such as run.log"
+    if args.log.name.lower().endswith((*READABLE_SUFFIXES, *DICOM_SUFFIXES, *_RESULTS)):
+        raise InputError("a log needs a name that no image and no result has", path=args.log, remedy=remedy)
+    named = {name: [*_paths(value)] for name, value in vars(args).items() if name != "log"}
+    if any(path.resolve() == log for paths in named.values() for path in paths):
+        raise InputError("the log would be what another argument names", path=args.log, remedy=remedy)
+    for output in map(Path.resolve, named.get("output", [])):
+        if (args.verb in _FILLED and log.parent == output and not log.suffix) or (
+            args.verb in _NEW and log.is_relative_to(output)
+        ):
+            raise InputError("the log would be in the way of what is written there", path=args.log, remedy=remedy)
+    read = (path.resolve() for name, paths in named.items() if name not in ("output", "work") for path in paths)
+    if any(_is_among_slices(log, folder) for folder in read if log.is_relative_to(folder)):
+        raise InputError("the log would lie among the files of a DICOM series", path=args.log, remedy=remedy)
+
+
+def _is_among_slices(file: Path, folder: Path) -> bool:
+    """Whether a file would lie in a DICOM folder: that folder, which it lies in, or one in between."""
+    from atlasnet.cohort.layout import PARTS
+    from atlasnet.execution import files_below
+    from atlasnet.volume.names import image_stem, is_dicom
+
+    between = [parent for parent in file.parents if parent.is_relative_to(folder) and parent.is_dir()]
+    try:
+        for parent in between:
+            cases = any(image_stem(entry) or entry.name in PARTS for entry in parent.iterdir())
+            if not cases and any(is_dicom(other) for other in files_below(parent) if other != file):
+                return True
+    except OSError:
+        pass  # the verb says what cannot be read
+    return False
 
 
 def _hidden(args: argparse.Namespace) -> Hidden:

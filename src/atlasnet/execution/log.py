@@ -69,14 +69,27 @@ class LogReporter(WitnessReporter):
         self.write("done", f"{description}: {count}")
 
 
+_OURS = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ [a-z]+ ")
+
+
 @contextmanager
 def open_log(path: Path) -> Iterator[TextIO]:
     """The file, to be added to.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: it cannot be opened, or is another file than a log of ours.
     """
     try:
+        if path.is_file():
+            with path.open("rb") as there:
+                begin = there.read(64)
+            if begin and not _OURS.match(begin):
+                raise InputError(
+                    "this is not a log of AtlasNet, and would be damaged by one",
+                    path=path,
+                    expected="a new file, or one that --log began",
+                    remedy="name another file after --log",
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
