@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ import pytest
 
 import dicoms
 from atlasnet.cli.main import VERBS, main
+from atlasnet.cli.signals import ended_by_signals
 from atlasnet.cohort import Cohort, Subject, with_masks
 from atlasnet.cohort.apart import require_apart
 from atlasnet.errors import InputError
@@ -131,7 +138,7 @@ def test_the_exit_codes_are_in_the_help(capsys: Capture) -> None:
         main(["--help"])
     said = capsys.readouterr().out
     codes = re.findall(r"^  (\d+) ", said.split("exit codes:")[1], re.MULTILINE)
-    assert codes == ["0", "1", "2", "3", "130"]
+    assert codes == ["0", "1", "2", "3", "129", "130", "143"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
@@ -153,7 +160,7 @@ def test_130_ctrl_c_ends_cleanly_and_says_how_to_go_on(scan: Path, model: Model,
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=300)
     assert (process.returncode, said) == (130, "")
-    assert errors.splitlines()[-1] == "atlasnet predict: stopped; the same command goes on from here"
+    assert errors.splitlines()[-1] == "atlasnet predict: stopped by the user; the same command goes on from here"
     assert "Traceback" not in errors
     names = {path.name for path in out.iterdir()}
     assert "case59.nii.gz" not in names
@@ -162,6 +169,122 @@ def test_130_ctrl_c_ends_cleanly_and_says_how_to_go_on(scan: Path, model: Model,
     again = ["predict", str(scans / "case00.nii.gz"), "-m", str(model.folder), "-o", str(out), "--quiet"]
     assert main([*again, "--threads", "1"]) == 0
     assert (out / "case00.nii.gz").stat().st_mtime_ns == first
+
+
+def _default_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore them
+
+
+def _on_a_terminal() -> None:
+    _default_signals()
+    fcntl = importlib.import_module("fcntl")
+    fcntl.ioctl(2, importlib.import_module("termios").TIOCSCTTY, 0)
+
+
+def _until(found: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if found():
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_143_a_prediction_that_is_told_to_end_leaves_nothing_of_a_patient_behind(model: Model, tmp_path: Path) -> None:
+    image = subject(300)[0]
+    made = dicoms.slices(np.rint(image.array[0]).astype(np.int16), spacing=image.grid.spacing.tolist())
+    zips = [tmp_path / f"scan{number:02d}.zip" for number in range(40)]
+    with zipfile.ZipFile(zips[0], "w") as archive:
+        for file in dicoms.save(tmp_path / "scan", made).iterdir():
+            archive.write(file, f"Doe^Jane/{file.name}")
+    for other in zips[1:]:
+        os.link(zips[0], other)
+    out, log, temporary = tmp_path / "out", tmp_path / "run.log", tmp_path / "tmp"
+    temporary.mkdir()
+    words = ["predict", *zips, "-m", model.folder, "-o", out, "--log", log, "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atlasnet.cli.main", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        preexec_fn=_default_signals,
+    )
+    _until(lambda: any(temporary.glob("atlasnet-*/**/Doe^Jane")) and any(out.glob(".*.lock")))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == "atlasnet predict: stopped by SIGTERM; the same command goes on from here"
+    assert not list(temporary.iterdir())
+    assert not list(out.glob(".*"))
+    assert "Z end stopped by SIGTERM, exit code 143, " in log.read_text(encoding="utf-8").splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_129_a_training_whose_terminal_is_closed_ends_in_order(tmp_path: Path) -> None:
+    data, log = write_cohort(tmp_path / "data", range(2)), tmp_path / "run.log"
+    words = ["train", data, "-o", tmp_path / "m", "--log", log, "--threads", "1"]
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atlasnet.cli.main", *words],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=_on_a_terminal,
+    )
+    os.close(end)
+    _until(lambda: any((tmp_path / "m").rglob(".lock")))
+    os.close(terminal)
+    assert process.wait(timeout=300) == 129
+    assert not list((tmp_path / "m").rglob(".lock"))
+    assert "Z end stopped by SIGHUP, exit code 129, " in log.read_text(encoding="utf-8").splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_signals_are_caught_only_where_nobody_else_does_and_given_back() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with ended_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # at once after the first: the same
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(main, ["model", "info", "absent", "--quiet"]).result()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_a_signal_while_a_temporary_folder_is_removed_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, signals = os.unlink, [signal.SIGTERM]
+
+    def unlink(*args: Any, **options: Any) -> None:
+        if signals:
+            os.kill(os.getpid(), signals.pop())
+        usual(*args, **options)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            (Path(folder) / "Jane Doe").touch()
+        time.sleep(60)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr(os, "unlink", unlink)
+    try:
+        with ended_by_signals(), pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not signals
+    assert not list(tmp_path.iterdir())
 
 
 # Where results may lie

@@ -11,6 +11,7 @@ from typing import Any
 
 from atlasnet import __version__
 from atlasnet.cli.reporting import run_verb
+from atlasnet.cli.signals import ended_by_signals, ending
 from atlasnet.errors import AtlasNetError
 
 # Idle OpenMP threads spin for a tenth of a millisecond, which bridges the gaps between the operations of a network,
@@ -24,8 +25,10 @@ EXIT_CODES = """exit codes:
   1    done, but something is not as it should be: a case failed, a cohort has errors; or the work itself failed
   2    an input or the command line cannot be used
   3    predict --strict refused scans that are not like the training subjects, and nothing else failed
+  129  stopped by SIGHUP (a terminal that was closed), as by the user
   130  stopped by the user (Ctrl-C); learn-metrics, train, predict, study and demo go on when the same command is given
-       again"""
+       again
+  143  stopped by SIGTERM (kill, docker stop, scancel), as by the user"""
 RESUMED = ("demo", "learn-metrics", "train", "predict", "study")
 VERBS = ("demo", "convert", "check", "register", "learn-metrics", "train", "predict", "evaluate", "study", "model")
 
@@ -74,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(command)
     try:
-        return _run(command.parse_args(arguments))
+        args = command.parse_args(arguments)
+        with ended_by_signals():
+            return _run(args)
     except BrokenPipeError:  # the reader of our output, `head` for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -86,10 +91,11 @@ def _run(args: argparse.Namespace) -> int:
     except AtlasNetError as error:
         print(f"atlasnet {args.verb}: error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        code, who = ending(stop)
         goes_on = "the same command goes on from here" if args.verb in RESUMED else "no file was left half written"
-        print(f"\natlasnet {args.verb}: stopped; {goes_on}", file=sys.stderr)
-        return 130
+        print(f"\natlasnet {args.verb}: stopped by {who}; {goes_on}", file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

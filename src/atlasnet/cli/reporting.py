@@ -12,6 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from atlasnet import __version__
+from atlasnet.cli.signals import ending
 
 if TYPE_CHECKING:
     from atlasnet.execution import Hidden
@@ -55,8 +56,9 @@ def run_verb(args: argparse.Namespace) -> int:
             log.write("error", str(error))
             end = f"exit code {error.exit_code}"
             raise
-        except KeyboardInterrupt:
-            end = "stopped by the user, exit code 130"
+        except KeyboardInterrupt as stop:
+            code, who = ending(stop)
+            end = f"stopped by {who}, exit code {code}"
             raise
         except BaseException as error:
             log.write("error", type(error).__name__)

@@ -53,20 +53,27 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                         lock.parent.rmdir()
 
 
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is over: it would leave a lock's file behind."""
-    before, caught = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    """Ctrl-C, and other signals that end the work in order, wait until the block is over: a lock's file would stay."""
+    caught = list[tuple[int, FrameType | None]]()
+    numbers = [getattr(signal, name) for name in _STOPS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: caught.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if caught:
-            before(*caught[0])
+            handlers[caught[0][0]](*caught[0])
 
 
 @contextmanager
