@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import dicoms
+from atlasnet.cohort import Subject
 from atlasnet.cohort.masks import find_masks
 from atlasnet.errors import InputError
-from atlasnet.prediction import find_cases
+from atlasnet.prediction import find_cases, unread
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, write_volume
 from atlasnet.volume.names import case_and_channel, image_stem
@@ -53,6 +54,21 @@ def test_dicom_exports_among_images_are_cases_too(tmp_path: Path) -> None:
     touch(tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz")
     (tmp_path / "a.nii.gz").unlink()
     assert [case.name for case in find_cases([tmp_path], 2)] == ["a"]  # a series has one channel
+
+
+def test_what_may_be_a_scan_and_is_no_case_is_told(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.mhd", Volume(np.zeros((1, 2, 3, 4), np.float32), Grid((2, 3, 4), np.eye(4))))
+    series = dicoms.save(tmp_path / "b", dicoms.slices(np.zeros((2, 3, 4), np.int16)))
+    loose = [tmp_path / name for name in ("IM0001", "c.mgz", "d.hdr", "d.img")]
+    (series / "IM000").rename(loose[0])
+    touch(*loose[1:], tmp_path / "out" / "x.mgz")
+    for name in ("dataset.json", "a.bval", "notes.TXT", "a_seg.dcm", "labels.ctbl", ".DS_Store", "README", "c.zip"):
+        touch(tmp_path / name)
+    cases = find_cases([tmp_path], 1)
+    assert [case.name for case in cases] == ["a", "b", "c"]
+    assert unread([tmp_path, tmp_path / "b", tmp_path / "a.mhd"], find_cases([tmp_path, tmp_path / "b"], 1)) == loose
+    several = [Subject("a", (tmp_path / "a.mhd",), channels=2)]  # a series has one channel
+    assert unread([tmp_path], several) == sorted([*loose, tmp_path / "b", tmp_path / "c.zip"])
 
 
 def test_dicom_behind_a_link_is_a_case_even_where_the_link_leads_nowhere(tmp_path: Path) -> None:

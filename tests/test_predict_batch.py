@@ -210,6 +210,18 @@ def test_what_is_done_is_kept(scans: Path, model: Model, capsys: Capture) -> Non
     assert done(capsys, predict(scans, model, "--overwrite"))["written"] == {"anna", "bert"}
 
 
+def test_files_among_the_scans_that_are_not_read_are_told(scans: Path, model: Model, capsys: Capture) -> None:
+    for name in ("carl.mgz", "IM1.dcm", "notes.txt"):
+        (scans / name).write_bytes(b"something")
+    assert main(predict(scans, model, "--json")) == 0
+    said = capsys.readouterr()
+    left = [str(scans / "IM1.dcm"), str(scans / "carl.mgz")]
+    assert json.loads(said.out)["not_read"] == left
+    assert f"warning: not read: {', '.join(left)}; " in said.err
+    assert main(predict(scans, model, "--json", "--dry-run")) == 0
+    assert json.loads(capsys.readouterr().out)["not_read"] == left
+
+
 @pytest.mark.parametrize("change", ["another scan", "a damaged output", "an absent output", "a damaged record"])
 def test_only_what_changed_is_done_again(scans: Path, model: Model, capsys: Capture, change: str) -> None:
     main(predict(scans, model, "--quiet"))

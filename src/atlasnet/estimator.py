@@ -21,6 +21,8 @@ from atlasnet.prediction import (
     Predictor,
     find_cases,
     predict_cases,
+    unread,
+    warn_of_unread,
 )
 from atlasnet.study import CROSS_VALIDATION, CrossValidation, plan_folds, read_folds, read_test_subjects, validate_model
 from atlasnet.training.fit import fit
@@ -290,6 +292,7 @@ class AtlasNet:
         else:
             paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
             cases = find_cases(paths, len(predictor.ensemble.channels), series)
+            warn_of_unread(unread(paths, cases), self.execution.reporter)
         if dicom_seg or rtstruct:
             require_writers()
             require_dicom(cases)

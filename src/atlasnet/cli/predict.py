@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         Predictor,
         find_cases,
         predict_cases,
+        unread,
+        warn_of_unread,
         write_label_tables,
     )
     from atlasnet.prediction.batch import wanted_outputs
@@ -118,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
         require_writers()
     models = Ensemble.load(args.model)
     cases = find_cases(args.inputs, len(models.channels), args.series)
+    left = unread(args.inputs, cases)
+    warn_of_unread(left, execution.reporter)
     if wants_dicom:
         require_dicom(cases)
     if args.organ_mask is not None:
@@ -145,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
             allow_module=args.allow_module,
             execution=execution,
         )
-        tell(args, as_text(batch_lines(found, args.output)), found.to_json())
+        tell(args, as_text(batch_lines(found, args.output)), found.to_json() | {"not_read": list(map(str, left))})
         return 0
     models.check(options)
     folder = next(iter(paths.values())).parent if paths else args.output
@@ -179,6 +183,7 @@ def run(args: argparse.Namespace) -> int:
         "kept": {name: str(path) for name, path in batch.kept.items()},
         "failed": {name: str(error) for name, error in batch.failed.items()},
         "refused": {name: str(error) for name, error in batch.refused.items()},
+        "not_read": list(map(str, left)),
     }
     if len(cases) == 1 and problems:
         if args.json:

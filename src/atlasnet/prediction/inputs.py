@@ -8,9 +8,18 @@ from pathlib import Path
 from atlasnet.cohort import Subject
 from atlasnet.cohort.layout import PARTS
 from atlasnet.errors import InputError
-from atlasnet.execution import files_below
+from atlasnet.execution import Reporter, files_below
+from atlasnet.volume import volume_files
 from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, case_and_channel, image_stem, is_dicom
-from atlasnet.wording import counted
+from atlasnet.wording import counted, shortened
+
+# What lies beside scans and is none, by the end of its name: what other programs say of them, and results of ours.
+_BESIDE = (
+    *(".json", ".csv", ".tsv", ".txt", ".md", ".pdf", ".xls", ".xlsx", ".docx", ".xml", ".yaml", ".yml", ".html"),
+    *(".log", ".label", ".ctbl", ".bval", ".bvec", ".png", ".jpg", ".py", ".sh", ".db", ".ini", ".md5", ".sha256"),
+    *("_seg.dcm", "_rtstruct.dcm"),
+)
+_NO_SUFFIX = ("README", "LICENSE", "VERSION", "DICOMDIR")
 
 
 def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None = None) -> list[Subject]:
@@ -45,6 +54,34 @@ def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None =
                 )
             cases[case.name] = case
     return list(cases.values())
+
+
+def unread(inputs: Sequence[str | Path], cases: Sequence[Subject]) -> list[Path]:
+    """What lies in folders of cases and may be a scan, but is none of the cases: single DICOM files, other formats.
+
+    Not counted are what usually lies beside scans (tables, notes, results of AtlasNet), folders, and hidden files.
+
+    Args:
+        inputs: as for `find_cases`.
+        cases: what it found in them.
+    """
+    read = {file for case in cases for path in case.images for file in (path, *volume_files(path))}
+    found = []
+    for folder in (path for path in map(Path, inputs) if path.is_dir() and path not in read):
+        for entry in sorted(folder.iterdir()):
+            usual = entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE) or entry.name in _NO_SUFFIX
+            if entry not in read and not usual and (not entry.is_dir() or _is_export(entry)):
+                found.append(entry)
+    return found
+
+
+def warn_of_unread(files: Sequence[Path], reporter: Reporter) -> None:
+    """Say which files no case was made of, if any."""
+    if files:
+        reporter.warn(
+            f"not read: {shortened([str(file) for file in files])}; beside image files only folders and zips of DICOM "
+            "are cases, of one channel; put a DICOM series into a folder of its own, convert other formats to NIfTI"
+        )
 
 
 def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject]:
