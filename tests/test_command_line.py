@@ -113,10 +113,27 @@ def test_2_the_output_is_named_like_a_file_that_is_no_image(scan: Path, model: M
 
 def test_2_the_one_case_fails_and_leaves_no_empty_folder(model: Model, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "a.nii.gz").write_bytes(b"no image")
-    out = tmp_path / "out"
-    assert main(["predict", str(tmp_path / "a.nii.gz"), "-m", str(model.folder), "-o", str(out)]) == 2
-    assert capsys.readouterr().err.count("a.nii.gz") == 1
-    assert not out.exists()
+    for out in ("out", "out/deep/deeper", "out/deep/seg.nii.gz"):
+        words = ["predict", str(tmp_path / "a.nii.gz"), "-m", str(model.folder), "-o", str(tmp_path / out), "--report"]
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("a.nii.gz") == 1
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_2_the_output_would_take_the_place_of_a_folder_or_a_file(
+    scan: Path, model: Model, tmp_path: Path, capsys: Capture, dry: list[str]
+) -> None:
+    for folder in ("seg.nii.gz", "s.json", "out/scan.nii.gz", "out/scan_report.html", "page/report.html"):
+        (tmp_path / folder).mkdir(parents=True)
+    words = ["predict", str(scan), "-m", str(model.folder), "--report", "--quiet", *dry, "-o"]
+    for output in ("seg.nii.gz", "s.nii.gz", "out", "page"):
+        assert main([*words, str(tmp_path / output)]) == 2
+        assert "folder" in capsys.readouterr().err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path != scan]
+    (tmp_path / "file").touch()
+    assert main([*words, str(tmp_path / "file")]) == 2
+    assert "file: the output folder cannot be made: a file of that name exists" in capsys.readouterr().err
 
 
 def test_the_epochs_in_the_help_are_those_of_the_recipes(capsys: Capture) -> None:

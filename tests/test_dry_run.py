@@ -141,15 +141,20 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
     predict_cases(Predictor(model), cases[2:3], paths)
     before = content(tmp_path)
     command = ["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--dry-run"]
-    assert main([*command, "--json", "--quiet"]) == 0
+    assert main([*command, "--json", "--quiet"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["kept"], found["missing"], list(found["unreadable"])) == (["c1"], ["c0", "c2"], ["b"])
     assert found["seconds"] == pytest.approx(2 * sum(found["case_seconds"].values()), abs=0.1)
-    assert main([*command, "--overwrite"]) == 0
+    assert main([*command, "--overwrite"]) == 1
     said = capsys.readouterr().out
     assert "to segment   c0, c1, c2" in said
     assert "would fail   b: " in said
     assert content(tmp_path) == before
+    (tmp_path / "in" / "b.nii.gz").unlink()
+    assert main([*command, "--quiet"]) == 0
+    write_volume(tmp_path / "out" / "c0.nii.gz", subject(0)[1])  # a reference, say
+    assert main(command) == 1
+    assert "would fail   c0: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("maps", [False, True])

@@ -577,12 +577,13 @@ def test_a_name_that_is_no_unicode_fails_its_case_alone(scans: Path, model: Mode
 
 
 def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model: Model) -> None:
-    (scans.parent / "out" / "anna.json").mkdir(parents=True)
+    long = "a" * 240  # the temporary file beside it has a longer name than file systems allow
+    (scans / "anna.nii.gz").rename(scans / f"{long}.nii.gz")
     cases = find_cases([scans], 1)
     paths = {case.name: scans.parent / "out" / f"{case.name}.nii.gz" for case in cases}
     batch = predict_cases(Predictor(model), cases, paths)
-    assert (set(batch.failed), set(batch.written)) == ({"anna"}, {"bert"})
-    assert "cannot be read or written" in str(batch.failed["anna"])
+    assert (set(batch.failed), set(batch.written)) == ({long}, {"bert"})
+    assert "cannot be read or written" in str(batch.failed[long])
 
 
 def test_a_scan_of_800_slices_is_segmented_and_one_of_a_single_slice_refused(

@@ -168,13 +168,13 @@ def execution_from(args: argparse.Namespace) -> Execution:
     return execution
 
 
-def make_folder(path: Path) -> bool:
-    """Create the folder of the output, before any work is done for it; whether it was not there.
+def make_folder(path: Path) -> list[Path]:
+    """Create the folder of the output, before any work is done for it; which folders were made, the inmost first.
 
     Raises:
         InputError: it cannot be created, or nothing can be written there.
     """
-    absent = not path.exists()
+    absent = [folder for folder in (path, *path.parents) if not folder.exists()]
     with _unwritable("the output folder", path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -207,6 +207,10 @@ def require_file(path: Path) -> None:
 def _unwritable(what: str, path: Path) -> Iterator[None]:
     try:
         yield
+    except FileExistsError as error:
+        raise InputError(
+            f"{what} cannot be made: a file of that name exists", path=path, remedy="name another after -o"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{what} cannot be written", path=path, found=str(error), remedy="give another place after -o"

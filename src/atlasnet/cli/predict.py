@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.prediction.forecast import forecast_cases
     from atlasnet.volume.names import image_stem
 
-    _check_name(args.output)
+    _check_place(args.output)
     execution = execution_from(args)
     wants_dicom = args.dicom_seg or args.rtstruct
     if wants_dicom:
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
             execution=execution,
         )
         tell(args, as_text(batch_lines(found, args.output)), found.to_json() | {"not_read": list(map(str, left))})
-        return 0
+        return 1 if found.unreadable else 0
     models.check(options)
     folder = next(iter(paths.values())).parent if paths else args.output
     made = make_folder(folder)
@@ -171,13 +171,16 @@ def run(args: argparse.Namespace) -> int:
         if stem is None:
             from atlasnet.report import write_beside_cases
 
-            write_beside_cases(args.output, batch, models.segments, report=args.report, reporter=execution.reporter)
+            page = args.report and not (len(cases) == 1 and problems)  # of one case alone that failed, nothing is left
+            write_beside_cases(args.output, batch, models.segments, report=page, reporter=execution.reporter)
         elif batch.written or batch.kept:
             write_label_tables(args.output.with_name(stem), models.segments, reporter=execution.reporter)
     except OSError as problem:  # what became of the cases is told all the same
         unwritten = problem
-    if made and not any(folder.iterdir()):
-        folder.rmdir()
+    for empty in made:
+        if any(empty.iterdir()):
+            break
+        empty.rmdir()
     result = {
         "written": {name: str(path) for name, path in batch.written.items()},
         "kept": {name: str(path) for name, path in batch.kept.items()},
@@ -203,8 +206,8 @@ def _report(predictor: Predictor) -> Report:
     return PredictionReport(predictor)
 
 
-def _check_name(output: Path) -> None:
-    """Refuse the name of an image that cannot be written, and what looks like that of another file.
+def _check_place(output: Path) -> None:
+    """Refuse the name of an image that cannot be written, what looks like that of another file, and what is in the way.
 
     Raises:
         InputError: it is one.
@@ -215,6 +218,12 @@ def _check_name(output: Path) -> None:
 
     if image_stem(output) is not None and image_suffix(output) not in WRITABLE_SUFFIXES:
         raise InputError("no such image can be written", path=output, expected=" ".join(WRITABLE_SUFFIXES))
+    if image_stem(output) is None and output.exists() and not output.is_dir():
+        raise InputError(
+            "the output folder cannot be made: a file of that name exists", path=output, remedy="name another after -o"
+        )
+    if (output / "report.html").is_dir():
+        raise InputError("the page would take the place of a folder", path=output / "report.html")
     if image_stem(output) is None and _FILE_SUFFIX.fullmatch(output.suffix) and not output.is_dir():
         raise InputError(
             "this is the name of a file that cannot be written",

@@ -124,7 +124,7 @@ def predict_cases(
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
         InputError: there are several models, and the fusion is not the mean; or a result would take the place of a
-            scan.
+            scan or a folder.
         Cancelled: on request; what was finished stays, and the same call goes on.
     """
     options, execution = options or PredictOptions(), predictor.execution

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.errors import AtlasNetError, RegistrationError, explained
+from atlasnet.errors import AtlasNetError, InputError, RegistrationError, explained
 from atlasnet.execution import Execution, SilentReporter, Stages, json_text, peak_memory, read_json
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.batch import Report
@@ -21,6 +21,7 @@ from atlasnet.prediction.output import (
     DICOM_SEG,
     RECORD,
     RTSTRUCT,
+    check_own,
     check_places,
     is_written,
     output_path,
@@ -108,7 +109,7 @@ def forecast_cases(
     Raises:
         ModelError: ``strict`` is wanted, and no scan can be judged with a model; or cases need organ masks.
         InputError: there are several models, and the fusion is not the mean; or a result would take the place of a
-            scan.
+            scan or a folder.
     """
     options, execution = options or PredictOptions(), execution or Execution()
     ensemble = Ensemble.of(models)
@@ -124,8 +125,15 @@ def forecast_cases(
         except AtlasNetError as error:
             unreadable[case.name] = str(error)
             continue
-        is_kept = not overwrite and is_written(paths[case.name], origin, outputs, strict=options.strict)
-        (kept if is_kept else missing).append(case)
+        if not overwrite and is_written(paths[case.name], origin, outputs, strict=options.strict):
+            kept.append(case)
+            continue
+        try:
+            check_own(paths[case.name], edited=overwrite)
+        except InputError as error:
+            unreadable[case.name] = str(error)
+            continue
+        missing.append(case)
     seconds, peak, disk = None, None, None
     silent = replace(execution, reporter=SilentReporter())
     for case in [*missing]:

@@ -54,7 +54,7 @@ def output_files(path: Path, output: str) -> dict[str, Path]:
 
 
 def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: Collection[str]) -> None:
-    """Find out before any work that a result would take the place of a scan, of a mask or of another result.
+    """Find out before any work that a result would take the place of a scan, a mask, another result or a folder.
 
     Args:
         cases: what is read.
@@ -72,6 +72,12 @@ def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: C
         for output in (LABELS, RECORD, *outputs):
             for file in output_files(paths[case.name], output).values():
                 place = file.resolve()
+                if file.is_dir():
+                    raise InputError(
+                        "the result would take the place of a folder",
+                        path=file,
+                        remedy="move the folder away, or give another place after -o",
+                    )
                 if place in files or any(place.is_relative_to(folder) for folder in folders):
                     raise InputError(
                         "the result would take the place of what is read, or lie in its midst",
