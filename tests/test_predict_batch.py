@@ -600,10 +600,8 @@ def test_a_scan_of_800_slices_is_segmented_and_one_of_a_single_slice_refused(
     assert main(predict(tmp_path / "in", model)) == 1
     said = capsys.readouterr().err
     for name in ("one", "flat"):
-        problem = (
-            f"{tmp_path / 'in' / name}.nii.gz: an image of a single slice can only be aligned with one of the same"
-        )
-        assert f"error: {name}: {problem} plane" in said
+        problem = f"{tmp_path / 'in' / name}.nii.gz: the scan does not extend as the model's training scans do"
+        assert f"error: {name}: {problem}; expected several slices; found a single slice (xy)" in said
     found, short = (read_volume(tmp_path / "out" / f"{name}.nii.gz") for name in ("tall", "short"))
     assert found.grid.matches(tall)
     assert dice(found.array[0] > 0, short.array[0][rows] > 0) > 0.6  # of a network of twelve steps

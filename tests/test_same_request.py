@@ -321,4 +321,4 @@ def test_a_single_case_that_fails_is_an_object_too(root: Path, tmp_path: Path, c
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert list(found["failed"]) == ["flat"]
-    assert f"{tmp_path / 'flat.nii.gz'}: the source is constant" in said.err
+    assert f"{tmp_path / 'flat.nii.gz'}: the scan shows nothing: it is constant; expected different" in said.err

@@ -16,6 +16,7 @@ from atlasnet.cohort import Cohort, Normalisation, Plan
 from atlasnet.errors import ModelError, UnusualInputError
 from atlasnet.execution import Execution, write_json
 from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction.verdict import _verdict
 from atlasnet.registration import mirror_correlations
 from atlasnet.training.evidence import POINTS, SHARES, covered_share, measure_intensities, region_points
 from atlasnet.training.fit import fit
@@ -209,6 +210,24 @@ def test_a_scan_that_is_broken_is_unusual_for_the_right_reason(predictor: Predic
     if change == "mirrored":
         # But for the ball the phantom is nearly the same along every axis.
         assert verdict.mirrored
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "limit", "words"),
+    [
+        ("intensities", 0.1234, 0.1219, "are 0.123 standard deviations"),
+        ("intensities", 0.1234, 0.1219, "up to 0.122 ("),
+        ("noise", 0.5, 0.25, "differ by 0.50 standard deviations, usual are up to 0.25 ("),
+        ("orientation", -0.02004, 0.02, "higher by 0.02004, usual are up to 0.02000 ("),
+        ("registration", -0.0312, -0.0308, "lower by 0.0312 than the training subjects', usual are up to 0.0308 ("),
+        ("field_of_view", 0.978, 0.9796, "shows 97.8% of the region that has labels, usual are 98.0% or more ("),
+        ("field_of_view", 0.4, 0.9796, "shows 40% of the region that has labels, usual are 98% or more ("),
+    ],
+)
+def test_a_number_beyond_its_limit_reads_as_another_one(kind: str, value: float, limit: float, words: str) -> None:
+    evidence = {kind: {"value": value, "limit": limit, "score": 1.01}}
+    (reason,) = _verdict(evidence, "x").reasons
+    assert words in reason
 
 
 def test_the_user_is_warned_and_the_record_says_why(predictor: Predictor) -> None:

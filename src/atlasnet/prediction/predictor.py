@@ -172,7 +172,7 @@ class Predictor:
         self._check_channels(image)
         with self.execution.active():
             scan = Scan(image, self.execution)
-            return self._judge(scan, [member.register(scan) for member in self.members])
+            return self._judge(scan, self._register(scan))
 
     def ask(
         self,
@@ -208,7 +208,7 @@ class Predictor:
         execution = replace(self.execution, reporter=witness)
         with self.execution.active():
             scan = Scan(image, execution)
-            made = [member.register(scan) for member in self.members]
+            made = self._register(scan)
             verdict = None
             if judged:
                 verdict = self._judge(scan, made)
@@ -335,6 +335,32 @@ class Predictor:
                 found=str(image.channels),
             )
 
+    def _register(self, scan: Scan) -> list[Made]:
+        """The scan mapped onto the atlases of every model, or why it is not.
+
+        Raises:
+            VolumeError: no registration can do anything with the scan; it is told of the scan and the model.
+        """
+        try:
+            return [member.register(scan) for member in self.members]
+        except VolumeError as error:
+            here, there = scan.source.grid, self.members[0].images[0].grid
+            if _extent(here) != _extent(there):
+                raise VolumeError(
+                    "the scan does not extend as the model's training scans do",
+                    expected=_extent(there),
+                    found=_extent(here),
+                    remedy="give the whole volume, or a model of such scans",
+                ) from error
+            low, high = float(scan.source.array.min()), float(scan.source.array.max())
+            if low == high:
+                raise VolumeError(
+                    "the scan shows nothing: it is constant",
+                    expected="different intensities",
+                    found=f"{low:g} everywhere",
+                ) from error
+            raise error.told(problem=error.problem.replace("the source", "the scan")) from error
+
     def _check_mask(self, image: Volume, mask: Volume | None) -> None:
         if mask is None:
             # A volume in memory has no name of its own.
@@ -408,3 +434,9 @@ def label_values(values: Sequence[int]) -> NDArray[Any]:
         if np.array_equal(array.astype(dtype), array):
             return array.astype(dtype)
     return array
+
+
+def _extent(grid: Grid) -> str:
+    """Along which of the canonical axes there is more than one voxel, in words."""
+    axes = "".join(name for name, size in zip("xyz", grid.size, strict=True) if size > 1)
+    return "several slices" if len(axes) == 3 else f"a single slice ({axes})" if len(axes) == 2 else "a line of voxels"

@@ -168,21 +168,33 @@ def _rounded(value: float | None) -> float | None:
 
 def _reason(kind: str, value: float, limit: float, axes: str) -> str:
     if kind == "intensities":
+        found, usual = _apart(value, limit, ".2f")
         return (
-            f"its intensities are {value:.2f} standard deviations from those of the training subjects, usual are up to "
-            f"{limit:.2f} (another unit, modality or part of the body?)"
+            f"its intensities are {found} standard deviations from those of the training subjects, usual are up to "
+            f"{usual} (another unit, modality or part of the body?)"
         )
     if kind == "noise":
-        return f"neighbouring voxels differ by {value:.2f} standard deviations, usual are up to {limit:.2f} (noise?)"
+        found, usual = _apart(value, limit, ".2f")
+        return f"neighbouring voxels differ by {found} standard deviations, usual are up to {usual} (noise?)"
     if kind == "orientation":
         sides = " and ".join(_SIDES[axis] for axis in axes)
+        found, usual = _apart(-value, abs(limit), ".3f")
         return (
-            f"mirrored {sides} it fits better, with a correlation higher by {-value:.3f}, usual are up to "
-            f"{abs(limit):.3f} (a wrong orientation in its header?)"
+            f"mirrored {sides} it fits better, with a correlation higher by {found}, usual are up to {usual} (a wrong "
+            "orientation in its header?)"
         )
     if kind == "registration":
+        found, usual = _apart(-value, abs(limit), ".3f")
         return (
-            f"its registrations have a quality lower by {-value:.3f} than the training subjects', usual are up to "
-            f"{abs(limit):.3f} (another part of the body, modality or a strange anatomy?)"
+            f"its registrations have a quality lower by {found} than the training subjects', usual are up to {usual} "
+            "(another part of the body, modality or a strange anatomy?)"
         )
-    return f"it shows {value:.0%} of the region that has labels, usual are {limit:.0%} or more (cropped?)"
+    found, usual = _apart(value, limit, ".0%")
+    return f"it shows {found} of the region that has labels, usual are {usual} or more (cropped?)"
+
+
+def _apart(value: float, limit: float, form: str) -> tuple[str, str]:
+    """Both as text, with more decimals than ``form`` has where they would read alike."""
+    least, kind = int(form[1:-1]), form[-1]
+    texts = ((f"{value:.{more}{kind}}", f"{limit:.{more}{kind}}") for more in range(least, least + 6))
+    return next((pair for pair in texts if pair[0] != pair[1]), (f"{value:{form}}", f"{limit:{form}}"))
