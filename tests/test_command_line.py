@@ -144,10 +144,22 @@ def test_the_epochs_in_the_help_are_those_of_the_recipes(capsys: Capture) -> Non
     assert f"(default: {usual}; with --preset publication {published})" in said
 
 
-def test_2_the_command_line_cannot_be_used() -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict"], "atlasnet predict: error: the following arguments are required: INPUT, -m/--model, -o/--output"),
+        (["predict", "a", "-m", "b", "-o", "c", "--fusion", "sum"], "invalid choice: 'sum' (choose from"),
+        (["model", "show"], "'export'"),
+        (["segment"], "'predict'"),
+    ],
+)
+def test_2_the_command_line_cannot_be_used(words: list[str], said: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["predict"])
+        main(words)
     assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said.replace("'", "") in line.replace("'", "")  # newer versions of Python leave out the quotes
+    assert line.endswith(" --help")
 
 
 def test_the_exit_codes_are_in_the_help(capsys: Capture) -> None:

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from atlasnet import __version__
 from atlasnet.cli.reporting import run_verb
@@ -43,9 +43,16 @@ class _Completion(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells of an error in one line, as the verbs do; those of its verbs are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; to mend it: see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; a verb's heavy imports wait until it runs."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="atlasnet",
         description="Segment medical volumes from a handful of annotated scans.",
         epilog=EXIT_CODES,
