@@ -113,6 +113,20 @@ def test_the_scores_of_cases_fit_a_screen_and_name_their_case_on_a_telephone(tab
     assert 0 <= left < right <= 400
 
 
+def test_a_name_that_has_room_stays_in_one_line(tab: Tab, tmp_path: Path) -> None:
+    labels = subject(0)[1]
+    rows = evaluate_subject(labels, labels, LABELS, case="hippocampus_001").rows
+    table = Table({name: value for name, value in LABELS.items() if value}, rows)
+    page = write_evaluation_report(tmp_path / "page.html", table.as_json())
+    for width in (1280, 400):
+        tab.open(page, width=width)
+        lines = tab.run(
+            "[...document.querySelectorAll('.dense td:first-child')].map(cell => { const text = document.createRange();"
+            " text.selectNodeContents(cell); return new Set([...text.getClientRects()].map(line => line.top)).size })"
+        )
+        assert set(lines) == {1}
+
+
 def test_letters_lie_at_their_edges_of_every_picture(tab: Tab, page: Path) -> None:
     tab.open(page)
     places = tab.run("""[...document.querySelectorAll('.edge')].map(letter => {

@@ -166,6 +166,7 @@ def test_a_prediction_shows_verdict_estimate_and_spread_where_the_record_has_the
     assert found.table("evidence")[0] == {"evidence": "intensity", "value": "3", "limit": "1.5", "score": "2"}
     assert [row["estimated Dice"] for row in found.table("label")] == ["0.810 ± 0.050", ""]
     assert {row["range over single atlases, ml"] for row in found.table("label")} == {"1.5 to 2.5"}
+    assert "Range over single atlases, ml: from the atlas that gives the least volume" in found.text
     assert "No atlas reached 12.5 % of the scan; it is background" in found.text
 
 
@@ -200,6 +201,19 @@ def test_a_registration_that_made_things_worse_is_warned_of(cohort: Path, tmp_pa
     options = ["--transform", str(tmp_path / "moved.safetensors"), "--report", "--quiet"]
     assert main(["register", scan, scan, "-o", str(tmp_path / "out"), *options]) == 0
     assert "fell from" in check(tmp_path / "out/report.html").text
+
+
+def test_an_image_onto_itself_is_warned_of_in_nothing(cohort: Path, tmp_path: Path) -> None:
+    scan = str(cohort / "imagesTr" / "s0_0000.nii.gz")
+    moved = np.eye(4)
+    moved[0, 3] = 0.01  # a hundredth of a voxel or so, as an optimiser leaves
+    Transform.affine(moved).save(tmp_path / "moved.safetensors")
+    options = ["--transform", str(tmp_path / "moved.safetensors"), "--report", "--quiet"]
+    assert main(["register", scan, scan, "-o", str(tmp_path / "out"), *options]) == 0
+    record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
+    falls = [record["similarity_before"][name] - after for name, after in record["similarity_after"].items()]
+    assert max(falls) > 0.0005
+    assert "fell from" not in check(tmp_path / "out" / "report.html").text
 
 
 def test_an_evaluation_has_the_worst_case_on_top(model: Path, cohort: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class PredictionReport:
         page.text(
             "Dice of an atlas: of its own choice with the fused result."
             + (
-                " By one atlas alone: from the atlas that gives the least volume to the one that gives the most."
+                f" {_ALONE.capitalize()}: from the atlas that gives the least volume to the one that gives the most."
                 if spread
                 else ""
             ),
