@@ -113,7 +113,7 @@ class Bench:
 
     def seconds(self, *stages: str) -> float:
         """Wall time of the stages together."""
-        return sum(self.stages[stage]["seconds"] for stage in stages)
+        return float(sum(self.stages[stage]["seconds"] for stage in stages))
 
     def within(self, seconds: float, limit: float) -> bool | None:
         """Whether a time is below its limit; None where the work folder held some of the work already."""

@@ -78,16 +78,16 @@ def main() -> None:
                 "peak_gib": usage["peak_gib"],
             }
         dice = [value for fold in folds.values() for value in fold["dice"].values()]
-        seconds = [fold["seconds"] for fold in folds.values()]
+        longest = max(fold["seconds"] for fold in folds.values())
         wanted = {
             "each_lung_at_least_0.95": min(dice) >= 0.95,
-            "at_most_25_minutes_a_fold": bench.within(max(seconds), 1500),
+            "at_most_25_minutes_a_fold": bench.within(longest, 1500),
         }
         if "full_resolution" in bench.result:
             wanted["full_resolution_under_8_gib"] = bench.result["full_resolution"]["peak_gib"] < 8
-        bench.result |= {"lowest_dice": min(dice), "longest_fold_seconds": max(seconds), "wanted": wanted}
+        bench.result |= {"lowest_dice": min(dice), "longest_fold_seconds": longest, "wanted": wanted}
         bench.write()
-        print(summary_lines({"lowest Dice": min(dice), "longest fold, s": max(seconds), **wanted}))
+        print(summary_lines({"lowest Dice": min(dice), "longest fold, s": longest, **wanted}))
 
 
 if __name__ == "__main__":

@@ -48,13 +48,13 @@ class Field:
         """(z, y, x, 3) positions in mm of the voxels of a slab."""
         _, y, x = self.shape
         index = np.stack(np.meshgrid(np.arange(z0, z1), np.arange(y), np.arange(x), indexing="ij")[::-1], -1)
-        return index @ self.matrix.T + self.origin
+        return np.asarray(index @ self.matrix.T + self.origin)
 
     def index(self, points: np.ndarray) -> np.ndarray:
-        return (points - self.origin) @ np.linalg.inv(self.matrix).T
+        return np.asarray((points - self.origin) @ np.linalg.inv(self.matrix).T)
 
     def inside(self, index: np.ndarray) -> np.ndarray:
-        return ((index >= 0) & (index <= np.array(self.shape[::-1]) - 1)).all(-1)
+        return np.asarray(((index >= 0) & (index <= np.array(self.shape[::-1]) - 1)).all(-1))
 
     def at(self, index: np.ndarray) -> np.ndarray:
         """(n, 3) vectors at index points (n, 3) in (x, y, z) order, linearly interpolated."""

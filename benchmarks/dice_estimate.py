@@ -75,13 +75,13 @@ def main() -> None:
             known.setdefault(row["case"], {})[row["label"]] = row["dice"]
         usual = float(np.mean([line["mean"] for line in estimate["labels"].values()]))
         rows, label = [], next(iter(estimate["labels"]))
-        for case, dice in sorted(known.items()):
+        for case, dice_of in sorted(known.items()):
             record = json.loads((predictions / f"{case}.json").read_text(encoding="utf-8"))
             said, evidence = record["estimated_dice"]["mean"], features(record, label)
             rows.append(
                 {
                     "case": case,
-                    "dice": round(float(np.mean(list(dice.values()))), 4),
+                    "dice": round(float(np.mean(list(dice_of.values()))), 4),
                     "estimated": None if said is None else said["value"],
                     "stated_error": None if said is None else said["error"],
                     "evidence": dict(zip(FEATURES, evidence or (), strict=False)),

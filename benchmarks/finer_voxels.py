@@ -45,7 +45,7 @@ def main() -> None:
             bench.atlasnet(name, "study", data, "-o", folder, *STUDY)
             found[name] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         own, finer = (study["subjects"][MAIN] for study in found.values())
-        (gain,) = compare(finer, {"own": own}).values()
+        gain = compare({"finer voxels": (finer, own)})["finer voxels"]
         voxels = {name: plan.spacing for name, plan in plans.items()}
         dice = {name: study["methods"][MAIN]["mean_dice"] for name, study in found.items()}
         wanted = {"not_behind": gain.mean >= 0}

@@ -64,9 +64,9 @@ def main() -> None:
         enlarge(small, large, tuple(options.size), options.seed)
         bench = Bench(options, work)
         model = work / "model"
-        words = shlex.split("--atlases 2 --network segnet --width 0.25 --epochs 10")
-        bench.atlasnet("training", *bench.train_words(data, "-o", model, *words))
-        words = ["predict", large, "-m", model, "--overwrite", "-o"]
+        training = shlex.split("--atlases 2 --network segnet --width 0.25 --epochs 10")
+        bench.atlasnet("training", *bench.train_words(data, "-o", model, *training))
+        words: list[object] = ["predict", large, "-m", model, "--overwrite", "-o"]
         usage = bench.atlasnet("prediction", *words, work / "out" / "large.nrrd", limit_gib=options.limit)
         record = json.loads((work / "out" / "large.json").read_text(encoding="utf-8"))
         refused = bench.atlasnet("refusal", *words, work / "refused" / "large.nrrd", limit_gib=REFUSED_GIB, exit_code=2)

@@ -49,10 +49,10 @@ def chest_cohort(data: Path, folder: Path) -> Path:
         image = read_volume(data / "imagesTr" / f"{name}_0000.nii.gz")
         grid = image.grid.with_spacing(CHEST_SPACING)
         array = Transform.identity().warp(image, grid).array
-        labels = Transform.identity().warp(read_labels(path), grid, interpolation="label").array.astype(np.uint8)
-        labels[0][(labels[0] == 0) & (array[0] > BONE) & body(array[0])] = BONE_LABEL
+        bones = Transform.identity().warp(read_labels(path), grid, interpolation="label").array.astype(np.uint8)
+        bones[0][(bones[0] == 0) & (array[0] > BONE) & body(array[0])] = BONE_LABEL
         write_volume(folder / "imagesTr" / f"{name}_0000.nii.gz", Volume(array.astype(np.int16), grid))
-        write_volume(folder / "labelsTr" / f"{name}.nii.gz", Volume(labels, grid))
+        write_volume(folder / "labelsTr" / f"{name}.nii.gz", Volume(bones, grid))
     labels = {"background": 0, "right lung": 1, "left lung": 2, "bone": BONE_LABEL}
     declared = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
     write_json(folder / "dataset.json", declared)

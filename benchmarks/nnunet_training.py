@@ -15,6 +15,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ ITERATIONS, VALIDATED = 50, 1  # of an epoch; with 250, a training of minutes wo
 TIMED = 6
 
 
-def trainer_of(dataset: str, configuration: str, epochs: int, iterations: int):
+def trainer_of(dataset: str, configuration: str, epochs: int, iterations: int) -> Any:
     """On all subjects: nnU-Net's own folds would train on fewer."""
     trainer = get_trainer_from_args(dataset, configuration, "all", device=torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, iterations
@@ -42,7 +43,7 @@ def main() -> None:
     ends: list[float] = []
     step = trial.train_step
 
-    def timed_step(batch):
+    def timed_step(batch: Any) -> Any:
         result = step(batch)
         ends.append(time.perf_counter())
         return result

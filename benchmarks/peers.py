@@ -62,8 +62,9 @@ def greedy(fixed: str, moving: str, mask: str, threads: int) -> Result:
     """greedy -m NCC 2x2x2 -n 100x50x10 -mm -oinv."""
     from picsl_greedy import Greedy2D, Greedy3D
 
-    images = {"fixed": read(fixed), "moving": read(moving), "mask": read(mask), "warp": None, "inverse": None}
-    plane = images["fixed"].GetDimension() == 2
+    scan = read(fixed)
+    images = {"fixed": scan, "moving": read(moving), "mask": read(mask), "warp": None, "inverse": None}
+    plane = scan.GetDimension() == 2
     start = time.perf_counter()
     program = Greedy2D() if plane else Greedy3D()
     program.execute(

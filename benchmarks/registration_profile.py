@@ -73,7 +73,7 @@ class Traffic(TorchDispatchMode):
     """Bytes that tensor operations read and write, by stage; views move nothing."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch leaves it
         self.clock = clock
         self.bytes: dict[str, int] = defaultdict(int)
 
@@ -95,7 +95,7 @@ class Products(FlopCounterMode):
 
     def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
         before = self.get_total_flops()
-        result = super()._count_flops(func_packet, out, args, kwargs)
+        result = super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]  # likewise
         self.operations[self.clock.running[-1]] += self.get_total_flops() - before
         return result
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench import Bench, arguments, named, summary_lines, work_folder
 
@@ -24,7 +26,7 @@ DEVELOPMENT = 30  # of every second subject of imagesTr that is not trained on, 
 
 
 def main() -> None:
-    parser = arguments(__doc__, "study_development")
+    parser = arguments(__doc__ or "", "study_development")
     parser.add_argument("--tests", choices=("development", "release"), default="development")
     parser.add_argument("--study-options", default="--atlases 3 --seeds 1", metavar="TEXT", help="for `atlasnet study`")
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
@@ -44,10 +46,14 @@ def main() -> None:
         bench.result |= {"note": options.note, "study": found}
         if options.beside is not None:
             before = json.loads(options.beside.read_text(encoding="utf-8"))["study"]["subjects"][MAIN]
-            (gain,) = compare(found["subjects"][MAIN], {"beside": before}).values()
-            bench.result |= {"beside": options.beside.name, "this_minus_beside": asdict(gain)}
+            bench.result |= {"beside": options.beside.name, "this_minus_beside": gain(found["subjects"][MAIN], before)}
         print(summary_lines({row["title"]: round(row["mean_dice"], 4) for row in found["methods"].values()}))
         bench.write()
+
+
+def gain(this: Mapping[str, float], beside: Mapping[str, float]) -> dict[str, Any]:
+    """The paired difference of two methods' Dice of the same subjects."""
+    return asdict(compare({"beside": (this, beside)})["beside"])
 
 
 def development(data: Path) -> list[str]:

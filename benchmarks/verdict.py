@@ -130,7 +130,7 @@ def stored_otherwise(image: Volume, labels: Volume, random: np.random.Generator)
 
 def mr_like(hu: np.ndarray) -> np.ndarray:
     """Air dark, fat bright, bone dark, as a T1 image has them."""
-    return np.interp(hu, [-1000, -200, -100, 40, 300, 1000], [0, 20, 800, 400, 50, 0]).astype(np.float32)
+    return np.asarray(np.interp(hu, [-1000, -200, -100, 40, 300, 1000], [0, 20, 800, 400, 50, 0]), dtype=np.float32)
 
 
 CHEST: list[tuple[str, str, Change]] = [

@@ -180,7 +180,8 @@ def test_a_study_that_is_refused_leaves_nothing_that_refuses_the_next(
 
 
 def test_a_training_subject_cannot_be_a_test_subject(cohort: Cohort, tmp_path: Path) -> None:
-    copied = tmp_path / "copy_0000.nii.gz"
+    copied = tmp_path / "scans" / "copy_0000.nii.gz"
+    copied.parent.mkdir()
     shutil.copyfile(cohort["s1"].images[0], copied)
     leaked = Subject("innocent", (copied,), cohort["s1"].labels)
     with pytest.raises(InputError, match="innocent is s1"):
@@ -192,11 +193,12 @@ def test_a_training_scan_is_recognised_in_another_file(cohort: Cohort, tmp_path:
     scan = sitk.ReadImage(cohort["s1"].images[0], sitk.sitkFloat64)
     turned = sitk.Flip(sitk.PermuteAxes(scan, [2, 0, 1]), [True] * 3)
     turned.SetOrigin((40.0, -7.0, 3.0))
-    sitk.WriteImage(turned, tmp_path / "copy.mha")
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(turned, tmp_path / "scans" / "copy.mha")
     reference = sitk.Flip(sitk.PermuteAxes(sitk.ReadImage(cohort["s1"].labels), [2, 0, 1]), [True] * 3)
     reference.CopyInformation(turned)
     sitk.WriteImage(reference, tmp_path / "labels.nii.gz")
-    leaked = Subject("innocent", (tmp_path / "copy.mha",), tmp_path / "labels.nii.gz")
+    leaked = Subject("innocent", (tmp_path / "scans" / "copy.mha",), tmp_path / "labels.nii.gz")
     with pytest.raises(InputError, match="innocent is s1"):
         run_study(cohort, [leaked], tmp_path / "o", QUICK, execution=ONE)
 
