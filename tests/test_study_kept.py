@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Sequence
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from atlasnet import __version__
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation import PatchProtocol
-from atlasnet.execution import Execution, SilentReporter
-from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjects, run_study, write_study
+from atlasnet.execution import Execution, SilentReporter, write_json
+from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjects, run_study, summarise, write_study
+from atlasnet.study.kept import read_sealed, write_sealed
 from atlasnet.study.records import Run
 from atlasnet.study.request import StudyRequest
+from atlasnet.study.software import versions
+from atlasnet.study.tables import main_table
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_labels, write_labels
 from synthetic import write_study_cohort
@@ -86,6 +91,84 @@ def test_a_later_call_finds_all_that_is_there_without_any_list_of_it(
     assert [r for r in found.results if r.run.method.name != "propagation-local"] == list(study.results)
     assert {r.run.epoch for r in found.results} == {None, 1}
     assert {r.run.fraction for r in found.results} == {0.4, 1.0}
+
+
+def test_results_of_several_versions_are_told_apart(
+    study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(study.folder, tmp_path / "s")
+    (alone,) = summarise(study)["software"]
+    assert alone["versions"] == [versions()]
+    assert alone["results"] == len(study.results)
+    monkeypatch.setattr("atlasnet.study.software.__version__", "9.9.0")
+    said = SilentReporter()
+    later = run_study(cohort, tests, tmp_path / "s", LOCAL, execution=replace(ONE, reporter=said))
+    assert [text for text in said.warnings if "atlasnet 9.9.0" in text and f"atlasnet {__version__}" in text]
+    found = write_study(later, tests)
+    of_method = {name: group["versions"] for group in found["software"] for name in group["methods"]}
+    assert of_method["propagation-local"] == [versions()]
+    assert of_method["atlasnet"] == [versions() | {"atlasnet": __version__}]
+    (caution,) = [text for text in found["cautions"] if "several versions of the software" in text]
+    assert "atlasnet 9.9.0, torch" in caution
+    assert caution in main_table(found)
+    assert caution in html.unescape((tmp_path / "s" / "study.html").read_text(encoding="utf-8"))
+    kept = json.loads((tmp_path / "s" / "settings.json").read_text(encoding="utf-8"))["software"]
+    assert [one["atlasnet"] for one in kept] == [__version__, "9.9.0"]
+
+
+def test_a_network_of_one_version_may_segment_in_another(
+    study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(study.folder, tmp_path / "s")
+    shutil.rmtree(tmp_path / "s" / "runs" / "atlasnet-2" / "100" / "seed0")
+    monkeypatch.setattr("atlasnet.study.software.__version__", "9.9.0")
+    later = run_study(cohort, tests, tmp_path / "s", OPTIONS, execution=ONE)
+    (result, _) = [r for r in later.results if r.run.folder == "runs/atlasnet-2/100/seed0"]
+    assert [one["atlasnet"] for one in result.versions] == [__version__, "9.9.0"]
+
+
+def test_a_study_of_before_versions_were_recorded_stays_and_says_so(
+    study: Study, cohort: Cohort, tests: Sequence[Subject], tmp_path: Path
+) -> None:
+    shutil.copytree(study.folder, tmp_path / "s")
+    for path in (tmp_path / "s" / "runs").rglob("t?.json"):
+        content = read_sealed(path, pytest.fail)
+        assert content is not None
+        write_sealed(path, {name: value for name, value in content.items() if name != "versions"})
+    settings = tmp_path / "s" / "settings.json"
+    before = json.loads(settings.read_text(encoding="utf-8"))
+    write_json(settings, {name: value for name, value in before.items() if name not in ("begun", "software")})
+    found = write_study(run_study(cohort, tests, tmp_path / "s", OPTIONS, execution=ONE), tests)
+    assert found["software"][0]["versions"] == []
+    assert found["how"]["begun"] is None
+    assert not [text for text in found["cautions"] if "versions" in text]
+    found = write_study(run_study(cohort, tests, tmp_path / "s", LOCAL, execution=ONE), tests)
+    (caution,) = [text for text in found["cautions"] if "several versions" in text]
+    assert "versions that were not recorded: " in caution
+
+
+def test_the_page_says_how_the_study_was_done(study: Study, tests: Sequence[Subject]) -> None:
+    how = write_study(study, tests)["how"]
+    assert {name: how[name] for name in ("preset", "changed", "epochs", "network", "width", "registration")} == {
+        "preset": "default",
+        "changed": True,
+        "epochs": 2,
+        "network": "unet",
+        "width": 0.25,
+        "registration": "centre",
+    }
+    assert (how["training_subjects"], how["test_subjects"], how["sharing"], how["fusion"]) == (
+        3,
+        2,
+        "independent",
+        "mean",
+    )
+    assert how["spacing_mm"] == json.loads((study.folder / "plan.json").read_text())["spacing"]
+    page = (study.folder / "study.html").read_text(encoding="utf-8")
+    for cell in ("default, changed", "unet, width 0.25", "centre", f"atlasnet {__version__}, torch"):
+        assert f">{cell}" in page
+    assert "<h2>How</h2>" in page
+    assert json.loads((study.folder / "study.json").read_text(encoding="utf-8"))["how"] == how
 
 
 def names(subjects: Sequence[Subject]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,15 @@ class KeptResults:
         content = read_sealed(path, self.say.warn)
         if content is None or (content["scores"] and not self._has_labels(path, content)):
             return None
-        return CaseResult(run, case, tuple(content["scores"]), content["details"])
+        return CaseResult(run, case, tuple(content["scores"]), content["details"], tuple(content.get("versions", ())))
 
-    def write(
-        self, run: Run, case: str, labels: Volume, scores: Sequence[Mapping[str, Any]], details: Mapping[str, Any]
-    ) -> None:
-        """Keep a label map and its scores; the JSON comes last: where it is, the label map was whole."""
-        path = self._path(run, case)
+    def write(self, result: CaseResult, labels: Volume) -> None:
+        """Keep a result and its label map; the JSON comes last: where it is, the label map was whole."""
+        path = self._path(result.run, result.case)
         place = path.with_suffix(LABELS)
         write_labels(place, labels)
-        write_sealed(path, {"scores": scores, "details": details, LABELS_CHECKSUM: file_digest(place)})
+        content = {"scores": result.scores, "details": result.details, "versions": result.versions}
+        write_sealed(path, {**content, LABELS_CHECKSUM: file_digest(place)})
 
     def fail(self, run: Run, case: str, error: AtlasNetError) -> None:
         """Keep that a scan could not be segmented."""

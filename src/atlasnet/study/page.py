@@ -13,7 +13,16 @@ from atlasnet.study.confidence import MEASURES
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
 from atlasnet.study.summary import best_median_worst, summarise, write_cases, write_curves
-from atlasnet.study.tables import as_interval, as_number, cautions, label_table, main_rows, without_label, write_table
+from atlasnet.study.tables import (
+    as_interval,
+    as_number,
+    cautions,
+    how_rows,
+    label_table,
+    main_rows,
+    without_label,
+    write_table,
+)
 from atlasnet.volume import read_labels
 from atlasnet.wording import counted
 
@@ -31,9 +40,10 @@ def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -
         modality: the images' first channel, for the grey window.
 
     Returns:
-        The summary; see `atlasnet.study.summary.summarise`.
+        The summary, see `atlasnet.study.summary.summarise`, with its ``cautions``.
     """
     found = summarise(study)
+    found["cautions"] = cautions(found)
     write_json(study.folder / SUMMARY, found)
     write_cases(study, study.folder / CASES)
     write_curves(found, study.folder / CURVES)
@@ -53,7 +63,7 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         "segmented, curves over those segmented at all of their points; a distance is undefined where a label was not "
         "found."
     )
-    for caution in cautions(found):
+    for caution in found["cautions"]:
         page.text(caution)
     if study.organ_mask:
         page.text("All methods were trained, tested and scored within organ masks; what lies outside is background.")
@@ -66,6 +76,9 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         if said := without_label(found, label):
             page.text(said)
         page.table(*label_table(found, label))
+    if found["how"]:
+        page.heading("How")
+        page.table(["what", "which"], how_rows(found), words=["which"])
     titles = {method.name: method.title for method in METHODS}
     _patches(page, found["patches"], titles)
     _curves(page, study, found, titles, figures)

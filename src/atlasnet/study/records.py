@@ -193,12 +193,15 @@ class CaseResult:
         case: the scan.
         scores: fields of `LabelScores`, per label.
         details: see `atlasnet.study.certainty.describe`; empty where there was no result.
+        versions: of the software that trained its networks and segmented with them, several where they differ; empty
+            for one of before they were recorded.
     """
 
     run: Run
     case: str
     scores: tuple[dict[str, Any], ...]
     details: dict[str, Any]
+    versions: tuple[dict[str, str], ...] = ()
 
 
 def known(results: Iterable[CaseResult], detail: str) -> list[Any]:
@@ -224,6 +227,7 @@ class Study:
         protocol: which patches were classified, if any.
         patches: those of every method of the main table, for each seed.
         observer_patches: those of every observer.
+        how: it was done, see `atlasnet.study.how.how`; empty for one that was put together otherwise.
     """
 
     folder: Path
@@ -239,3 +243,4 @@ class Study:
     protocol: PatchProtocol | None = None
     patches: Mapping[str, Sequence[OfSubjects]] = field(default_factory=dict)
     observer_patches: tuple[OfSubjects, ...] = ()
+    how: Mapping[str, Any] = field(default_factory=dict)

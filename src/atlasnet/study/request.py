@@ -20,6 +20,7 @@ from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
 from atlasnet.study.page import CASES, CURVES, PAGE, SUMMARY, TABLE
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.shares import check_shares, check_shares_of_slices
+from atlasnet.study.software import Versions, decisive, today, versions
 from atlasnet.study.subjects import check_observer, check_test_subjects, subject_digests
 from atlasnet.training.model import class_values
 from atlasnet.training.pairs import check_tissues, planned_operator
@@ -56,6 +57,7 @@ class StudyRequest:
         self.labels = {name: value for name, value in cohort.labels.items() if value != 0}
         self.values = class_values(cohort.labels, cohort.ignore_label)
         self.recipe, self.sharing = options.recipe(), options.shared()
+        self.earlier: list[Versions] = []  # versions that worked on the study; an empty one where nobody recorded it
         self._check()
 
     def _check(self) -> None:
@@ -158,7 +160,11 @@ class StudyRequest:
         return plan
 
     def checked_settings(self) -> dict[str, Any]:
-        """Figures of one table come from one setting; what is named here may be added."""
+        """Figures of one table come from one setting; what is named here may be added.
+
+        Returns:
+            What is written into `SETTINGS`, with when the study was begun and by which versions.
+        """
         options = asdict(self.options) | {"allow_module": False}  # which network it is says enough
         added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
         for name in (*added, "preset", "epochs", "spacing"):  # the recipe and the plan say the last three
@@ -186,7 +192,18 @@ class StudyRequest:
                 found="another " + ", another ".join(changed),
                 remedy="give another folder with -o",
             )
-        return settings
+        return settings | self._recorded(path)
+
+    def _recorded(self, path: Path) -> dict[str, Any]:
+        """When the study was ``begun``, and which versions of the ``software`` worked on it, from when on."""
+        known: dict[str, Any] = {"begun": None if path.exists() else today(), "software": []}
+        with reading_back(path):
+            before = read_json(path) if path.exists() else {}
+            known |= {name: before[name] for name in known if name in before}
+            self.earlier = [decisive(one) for one in known["software"]] or ([{}] if before else [])
+        if versions() not in self.earlier:
+            known["software"] = [*known["software"], {"from": today(), **versions()}]
+        return known
 
     def _check_folder(self, settings: Any) -> None:
         """Find out that files lie where those of a study belong, and are of none, such as these ``settings``."""

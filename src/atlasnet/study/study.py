@@ -22,6 +22,7 @@ from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.canvas import write_canvas
 from atlasnet.study.certainty import describe
+from atlasnet.study.how import how
 from atlasnet.study.memory import RememberingOperator
 from atlasnet.study.methods import Method
 from atlasnet.study.patches import with_patches
@@ -29,6 +30,7 @@ from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
 from atlasnet.study.request import ATLASES, PLAN, SETTINGS, StudyRequest
 from atlasnet.study.shares import share_of_slices, share_of_subjects
+from atlasnet.study.software import as_text, decisive, distinct, versions
 from atlasnet.study.subjects import observer_files
 from atlasnet.training.atlases import atlas_count, chosen_names
 from atlasnet.training.fit import fit
@@ -84,9 +86,16 @@ class StudyRun(StudyRequest):
         if not (self.folder / PLAN).exists():
             plan.write(self.folder / PLAN)
         sources = self._atlases()
+        others = [one for one in self.earlier if one != versions()]
         for job in self.jobs():
             self.execution.pause()
             if unfinished := self.unfinished(job, len(sources)):
+                if others:
+                    self.say.warn(
+                        f"results of {as_text(others)} are in the folder, and those that are missing are made by "
+                        f"{as_text([versions()])}: one table will hold both, and say which is which"
+                    )
+                    others.clear()
                 self.say.note(f"{job.method.title}, {job.details}")
                 self._run(job, unfinished, plan, sources)
         study = Study(
@@ -100,6 +109,7 @@ class StudyRun(StudyRequest):
             results=tuple(self._results(len(sources))),
             observers=observers,
             organ_mask=are_masked(self.tests),
+            how=how(self, settings, plan),
         )
         if self.options.patches is None:
             return study
@@ -184,15 +194,16 @@ class StudyRun(StudyRequest):
         runs = job.with_atlases(len(sources))
         try:
             if job.method.seeded:
-                segment = self._networks(job, plan, sources)
+                segment, trained = self._networks(job, plan, sources)
             else:
-                segment = self._propagation(job.method, plan, sources)
+                segment, trained = self._propagation(job.method, plan, sources), []
         except RegistrationError as error:
             # With few subjects an atlas may be left without any: the method failed, the study goes on.
             for test in tests:
                 for run in runs:
                     self._fail(run, test, error)
             return
+        made_by = distinct([*trained, versions()])
         for test in self.say.track(tests, f"segmenting: {job.method.name}", len(tests)):
             self.execution.pause()
             try:
@@ -204,7 +215,7 @@ class StudyRun(StudyRequest):
                 continue
             for run in runs:
                 try:
-                    self._keep(run, test, fuse(run.atlases))
+                    self._keep(run, test, fuse(run.atlases), made_by)
                 except (RegistrationError, VolumeError) as error:
                     self._fail(run, test, error)
 
@@ -213,12 +224,14 @@ class StudyRun(StudyRequest):
         self.say.warn(f"{run.folder}: {test.name}: {error}")
         self.kept.fail(run, test.name, error)
 
-    def _networks(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
+    def _networks(self, job: Run, plan: Plan, sources: Sequence[AtlasSource]) -> tuple[Segment, list[dict[str, str]]]:
+        """What segments, and the versions that trained it."""
         method, wanted = job.method, PredictOptions(fusion=self.options.fusion, agreement=True)
         epoch = None if job.epoch is None else self.lengthened(method, job.epoch, len(sources))
-        predictors = []
+        predictors, trained = [], []
         for member in self.members(job, len(sources)):
             model = self._model(member, plan, sources)
+            trained.append(decisive(model.provenance.get("versions", {})))
             operator: Operator = make_operator(model.operator, **model.operator_settings)
             if method.space == "atlases":
                 operator = RememberingOperator(operator, self.work)
@@ -245,7 +258,7 @@ class StudyRun(StudyRequest):
 
             return fuse
 
-        return segment
+        return segment, trained
 
     def _propagation(self, method: Method, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
         atlases = [(source.read(), self.cohort[str(source.subject)].read_labels()) for source in sources]
@@ -268,13 +281,13 @@ class StudyRun(StudyRequest):
 
         return segment
 
-    def _keep(self, run: Run, test: Subject, prediction: Prediction) -> None:
+    def _keep(self, run: Run, test: Subject, prediction: Prediction, made_by: tuple[dict[str, str], ...]) -> None:
         """Score a segmentation and write it."""
         grid = prediction.labels.grid
         reference, mask = test.read_labels(grid), test.read_mask(grid)
         scores = self._scores(test, prediction.labels, reference)
         details = describe(prediction, reference, self.cohort.ignore_label, mask)
-        self.kept.write(run, test.name, prediction.labels, scores, details)
+        self.kept.write(CaseResult(run, test.name, tuple(scores), details, made_by), prediction.labels)
 
     def _scores(self, test: Subject, labels: Volume, reference: Volume) -> list[dict[str, Any]]:
         """The fields of `LabelScores`, per label."""

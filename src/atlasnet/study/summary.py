@@ -17,6 +17,7 @@ from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study, known
 from atlasnet.study.shares import share_size
+from atlasnet.study.software import software
 from atlasnet.study.statistics import compare, interval, worst_tenth
 
 SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
@@ -46,7 +47,8 @@ def summarise(study: Study) -> dict[str, Any]:
         with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
         `atlasnet.study.confidence.confidence`. ``observers``: per observer the number of ``subjects``, and ``labels``
         and ``undefined`` as of a method; ``subjects``: per method and test subject the mean Dice. ``patches``: see
-        `summarise_patches`. ``organ_mask``: whether everything was done within organ masks.
+        `summarise_patches`. ``organ_mask``: whether everything was done within organ masks. ``how``: it was done, see
+        `atlasnet.study.how.how`. ``software``: which versions made which results, see `atlasnet.study.software`.
     """
     by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
@@ -82,6 +84,8 @@ def summarise(study: Study) -> dict[str, Any]:
         "subjects": subjects,
         "patches": summarise_patches(study),
         "organ_mask": study.organ_mask,
+        "how": dict(study.how),
+        "software": software(study.results),
     }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from atlasnet.execution import atomic_path
 from atlasnet.study.methods import METHOD
+from atlasnet.study.software import as_text, mixed
 from atlasnet.study.summary import SCORES
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import counted, lengths, shortened
 
 _FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
 _HEADINGS = {
@@ -49,7 +50,7 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def cautions(found: Mapping[str, Any]) -> list[str]:
     """What makes the main table less sure than it looks."""
-    said = []
+    said = [text] if (text := mixed(found["software"])) else []
     seeded = {name: row for name, row in found["methods"].items() if METHOD[name].seeded}
     if len({tuple(row["seeds"]) for row in seeded.values()}) > 1:
         listed = "; ".join(f"{row['title']}: {', '.join(map(str, row['seeds']))}" for row in seeded.values())
@@ -156,3 +157,28 @@ def write_table(found: Mapping[str, Any], path: Path) -> None:
                 writer.writerow(
                     [name, label, *every, *means, *counts, *gains, absent["subjects"], absent["false_positive"]]
                 )
+
+
+def how_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """How the study was done, with its seeds and who made the results: a row of text for each thing."""
+    told = found["how"]
+    preset = told["preset"] + (", changed" if told["changed"] else "")
+    seeds = sorted({seed for row in found["methods"].values() for seed in row["seeds"]})
+    return [
+        ["training subjects", str(told["training_subjects"])],
+        ["test subjects", str(told["test_subjects"])],
+        ["channels", ", ".join(told["channels"])],
+        ["atlases", ", ".join(found["atlases"])],
+        ["seeds", ", ".join(map(str, seeds))],
+        ["preset", preset],
+        ["epochs", str(told["epochs"])],
+        ["network", f"{told['network']}, width {told['width']:g}"],
+        ["voxels of the networks, mm", lengths(told["spacing_mm"])],
+        ["registration", told["registration"] + (" with settings of one's own" * bool(told["registration_settings"]))],
+        ["fusion", told["fusion"]],
+        ["AtlasNet's networks share", told["sharing"]],
+        ["within organ masks", "yes" if found["organ_mask"] else "no"],
+        ["made with", "; ".join(as_text(group["versions"]) for group in found["software"])],
+        ["begun", told["begun"] or "on a day that was not recorded"],
+        ["summed up", f"{told['written']}, with {as_text([told['written_by']])}"],
+    ]
