@@ -193,6 +193,13 @@ def test_one_atlas_is_its_own_arg_max() -> None:
         assert torch.equal(fused.labels, torch.where(covered, probabilities.argmax(0), 0))
 
 
+@pytest.mark.parametrize("method", ["mean", "vote", "weighted", "local", "learnt"])
+def test_one_atlas_agrees_with_itself_where_its_classes_differ_by_rounding(method: str) -> None:
+    fused = fuse_voxel(method, column(0.5, 0.5 + 3e-7))
+    assert int(fused.labels) == 0
+    assert float(fused.share) == 1
+
+
 def test_probabilities_that_are_not_finite_are_refused() -> None:
     with pytest.raises(ModelError, match="not finite"):
         fuse_voxel("mean", column(float("nan"), 0.5))

@@ -95,6 +95,16 @@ def test_scores_are_those_of_the_label_maps(study: Study, cohort: Cohort) -> Non
                 assert row["dice"] == pytest.approx(dice(labels == value, reference == value))
 
 
+def test_only_what_several_networks_say_has_an_agreement(study: Study, found: dict) -> None:
+    for result in study.results:
+        one = result.run.method.name in ("plain", "augmented", "augmented-long") or result.run.atlases == 1
+        if result.details.keys() > {"seconds"}:
+            assert (result.details["agreement"] is None) == one
+            assert result.details["certainty"] is not None
+    assert found["confidence"]["plain"]["agreement_of_subjects"] == {}
+    assert sorted(found["confidence"]["atlasnet"]["agreement_of_subjects"]) == [*TESTS]
+
+
 def test_curves_have_a_point_for_each_number_of_atlases_and_share(found: dict) -> None:
     assert [p["x"] for p in found["over_atlases"]["atlasnet"]] == [1, 2]
     assert found["over_atlases"]["atlasnet"][1]["dice"] == found["methods"]["atlasnet"]["mean_dice"]

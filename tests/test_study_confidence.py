@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atlasnet.study.confidence import BINS, MEASURES, STEPS, calibration, calibration_counts, confidence, coverage
-from atlasnet.study.methods import METHODS
+from atlasnet.study.methods import METHOD
 from atlasnet.study.records import CaseResult, Run
 
 RANDOM = np.random.default_rng(0)
@@ -70,15 +73,46 @@ def test_who_knows_his_failures_gains_with_every_one_that_is_put_aside() -> None
 
 
 def test_results_of_before_there_was_a_measure_have_none_of_it() -> None:
-    run = Run(METHODS[0], 1.0, 0, None)
+    run = Run(METHOD["atlasnet"], 1.0, 0, 2)
     results = [
         CaseResult(run, f"s{i}", (), {"certainty": 0.1 * i, "agreement": 1.0, "error_auc_entropy": 0.5})
         for i in range(6)
     ]
-    found = confidence(results, {f"s{i}": 0.1 * i for i in range(6)})
+    found = confidence(results, {f"s{i}": 0.1 * i for i in range(6)}, networks=2)
     assert found["certainty"]["spearman"] == pytest.approx(1)
     assert found["expected_dice"] is None
     assert found["expected_dice_coverage"] == []
     assert found["calibration"] is None
     assert found["error_auc_entropy"] == 0.5
     assert all(f"{measure}_of_subjects" in found for measure in MEASURES)
+
+
+def of_details(details: Sequence[dict[str, Any]], name: str, networks: int) -> dict[str, Any]:
+    run = Run(METHOD[name], 1.0, 0, METHOD[name].atlases(networks))
+    results = [CaseResult(run, f"s{i}", (), one) for i, one in enumerate(details)]
+    return confidence(results, {f"s{i}": 0.1 * i for i in range(len(details))}, networks=run.networks(networks))
+
+
+def test_a_single_network_agrees_with_nobody() -> None:
+    """Results of before have its agreement with itself, 1 but for the rounding."""
+    details = [
+        {"certainty": 0.1 * i, "agreement": 1 - 1e-7 * i, "expected_dice": 0.5, "error_auc_agreement": 0.6}
+        for i in range(8)
+    ]
+    for name in ("plain", "augmented-long"):
+        found = of_details(details, name, 6)
+        assert (found["agreement"], found["agreement_of_subjects"], found["error_auc_agreement"]) == (None, {}, None)
+        assert found["certainty"]["spearman"] == pytest.approx(1)
+    assert of_details(details, "atlasnet", 1)["agreement"] is None
+    assert of_details(details, "ensemble", 3)["agreement"]["spearman"] == pytest.approx(-1)
+    assert of_details(details, "propagation", 3)["agreement"] is None
+
+
+def test_a_scan_onto_which_one_atlas_fits_has_no_agreement_and_is_not_the_least_sure() -> None:
+    details = [{"certainty": 0.5, "agreement": 0.1 * i, "expected_dice": 0.1 * i} for i in range(8)]
+    details[3] |= {"agreement": None}
+    details[0] = dict.fromkeys(MEASURES)  # nothing was found
+    found = of_details(details, "atlasnet", 3)
+    assert sorted(found["agreement_of_subjects"]) == [f"s{i}" for i in range(8) if i != 3]
+    assert found["agreement_of_subjects"]["s0"] == 0
+    assert len(found["certainty_of_subjects"]) == 8

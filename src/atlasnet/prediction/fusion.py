@@ -182,11 +182,14 @@ def _log_likelihoods(performance: Performance) -> tuple[Tensor, Tensor]:
 
 
 def own_choice(probabilities: Tensor, covered: Tensor) -> Tensor:
-    """(z, y, x) int16, the class that an atlas alone would choose, the lower of two equal ones, -1 off its reach."""
-    return _first_highest(probabilities).masked_fill_(~covered, -1)
+    """(z, y, x) int16, the class that an atlas alone would choose, the lower of two equal ones, -1 off its reach.
+
+    Those are equal that a fusion takes for equal: the result of one atlas is its own choice.
+    """
+    return _first_highest(probabilities, _ROUNDING).masked_fill_(~covered, -1)
 
 
-def _first_highest(scores: Tensor, tolerance: float = 0.0) -> Tensor:
+def _first_highest(scores: Tensor, tolerance: float) -> Tensor:
     """(z, y, x) int16, the lowest class whose score (classes, z, y, x) is at most ``tolerance`` below the highest.
 
     Class by class, which is several times faster than torch's arg max over the first axis.

@@ -25,11 +25,12 @@ def describe(
         mask: an organ; outside of it nothing counts.
 
     Returns:
-        ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the atlases there;
+        ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the networks there;
         ``expected_dice`` of the result with a truth drawn from its probabilities; ``calibration``, see
         `atlasnet.study.confidence.calibration_counts`, over the voxels found or in the reference; and
         ``error_auc_entropy`` and ``error_auc_agreement``, the area under the curve with which entropy and disagreement
-        tell wrong voxels from right ones, among the same. None where one is not defined.
+        tell wrong voxels from right ones, among the same. None where one is not defined, as the
+        agreement of a single network is not.
     """
     record = prediction.record
     details: dict[str, Any] = {}
@@ -37,12 +38,13 @@ def describe(
         return {"seconds": record["seconds"]}
     # A registration may have been remembered: its own record says what it took.
     asked = [atlas["seconds"] + atlas["seconds_network"] for atlas in record["atlases"] if "seconds_network" in atlas]
+    several = len(asked) > 1  # one alone agrees with itself
     details["seconds"] = round(sum(asked) + record["seconds"]["fusion"], 3)
     found, truth = prediction.labels.array[0], reference.array[0]
     entropy, share = prediction.entropy.array[0], prediction.agreement.array[0]
     inside = found > 0
     details["certainty"] = round(1 - float(entropy[inside].mean()), 6) if inside.any() else None
-    details["agreement"] = record["agreement"]["foreground"]
+    details["agreement"] = record["agreement"]["foreground"] if several else None
     details["expected_dice"] = record["agreement"]["expected_dice"]
     asked_about = inside | (truth > 0)
     if ignore_label is not None:
@@ -52,7 +54,7 @@ def describe(
     wrong = (found != truth)[asked_about]
     details["calibration"] = calibration_counts(prediction.confidence.array[0][asked_about], ~wrong)
     details["error_auc_entropy"] = _auc(entropy[asked_about], wrong)
-    details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong)
+    details["error_auc_agreement"] = _auc(1 - share[asked_about], wrong) if several else None
     return details
 
 

@@ -82,12 +82,13 @@ def coverage(values: Mapping[str, float], dice: Mapping[str, float]) -> list[dic
     return [{"coverage": count / len(ordered), "dice": float(ordered[:count].mean())} for count in kept]
 
 
-def confidence(results: Sequence[CaseResult], dice: Mapping[str, float]) -> dict[str, Any]:
+def confidence(results: Sequence[CaseResult], dice: Mapping[str, float], *, networks: int) -> dict[str, Any]:
     """What a method's confidence is worth.
 
     Args:
         results: of all test subjects and seeds.
         dice: by subject, the mean over labels and seeds.
+        networks: how many segment a scan; the agreement of fewer than two, which results of before have, is rounding.
 
     Returns:
         For each of `MEASURES`, ``NAME``: rank correlation with Dice (``spearman`` and its ``interval``) or None,
@@ -96,19 +97,30 @@ def confidence(results: Sequence[CaseResult], dice: Mapping[str, float]) -> dict
     """
     found: dict[str, Any] = {}
     seeds = len({result.run.seed for result in results})
+    agreeing = [result for result in results if networks > 1]
     for name in MEASURES:
         values: dict[str, list[float]] = {}
-        for result in results if known(results, name) else ():
-            if name in result.details and result.case in dice:
-                # Where nothing was found there is nothing to be sure of.
-                values.setdefault(result.case, []).append(result.details[name] or 0.0)
+        measured = agreeing if name == "agreement" else results
+        for result in measured if known(measured, name) else ():
+            if result.case in dice and (value := _said(result.details, name)) is not None:
+                values.setdefault(result.case, []).append(value)
         means = {case: float(np.mean(every)) for case, every in values.items() if len(every) == seeds}
         correlation = rank_correlation(list(means.values()), [dice[case] for case in means])
         found[name] = None if correlation is None else {"spearman": correlation[0], "interval": correlation[1]}
         found[f"{name}_of_subjects"] = means
         found[f"{name}_coverage"] = coverage(means, dice) if means else []
     for name in ("error_auc_entropy", "error_auc_agreement"):
-        areas = known(results, name)
+        areas = known(agreeing if name == "error_auc_agreement" else results, name)
         found[name] = float(np.mean(areas)) if areas else None
     found["calibration"] = calibration(known(results, "calibration"))
     return found
+
+
+def _said(details: Mapping[str, Any], name: str) -> float | None:
+    """One of `MEASURES` of a result: 0 where nothing was found, so that there is nothing to be sure of.
+
+    None where it was not measured, as in results of before, or is not defined, as the agreement of a single network.
+    """
+    if details.get(name) is not None:
+        return float(details[name])
+    return 0.0 if name in details and all(details.get(measure) is None for measure in MEASURES) else None

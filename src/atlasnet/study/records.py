@@ -171,6 +171,12 @@ class Run:
         run = cls(METHOD[found["method"]], float(found["percent"]) / 100, int(found["seed"]), atlases, of, epoch)
         return run if run.folder == name else None
 
+    def networks(self, most: int) -> int:
+        """How many segment a scan, with ``most`` atlases in the study."""
+        if self.method.space == "labels":
+            return 0
+        return most if self.method.members else self.atlases or 1
+
     def is_main(self, most: int) -> bool:
         """Whether it makes a row of the main table: all data, to the end of its training, with ``most`` atlases."""
         return self.fraction == 1 and self.epoch is None and self.atlases == self.method.atlases(most)

@@ -80,7 +80,9 @@ def summarise(study: Study) -> dict[str, Any]:
         ),
         "over_slices": _over_shares(by_run, full, "slices", lambda share: share),
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
-        "confidence": {name: confidence(found, subjects[name]) for name, found in main.items()},
+        "confidence": {
+            name: confidence(found, subjects[name], networks=full[name].networks(most)) for name, found in main.items()
+        },
         "subjects": subjects,
         "patches": summarise_patches(study),
         "organ_mask": study.organ_mask,
