@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlasnet.study.confidence import BINS, MEASURES, STEPS, calibration, calibration_counts, confidence, coverage
+from atlasnet.study.confidence import (
+    BINS,
+    MEASURES,
+    STEPS,
+    agreement_minus_certainty,
+    calibration,
+    calibration_counts,
+    confidence,
+    coverage,
+)
 from atlasnet.study.methods import METHOD
 from atlasnet.study.records import CaseResult, Run
 
@@ -116,3 +126,29 @@ def test_a_scan_onto_which_one_atlas_fits_has_no_agreement_and_is_not_the_least_
     assert sorted(found["agreement_of_subjects"]) == [f"s{i}" for i in range(8) if i != 3]
     assert found["agreement_of_subjects"]["s0"] == 0
     assert len(found["certainty_of_subjects"]) == 8
+
+
+def test_agreement_is_compared_with_the_certainty_of_another_over_the_subjects_of_both() -> None:
+    ours = of_details([{"agreement": 0.1 * i, "certainty": 0.5, "expected_dice": 0.5} for i in range(9)], "atlasnet", 2)
+    theirs = of_details([{"certainty": -0.1 * i} for i in range(8)], "plain", 2)
+    dice = {f"s{i}": 0.1 * i for i in range(9)}
+    found = agreement_minus_certainty(ours, theirs, (dice, dice))
+    assert found is not None
+    assert (found["spearman"], found["subjects"]) == (pytest.approx(2), 8)
+    assert found["interval"] == (pytest.approx(2), pytest.approx(2))
+    assert agreement_minus_certainty(theirs, theirs, (dice, dice)) is None
+
+
+def test_voxels_are_told_apart_subject_by_subject() -> None:
+    run = Run(METHOD["plain"], 1.0, 0)
+    areas = {"s0": (0.6, 0.8), "s1": (0.9, 0.9), "s2": (0.5, None), "s3": (0.7, 0.6)}
+    results = [
+        CaseResult(replace(run, seed=seed), case, (), {"error_auc_entropy": value})
+        for case, values in areas.items()
+        for seed, value in enumerate(values)
+    ]
+    found = confidence(results, dict.fromkeys(areas, 0.5), networks=1)
+    assert found["error_auc_entropy_of_subjects"] == pytest.approx({"s0": 0.7, "s1": 0.9, "s2": 0.5, "s3": 0.65})
+    assert found["error_auc_entropy"] == pytest.approx(0.6875)
+    low, high = found["error_auc_entropy_interval"]
+    assert 0.5 <= low < 0.6875 < high <= 0.9

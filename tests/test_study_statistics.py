@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from atlasnet.study.statistics import compare, holm, interval, rank_correlation, worst_tenth
+from atlasnet.study.statistics import compare, correlation_difference, holm, interval, rank_correlation, worst_tenth
 
 
 def test_holm_gives_the_textbook_values() -> None:
@@ -82,3 +82,22 @@ def test_rank_correlation_has_an_interval_around_it() -> None:
     assert low < value < high
     assert rank_correlation(x, np.ones(50)) is None
     assert rank_correlation([1, 2, 3], [1, 2, 3]) is None
+
+
+def test_correlations_are_compared_over_subjects_that_are_drawn_together() -> None:
+    random = np.random.default_rng(1)
+    dice = random.normal(size=60)
+    sure, unsure = dice + 0.3 * random.normal(size=60), dice + 3 * random.normal(size=60)
+    found = correlation_difference((sure, dice), (unsure, dice))
+    assert found is not None
+    value, (low, high) = found
+    assert value == pytest.approx(stats.spearmanr(sure, dice).statistic - stats.spearmanr(unsure, dice).statistic)
+    assert 0 < low < value < high
+    draws = []
+    for _ in range(500):  # a loop over bootstrap samples, of SciPy's correlations
+        i = random.integers(0, 60, 60)
+        draws.append(stats.spearmanr(sure[i], dice[i]).statistic - stats.spearmanr(unsure[i], dice[i]).statistic)
+    np.testing.assert_allclose([low, high], np.quantile(draws, [0.025, 0.975]), atol=0.08)
+    same = correlation_difference((sure, dice), (sure, dice))
+    assert same == (0, (0, 0))
+    assert correlation_difference((sure, dice), (np.ones(60), dice)) is None

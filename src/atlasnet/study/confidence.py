@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.study.records import CaseResult, known
-from atlasnet.study.statistics import rank_correlation
+from atlasnet.study.statistics import correlation_difference, interval, rank_correlation
 
 MEASURES = ("agreement", "certainty", "expected_dice")
 """What a method says of a result as a whole; see `atlasnet.study.certainty.describe`."""
@@ -93,7 +93,8 @@ def confidence(results: Sequence[CaseResult], dice: Mapping[str, float], *, netw
     Returns:
         For each of `MEASURES`, ``NAME``: rank correlation with Dice (``spearman`` and its ``interval``) or None,
         ``NAME_of_subjects``: its mean over the seeds, 0 for a result in which nothing was found, and ``NAME_coverage``:
-        see `coverage`. ``error_auc_entropy`` and ``error_auc_agreement``: means. ``calibration``: see `calibration`.
+        see `coverage`. ``error_auc_entropy`` and ``error_auc_agreement``: means over the subjects of their means over
+        the seeds, with ``NAME_interval`` and ``NAME_of_subjects``. ``calibration``: see `calibration`.
     """
     found: dict[str, Any] = {}
     seeds = len({result.run.seed for result in results})
@@ -110,10 +111,42 @@ def confidence(results: Sequence[CaseResult], dice: Mapping[str, float], *, netw
         found[f"{name}_of_subjects"] = means
         found[f"{name}_coverage"] = coverage(means, dice) if means else []
     for name in ("error_auc_entropy", "error_auc_agreement"):
-        areas = known(agreeing if name == "error_auc_agreement" else results, name)
-        found[name] = float(np.mean(areas)) if areas else None
+        areas: dict[str, list[float]] = {}
+        for result in agreeing if name == "error_auc_agreement" else results:
+            if result.details.get(name) is not None:
+                areas.setdefault(result.case, []).append(result.details[name])
+        of_subjects = {case: float(np.mean(every)) for case, every in areas.items()}
+        found[name] = float(np.mean([*of_subjects.values()])) if of_subjects else None
+        found[f"{name}_interval"] = interval([*of_subjects.values()])
+        found[f"{name}_of_subjects"] = of_subjects
     found["calibration"] = calibration(known(results, "calibration"))
     return found
+
+
+def agreement_minus_certainty(
+    main: Mapping[str, Any],
+    other: Mapping[str, Any],
+    dice: tuple[Mapping[str, float], Mapping[str, float]],
+) -> dict[str, Any] | None:
+    """How much better the agreement of one method tells its Dice than the certainty of another tells that one's.
+
+    Args:
+        main: of the one, from `confidence`.
+        other: of the other.
+        dice: by subject, of the one and of the other.
+
+    Returns:
+        ``spearman``, the difference of the correlations over the ``subjects`` of both, and its ``interval``, by
+        bootstrap over these; None where a correlation is not defined.
+    """
+    agreement, certainty = main["agreement_of_subjects"], other["certainty_of_subjects"]
+    shared = [case for case in agreement if case in certainty]
+    ours, theirs = (
+        ([said[case] for case in shared], [of[case] for case in shared])
+        for said, of in zip((agreement, certainty), dice, strict=True)
+    )
+    found = correlation_difference(ours, theirs)
+    return None if found is None else {"spearman": found[0], "interval": found[1], "subjects": len(shared)}
 
 
 def _said(details: Mapping[str, Any], name: str) -> float | None:

@@ -199,18 +199,25 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
         for measure in MEASURES:
             known = values[measure]
             cells.append("" if known is None else f"{known['spearman']:.3f} {as_interval(known['interval'], '.3f')}")
-        cells += [as_number(values[f"error_auc_{kind}"], ".3f") for kind in ("agreement", "entropy")]
+        ahead = values.get("main_agreement_minus_certainty")
+        cells.append("" if ahead is None else f"{ahead['spearman']:+.3f} {as_interval(ahead['interval'], '+.3f')}")
+        for kind in ("agreement", "entropy"):
+            area = f"error_auc_{kind}"
+            cells.append(f"{as_number(values[area], '.3f')} {as_interval(values[f'{area}_interval'], '.3f')}".strip())
         calibration = values["calibration"]
         rows.append([*cells, "" if calibration is None else f"{calibration['error']:.3f}"])
     page.heading("Does a method know how good it is?")
     page.text(
         "Rank correlation (Spearman) over the test subjects of their Dice with the agreement between the networks, "
         "with their certainty (1 - entropy, mean over what was found) and with the expected Dice (of the result with "
-        "a truth drawn from its probabilities); area under the curve with which entropy and disagreement find wrong "
-        "voxels among those found or looked for; expected calibration error, the mean distance over the same voxels of "
-        "the probability of what was chosen from how often that is right."
+        "a truth drawn from its probabilities); the correlation of AtlasNet's agreement minus that of the certainty, "
+        "subjects drawn together; area under the curve with which entropy and disagreement find wrong voxels among "
+        "those found or looked for, mean over the subjects; expected calibration error, the mean distance over the "
+        "same voxels of the probability of what was chosen from how often that is right. A single network agrees with "
+        "nobody."
     )
     head = ["method", *(f"{_MEASURED[measure]} and Dice" for measure in MEASURES)]
+    head.append("AtlasNet's agreement minus this certainty")
     page.table([*head, "errors by disagreement", "errors by entropy", "calibration error"], rows)
     _confidence_figures(page, found, {name: every[name] for name in DRAWN if name in every}, titles, figures)
 
@@ -229,8 +236,9 @@ def _confidence_figures(
         if of_subjects := values[f"{measure}_of_subjects"]:
             dice = found["subjects"][name]
             marks[f"{titles[name]}: {_MEASURED[measure]}"] = [(v, dice[case]) for case, v in of_subjects.items()]
-        if points := values["expected_dice_coverage"]:
-            kept[titles[name]] = [Point(100 * p["coverage"], p["dice"]) for p in points]
+        for measure in ("expected_dice", "agreement"):
+            if points := values[f"{measure}_coverage"]:
+                kept[f"{titles[name]}: {_MEASURED[measure]}"] = [Point(100 * p["coverage"], p["dice"]) for p in points]
         if values["calibration"] is not None:
             points = values["calibration"]["points"]
             calibrated[titles[name]] = [Point(p["confidence"], p["accuracy"]) for p in points]
@@ -241,10 +249,10 @@ def _confidence_figures(
     if kept:
         figure = curve_figure(
             kept,
-            x="subjects that are kept, those of the highest expected Dice, %",
+            x="subjects that are kept, those of the highest expected Dice or agreement, %",
             y="mean Dice",
             title="Dice over the coverage",
-            order=_order(titles),
+            order=[f"{titles[name]}: {_MEASURED[kind]}" for kind in ("expected_dice", "agreement") for name in DRAWN],
         )
         page.svg(
             svg(figure),

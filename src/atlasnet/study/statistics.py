@@ -123,6 +123,29 @@ def rank_correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> t
     return float(stats.spearmanr(x, y).statistic), (float(low), float(high))
 
 
+def correlation_difference(
+    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]], seed: int = 0
+) -> tuple[float, tuple[float, float]] | None:
+    """One Spearman's correlation minus another with the 95 % percentile-bootstrap interval; None where
+    one is not defined.
+
+    Args:
+        one: two values of every subject.
+        other: two others of the same subjects, who are drawn together.
+        seed: of the draws.
+    """
+    four = [np.round(np.asarray(values, dtype=np.float64), DECIMALS) for values in (*one, *other)]
+    if len(four[0]) < 4 or any(np.ptp(values) == 0 for values in four):
+        return None
+    index = np.random.default_rng(seed).integers(0, len(four[0]), (RESAMPLES, len(four[0])))
+    with np.errstate(invalid="ignore"):
+        ranks = [stats.rankdata(values[index], axis=1) for values in four]
+        drawn = _correlation(ranks[0], ranks[1]) - _correlation(ranks[2], ranks[3])
+    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    found = stats.spearmanr(four[0], four[1]).statistic - stats.spearmanr(four[2], four[3]).statistic
+    return float(found), (float(low), float(high))
+
+
 def _correlation(x: Float, y: Float) -> Float:
     """Pearson's of every row; not a number where a row is constant."""
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)

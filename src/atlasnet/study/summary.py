@@ -12,7 +12,7 @@ import numpy as np
 
 from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
-from atlasnet.study.confidence import MEASURES, confidence
+from atlasnet.study.confidence import MEASURES, agreement_minus_certainty, confidence
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study, known
@@ -45,10 +45,12 @@ def summarise(study: Study) -> dict[str, Any]:
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
         with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
-        `atlasnet.study.confidence.confidence`. ``observers``: per observer the number of ``subjects``, and ``labels``
-        and ``undefined`` as of a method; ``subjects``: per method and test subject the mean Dice. ``patches``: see
-        `summarise_patches`. ``organ_mask``: whether everything was done within organ masks. ``how``: it was done, see
-        `atlasnet.study.how.how`. ``software``: which versions made which results, see `atlasnet.study.software`.
+        `atlasnet.study.confidence.confidence`, and ``main_agreement_minus_certainty``: see
+        `atlasnet.study.confidence.agreement_minus_certainty`. ``observers``: per observer the number of ``subjects``,
+        and ``labels`` and ``undefined`` as of a method; ``subjects``: per method and test subject the mean Dice.
+        ``patches``: see `summarise_patches`. ``organ_mask``: whether everything was done within organ masks. ``how``:
+        it was done, see `atlasnet.study.how.how`. ``software``: which versions made which results, see
+        `atlasnet.study.software.software`.
     """
     by_run: dict[Run, list[CaseResult]] = {}
     for result in study.results:
@@ -64,6 +66,10 @@ def summarise(study: Study) -> dict[str, Any]:
         compared = {name: pair for name, pair in pairs.items() if not pair[0].keys().isdisjoint(pair[1])}
         for name, difference in compare(compared).items():
             rows[name]["main_minus_this"] = asdict(difference) | {"seeds": seeds[name]}
+    said = {name: confidence(found, subjects[name], networks=full[name].networks(most)) for name, found in main.items()}
+    for name in said if MAIN in said else ():
+        dice = subjects[MAIN], subjects[name]
+        said[name]["main_agreement_minus_certainty"] = agreement_minus_certainty(said[MAIN], said[name], dice)
     return {
         "labels": study.labels,
         "atlases": list(study.atlases),
@@ -80,9 +86,7 @@ def summarise(study: Study) -> dict[str, Any]:
         ),
         "over_slices": _over_shares(by_run, full, "slices", lambda share: share),
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
-        "confidence": {
-            name: confidence(found, subjects[name], networks=full[name].networks(most)) for name, found in main.items()
-        },
+        "confidence": said,
         "subjects": subjects,
         "patches": summarise_patches(study),
         "organ_mask": study.organ_mask,
