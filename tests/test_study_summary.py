@@ -17,8 +17,9 @@ from atlasnet.study.methods import METHOD
 from atlasnet.study.patches import accuracies
 from atlasnet.study.records import CaseResult, Run
 from atlasnet.study.shares import check_shares
+from atlasnet.study.statistics import interval
 from atlasnet.study.summary import write_curves
-from atlasnet.study.tables import label_table, main_rows, main_table
+from atlasnet.study.tables import label_table, main_rows, main_table, write_table
 from atlasnet.training.recipe import Recipe
 
 CASES = tuple(f"s{number}" for number in range(10))
@@ -168,9 +169,55 @@ def test_observers_are_summed_up_beside_the_methods() -> None:
         ("one network", "0.7000"),
         ("observer 1 (2 of 10 test subjects)", "0.9000"),
         ("observer 2 (2 of 10 test subjects)", "0.8000"),
-        ("mean of the observers", "0.8500"),
+        ("mean of the observers (2 of 10 test subjects)", "0.8500"),
         ("range of the observers", "0.8000 to 0.9000"),
     ]
+
+
+def test_observers_stand_in_the_main_table_over_the_subjects_that_they_have(tmp_path: Path) -> None:
+    ours = {case: 0.7 + 0.01 * number for number, case in enumerate(CASES)}
+    first = {case: 0.9 + 0.01 * number for number, case in enumerate(CASES[:6])}
+    second = dict.fromkeys(CASES[3:], 0.8)
+    found = summarise(
+        study(
+            results(Run(METHOD["atlasnet"], 1.0, 0, 2), ours),
+            observers=tuple(tuple(row for c, v in of.items() for row in scores(c, v)) for of in (first, second)),
+        )
+    )
+    one, other = found["observers"]
+    assert (one["mean_dice"], one["subjects"]) == (pytest.approx(0.925), 6)
+    assert one["interval"] == pytest.approx(interval([*first.values()]))
+    gain = one["main_minus_this"]
+    assert (gain["mean"], gain["subjects"], gain["p"]) == (pytest.approx(-0.2), 6, pytest.approx(2 / 2**6))
+    assert gain["p_holm"] >= 2 * gain["p"]
+    assert other["main_minus_this"]["subjects"] == 7
+    together = found["observers_together"]
+    assert (together["subjects"], together["mean_dice"]) == (3, pytest.approx((0.93 + 0.94 + 0.95 + 3 * 0.8) / 6))
+    said = [line for line in main_table(found).splitlines() if "observer" in line]
+    assert [line.split("  ")[0] for line in said] == [
+        "observer 1 (6 of 10 test subjects)",
+        "observer 2 (7 of 10 test subjects)",
+        "mean of the observers (3 of 10 test subjects)",
+    ]
+    assert "0.9250" in said[0]
+    assert "-0.2000" in said[0]
+    assert "(6 of 10)" in said[0].split("-0.2000")[1]
+    write_table(found, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    assert float(rows["observer 1"]["mean_dice"]) == pytest.approx(0.925)
+    assert (rows["observer 1"]["subjects"], rows["observer 1"]["seeds"], rows["atlasnet"]["subjects"]) == (
+        "6",
+        "",
+        "10",
+    )
+
+
+def test_observers_without_a_subject_in_common_have_no_mean() -> None:
+    plain = results(Run(METHOD["plain"], 1.0, 0), dict.fromkeys(CASES, 0.7))
+    found = summarise(study(plain, observers=(scores("s1", 0.9), scores("s2", 0.8))))
+    assert found["observers_together"] is None
+    assert "main_minus_this" not in found["observers"][0]
 
 
 def test_an_observer_of_some_subjects_is_said_to_be_that() -> None:

@@ -63,6 +63,12 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         "segmented, curves over those segmented at all of their points; a distance is undefined where a label was not "
         "found."
     )
+    if found["observers"]:
+        page.text(
+            "Observers are other people's segmentations, scored against the same references: each over the test "
+            "subjects that it has, their mean over those that all of them have. AtlasNet's difference from them is "
+            "over the subjects that both segmented, and their tests are corrected by Holm by themselves."
+        )
     for caution in found["cautions"]:
         page.text(caution)
     if study.organ_mask:

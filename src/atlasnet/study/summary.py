@@ -13,15 +13,14 @@ import numpy as np
 from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
 from atlasnet.study.confidence import MEASURES, agreement_minus_certainty, confidence
+from atlasnet.study.means import absent_labels, common_seeds, dice_of, dice_of_subjects, paired, score_means
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
+from atlasnet.study.observers import observers
 from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study, known
 from atlasnet.study.shares import share_size
 from atlasnet.study.software import software
 from atlasnet.study.statistics import compare, interval, worst_tenth
-
-SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
-"""What the tables show of every label, in the publication's order."""
 
 # With fewer subjects the worst tenth is one subject or two, and resampling them says nothing of others.
 FEWEST_FOR_TAIL = 20
@@ -47,7 +46,10 @@ def summarise(study: Study) -> dict[str, Any]:
         with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
         `atlasnet.study.confidence.confidence`, and ``main_agreement_minus_certainty``: see
         `atlasnet.study.confidence.agreement_minus_certainty`. ``observers``: per observer the number of ``subjects``,
-        and ``labels`` and ``undefined`` as of a method; ``subjects``: per method and test subject the mean Dice.
+        and ``labels``, ``undefined``, ``absent``, ``mean_dice``, ``interval`` and ``main_minus_this`` as of a
+        method, over these; the tests of all observers are corrected together. ``observers_together``: the same of their
+        means, over the subjects that every one of them has; None with one observer or no such subject. ``subjects``:
+        per method and test subject the mean Dice.
         ``patches``: see `summarise_patches`. ``organ_mask``: whether everything was done within organ masks. ``how``:
         it was done, see `atlasnet.study.how.how`. ``software``: which versions made which results, see
         `atlasnet.study.software.software`.
@@ -58,11 +60,11 @@ def summarise(study: Study) -> dict[str, Any]:
     most = len(study.atlases)
     full = {m.name: Run(m, 1.0, ANY_SEED, m.atlases(most)) for m in METHODS}
     main = {name: found for name, run in full.items() if (found := by_run.get(run))}
-    subjects = {name: _dice_of_subjects(found) for name, found in main.items()}
+    subjects = {name: dice_of_subjects(found) for name, found in main.items()}
     rows = {name: _row(found, study) for name, found in main.items()}
     if MAIN in subjects:
-        seeds = {name: _common_seeds(main[MAIN], found) for name, found in main.items() if name != MAIN}
-        pairs = {name: _pair(main[MAIN], main[name], common) for name, common in seeds.items()}
+        seeds = {name: common_seeds(main[MAIN], found) for name, found in main.items() if name != MAIN}
+        pairs = {name: paired(main[MAIN], main[name], common) for name, common in seeds.items()}
         compared = {name: pair for name, pair in pairs.items() if not pair[0].keys().isdisjoint(pair[1])}
         for name, difference in compare(compared).items():
             rows[name]["main_minus_this"] = asdict(difference) | {"seeds": seeds[name]}
@@ -75,7 +77,7 @@ def summarise(study: Study) -> dict[str, Any]:
         "atlases": list(study.atlases),
         "cases": list(study.cases),
         "methods": rows,
-        "observers": [_observer(rows_of, study.labels) for rows_of in study.observers],
+        **observers(study, main.get(MAIN, ())),
         "over_atlases": {
             name: _curve(by_run, [(k, replace(run, atlases=k)) for k in range(1, most + 1)])
             for name, run in full.items()
@@ -173,51 +175,19 @@ def _median(values: Sequence[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _dice(result: CaseResult) -> float:
-    """The mean over labels."""
-    return float(np.mean([row["dice"] for row in result.scores]))
-
-
-def _dice_of_subjects(results: Sequence[CaseResult]) -> dict[str, float]:
-    """Subject to mean over labels and seeds; without those that a seed could not segment."""
-    found: dict[str, list[float]] = {}
-    seeds = {result.run.seed for result in results}
-    for result in results:
-        if result.scores:
-            found.setdefault(result.case, []).append(_dice(result))
-    return {case: float(np.mean(values)) for case, values in found.items() if len(values) == len(seeds)}
-
-
-def _common_seeds(main: Sequence[CaseResult], other: Sequence[CaseResult]) -> list[int]:
-    """Those of both; a method that draws no random number would find the same with any seed of the main one."""
-    ours, theirs = ({result.run.seed for result in results} for results in (main, other))
-    return sorted(ours & theirs if other[0].run.method.seeded else ours)
-
-
-def _pair(
-    main: Sequence[CaseResult], other: Sequence[CaseResult], seeds: Sequence[int]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Subject to mean Dice of both over these seeds: a mean over more of them would be the surer one."""
-    ours, theirs = (
-        _dice_of_subjects([r for r in results if r.run.seed in seeds or not r.run.method.seeded])
-        for results in (main, other)
-    )
-    return ours, theirs
-
-
 def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
-    scored = _dice_of_subjects(results)
+    scored = dice_of_subjects(results)
     dice = np.array(list(scored.values()))
     seeds = sorted({result.run.seed for result in results})
-    means, undefined = _means([row for r in results if r.case in scored for row in r.scores], study.labels)
-    of_seeds = [[_dice(r) for r in results if r.run.seed == seed and r.scores] for seed in seeds]
+    means, undefined = score_means([row for r in results if r.case in scored for row in r.scores], study.labels)
+    of_seeds = [[dice_of(r) for r in results if r.run.seed == seed and r.scores] for seed in seeds]
     return {
         "title": results[0].run.method.title,
         "seeds": seeds,
         "failed": sorted({result.case for result in results if not result.scores}),
         "labels": means,
         "undefined": undefined,
-        "absent": _absent([row for result in results for row in result.scores], study.labels, len(seeds)),
+        "absent": absent_labels([row for result in results for row in result.scores], study.labels, len(seeds)),
         "mean_dice": float(dice.mean()) if len(dice) else None,
         "interval": interval(dice),
         "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,
@@ -225,41 +195,6 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
         "dice_of_seeds": [float(np.mean(values)) if values else None for values in of_seeds],
         "seconds": _median(known(results, "seconds")),
     }
-
-
-def _means(
-    rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]
-) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, int]]]:
-    """Per label and score the mean over subjects of their means over seeds, and how many have no value."""
-    means: dict[str, dict[str, float | None]] = {}
-    undefined: dict[str, dict[str, int]] = {}
-    for label in labels:
-        means[label], undefined[label] = {}, {}
-        for score in SCORES:
-            of_cases: dict[str, list[float | None]] = {}
-            for row in rows:
-                if row["label"] == label:
-                    of_cases.setdefault(row["case"], []).append(row[score])
-            known = [[v for v in values if v is not None] for values in of_cases.values() if None not in values]
-            means[label][score] = float(np.mean([np.mean(values) for values in known])) if known else None
-            undefined[label][score] = len(of_cases) - len(known)
-    return means, undefined
-
-
-def _absent(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int], seeds: int) -> dict[str, dict[str, float]]:
-    """Per label how many subjects do not have it, and in how many of these it was found, the mean over the seeds."""
-    absent: dict[str, dict[str, float]] = {}
-    for label in labels:
-        without = [row for row in rows if row["label"] == label and row["presence"] in ("prediction", "neither")]
-        found = sum(row["presence"] == "prediction" for row in without)
-        absent[label] = {"subjects": len({row["case"] for row in without}), "false_positive": found / seeds}
-    return absent
-
-
-def _observer(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]) -> dict[str, Any]:
-    means, undefined = _means(rows, labels)
-    subjects = len({row["case"] for row in rows})
-    return {"subjects": subjects, "labels": means, "undefined": undefined, "absent": _absent(rows, labels, 1)}
 
 
 def _curve(
@@ -271,7 +206,7 @@ def _curve(
     Over the ``subjects`` that were segmented at every point: a curve must not rise because a hard one dropped out.
     """
     results = {x: by_run[key] for x, key in points if key in by_run}
-    scores = {x: dice for x, found in results.items() if (dice := _dice_of_subjects(found))}
+    scores = {x: dice for x, found in results.items() if (dice := dice_of_subjects(found))}
     common = set.intersection(*map(set, scores.values())) if scores else set()
     curve = []
     for x, dice in scores.items():
@@ -291,7 +226,7 @@ def _curve(
 
 def best_median_worst(study: Study, run: Run) -> dict[str, str]:
     """The test subjects at the ends and in the middle of a run, by their mean Dice; each subject once."""
-    dice = {r.case: _dice(r) for r in study.results if r.run == run and r.scores}
+    dice = {r.case: dice_of(r) for r in study.results if r.run == run and r.scores}
     ordered = sorted(dice, key=lambda case: (-dice[case], case))
     if not ordered:
         return {}

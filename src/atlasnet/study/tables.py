@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.execution import atomic_path
+from atlasnet.study.means import SCORES
 from atlasnet.study.methods import METHOD
 from atlasnet.study.software import as_text, mixed
-from atlasnet.study.summary import SCORES
 from atlasnet.wording import counted, lengths, shortened
 
 _FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
@@ -25,14 +25,12 @@ _HEADINGS = {
 
 
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The main table: headings, and a row of text per method; without comparisons where nothing was compared."""
+    """The main table: headings, a row of text per method and observer; no comparisons where nothing was compared."""
     comparison = ["AtlasNet minus this", "p", "p, Holm"] if _compared(found) else []
     head = ["method", "mean Dice", "95 % interval", "worst tenth", *comparison, "s per scan", "seeds"]
     rows = []
     for name, row in found["methods"].items():
-        gain, gains = row.get("main_minus_this"), [""] * len(comparison)
-        if gain is not None:
-            gains = [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}"]
+        gains = _gains(row, found)[: len(comparison)]
         title = row["title"] + (f" (without a result: {shortened(row['failed'])})" if row["failed"] else "")
         rows.append(
             [
@@ -45,7 +43,22 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 str(len(row["seeds"])) if METHOD[name].seeded else "none",
             ]
         )
+    for title, row in observers(found).items():
+        gains = _gains(row, found)[: len(comparison)]
+        rows.append([title, as_number(row["mean_dice"]), as_interval(row["interval"]), "", *gains, "", ""])
     return head, rows
+
+
+def observers(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Title to what is known of an observer, and of their mean; how many test subjects these have, if not all."""
+    titled, every = {}, len(found["cases"])
+    together = found["observers_together"]
+    rows = [(f"observer {place}", row) for place, row in enumerate(found["observers"], start=1)]
+    rows += [] if together is None else [("mean of the observers", together)]
+    for title, row in rows:
+        seen = row["subjects"]
+        titled[title + (f" ({seen} of {counted(every, 'test subject')})" if seen < every else "")] = row
+    return titled
 
 
 def cautions(found: Mapping[str, Any]) -> list[str]:
@@ -66,7 +79,7 @@ def cautions(found: Mapping[str, Any]) -> list[str]:
 
 
 def _compared(found: Mapping[str, Any]) -> bool:
-    return any("main_minus_this" in row for row in found["methods"].values())
+    return any("main_minus_this" in row for row in (*found["methods"].values(), *observers(found).values()))
 
 
 def main_table(found: Mapping[str, Any]) -> str:
@@ -84,6 +97,14 @@ def as_number(value: float | None, form: str = ".4f") -> str:
     return "" if value is None else format(value, form)
 
 
+def _gains(row: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The cells of a comparison, empty where there is none."""
+    gain = row.get("main_minus_this")
+    if gain is None:
+        return [""] * 3
+    return [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}"]
+
+
 def _gain(gain: Mapping[str, Any], subjects: int) -> str:
     """A difference, and over how many of the test subjects it is where a method could not segment all of them."""
     some = f" ({gain['subjects']} of {subjects})" if gain["subjects"] < subjects else ""
@@ -97,25 +118,18 @@ def as_interval(value: Sequence[float] | None, form: str = ".4f") -> str:
 
 def label_table(found: Mapping[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
     """The scores of a label: headings, and a row of text per method and observer."""
-    observers = found["observers"]
-    titled = {row["title"]: row for row in found["methods"].values()}
-    for place, observer in enumerate(observers, start=1):
-        seen, every = observer["subjects"], len(found["cases"])
-        some = f" ({seen} of {counted(every, 'test subject')})" if seen < every else ""
-        titled[f"observer {place}{some}"] = observer
+    titled = {row["title"]: row for row in found["methods"].values()} | observers(found)
     head, rows = ["method", *_HEADINGS.values()], [[title, *_scores(row, label)] for title, row in titled.items()]
     if without_label(found, label):
         head.append("found where there is none")
         for cells, row in zip(rows, titled.values(), strict=True):
             absent = row["absent"][label]
             cells.append(f"{absent['false_positive']:.3g} of {absent['subjects']}" if absent["subjects"] else "")
-    if len(observers) > 1:
-        of_observers = [observer["labels"][label] for observer in observers]
+    if len(found["observers"]) > 1:
+        of_observers = [observer["labels"][label] for observer in found["observers"]]
         known = [[o[score] for o in of_observers if o[score] is not None] for score in SCORES]
-        means = [as_number(sum(values) / len(values)) if values else "" for values in known]
         ranges = [f"{min(values):.4f} to {max(values):.4f}" if values else "" for values in known]
-        for title, cells in (("mean of the observers", means), ("range of the observers", ranges)):
-            rows.append([title, *cells, ""][: len(head)])
+        rows.append(["range of the observers", *ranges, ""][: len(head)])
     return head, rows
 
 
@@ -143,20 +157,27 @@ def write_table(found: Mapping[str, Any], path: Path) -> None:
         undefined = [f"{score}_undefined" for score in SCORES]
         head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
         of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects", "difference_seeds"]
-        writer.writerow([*head, "failed", "seeds", *of_gain, "absent", "false_positive"])
+        writer.writerow([*head, "failed", "seeds", *of_gain, "absent", "false_positive", "subjects"])
         for name, row in found["methods"].items():
-            ends = row["interval"] or (None, None)
-            gain = row.get("main_minus_this", {})
-            p = gain.get("p_holm")
-            gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p")]
-            gains += [gain["subjects"], len(gain["seeds"])] if gain else [None, None]
-            for label, scores in row["labels"].items():
-                every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
-                means = [row["mean_dice"], *ends, row["worst_tenth"], row["seconds"], p]
-                counts, absent = [len(row["failed"]), len(row["seeds"])], row["absent"][label]
-                writer.writerow(
-                    [name, label, *every, *means, *counts, *gains, absent["subjects"], absent["false_positive"]]
-                )
+            _write_labels(writer, name, row, len(found["subjects"][name]))
+        for place, row in enumerate(found["observers"], start=1):
+            _write_labels(writer, f"observer {place}", row, row["subjects"])
+        if (together := found["observers_together"]) is not None:
+            _write_labels(writer, "mean of the observers", together, together["subjects"])
+
+
+def _write_labels(writer: Any, name: str, row: Mapping[str, Any], subjects: int) -> None:
+    """The rows of a method or an observer, one per label; an observer has no seeds and takes no time."""
+    ends = row["interval"] or (None, None)
+    gain = row.get("main_minus_this", {})
+    gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
+    gains.append(len(gain["seeds"]) if "seeds" in gain else None)
+    means = [row["mean_dice"], *ends, row.get("worst_tenth"), row.get("seconds"), gain.get("p_holm")]
+    counts = [len(row[of]) if of in row else None for of in ("failed", "seeds")]
+    for label, scores in row["labels"].items():
+        every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
+        absent = [row["absent"][label][of] for of in ("subjects", "false_positive")]
+        writer.writerow([name, label, *every, *means, *counts, *gains, *absent, subjects])
 
 
 def how_rows(found: Mapping[str, Any]) -> list[list[str]]:
