@@ -19,7 +19,7 @@ from atlasnet.study.records import CaseResult, Run
 from atlasnet.study.shares import check_shares
 from atlasnet.study.statistics import interval
 from atlasnet.study.summary import write_curves
-from atlasnet.study.tables import label_table, main_rows, main_table, write_table
+from atlasnet.study.tables import cautions, label_table, main_rows, main_table, write_table
 from atlasnet.training.recipe import Recipe
 
 CASES = tuple(f"s{number}" for number in range(10))
@@ -103,6 +103,36 @@ def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
     assert "(one network: 0; one network, augmentation: 1, 2; " in said
     assert "over the seeds that both methods have" in said
     assert [row[-1] for row in main_rows(found)[1]] == ["1", "2", "1", "none", "3"]
+
+
+def test_how_far_trainings_differ_stands_beside_the_mean(tmp_path: Path) -> None:
+    several = [*of_seeds("atlasnet", {0: 0.8, 1: 0.9, 2: 0.7}), *of_seeds("propagation", {0: 0.5})]
+    found = summarise(study(several))
+    head, (carried, ours) = main_rows(found)
+    place = head.index("Dice of the seeds")
+    assert (carried[place], ours[place]) == ("", "0.7000 to 0.9000")
+    assert "0.7000 to 0.9000" in main_table(found)
+    assert "seed" not in " ".join(cautions(found))
+    write_table(found, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row["method"]: (row["seeds_low"], row["seeds_high"]) for row in csv.DictReader(stream)}
+    assert rows == {"propagation": ("", ""), "atlasnet": ("0.7", "0.9")}
+
+
+def test_the_range_of_the_seeds_is_over_the_subjects_of_the_mean() -> None:
+    """One that failed with one seed, and was easy with the other, is in neither."""
+    run = Run(METHOD["plain"], 1.0, 0)
+    dice: dict[str, float | None] = dict.fromkeys(CASES, 0.5)
+    found = summarise(study([*results(run, dice | {"s0": 1.0}), *results(replace(run, seed=1), dice | {"s0": None})]))
+    assert found["methods"]["plain"]["dice_of_seeds"] == [pytest.approx(0.5)] * 2
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "With 1 seed it"), (2, "With 2 seeds it"), (3, "")])
+def test_few_seeds_are_warned_of(seeds: int, said: str) -> None:
+    found = summarise(study(of_seeds("plain", dict.fromkeys(range(seeds), 0.7))))
+    assert [text.startswith(said) for text in cautions(found)] == [True] * bool(said)
+    assert (said in main_table(found)) or not said
+    assert cautions(summarise(study(of_seeds("propagation", {0: 0.7})))) == []
 
 
 def test_carried_labels_need_no_seeds() -> None:

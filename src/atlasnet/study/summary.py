@@ -36,11 +36,11 @@ def summarise(study: Study) -> dict[str, Any]:
         segment, in no mean), ``labels`` (per label and score, the mean over subjects of the means over seeds),
         ``undefined`` (how many subjects have no value of that score, because the label was not found), ``absent`` (per
         label how many ``subjects`` do not have it, and in how many of them it was found, ``false_positive``, the mean
-        over seeds), ``mean_dice``
-        (over labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``, ``dice_of_seeds``,
-        ``seconds`` (median of a scan) and, but for the main method, ``main_minus_this``: see `Difference`, over the
-        ``seeds`` that both methods have. A method without `Method.seeded` is compared with all seeds of the main one;
-        where two have no seed or no subject in common, there is no difference.
+        over seeds), ``mean_dice`` (over labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``,
+        ``dice_of_seeds`` (over the same subjects), ``seconds`` (median of a scan) and, but for the main method,
+        ``main_minus_this``: see `Difference`, over the ``seeds`` that both methods have. A method without
+        `Method.seeded` is compared with all seeds of the main one; where two have no seed or no subject in common,
+        there is no difference.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
         with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
@@ -180,7 +180,7 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
     dice = np.array(list(scored.values()))
     seeds = sorted({result.run.seed for result in results})
     means, undefined = score_means([row for r in results if r.case in scored for row in r.scores], study.labels)
-    of_seeds = [[dice_of(r) for r in results if r.run.seed == seed and r.scores] for seed in seeds]
+    of_seeds = [[dice_of(r) for r in results if r.run.seed == seed and r.case in scored] for seed in seeds]
     return {
         "title": results[0].run.method.title,
         "seeds": seeds,

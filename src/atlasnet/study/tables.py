@@ -14,6 +14,8 @@ from atlasnet.study.software import as_text, mixed
 from atlasnet.wording import counted, lengths, shortened
 
 _FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
+_ENOUGH_SEEDS = 3  # with fewer, their range says next to nothing of how far trainings differ
+_OF_SEEDS = "Dice of the seeds"
 _HEADINGS = {
     "sensitivity": "sensitivity",
     "precision": "precision",
@@ -27,7 +29,7 @@ _HEADINGS = {
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table: headings, a row of text per method and observer; no comparisons where nothing was compared."""
     comparison = ["AtlasNet minus this", "p", "p, Holm"] if _compared(found) else []
-    head = ["method", "mean Dice", "95 % interval", "worst tenth", *comparison, "s per scan", "seeds"]
+    head = ["method", "mean Dice", "95 % interval", _OF_SEEDS, "worst tenth", *comparison, "s per scan", "seeds"]
     rows = []
     for name, row in found["methods"].items():
         gains = _gains(row, found)[: len(comparison)]
@@ -37,6 +39,7 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 title,
                 as_number(row["mean_dice"]),
                 as_interval(row["interval"]),
+                _range(row["dice_of_seeds"]),
                 f"{as_number(row['worst_tenth'])} {as_interval(row['worst_tenth_interval'])}".strip(),
                 *gains,
                 as_number(row["seconds"], ".1f"),
@@ -45,7 +48,11 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     for title, row in observers(found).items():
         gains = _gains(row, found)[: len(comparison)]
-        rows.append([title, as_number(row["mean_dice"]), as_interval(row["interval"]), "", *gains, "", ""])
+        rows.append([title, as_number(row["mean_dice"]), as_interval(row["interval"]), "", "", *gains, "", ""])
+    place = head.index(_OF_SEEDS)
+    if not any(row[place] for row in rows):  # one seed each
+        for cells in (head, *rows):
+            del cells[place]
     return head, rows
 
 
@@ -70,6 +77,13 @@ def cautions(found: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Not every method has the same seeds ({listed}): a mean over fewer is less sure. Differences and their "
             "tests are over the seeds that both methods have; where they have none in common, they are not compared."
+        )
+    fewest = min((len(row["seeds"]) for row in seeded.values()), default=_ENOUGH_SEEDS)
+    if fewest < _ENOUGH_SEEDS:
+        known = "not" if fewest == 1 else "hardly"
+        said.append(
+            f"With {counted(fewest, 'seed')} it is {known} known how far a result varies from one training to the next: "
+            f"intervals and tests are over subjects only. {_ENOUGH_SEEDS} or more show it."
         )
     subjects = len(found["cases"])
     if subjects < _FEW:
@@ -109,6 +123,12 @@ def _gain(gain: Mapping[str, Any], subjects: int) -> str:
     """A difference, and over how many of the test subjects it is where a method could not segment all of them."""
     some = f" ({gain['subjects']} of {subjects})" if gain["subjects"] < subjects else ""
     return f"{gain['mean']:+.4f} {as_interval(gain['interval'], '+.4f')}".strip() + some
+
+
+def _range(dice: Sequence[float | None]) -> str:
+    """From the lowest to the highest of several; nothing of one."""
+    known = [value for value in dice if value is not None]
+    return f"{min(known):.4f} to {max(known):.4f}" if len(known) > 1 else ""
 
 
 def as_interval(value: Sequence[float] | None, form: str = ".4f") -> str:
@@ -157,7 +177,9 @@ def write_table(found: Mapping[str, Any], path: Path) -> None:
         undefined = [f"{score}_undefined" for score in SCORES]
         head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
         of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects", "difference_seeds"]
-        writer.writerow([*head, "failed", "seeds", *of_gain, "absent", "false_positive", "subjects"])
+        writer.writerow(
+            [*head, "failed", "seeds", *of_gain, "absent", "false_positive", "subjects", "seeds_low", "seeds_high"]
+        )
         for name, row in found["methods"].items():
             _write_labels(writer, name, row, len(found["subjects"][name]))
         for place, row in enumerate(found["observers"], start=1):
@@ -172,12 +194,14 @@ def _write_labels(writer: Any, name: str, row: Mapping[str, Any], subjects: int)
     gain = row.get("main_minus_this", {})
     gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
     gains.append(len(gain["seeds"]) if "seeds" in gain else None)
+    known = [dice for dice in row.get("dice_of_seeds", ()) if dice is not None]
+    of_seeds = [min(known), max(known)] if len(known) > 1 else [None, None]
     means = [row["mean_dice"], *ends, row.get("worst_tenth"), row.get("seconds"), gain.get("p_holm")]
     counts = [len(row[of]) if of in row else None for of in ("failed", "seeds")]
     for label, scores in row["labels"].items():
         every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
         absent = [row["absent"][label][of] for of in ("subjects", "false_positive")]
-        writer.writerow([name, label, *every, *means, *counts, *gains, *absent, subjects])
+        writer.writerow([name, label, *every, *means, *counts, *gains, *absent, subjects, *of_seeds])
 
 
 def how_rows(found: Mapping[str, Any]) -> list[list[str]]:
