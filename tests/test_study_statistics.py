@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from atlasnet.study.statistics import compare, correlation_difference, holm, interval, rank_correlation, worst_tenth
+from atlasnet.study.statistics import (
+    compare,
+    correlation_difference,
+    holm,
+    interval,
+    rank_correlation,
+    tail_difference,
+    worst_tenth,
+)
 
 
 def test_holm_gives_the_textbook_values() -> None:
@@ -101,3 +109,25 @@ def test_correlations_are_compared_over_subjects_that_are_drawn_together() -> No
     same = correlation_difference((sure, dice), (sure, dice))
     assert same == (0, (0, 0))
     assert correlation_difference((sure, dice), (np.ones(60), dice)) is None
+
+
+def test_tails_are_compared_over_subjects_that_are_drawn_together() -> None:
+    random = np.random.default_rng(2)
+    one = {str(i): float(v) for i, v in enumerate(random.uniform(0.6, 0.9, 40))}
+    lower = {case: value - 0.1 for case, value in one.items()}
+    found, ends = tail_difference(one, lower | {"of the other alone": 0.0})
+    assert found == pytest.approx(0.1)
+    assert ends == (pytest.approx(0.1), pytest.approx(0.1))  # in every draw
+    other = {case: value + 0.05 * random.normal() for case, value in one.items()}
+    found, ends = tail_difference(one, other)
+    assert found == pytest.approx(np.mean(sorted(one.values())[:4]) - np.mean(sorted(other.values())[:4]))
+    assert ends is not None
+    ours, theirs = np.array([*one.values()]), np.array([*other.values()])
+    draws = []
+    for _ in range(2000):
+        i = random.integers(0, 40, 40)
+        draws.append(np.sort(ours[i])[:4].mean() - np.sort(theirs[i])[:4].mean())
+    np.testing.assert_allclose(ends, np.quantile(draws, [0.025, 0.975]), atol=0.015)
+    assert tail_difference(one, one) == (0, None)
+    few = {case: one[case] for case in [*one][:19]}
+    assert tail_difference(few, other)[1] is None

@@ -68,6 +68,32 @@ def test_a_difference_says_over_how_many_subjects_it_is() -> None:
     assert plain[4] == "+0.1000 (9 of 10)"
 
 
+def test_the_tails_of_two_methods_are_compared(tmp_path: Path) -> None:
+    cases = [f"s{number}" for number in range(24)]
+    ours = {case: 0.5 + 0.01 * number for number, case in enumerate(cases)}
+    theirs = ours | {"s0": 0.1, "s1": 0.1, "s2": 0.1}
+    of_both = [
+        *results(Run(METHOD["atlasnet"], 1.0, 0, 2), ours),
+        *results(Run(METHOD["plain"], 1.0, 0), theirs),
+    ]
+    found = summarise(replace(study(of_both), cases=tuple(cases)))
+    gain = found["methods"]["plain"]["main_minus_this"]
+    assert gain["worst_tenth"] == pytest.approx(0.41)
+    low, high = gain["worst_tenth_interval"]
+    assert 0 <= low < 0.41 <= high
+    head, (plain, _) = main_rows(found)
+    assert plain[head.index("the same, worst tenths")].startswith("+0.4100 [")
+    assert "+0.4100" not in main_table(found)
+    write_table(found, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        row = next(csv.DictReader(stream))
+    assert [float(row[name]) for name in ("tail_difference", "tail_low", "tail_high")] == [
+        gain["worst_tenth"],
+        low,
+        high,
+    ]
+
+
 def of_seeds(method: str, dice: Mapping[int, float]) -> list[CaseResult]:
     """The same Dice of all subjects, by the seed."""
     run = Run(METHOD[method], 1.0, 0, METHOD[method].atlases(2))

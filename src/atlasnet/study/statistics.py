@@ -17,6 +17,9 @@ RESAMPLES = 9999
 DECIMALS = 9
 """Scores and differences that agree so far are equal: means over labels and seeds are off by some 1e-16."""
 
+# With fewer subjects the worst tenth is one subject or two, and resampling them says nothing of others.
+FEWEST_FOR_TAIL = 20
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -71,6 +74,24 @@ def worst_tenth(values: Float, axis: int = -1) -> Float:
     ordered = np.sort(np.asarray(values, dtype=np.float64), axis=axis)
     count = max(1, math.ceil(ordered.shape[axis] / 10))
     return np.asarray(np.take(ordered, range(count), axis=axis).mean(axis=axis))
+
+
+def tail_difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, tuple[float, float] | None]:
+    """The worst tenth of one method minus that of another, each of the subjects that both have, with its interval.
+
+    The tenths may be different subjects. The interval draws the same subjects for both; None for fewer than
+    `FEWEST_FOR_TAIL`, and where the methods differ nowhere.
+    """
+    shared = [case for case in one if case in other]
+    ours, theirs = (np.array([of[case] for case in shared]) for of in (one, other))
+
+    def difference(index: Float, axis: int = -1) -> Float:
+        drawn = index.astype(np.int64)
+        return worst_tenth(ours[drawn], axis) - worst_tenth(theirs[drawn], axis)
+
+    every = np.arange(len(shared), dtype=np.float64)
+    known = len(shared) >= FEWEST_FOR_TAIL and bool(np.round(ours - theirs, DECIMALS).any())
+    return float(difference(every)), interval(every, difference) if known else None
 
 
 def compare(pairs: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, Difference]:

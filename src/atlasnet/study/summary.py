@@ -20,10 +20,7 @@ from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study, known
 from atlasnet.study.shares import share_size
 from atlasnet.study.software import software
-from atlasnet.study.statistics import compare, interval, worst_tenth
-
-# With fewer subjects the worst tenth is one subject or two, and resampling them says nothing of others.
-FEWEST_FOR_TAIL = 20
+from atlasnet.study.statistics import FEWEST_FOR_TAIL, compare, interval, tail_difference, worst_tenth
 
 ANY_SEED = -1  # of a run that stands for those of all seeds
 
@@ -38,9 +35,9 @@ def summarise(study: Study) -> dict[str, Any]:
         label how many ``subjects`` do not have it, and in how many of them it was found, ``false_positive``, the mean
         over seeds), ``mean_dice`` (over labels, too), its ``interval``, ``worst_tenth`` with ``worst_tenth_interval``,
         ``dice_of_seeds`` (over the same subjects), ``seconds`` (median of a scan) and, but for the main method,
-        ``main_minus_this``: see `Difference`, over the ``seeds`` that both methods have. A method without
-        `Method.seeded` is compared with all seeds of the main one; where two have no seed or no subject in common,
-        there is no difference.
+        ``main_minus_this``: see `Difference`, over the ``seeds`` that both methods have, with the difference of the
+        ``worst_tenth`` and its ``worst_tenth_interval``. A method without `Method.seeded` is compared with all seeds of
+        the main one; where two have no seed or no subject in common, there is no difference.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
         with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
@@ -67,7 +64,9 @@ def summarise(study: Study) -> dict[str, Any]:
         pairs = {name: paired(main[MAIN], main[name], common) for name, common in seeds.items()}
         compared = {name: pair for name, pair in pairs.items() if not pair[0].keys().isdisjoint(pair[1])}
         for name, difference in compare(compared).items():
-            rows[name]["main_minus_this"] = asdict(difference) | {"seeds": seeds[name]}
+            tail, ends = tail_difference(*compared[name])
+            gain = asdict(difference) | {"seeds": seeds[name], "worst_tenth": tail, "worst_tenth_interval": ends}
+            rows[name]["main_minus_this"] = gain
     said = {name: confidence(found, subjects[name], networks=full[name].networks(most)) for name, found in main.items()}
     for name in said if MAIN in said else ():
         dice = subjects[MAIN], subjects[name]

@@ -16,6 +16,7 @@ from atlasnet.wording import counted, lengths, shortened
 _FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
 _ENOUGH_SEEDS = 3  # with fewer, their range says next to nothing of how far trainings differ
 _OF_SEEDS = "Dice of the seeds"
+_OF_TAIL = "the same, worst tenths"
 _HEADINGS = {
     "sensitivity": "sensitivity",
     "precision": "precision",
@@ -28,7 +29,7 @@ _HEADINGS = {
 
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table: headings, a row of text per method and observer; no comparisons where nothing was compared."""
-    comparison = ["AtlasNet minus this", "p", "p, Holm"] if _compared(found) else []
+    comparison = ["AtlasNet minus this", "p", "p, Holm", _OF_TAIL] if _compared(found) else []
     head = ["method", "mean Dice", "95 % interval", _OF_SEEDS, "worst tenth", *comparison, "s per scan", "seeds"]
     rows = []
     for name, row in found["methods"].items():
@@ -82,8 +83,8 @@ def cautions(found: Mapping[str, Any]) -> list[str]:
     if fewest < _ENOUGH_SEEDS:
         known = "not" if fewest == 1 else "hardly"
         said.append(
-            f"With {counted(fewest, 'seed')} it is {known} known how far a result varies from one training to the next: "
-            f"intervals and tests are over subjects only. {_ENOUGH_SEEDS} or more show it."
+            f"With {counted(fewest, 'seed')} it is {known} known how far a result varies from one training to the "
+            f"next: intervals and tests are over subjects only. {_ENOUGH_SEEDS} or more show it."
         )
     subjects = len(found["cases"])
     if subjects < _FEW:
@@ -99,7 +100,8 @@ def _compared(found: Mapping[str, Any]) -> bool:
 def main_table(found: Mapping[str, Any]) -> str:
     """The main table for a terminal, and its `cautions`."""
     head, rows = main_rows(found)
-    shown = [i for i, heading in enumerate(head) if heading not in ("worst tenth", "p", "s per scan", "seeds")]
+    for_page = ("worst tenth", "p", _OF_TAIL, "s per scan", "seeds")
+    shown = [i for i, heading in enumerate(head) if heading not in for_page]
     table = [[row[i] for i in shown] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
@@ -115,8 +117,9 @@ def _gains(row: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """The cells of a comparison, empty where there is none."""
     gain = row.get("main_minus_this")
     if gain is None:
-        return [""] * 3
-    return [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}"]
+        return [""] * 4
+    tail = f"{as_number(gain.get('worst_tenth'), '+.4f')} {as_interval(gain.get('worst_tenth_interval'), '+.4f')}"
+    return [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}", tail.strip()]
 
 
 def _gain(gain: Mapping[str, Any], subjects: int) -> str:
@@ -177,9 +180,9 @@ def write_table(found: Mapping[str, Any], path: Path) -> None:
         undefined = [f"{score}_undefined" for score in SCORES]
         head = ["method", "label", *SCORES, *undefined, "mean_dice", "low", "high", "worst_tenth", "seconds", "p_holm"]
         of_gain = ["difference", "difference_low", "difference_high", "p", "difference_subjects", "difference_seeds"]
-        writer.writerow(
-            [*head, "failed", "seeds", *of_gain, "absent", "false_positive", "subjects", "seeds_low", "seeds_high"]
-        )
+        further = ["absent", "false_positive", "subjects", "seeds_low", "seeds_high"]
+        further += ["tail_difference", "tail_low", "tail_high"]
+        writer.writerow([*head, "failed", "seeds", *of_gain, *further])
         for name, row in found["methods"].items():
             _write_labels(writer, name, row, len(found["subjects"][name]))
         for place, row in enumerate(found["observers"], start=1):
@@ -194,6 +197,7 @@ def _write_labels(writer: Any, name: str, row: Mapping[str, Any], subjects: int)
     gain = row.get("main_minus_this", {})
     gains = [gain.get("mean"), *(gain.get("interval") or (None, None)), gain.get("p"), gain.get("subjects")]
     gains.append(len(gain["seeds"]) if "seeds" in gain else None)
+    tail = [gain.get("worst_tenth"), *(gain.get("worst_tenth_interval") or (None, None))]
     known = [dice for dice in row.get("dice_of_seeds", ()) if dice is not None]
     of_seeds = [min(known), max(known)] if len(known) > 1 else [None, None]
     means = [row["mean_dice"], *ends, row.get("worst_tenth"), row.get("seconds"), gain.get("p_holm")]
@@ -201,7 +205,7 @@ def _write_labels(writer: Any, name: str, row: Mapping[str, Any], subjects: int)
     for label, scores in row["labels"].items():
         every = [found_in[score] for found_in in (scores, row["undefined"][label]) for score in SCORES]
         absent = [row["absent"][label][of] for of in ("subjects", "false_positive")]
-        writer.writerow([name, label, *every, *means, *counts, *gains, *absent, subjects, *of_seeds])
+        writer.writerow([name, label, *every, *means, *counts, *gains, *absent, subjects, *of_seeds, *tail])
 
 
 def how_rows(found: Mapping[str, Any]) -> list[list[str]]:
