@@ -8,20 +8,24 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from atlasnet.errors import InputError
 from atlasnet.evaluation import LabelScores, PatchCounts
 from atlasnet.study import Study, summarise
+from atlasnet.study.less_data import write_less_data
 from atlasnet.study.methods import METHOD
 from atlasnet.study.patches import accuracies
 from atlasnet.study.records import CaseResult, Run
 from atlasnet.study.shares import check_shares
-from atlasnet.study.statistics import interval
+from atlasnet.study.statistics import holm, interval
 from atlasnet.study.summary import write_curves
-from atlasnet.study.tables import cautions, label_table, main_rows, main_table, write_table
+from atlasnet.study.tables import cautions, label_table, less_data_table, main_rows, main_table, write_table
 from atlasnet.training.recipe import Recipe
 
+OVER = ("atlasnet", "plain", "augmented")
 CASES = tuple(f"s{number}" for number in range(10))
 
 
@@ -293,6 +297,44 @@ def test_shares_are_drawn_at_their_real_size() -> None:
     for shares in ((0.3, 0.5), (0.9,)):
         with pytest.raises(InputError, match="the same subjects"):
             check_shares(shares, 4)
+
+
+def test_less_data_is_compared_with_one_network_that_has_all(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    main, plain, augmented = (Run(METHOD[name], 1.0, 0, METHOD[name].atlases(2)) for name in OVER)
+    of = {
+        (plain, 1.0): dict(zip(CASES, random.uniform(0.60, 0.70, 10), strict=True)),
+        (augmented, 1.0): dict(zip(CASES, random.uniform(0.64, 0.76, 10), strict=True)),
+        (main, 1.0): dict.fromkeys(CASES, 0.9),
+        (main, 0.3): dict(zip(CASES, random.uniform(0.65, 0.75, 10), strict=True)),
+        (main, 0.7): dict(zip(CASES, random.uniform(0.7, 0.8, 10), strict=True)),
+        (plain, 0.3): dict.fromkeys(CASES, 0.2),
+    }
+    runs = {key: replace(key[0], fraction=key[1]) for key in of}
+    found = summarise(study([r for key, run in runs.items() for r in results(run, of[key])]))
+    rows = found["less_data"]
+    assert [(row["share"], row["really"], row["of"]) for row in rows] == [
+        (0.3, 0.5, "subjects"),
+        (0.7, 0.75, "subjects"),
+    ]
+    assert rows[0]["subjects"] == {"atlasnet": of[main, 0.3], "plain": of[plain, 0.3]}
+    pairs = [(of[main, share], of[other, 1.0]) for share in (0.3, 0.7) for other in (plain, augmented)]
+    gains = [np.array([[*one.values()], [*other.values()]]) for one, other in pairs]
+    p = [float(stats.wilcoxon(one - other).pvalue) for one, other in gains]
+    said = [row["main_minus"][name] for row in rows for name in ("plain", "augmented")]
+    assert [gain["mean"] for gain in said] == pytest.approx([float((one - other).mean()) for one, other in gains])
+    assert [gain["p"] for gain in said] == pytest.approx(p)
+    assert [gain["p_holm"] for gain in said] == pytest.approx(holm(p))  # not with those of the main table
+    write_less_data(found, tmp_path / "less_data.csv")
+    with (tmp_path / "less_data.csv").open(encoding="utf-8", newline="") as stream:
+        written = [(row["share"], row["other"], float(row["difference"])) for row in csv.DictReader(stream)]
+    names = [(str(row["share"]), name) for row in rows for name in ("plain", "augmented")]
+    assert written == [(*name, gain["mean"]) for name, gain in zip(names, said, strict=True)]
+    _, table = less_data_table(found, "subjects")
+    assert [row[:3] for row in table[:2]] == [
+        ["50%", f"{np.mean([*of[main, 0.3].values()]):.4f}", METHOD[name].title] for name in ("plain", "augmented")
+    ]
+    assert less_data_table(found, "slices")[1] == []
 
 
 def test_patches_of_a_seed_that_failed_for_everybody_are_missed() -> None:

@@ -10,6 +10,7 @@ from atlasnet.cohort import Subject
 from atlasnet.execution import write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.confidence import MEASURES
+from atlasnet.study.less_data import write_less_data
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
 from atlasnet.study.summary import best_median_worst, summarise, write_cases, write_curves
@@ -19,6 +20,7 @@ from atlasnet.study.tables import (
     cautions,
     how_rows,
     label_table,
+    less_data_table,
     main_rows,
     without_label,
     write_table,
@@ -27,12 +29,13 @@ from atlasnet.volume import read_labels
 from atlasnet.wording import counted
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
+LESS_DATA = "less_data.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
 _MEASURED = {"agreement": "agreement", "certainty": "certainty", "expected_dice": "expected Dice"}
 
 
 def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -> dict[str, Any]:
-    """Write the page, ``study.json``, ``table.csv``, ``cases.csv``, ``curves.csv`` and ``figures`` into the folder.
+    """Write the page, ``study.json``, ``table.csv``, ``cases.csv``, ``curves.csv``, ``less_data.csv``, ``figures``.
 
     Args:
         study: what was measured.
@@ -48,6 +51,7 @@ def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -
     write_cases(study, study.folder / CASES)
     write_curves(found, study.folder / CURVES)
     write_table(found, study.folder / TABLE)
+    write_less_data(found, study.folder / LESS_DATA)
     _page(study, found, tests, modality).write(study.folder / PAGE)
     return found
 
@@ -162,6 +166,7 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
             page.heading(heading)
             page.svg(svg(figure), f"Mean Dice of the test subjects over the share of the {of}.")
             save_svg(figure, figures / f"{name}.svg")
+            _less_data(page, found, "subjects" if name == "fractions" else name)
     if found["over_epochs"]:
         curves = {titles[method]: _points(curve) for method, curve in found["over_epochs"].items()}
         figure = curve_figure(curves, x="epochs", y="mean Dice", title="Dice over the epochs", order=order)
@@ -179,6 +184,19 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
         page.text(note)
         page.svg(svg(figure), "Mean Dice of the test subjects over the epochs of the training.")
         save_svg(figure, figures / "epochs.svg")
+
+
+def _less_data(page: Page, found: Mapping[str, Any], of: str) -> None:
+    """AtlasNet with part of the data against one network with all of it."""
+    head, rows = less_data_table(found, of)
+    if not rows:
+        return
+    page.text(
+        "AtlasNet with part of the training data minus one network with all of it, over the test subjects, with the "
+        "same intervals and tests as in the table of the methods. The tests of all shares of the data are corrected by "
+        "Holm together, and apart from those of that table."
+    )
+    page.table(head, rows)
 
 
 def _order(titles: Mapping[str, str]) -> list[str]:

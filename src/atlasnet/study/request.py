@@ -17,7 +17,7 @@ from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.registration import WITHOUT_SETTINGS, make_operator
 from atlasnet.study.kept import KeptResults
 from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
-from atlasnet.study.page import CASES, CURVES, PAGE, SUMMARY, TABLE
+from atlasnet.study.page import CASES, CURVES, LESS_DATA, PAGE, SUMMARY, TABLE
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.shares import check_shares, check_shares_of_slices
 from atlasnet.study.software import Versions, decisive, today, versions
@@ -212,7 +212,7 @@ class StudyRequest:
             foreign = [] if isinstance(settings, dict) and {"options", "tests"} & set(settings) else [path]
         else:
             begun = (self.folder / PLAN).exists()
-            outputs = [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES)]
+            outputs = [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES, LESS_DATA)]
             foreign = [file for file in outputs if file.exists() and not begun]
         if foreign:
             raise InputError(

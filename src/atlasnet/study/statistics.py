@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Float = NDArray[np.float64]
+Name = TypeVar("Name")
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 DECIMALS = 9
@@ -94,7 +96,7 @@ def tail_difference(one: Mapping[str, float], other: Mapping[str, float]) -> tup
     return float(difference(every)), interval(every, difference) if known else None
 
 
-def compare(pairs: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, Difference]:
+def compare(pairs: Mapping[Name, tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[Name, Difference]:
     """One method minus another, subject by subject, in each comparison.
 
     Args:
@@ -103,7 +105,7 @@ def compare(pairs: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]]
     Raises:
         ValueError: two share no subject.
     """
-    gains: dict[str, Float] = {}
+    gains: dict[Name, Float] = {}
     for name, (one, other) in pairs.items():
         shared = [case for case in one if case in other]
         if not shared:

@@ -13,6 +13,7 @@ import numpy as np
 from atlasnet.evaluation.scores import LabelScores, columns
 from atlasnet.execution import atomic_path
 from atlasnet.study.confidence import MEASURES, agreement_minus_certainty, confidence
+from atlasnet.study.less_data import less_data
 from atlasnet.study.means import absent_labels, common_seeds, dice_of, dice_of_subjects, paired, score_means
 from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.observers import observers
@@ -40,7 +41,9 @@ def summarise(study: Study) -> dict[str, Any]:
         the main one; where two have no seed or no subject in common, there is no difference.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
-        with one atlas, as ``atlasnet-1``. ``confidence``: per method what that is worth which it says of itself, see
+        with one atlas, as ``atlasnet-1``.``less_data``: AtlasNet with part of the training data against
+        one network with all, see `atlasnet.study.less_data.less_data`. ``confidence``: per method what that is worth
+        which it says of itself, see
         `atlasnet.study.confidence.confidence`, and ``main_agreement_minus_certainty``: see
         `atlasnet.study.confidence.agreement_minus_certainty`. ``observers``: per observer the number of ``subjects``,
         and ``labels``, ``undefined``, ``absent``, ``mean_dice``, ``interval`` and ``main_minus_this`` as of a
@@ -86,6 +89,7 @@ def summarise(study: Study) -> dict[str, Any]:
             by_run, full, "subjects", lambda s: share_size(s, study.training) / study.training
         ),
         "over_slices": _over_shares(by_run, full, "slices", lambda share: share),
+        "less_data": less_data(by_run, full, study.training),
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
         "confidence": said,
         "subjects": subjects,

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atlasnet.execution import atomic_path
 from atlasnet.study.means import SCORES
-from atlasnet.study.methods import METHOD
+from atlasnet.study.methods import MAIN, METHOD
 from atlasnet.study.software import as_text, mixed
 from atlasnet.wording import counted, lengths, shortened
 
@@ -137,6 +139,24 @@ def _range(dice: Sequence[float | None]) -> str:
 def as_interval(value: Sequence[float] | None, form: str = ".4f") -> str:
     """Its ends in brackets; nothing where there is none."""
     return "" if value is None else f"[{value[0]:{form}}, {value[1]:{form}}]"
+
+
+def less_data_table(found: Mapping[str, Any], of: str) -> tuple[list[str], list[list[str]]]:
+    """AtlasNet with shares of the training ``"subjects"``, or of their ``"slices"``, against networks with all."""
+    rows = [
+        [
+            f"{share['really']:.0%}",
+            as_number(float(np.mean([*share["subjects"][MAIN].values()]))),
+            METHOD[name].title,
+            _gain(gain, len(found["cases"])),
+            f"{gain['p']:.2g}",
+            f"{gain['p_holm']:.2g}",
+        ]
+        for share in found["less_data"]
+        if share["of"] == of
+        for name, gain in share["main_minus"].items()
+    ]
+    return [f"share of the {of}", "AtlasNet with it", "other, with all", "AtlasNet minus that", "p", "p, Holm"], rows
 
 
 def label_table(found: Mapping[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
