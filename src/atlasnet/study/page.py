@@ -13,6 +13,7 @@ from atlasnet.study.confidence import MEASURES
 from atlasnet.study.less_data import write_less_data
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
+from atlasnet.study.statistics import FEWEST_FOR_TAIL
 from atlasnet.study.summary import best_median_worst, summarise, write_cases, write_curves
 from atlasnet.study.tables import (
     as_interval,
@@ -22,6 +23,7 @@ from atlasnet.study.tables import (
     label_table,
     less_data_table,
     main_rows,
+    tail_rows,
     without_label,
     write_table,
 )
@@ -81,6 +83,10 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     head, rows = main_rows(found)
     names = list(found["methods"])
     page.table(head, rows, main=names.index(MAIN) if MAIN in names else None)
+    page.heading("The worst tenth of the test subjects")
+    if len(study.cases) < FEWEST_FOR_TAIL:
+        page.text(f"Intervals take {FEWEST_FOR_TAIL} test subjects.")
+    page.table(*tail_rows(found), main=names.index(MAIN) if MAIN in names else None)
     for label in study.labels:
         page.heading(f"Label: {label}")
         if said := without_label(found, label):
@@ -196,7 +202,7 @@ def _less_data(page: Page, found: Mapping[str, Any], of: str) -> None:
         "same intervals and tests as in the table of the methods. The tests of all shares of the data are corrected by "
         "Holm together, and apart from those of that table."
     )
-    page.table(head, rows)
+    page.table(head, rows, words=head[2:3])
 
 
 def _order(titles: Mapping[str, str]) -> list[str]:
@@ -217,7 +223,7 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
     }
     if not every:
         return
-    rows = []
+    of_subjects, of_voxels = [], []
     for name, values in every.items():
         cells = [titles[name]]
         for measure in MEASURES:
@@ -225,24 +231,28 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
             cells.append("" if known is None else f"{known['spearman']:.3f} {as_interval(known['interval'], '.3f')}")
         ahead = values.get("main_agreement_minus_certainty")
         cells.append("" if ahead is None else f"{ahead['spearman']:+.3f} {as_interval(ahead['interval'], '+.3f')}")
+        of_subjects.append(cells)
+        cells = [titles[name]]
         for kind in ("agreement", "entropy"):
             area = f"error_auc_{kind}"
             cells.append(f"{as_number(values[area], '.3f')} {as_interval(values[f'{area}_interval'], '.3f')}".strip())
         calibration = values["calibration"]
-        rows.append([*cells, "" if calibration is None else f"{calibration['error']:.3f}"])
+        of_voxels.append([*cells, "" if calibration is None else f"{calibration['error']:.3f}"])
     page.heading("Does a method know how good it is?")
     page.text(
         "Rank correlation (Spearman) over the test subjects of their Dice with the agreement between the networks, "
         "with their certainty (1 - entropy, mean over what was found) and with the expected Dice (of the result with "
-        "a truth drawn from its probabilities); the correlation of AtlasNet's agreement minus that of the certainty, "
-        "subjects drawn together; area under the curve with which entropy and disagreement find wrong voxels among "
-        "those found or looked for, mean over the subjects; expected calibration error, the mean distance over the "
-        "same voxels of the probability of what was chosen from how often that is right. A single network agrees with "
-        "nobody."
+        "a truth drawn from its probabilities); and the correlation of AtlasNet's agreement minus that of the "
+        "certainty, subjects drawn together. A single network agrees with nobody."
     )
     head = ["method", *(f"{_MEASURED[measure]} and Dice" for measure in MEASURES)]
-    head.append("AtlasNet's agreement minus this certainty")
-    page.table([*head, "errors by disagreement", "errors by entropy", "calibration error"], rows)
+    page.table([*head, "AtlasNet's agreement minus this certainty"], of_subjects)
+    page.text(
+        "Area under the curve with which entropy and disagreement find wrong voxels among those found or looked for, "
+        "mean over the test subjects; expected calibration error, the mean distance over the same voxels of the "
+        "probability of what was chosen from how often that is right."
+    )
+    page.table(["method", "errors by disagreement", "errors by entropy", "calibration error"], of_voxels)
     _confidence_figures(page, found, {name: every[name] for name in DRAWN if name in every}, titles, figures)
 
 
@@ -260,7 +270,7 @@ def _confidence_figures(
         if of_subjects := values[f"{measure}_of_subjects"]:
             dice = found["subjects"][name]
             marks[f"{titles[name]}: {_MEASURED[measure]}"] = [(v, dice[case]) for case, v in of_subjects.items()]
-        for measure in ("expected_dice", "agreement"):
+        for measure in ("expected_dice", "agreement") if name == MAIN else ("expected_dice",):
             if points := values[f"{measure}_coverage"]:
                 kept[f"{titles[name]}: {_MEASURED[measure]}"] = [Point(100 * p["coverage"], p["dice"]) for p in points]
         if values["calibration"] is not None:
@@ -276,7 +286,7 @@ def _confidence_figures(
             x="subjects that are kept, those of the highest expected Dice or agreement, %",
             y="mean Dice",
             title="Dice over the coverage",
-            order=[f"{titles[name]}: {_MEASURED[kind]}" for kind in ("expected_dice", "agreement") for name in DRAWN],
+            order=[*(f"{titles[name]}: {_MEASURED['expected_dice']}" for name in DRAWN), *kept],
         )
         page.svg(
             svg(figure),

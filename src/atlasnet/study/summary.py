@@ -41,10 +41,9 @@ def summarise(study: Study) -> dict[str, Any]:
         the main one; where two have no seed or no subject in common, there is no difference.
         ``over_atlases``, ``over_fractions``, ``over_slices`` and ``over_epochs``: the mean Dice, per method, over the
         number of atlases, the share of the subjects, the share of their slices and the epochs; over these AtlasNet also
-        with one atlas, as ``atlasnet-1``.``less_data``: AtlasNet with part of the training data against
-        one network with all, see `atlasnet.study.less_data.less_data`. ``confidence``: per method what that is worth
-        which it says of itself, see
-        `atlasnet.study.confidence.confidence`, and ``main_agreement_minus_certainty``: see
+        with one atlas, as ``atlasnet-1``. ``less_data``: AtlasNet with part of the training data against one network
+        with all, see `atlasnet.study.less_data.less_data`. ``confidence``: per method what that is worth which it says
+        of itself, see `atlasnet.study.confidence.confidence`, and ``main_agreement_minus_certainty``: see
         `atlasnet.study.confidence.agreement_minus_certainty`. ``observers``: per observer the number of ``subjects``,
         and ``labels``, ``undefined``, ``absent``, ``mean_dice``, ``interval`` and ``main_minus_this`` as of a
         method, over these; the tests of all observers are corrected together. ``observers_together``: the same of their

@@ -18,7 +18,6 @@ from atlasnet.wording import counted, lengths, shortened
 _FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
 _ENOUGH_SEEDS = 3  # with fewer, their range says next to nothing of how far trainings differ
 _OF_SEEDS = "Dice of the seeds"
-_OF_TAIL = "the same, worst tenths"
 _HEADINGS = {
     "sensitivity": "sensitivity",
     "precision": "precision",
@@ -31,8 +30,8 @@ _HEADINGS = {
 
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table: headings, a row of text per method and observer; no comparisons where nothing was compared."""
-    comparison = ["AtlasNet minus this", "p", "p, Holm", _OF_TAIL] if _compared(found) else []
-    head = ["method", "mean Dice", "95 % interval", _OF_SEEDS, "worst tenth", *comparison, "s per scan", "seeds"]
+    comparison = ["AtlasNet minus this", "p", "p, Holm"] if _compared(found) else []
+    head = ["method", "mean Dice", "95 % interval", _OF_SEEDS, *comparison, "s per scan", "seeds"]
     rows = []
     for name, row in found["methods"].items():
         gains = _gains(row, found)[: len(comparison)]
@@ -43,7 +42,6 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 as_number(row["mean_dice"]),
                 as_interval(row["interval"]),
                 _range(row["dice_of_seeds"]),
-                f"{as_number(row['worst_tenth'])} {as_interval(row['worst_tenth_interval'])}".strip(),
                 *gains,
                 as_number(row["seconds"], ".1f"),
                 str(len(row["seeds"])) if METHOD[name].seeded else "none",
@@ -51,12 +49,26 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     for title, row in observers(found).items():
         gains = _gains(row, found)[: len(comparison)]
-        rows.append([title, as_number(row["mean_dice"]), as_interval(row["interval"]), "", "", *gains, "", ""])
+        rows.append([title, as_number(row["mean_dice"]), as_interval(row["interval"]), "", *gains, "", ""])
     place = head.index(_OF_SEEDS)
     if not any(row[place] for row in rows):  # one seed each
         for cells in (head, *rows):
             del cells[place]
     return head, rows
+
+
+def tail_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The worst tenth of the subjects: headings, and a row of text per method."""
+    rows = []
+    for row in found["methods"].values():
+        cells = [row["title"]]
+        for values, form in ((row, ".4f"), (row.get("main_minus_this", {}), "+.4f")):
+            cells.append(as_number(values.get("worst_tenth"), form))
+            cells.append(as_interval(values.get("worst_tenth_interval"), form))
+        rows.append(cells)
+    columns = 5 if any("main_minus_this" in row for row in found["methods"].values()) else 3
+    head = ["method", "worst tenth", "95 % interval", "AtlasNet minus this", "its interval"]
+    return head[:columns], [cells[:columns] for cells in rows]
 
 
 def observers(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -102,8 +114,7 @@ def _compared(found: Mapping[str, Any]) -> bool:
 def main_table(found: Mapping[str, Any]) -> str:
     """The main table for a terminal, and its `cautions`."""
     head, rows = main_rows(found)
-    for_page = ("worst tenth", "p", _OF_TAIL, "s per scan", "seeds")
-    shown = [i for i, heading in enumerate(head) if heading not in for_page]
+    shown = [i for i, heading in enumerate(head) if heading not in ("p", "s per scan", "seeds")]
     table = [[row[i] for i in shown] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
@@ -119,9 +130,8 @@ def _gains(row: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """The cells of a comparison, empty where there is none."""
     gain = row.get("main_minus_this")
     if gain is None:
-        return [""] * 4
-    tail = f"{as_number(gain.get('worst_tenth'), '+.4f')} {as_interval(gain.get('worst_tenth_interval'), '+.4f')}"
-    return [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}", tail.strip()]
+        return [""] * 3
+    return [_gain(gain, len(found["cases"])), f"{gain['p']:.2g}", f"{gain['p_holm']:.2g}"]
 
 
 def _gain(gain: Mapping[str, Any], subjects: int) -> str:
