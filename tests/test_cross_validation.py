@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Fingerprint, Plan, take_fingerprint
 from atlasnet.errors import InputError, RegistrationError
+from atlasnet.evaluation import LabelScores, Table
 from atlasnet.execution import Execution, Reporter, SilentReporter
 from atlasnet.execution.memory import Room
 from atlasnet.prediction import Ensemble, Predictor
@@ -100,6 +101,33 @@ def test_the_table_holds_every_subject_and_its_interval_the_mean(found: CrossVal
     written = json.loads((folder / "cross_validation.json").read_text())
     assert written["folds"] == [list(fold) for fold in found.folds]
     assert (folder / "table.csv").exists()
+    of_cases = [np.mean([row.dice for row in found.table.rows if row.case == case]) for case in NAMES]
+    assert written["over_labels"]["dice"] == pytest.approx(np.mean(of_cases))
+    assert written["over_labels"]["worst_tenth"] == pytest.approx(min(of_cases))
+    assert written["cautions"] == ["With 4 subjects intervals are too narrow."]
+    assert written["cautions"][0] in found.text()
+    assert f"mean over labels: Dice {np.mean(of_cases):.3f} on average, 95 % interval" in found.text()
+    assert f"worst tenth of the subjects {min(of_cases):.3f}\n" in found.text()
+
+
+def test_of_many_subjects_the_worst_tenth_has_an_interval_and_nothing_is_warned_of() -> None:
+    dice = np.random.default_rng(0).uniform(0.6, 0.9, (30, 2))
+    score = dict.fromkeys((field.name for field in fields(LabelScores)), 0.0)
+    rows = tuple(
+        LabelScores(**score | {"case": f"s{case}", "label": label, "dice": value, "presence": "both"})
+        for case, of_labels in enumerate(dice.tolist())
+        for label, value in zip(("a", "b"), of_labels, strict=True)
+    )
+    found = CrossValidation((("s0",),), Table({"a": 1, "b": 2}, rows), {"a": None, "b": None})
+    every = found.over_labels()
+    assert every is not None
+    means = np.sort(dice.mean(1))
+    assert (every["subjects"], every["dice"]) == (30, pytest.approx(means.mean()))
+    assert every["worst_tenth"] == pytest.approx(means[:3].mean())
+    low, high = every["worst_tenth_interval_95"]
+    assert low <= every["worst_tenth"] <= high
+    assert f"{every['worst_tenth']:.3f}, 95 % interval {low:.3f} to {high:.3f}" in found.text()
+    assert found.cautions() == []
 
 
 def test_predictions_are_called_label_maps(found: CrossValidation, folder: Path) -> None:

@@ -60,7 +60,11 @@ def write_training_report(
         if cross_validation.get("never_left_out"):
             rest = shortened(cross_validation["never_left_out"])
             said += f" Trained on in every fold, and without a score: {rest}."
+        if (every := cross_validation.get("over_labels")) is not None:
+            said += f" Mean Dice over the labels: {number(every['dice'])}, worst tenth {number(every['worst_tenth'])}."
         page.text(said)
+        for caution in cross_validation.get("cautions", ()):
+            page.text(caution)
         add_scores(page, cross_validation)
     _registrations(page, model, pairs, atlases, execution)
     page.text(NO_DEVICE, small=True)

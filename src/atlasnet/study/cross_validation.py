@@ -16,7 +16,7 @@ from atlasnet.execution import Execution, atomic_path, file_digest, hold_folder,
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
-from atlasnet.study.statistics import interval
+from atlasnet.study.statistics import FEWEST_FOR_TAIL, few_subjects, interval, worst_tenth
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
 from atlasnet.training.fit import Fitting, fit
 from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn_weights
@@ -63,11 +63,38 @@ class CrossValidation:
             "dice_estimate": None if self.estimate is None else self.estimate.to_json(),
             "fusion_weights": None if self.fusion_weights is None else self.fusion_weights.to_json(),
             "unusual": list(self.unusual),
+            "over_labels": self.over_labels(),
+            "cautions": self.cautions(),
             **self.table.as_json(),
         }
 
+    def over_labels(self) -> dict[str, Any] | None:
+        """Of the subjects' mean Dice over the labels; None without a result.
+
+        Returns:
+            ``dice``, its mean over the ``subjects``, with its ``interval_95``; and ``worst_tenth``, that of the tenth
+            with the lowest, with ``worst_tenth_interval_95``, which takes `FEWEST_FOR_TAIL` subjects.
+        """
+        of_cases: dict[str, list[float]] = {}
+        for row in self.table.rows:
+            of_cases.setdefault(row.case, []).append(row.dice)
+        if not of_cases:
+            return None
+        dice = np.array([np.mean(values) for values in of_cases.values()])
+        return {
+            "subjects": len(dice),
+            "dice": float(dice.mean()),
+            "interval_95": interval(dice),
+            "worst_tenth": float(worst_tenth(dice)),
+            "worst_tenth_interval_95": interval(dice, worst_tenth) if len(dice) >= FEWEST_FOR_TAIL else None,
+        }
+
+    def cautions(self) -> list[str]:
+        """What makes the scores less sure than they look."""
+        return few_subjects(len(self.table.cases), compared=False)
+
     def text(self) -> str:
-        """For a person: one line per label, and who failed."""
+        """For a person: one line per label, one for all, how sure that is, and who failed."""
         subjects, folds = counted(len(self.table.cases), "subject"), counted(len(self.folds), "fold")
         lines = [f"{subjects}, each by a model that has not seen it, {folds}"]
         if self.never_left_out:
@@ -78,9 +105,16 @@ class CrossValidation:
             if not dice:
                 lines.append(f"{name}: no Dice is defined")
                 continue
-            interval = self.intervals[name]
-            between = "" if interval is None else f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
-            lines.append(f"{name}: Dice {np.mean(dice):.3f} on average{between}; lowest {min(dice):.3f}")
+            lines.append(
+                f"{name}: Dice {np.mean(dice):.3f} on average{_between(self.intervals[name])}; lowest {min(dice):.3f}"
+            )
+        if (every := self.over_labels()) is not None:
+            tail = f"{every['worst_tenth']:.3f}{_between(every['worst_tenth_interval_95'])}"
+            lines.append(
+                f"mean over labels: Dice {every['dice']:.3f} on average{_between(every['interval_95'])}; "
+                f"worst tenth of the subjects {tail}"
+            )
+        lines += self.cautions()
         if self.estimate is not None:
             lines += self._estimate_lines(self.estimate)
         if self.fusion_weights is not None:
@@ -100,6 +134,11 @@ class CrossValidation:
             f"{label}: the Dice of a new scan can be estimated with an error of {line.error:.3f}"
             for label, line in estimate.lines.items()
         ]
+
+
+def _between(ends: tuple[float, float] | None) -> str:
+    """An interval in a sentence; nothing where there is none."""
+    return "" if ends is None else f", 95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def cross_validate(

@@ -286,7 +286,10 @@ def _confidence_figures(
             x="subjects that are kept, those of the highest expected Dice or agreement, %",
             y="mean Dice",
             title="Dice over the coverage",
-            order=[*(f"{titles[name]}: {_MEASURED['expected_dice']}" for name in DRAWN), *kept],
+            order=[
+                *(f"{titles[name]}: {_MEASURED['expected_dice']}" for name in DRAWN),
+                f"{titles[MAIN]}: {_MEASURED['agreement']}",
+            ],
         )
         page.svg(
             svg(figure),

@@ -13,9 +13,9 @@ from atlasnet.execution import atomic_path
 from atlasnet.study.means import SCORES
 from atlasnet.study.methods import MAIN, METHOD
 from atlasnet.study.software import as_text, mixed
+from atlasnet.study.statistics import few_subjects
 from atlasnet.wording import counted, lengths, shortened
 
-_FEW = 10  # subjects, below which bootstrap intervals hold the true mean in clearly fewer than 95 of 100 studies
 _ENOUGH_SEEDS = 3  # with fewer, their range says next to nothing of how far trainings differ
 _OF_SEEDS = "Dice of the seeds"
 _HEADINGS = {
@@ -100,11 +100,7 @@ def cautions(found: Mapping[str, Any]) -> list[str]:
             f"With {counted(fewest, 'seed')} it is {known} known how far a result varies from one training to the "
             f"next: intervals and tests are over subjects only. {_ENOUGH_SEEDS} or more show it."
         )
-    subjects = len(found["cases"])
-    if subjects < _FEW:
-        test = f", and no test can find a p below {min(1.0, 2 / 2**subjects):.2g}, before the correction"
-        said.append(f"With {counted(subjects, 'subject')} intervals are too narrow{test if _compared(found) else ''}.")
-    return said
+    return [*said, *few_subjects(len(found["cases"]), compared=_compared(found))]
 
 
 def _compared(found: Mapping[str, Any]) -> bool:
