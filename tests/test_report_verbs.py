@@ -84,8 +84,12 @@ def test_training_shows_the_loss_of_the_common_network_where_the_model_has_one(m
 
 def test_training_shows_the_scores_of_cross_validation(model: Path) -> None:
     scores = json.loads((model / "cross_validation/table.json").read_text(encoding="utf-8"))
-    rows = check(model / "report.html").table("case")
+    page = check(model / "report.html")
+    rows = page.table("case")
     assert len(rows) == len(scores["rows"])
+    over = json.loads((model / "cross_validation/cross_validation.json").read_text(encoding="utf-8"))["over_labels"]
+    assert f"Mean Dice over the labels: {over['dice']:.3f}, worst tenth {over['worst_tenth']:.3f}." in page.text
+    assert "With 3 subjects intervals are too narrow." in page.text
     assert float(rows[0]["Dice"]) == pytest.approx(min(row["dice"] for row in scores["rows"]), abs=6e-4)
 
 
