@@ -298,6 +298,13 @@ def test_a_series_that_nothing_can_refer_to_is_refused(tmp_path: Path, keyword: 
         check_source(read_dicom_source(folder), folder)
 
 
+def test_a_series_of_two_patients_is_refused_whoever_put_it_together(tmp_path: Path) -> None:
+    _, origin = written(tmp_path, series())
+    origin.source.headers[3].PatientID = "MRN-4712"
+    with pytest.raises(VolumeError, match="differ in PatientID"):
+        check_source(origin.source, tmp_path)
+
+
 def test_a_series_of_several_multi_frame_files_is_read_but_not_referred_to(tmp_path: Path) -> None:
     made = series()
     first, second = dicoms.enhanced(made, [0, 2, 4]), dicoms.enhanced(made, [1, 3, 5])

@@ -23,6 +23,7 @@ from pydicom.uid import (
 import dicoms
 from atlasnet.errors import VolumeError
 from atlasnet.volume import read_grid, read_volume, volume_files
+from atlasnet.volume.dicom import read_dicom_source
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 16, 12)).astype(np.int16)
 SPACING, ORIGIN = (0.75, 0.5, 2.5), (-20.0, 30.0, -400.0)
@@ -44,7 +45,7 @@ def test_series_in_folders_below_are_listed_without_the_patient_and_chosen_by_nu
     dicoms.save(tmp_path / "study" / "b", series("12", 4))
     with pytest.raises(VolumeError) as refusal:
         read_volume(tmp_path)
-    assert refusal.value.found == "3: 'thorax 3', CT, 5 slices; 12: 'thorax 12', CT, 4 slices"
+    assert refusal.value.found == "3: “thorax 3”, CT, 5 slices; 12: “thorax 12”, CT, 4 slices"
     assert "--series" in str(refusal.value)
     for secret in (dicoms.NAME, dicoms.PATIENT_ID, "19700101"):
         assert secret not in str(refusal.value)
@@ -56,11 +57,72 @@ def test_series_in_folders_below_are_listed_without_the_patient_and_chosen_by_nu
 
 
 def test_a_description_that_names_the_patient_is_told_without(tmp_path: Path) -> None:
-    for number, text in (("3", "DOE JANE thorax_Doe MRN-4711"), ("4", "Janet's scout")):
+    for number, text in (("3", "DOE JANE thorax_Doe MRN-4711"), ("4", "lung")):
         dicoms.save(tmp_path / number, series(number, SeriesDescription=text))
     with pytest.raises(VolumeError) as refusal:
         read_volume(tmp_path)
-    assert refusal.value.found == "3: '*** *** thorax_*** ***', CT, 5 slices; 4: \"Janet's scout\", CT, 5 slices"
+    assert refusal.value.found == "3: “*** *** thorax_*** ***-***”, CT, 5 slices; 4: “lung”, CT, 5 slices"
+
+
+@pytest.mark.parametrize(
+    ("tags", "text", "told"),
+    [
+        ({"PatientName": "Müller^Jörg"}, "Mueller MULLER müller JMUELLER Joerg liver", "*** *** *** *** *** liver"),
+        ({"PatientName": "Mueller^J"}, "Müller^J T1 J", "***^J T1 J"),
+        ({"PatientName": "Großmann-Łukasz^Øystein"}, "grossmann_LUKASZ OYSTEIN", "***_*** ***"),
+        (
+            {"PatientName": "Schmidt-Maier^Eva"},
+            "Maier T2 EVA schmidtmaier EvaM retrieval",
+            "*** T2 *** *** *** retrieval",
+        ),
+        ({"PatientName": "Yamada^Tarou=山田^太郎"}, "山田太郎頭部 CT", "*** CT"),
+        ({"OtherPatientIDs": ["5551234", "XY77123"]}, "id 5551234 77123", "id *** ***"),
+        ({"OtherPatientIDsSequence": [dicoms.item(PatientID="98765")]}, "98765 axial", "*** axial"),
+        ({"OtherPatientNames": "Brown^Ann\\O'Hara^Ann"}, "BROWN O'HARA thin", "*** O'*** thin"),
+        ({"PatientBirthName": "Weiß"}, "Weiss 5mm", "*** 5mm"),
+        ({"PatientMotherBirthName": "Kowalski"}, "kowalski", "***"),
+        ({"PatientBirthDate": "19700131"}, "19700131 31.01.1970 1/31/70 700131 1970013", "*** *** *** *** 1970013"),
+        ({"AccessionNumber": "ACC77"}, "ACC77 77 T177", "*** *** T177"),
+    ],
+)
+def test_whatever_names_the_patient_is_told_in_no_spelling(
+    tmp_path: Path, tags: dict[str, object], text: str, told: str
+) -> None:
+    for number in ("3", "4"):
+        made = series(number, SeriesDescription=text, SpecificCharacterSet="ISO_IR 192", **tags)
+        dicoms.save(tmp_path / number, made)
+    with pytest.raises(VolumeError) as refusal:
+        read_volume(tmp_path)
+    assert f"3: “{told}”, CT" in str(refusal.value.found)
+
+
+@pytest.mark.parametrize(
+    ("tags", "what"),
+    [
+        ({"PatientID": "MRN-4712"}, "patient"),
+        ({"IssuerOfPatientID": "another hospital"}, "patient"),
+        ({"StudyInstanceUID": f"{dicoms.ROOT}.99"}, "study"),
+        ({"FrameOfReferenceUID": f"{dicoms.ROOT}.88"}, "frame of reference"),
+    ],
+)
+def test_slices_that_share_nothing_but_the_series_are_refused(tmp_path: Path, tags: dict[str, str], what: str) -> None:
+    made = series()
+    for dataset in made[3:]:
+        for keyword, value in tags.items():
+            setattr(dataset, keyword, value)
+    for read in (read_volume, read_grid, read_dicom_source):
+        with pytest.raises(VolumeError, match=f"not of one {what}; found IM000 and IM02., which differ in ") as refusal:
+            read(dicoms.save(tmp_path, made))
+        for value in (*tags.values(), dicoms.NAME, dicoms.PATIENT_ID):
+            assert not value or value not in str(refusal.value)
+
+
+def test_patients_without_a_number_are_told_apart_by_name(tmp_path: Path) -> None:
+    made = series(PatientID="")
+    np.testing.assert_array_equal(read_volume(dicoms.save(tmp_path, made)).array[0], VOXELS)
+    made[4].PatientName = "Doe^John"
+    with pytest.raises(VolumeError, match="not of one patient"):
+        read_volume(dicoms.save(tmp_path, made))
 
 
 def test_series_of_one_number_are_told_apart_by_uid(tmp_path: Path) -> None:

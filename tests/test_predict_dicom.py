@@ -104,9 +104,28 @@ def test_several_series_are_refused_with_their_list_before_the_networks_run(
 ) -> None:
     assert main(["predict", str(export), "-m", str(model.folder), "-o", str(tmp_path / "out.nii.gz")]) == 2
     told = capsys.readouterr().err
-    assert "3: 'thorax 3', CT, 14 slices; 4: 'thorax 4', CT, 7 slices" in told
+    assert "3: “thorax 3”, CT, 14 slices; 4: “thorax 4”, CT, 7 slices" in told
     assert "--series" in told
     assert not list(tmp_path.glob("out*"))
+
+
+def test_no_description_enters_the_log_for_one_case_or_many(
+    model: Model, export: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    text = 'called “Buddy”, "it\'s him"'
+    tags = {"SpecificCharacterSet": "ISO_IR 192", "SeriesDescription": text}
+    made = dicoms.slices(np.zeros((3, 8, 8), np.int16), series="5", **tags)
+    dicoms.save(export / "5", made)
+    shutil.copytree(export, tmp_path / "second")
+    inputs, log = [str(export), str(tmp_path / "second")], tmp_path / "run.log"
+    for given, code in ((inputs[:1], 2), (inputs, 1)):
+        words = ["predict", *given, "-m", str(model.folder), "-o", str(tmp_path / "out"), "--log", str(log)]
+        assert main(words) == code
+        assert '“called "Buddy", "it\'s him"”' in capsys.readouterr().err
+    text = log.read_text(encoding="utf-8")
+    assert text.count("3: <text>, CT, 14 slices; 4: <text>, CT, 7 slices; 5: <text>, CT, 3 slices") >= 3
+    for word in ("thorax", "called", "Buddy", "him"):
+        assert word not in text
 
 
 def test_dicom_objects_of_a_scan_that_is_not_dicom_are_refused(model: Model, tmp_path: Path, capsys: Capture) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+QUOTED = re.compile("“[^”]*”")
+"""What `quoted` gives; no log takes it."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -34,3 +38,9 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def quoted(text: str) -> str:
+    """Free text of a file, in which people type names, on one line between the marks by which a log knows it."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return "“" + " ".join(re.sub("[“”]", '"', printable).split()) + "”"

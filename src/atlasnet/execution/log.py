@@ -11,6 +11,7 @@ from typing import TextIO
 
 from atlasnet.errors import InputError
 from atlasnet.execution.reporter import Reporter, T, WitnessReporter
+from atlasnet.wording import QUOTED
 
 
 class LogReporter(WitnessReporter):
@@ -22,7 +23,8 @@ class LogReporter(WitnessReporter):
     Args:
         reporter: is told everything as it is.
         stream: gets the lines, the time in UTC.
-        hide: applied to every text that is written.
+        hide: applied to every text that is written, after what a file says in free text (`atlasnet.wording.quoted`) is
+            taken out.
 
     Attributes:
         failure: why nothing more is written; None while all is well.
@@ -39,7 +41,8 @@ class LogReporter(WitnessReporter):
         if self.failure is not None:
             return
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lines = [f"{time} {kind} {line}\n" for line in self._hide(text).splitlines() if line.strip()]
+        told = self._hide(QUOTED.sub("<text>", text))
+        lines = [f"{time} {kind} {line}\n" for line in told.splitlines() if line.strip()]
         try:
             self._stream.write("".join(lines))  # at once: another process may write there too
             self._stream.flush()

@@ -147,7 +147,7 @@ def check_source(source: DicomSource, path: Path) -> None:
                     )
             for keyword in (*_PATIENT_AND_STUDY, "SeriesNumber", "PositionReferenceIndicator"):
                 str(header.get(keyword))
-        for keyword in _REQUIRED[:2] + _REQUIRED[4:]:
+        for keyword in ("PatientID", "IssuerOfPatientID", *_REQUIRED[:2], *_REQUIRED[4:]):
             if len({header.get(keyword) for header in source.headers}) > 1:
                 raise VolumeError(f"the slices of the series differ in {keyword}", path=path)
     if source.frames[0] is not None and len({header.SOPInstanceUID for header in source.headers}) > 1:

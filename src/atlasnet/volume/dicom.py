@@ -29,6 +29,9 @@ Float = NDArray[np.float64]
 SLICE_TOLERANCE = 0.05
 """How far a gap between slices may differ from the others, as a share: some scanners round positions to 0.01 mm."""
 
+SHARED = {"PatientID": "patient", "StudyInstanceUID": "study", "FrameOfReferenceUID": "frame of reference"}
+"""What all slices of a series have in common (DICOM PS3.3 A.1.2), and what it is called."""
+
 PLACE_TOLERANCE = 0.5
 """How far a slice may lie from its place in an even, upright stack: in its plane in pixels, across in gaps."""
 
@@ -60,8 +63,9 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
         series: the SeriesNumber or SeriesInstanceUID where there are several.
 
     Raises:
-        VolumeError: there is no such series, a slice cannot be read, or the slices do not make an even stack: unequal
-            sizes or orientations, gaps, repeated positions, a tilted gantry.
+        VolumeError: there is no such series, a slice cannot be read, the slices are not of one patient, study and frame
+            of reference, or they do not make an even stack: unequal sizes or orientations, gaps, repeated positions, a
+            tilted gantry.
     """
     with open_series(path, series) as found:
         frames, grid = _stacked(found)
@@ -108,6 +112,7 @@ def _whole_header(file: Path) -> Dataset:
 
 def _stacked(series: Series) -> tuple[list[Frame], Grid]:
     """The slices in the order of the volume, and its grid."""
+    _check_shared(series)
     frames = [frame for instance in series.instances for frame in frames_of(instance)]
     first = frames[0]
     row, column = np.split(first.orientation, 2)
@@ -137,6 +142,20 @@ def _stacked(series: Series) -> tuple[list[Frame], Grid]:
     direction = np.stack([row, column, normal], axis=1)
     spacing = np.array([*first.spacing, gap])
     return frames, trusted_grid(series.path, (len(frames), y, x), spacing, frames[0].position, direction)
+
+
+def _check_shared(series: Series) -> None:
+    """Refuse slices that lie together by their identifier alone: nobody could say whose volume they make."""
+    first = series.instances[0]
+    for instance in series.instances:
+        for keyword, what in SHARED.items():
+            if instance.header.get(keyword) != first.header.get(keyword):
+                raise VolumeError(
+                    f"the slices of the series are not of one {what}",
+                    path=series.path,
+                    found=f"{first.name} and {instance.name}, which differ in {keyword}",
+                    remedy=f"put the files of each {what} into a folder of their own, and give one of the folders",
+                )
 
 
 def _described(frame: Frame) -> str:

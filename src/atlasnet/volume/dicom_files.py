@@ -18,12 +18,15 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from atlasnet.errors import VolumeError
+from atlasnet.volume.dicom_patient import PATIENT, forget_patient
 from atlasnet.volume.names import require_target
 
 _HEADER = [
     "SOPClassUID",
     "SOPInstanceUID",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
+    "FrameOfReferenceUID",
     "SeriesNumber",
     "SeriesDescription",
     "Modality",
@@ -44,7 +47,6 @@ _HEADER = [
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
-_PATIENT = ["PatientName", "PatientID"]  # read to keep them out of messages, and forgotten
 _COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 _UID = re.compile(r"\d+(\.\d+)+")
 _SUFFIXES = (".dcm", ".ima")
@@ -101,7 +103,7 @@ def _like(name: str, slices: Sequence[str]) -> bool:
 
 
 def read_header(file: Path) -> Dataset | None:
-    """What matters of the header, or None where the file is not DICOM, or the index of a disc.
+    """What matters of the header, a hash as its PatientID, or None where the file is not DICOM, or the index of a disc.
 
     Raises:
         VolumeError: it is DICOM, but damaged, or compressed as a whole; or it is a link that leads nowhere.
@@ -119,8 +121,8 @@ def read_header(file: Path) -> Dataset | None:
             stream.seek(0)
             if not bare and read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 raise unreadable(file, "a header that is compressed too (deflate)")
-            header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_HEADER + _PATIENT)
-            _forget_patient(header)
+            header = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_HEADER + PATIENT)
+            forget_patient(header)
             stated = header.get("SOPClassUID") or getattr(header, "file_meta", Dataset()).get("MediaStorageSOPClassUID")
             sop_class = UID(str(stated or ""))
             if sop_class == MediaStorageDirectoryStorage:
@@ -148,18 +150,6 @@ def read_header(file: Path) -> Dataset | None:
     except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
         raise unreadable(file, f"a damaged header ({type(error).__name__})") from error
     return header
-
-
-def _forget_patient(header: Dataset) -> None:
-    """Take name and ID of the patient out of a header, and out of its description, where people type them too."""
-    names = re.split(r"[\^=,\s]+", " ".join(str(header.get(keyword) or "") for keyword in _PATIENT))
-    for keyword in _PATIENT:
-        if keyword in header:
-            del header[keyword]
-    told = [re.escape(name) for name in names if len(name) > 1]
-    if told and "SeriesDescription" in header:
-        pattern = rf"(?<![^\W_])(?:{'|'.join(sorted(told, key=len, reverse=True))})(?![^\W_])"
-        header.SeriesDescription = re.sub(pattern, "***", str(header.SeriesDescription), flags=re.IGNORECASE)
 
 
 def unreadable(file: Path, found: str, remedy: str = "export the series again, or take the file out") -> VolumeError:

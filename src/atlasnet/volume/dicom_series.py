@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
 from atlasnet.volume.dicom_files import check_strange, read_header
-from atlasnet.wording import counted
+from atlasnet.wording import counted, quoted
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
 
@@ -81,9 +81,9 @@ class Series:
     def describe(self, numbered: bool) -> str:
         """Number (or, where that does not tell it from the others, UID), description, modality and slices."""
         header = self.instances[0].header
-        text = " ".join(str(header.get("SeriesDescription") or "").split())[:64]
+        text = str(header.get("SeriesDescription") or "").strip()[:64]
         slices = sum(instance.frames for instance in self.instances)
-        parts = [repr(text)] if text else []
+        parts = [quoted(text)] if text else []
         parts += [str(header.get("Modality") or "modality unknown"), counted(slices, "slice")]
         return f"{self.number if numbered else self.uid}: " + ", ".join(parts)
 
