@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from copy import deepcopy
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from scipy.spatial.transform import Rotation
 import dicoms
 from atlasnet.cohort.segments import label_segments
 from atlasnet.errors import VolumeError
-from atlasnet.prediction.dicom import Origin, check_source
+from atlasnet.prediction.dicom import Origin, check_source, quiet_pydicom
 from atlasnet.prediction.dicom_seg import write_dicom_seg
 from atlasnet.prediction.rtstruct import slice_polygons, write_rtstruct
 from atlasnet.volume import Volume, read_volume, write_volume
@@ -203,6 +205,82 @@ def test_dates_and_times_that_there_are_not_do_not_stop_the_writing(tmp_path: Pa
         assert [dataset.get(k) for k in ("StudyDate", "StudyTime", "PatientBirthDate", "PatientSex")] == [""] * 4
 
 
+STATED = {
+    "PatientIdentityRemoved": "YES",
+    "DeidentificationMethod": ["by hand", "twice"],
+    "DeidentificationMethodCodeSequence": [
+        dicoms.item(CodeValue="113100", CodingSchemeDesignator="DCM", CodeMeaning="Basic Profile")
+    ],
+    "IssuerOfPatientID": "Hôpital",
+    "OtherPatientIDs": ["A-1", "B-2"],
+    "OtherPatientIDsSequence": [dicoms.item(PatientID="C-3", IssuerOfPatientID="Hôpital", TypeOfPatientID="TEXT")],
+    "OtherPatientNames": "Doe^J",
+    "PatientComments": "first line\r\nsecond line",
+    "ClinicalTrialSponsorName": "sponsor",
+    "ClinicalTrialProtocolID": "P1",
+    "ClinicalTrialProtocolName": "",
+    "ClinicalTrialSubjectID": "17",
+    "ClinicalTrialTimePointID": "baseline",
+    "LongitudinalTemporalOffsetFromEvent": 3.5,
+    "StudyDescription": "Thorax früh",
+    "ProcedureCodeSequence": [dicoms.item(CodeValue="1", CodingSchemeDesignator="99X", CodeMeaning="thorax")],
+    "PatientAge": "050Y",
+    "PatientSize": "1.71",
+    "PatientWeight": "70.5",
+    "PregnancyStatus": 4,
+    "TimezoneOffsetFromUTC": "+0130",
+}
+
+
+@pytest.mark.parametrize("multi_frame", [False, True])
+def test_all_that_is_said_of_patient_trial_and_study_is_taken_over(tmp_path: Path, multi_frame: bool) -> None:
+    made = series()
+    made = [dicoms.enhanced(made, range(6))] if multi_frame else made
+    for dataset in made:
+        for keyword, value in STATED.items():
+            setattr(dataset, keyword, value)
+    written(tmp_path, made)
+    for read, name in ((hd.seg.segread, "seg.dcm"), (pydicom.dcmread, "rt.dcm")):
+        dataset = read(tmp_path / name)
+        for keyword in STATED:
+            assert dataset[keyword] == made[0][keyword], (name, keyword)
+            assert dataset[keyword].VM == made[0][keyword].VM
+        local = CREATED.astimezone(timezone(timedelta(hours=1, minutes=30)))
+        assert dataset.SeriesDate + dataset.SeriesTime[:6] == local.strftime("%Y%m%d%H%M%S")
+
+
+def test_what_is_not_valid_of_it_is_empty(tmp_path: Path) -> None:
+    made = series()
+    with quiet_pydicom():
+        for dataset in made:
+            dataset.StudyDescription, dataset.PatientComments = "x" * 100, "kept"
+            dataset.OtherPatientIDsSequence = [dicoms.item(PatientID="y" * 100)]
+            dataset.IssuerOfPatientID, dataset.TimezoneOffsetFromUTC = ["one", "two"], "summer"
+            dataset.PatientAge, dataset.PatientWeight = "old", ""
+            dataset["PatientWeight"]._value = "heavy"
+        written(tmp_path, made)
+    for name in ("seg.dcm", "rt.dcm"):
+        dataset = pydicom.dcmread(tmp_path / name)
+        assert (dataset.StudyDescription, dataset.PatientComments) == ("x" * 64, "kept")
+        for keyword in ("IssuerOfPatientID", "PatientAge", "PatientWeight", "TimezoneOffsetFromUTC"):
+            assert dataset[keyword].is_empty, keyword
+        assert not dataset.OtherPatientIDsSequence
+
+
+def test_a_segmentation_of_a_lossy_scan_says_so(tmp_path: Path) -> None:
+    made = series()
+    for dataset in made[2:]:
+        dataset.LossyImageCompression, dataset.LossyImageCompressionRatio = "01", ["10.5", "2"]
+        dataset.LossyImageCompressionMethod = ["ISO_10918_1", "ISO_15444_1"]
+    written(tmp_path / "lossy", made)
+    seg = hd.seg.segread(tmp_path / "lossy" / "seg.dcm")
+    assert seg.LossyImageCompression == "01"
+    assert list(seg.LossyImageCompressionRatio) == [10.5, 2]
+    assert list(seg.LossyImageCompressionMethod) == ["ISO_10918_1", "ISO_15444_1"]
+    written(tmp_path / "plain", series())
+    assert hd.seg.segread(tmp_path / "plain" / "seg.dcm").LossyImageCompression == "00"
+
+
 def codes(items: Any) -> tuple[str, str, str]:
     return items[0].CodeValue, items[0].CodingSchemeDesignator, items[0].CodeMeaning
 
@@ -223,6 +301,26 @@ def test_codes_and_colours_come_from_the_table_and_are_neutral_without(tmp_path:
     assert [item.ROIName for item in rtstruct.StructureSetROISequence] == ["small", "absent", "big"]
     assert list(rtstruct.ROIContourSequence[2].ROIDisplayColor) == [0x80, 0xAE, 0x80]
     assert "ContourSequence" not in rtstruct.ROIContourSequence[1]
+
+
+def test_one_identity_means_the_same_bytes(tmp_path: Path) -> None:
+    labels, origin = written(tmp_path, series())
+    corrected = [deepcopy(header) for header in origin.source.headers]
+    for header in corrected:
+        header.PatientName = "Roe^Jane"
+    moved = origin.source.positions + 0.001
+    others = (
+        replace(origin, created=CREATED + timedelta(seconds=1)),
+        replace(origin, source=replace(origin.source, headers=tuple(corrected))),
+        replace(origin, source=replace(origin.source, positions=moved)),
+    )
+    for name, write in (("seg.dcm", write_dicom_seg), ("rt.dcm", write_rtstruct)):
+        found = {}
+        for other in (origin, *others):
+            write(tmp_path / "other.dcm", labels, other)
+            dataset = pydicom.dcmread(tmp_path / "other.dcm")
+            found[dataset.SOPInstanceUID, dataset.SeriesInstanceUID] = (tmp_path / "other.dcm").read_bytes()
+        assert len({uid for uids in found for uid in uids}) == 2 * len(set(found.values())) == 8, name
 
 
 def test_nothing_found_is_a_segmentation_too(tmp_path: Path) -> None:

@@ -28,22 +28,10 @@ if TYPE_CHECKING:
     from atlasnet.volume.dicom import DicomSource
 
 MANUFACTURER = "AtlasNet"
-UTF_8 = "ISO_IR 192"
 LONGEST_STRING = 64  # characters
-
-_PATIENT_AND_STUDY = (  # what every object of a study has, known or empty (DICOM PS3.3 C.7.1.1, C.7.2.1)
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyInstanceUID",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
+LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+_WRITTEN = (*_REQUIRED, "SeriesNumber", "Modality", *LOSSY)  # of a source, beside what says whose it is
 
 
 def require_writers() -> None:
@@ -90,30 +78,33 @@ class Origin:
     model: str
     created: datetime
 
+    @property
+    def made(self) -> datetime:
+        """When it was created, by the clock of the source where that tells its distance from UTC."""
+        offset = self.identity().get("TimezoneOffsetFromUTC")
+        return self.created if not offset else self.created.astimezone(datetime.strptime(offset, "%z").tzinfo)
+
     def uid(self, labels: Volume, kind: str) -> str:
-        """A UID that the content decides: the same scan, model, version and labels give the same one."""
+        """A UID that all that is written decides, the time and the patient too: one UID means the same bytes."""
         from pydicom.uid import generate_uid
 
         voxels = sha256(np.ascontiguousarray(labels.array).tobytes()).hexdigest()
-        instances = [str(header.SOPInstanceUID) for header in self.source.headers]
         words = [repr(segment) for segment in self.segments]
-        return generate_uid(entropy_srcs=[kind, voxels, self.model, __version__, *words, *instances])
+        source = self.source
+        stated = [[str(header.get(keyword)) for keyword in _WRITTEN] for header in source.headers]
+        places = [source.frames, source.positions.tolist(), source.grid.affine.tolist()]
+        content = [self.created.isoformat(), self.identity().to_json(), repr(stated), repr(places)]
+        return generate_uid(entropy_srcs=[kind, voxels, self.model, __version__, *words, *content])
 
     def series_number(self, offset: int) -> int:
         """A number that tells the new series from the source's and from each other."""
         return int(self.source.headers[0].get("SeriesNumber") or 0) % 10**6 * 100 + offset
 
     def identity(self) -> Dataset:
-        """Patient, study and frame of reference, in UTF-8, what is not known or not valid empty."""
-        from pydicom.dataset import Dataset
+        """Patient, study and frame of reference, see `atlasnet.prediction.dicom_identity`."""
+        from atlasnet.prediction.dicom_identity import identity
 
-        header, kept = self.source.headers[0], Dataset()
-        kept.SpecificCharacterSet = UTF_8
-        for keyword in _PATIENT_AND_STUDY:
-            setattr(kept, keyword, _valid(keyword, header.get(keyword)))
-        kept.FrameOfReferenceUID = header.FrameOfReferenceUID
-        kept.PositionReferenceIndicator = str(header.get("PositionReferenceIndicator") or "")
-        return kept
+        return identity(self.source.headers[0])
 
 
 def find_origin(case: Subject, ensemble: Ensemble) -> Origin:
@@ -136,6 +127,8 @@ def check_source(source: DicomSource, path: Path) -> None:
         VolumeError: an identifier is missing, a header is damaged, or the series is spread over several multi-frame
             files.
     """
+    from atlasnet.prediction.dicom_identity import REQUIRED
+
     with _explained(path):
         for header in source.headers:
             for keyword in _REQUIRED:
@@ -145,10 +138,10 @@ def check_source(source: DicomSource, path: Path) -> None:
                         path=path,
                         remedy="export it again, or leave out --dicom-seg and --rtstruct",
                     )
-            for keyword in (*_PATIENT_AND_STUDY, "SeriesNumber", "PositionReferenceIndicator"):
+            for keyword in (*REQUIRED, "SeriesNumber", "PositionReferenceIndicator"):
                 str(header.get(keyword))
         for keyword in ("PatientID", "IssuerOfPatientID", *_REQUIRED[:2], *_REQUIRED[4:]):
-            if len({header.get(keyword) for header in source.headers}) > 1:
+            if len({str(header.get(keyword) or "") for header in source.headers}) > 1:
                 raise VolumeError(f"the slices of the series differ in {keyword}", path=path)
     if source.frames[0] is not None and len({header.SOPInstanceUID for header in source.headers}) > 1:
         raise VolumeError(
@@ -173,22 +166,6 @@ def check_labels(labels: Volume, origin: Origin) -> None:
     unknown = set(np.unique(labels.array).tolist()) - {0, *(segment.value for segment in origin.segments)}
     if unknown:
         raise VolumeError("there are labels that no segment describes", found=", ".join(map(str, sorted(unknown))))
-
-
-def _valid(keyword: str, value: Any) -> str:
-    """The value as text; empty where it is a date, a time or a sex that there is not."""
-    from pydicom.multival import MultiValue
-    from pydicom.valuerep import DA, TM
-
-    if value is None or value == "":
-        return ""
-    text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
-    kind = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}.get(keyword)
-    try:
-        known = kind is None or kind(text) is not None
-    except ValueError:
-        known = False
-    return text if known and (keyword != "PatientSex" or text in ("M", "F", "O")) else ""
 
 
 def short(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -14,8 +15,10 @@ from pydicom.valuerep import DA, DT, TM, format_number_as_ds
 from atlasnet import __version__
 from atlasnet.cohort.segments import Code, Segment
 from atlasnet.execution import atomic_path
-from atlasnet.prediction.dicom import MANUFACTURER, UTF_8, Origin, check_labels, quiet_pydicom, short
+from atlasnet.prediction.dicom import LOSSY, MANUFACTURER, Origin, check_labels, quiet_pydicom, short
+from atlasnet.prediction.dicom_identity import UTF_8, copied
 from atlasnet.volume import Volume
+from atlasnet.volume.dicom import DicomSource
 
 
 def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
@@ -33,6 +36,7 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
         VolumeError: the labels do not lie on the source's grid, or one is not described.
     """
     check_labels(labels, origin)
+    made = origin.made
     numbers = np.zeros(labels.grid.shape, dtype=np.uint8 if len(origin.segments) < 256 else np.uint16)
     for number, segment in enumerate(origin.segments, start=1):
         numbers[labels.array[0] == segment.value] = number
@@ -57,14 +61,17 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
             content_description="Automatic segmentation",
             series_description="AtlasNet segmentation",
             specific_character_set=UTF_8,
-            content_date=origin.created.date(),
-            content_time=origin.created.time(),
-            series_date=origin.created.date(),
-            series_time=origin.created.time(),
+            content_date=made.date(),
+            content_time=made.time(),
+            series_date=made.date(),
+            series_time=made.time(),
         )
-        seg.InstanceCreationDate, seg.InstanceCreationTime = DA(origin.created.date()), TM(origin.created.time())
+        for element in origin.identity():  # highdicom takes over what it knows of
+            if element.tag not in seg:
+                seg.add(element)
+        seg.InstanceCreationDate, seg.InstanceCreationTime = DA(made.date()), TM(made.time())
         for item in seg.ContributingEquipmentSequence:
-            item.ContributionDateTime = DT(origin.created)
+            item.ContributionDateTime = DT(made)
         dimensions = origin.uid(labels, "dimensions")
         for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
             item.DimensionOrganizationUID = dimensions
@@ -109,15 +116,17 @@ def _source_images(origin: Origin) -> list[Dataset]:
         "SliceThickness": _ds(spacing[2]),
         "SpacingBetweenSlices": _ds(spacing[2]),
     }
+    whose, lossy = origin.identity(), _lossy(source)
     images = []
     for header, position in zip(source.headers, positions, strict=True):
-        image = origin.identity()
+        image = Dataset()
+        image.update(whose)
         for keyword in ("SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
             setattr(image, keyword, header[keyword].value)
         image.Modality = str(header.get("Modality") or "OT")
         image.Rows, image.Columns = source.grid.shape[1:]
         image.ImagePositionPatient, image.ImageOrientationPatient = position, orientation
-        for keyword, value in measures.items():
+        for keyword, value in {**measures, **lossy}.items():
             setattr(image, keyword, value)
         images.append(image)
     if source.frames[0] is None:
@@ -135,6 +144,14 @@ def _source_images(origin: Origin) -> list[Dataset]:
     del whole.ImagePositionPatient, whole.ImageOrientationPatient, whole.PixelSpacing
     del whole.SliceThickness, whole.SpacingBetweenSlices
     return [whole]
+
+
+def _lossy(source: DicomSource) -> dict[str, Any]:
+    """What is said of lossy compression, by the first slice that was compressed so: it stays in what is made of it."""
+    for header in source.headers:
+        if copied(header, LOSSY[0]) == "01":
+            return {keyword: copied(header, keyword) for keyword in LOSSY if keyword in header}
+    return {}
 
 
 def _item(**values: object) -> Dataset:

@@ -111,7 +111,7 @@ def _joined(outer: Points, hole: Points) -> Points:
 
 
 def _structure_set(labels: Volume, origin: Origin) -> Dataset:
-    source, created = origin.source, origin.created
+    source, made = origin.source, origin.made
     dataset = origin.identity()
     dataset.file_meta = FileMetaDataset()
     # With explicit types a contour could not be longer than 64 KiB, some 2300 points.
@@ -127,8 +127,8 @@ def _structure_set(labels: Volume, origin: Origin) -> Dataset:
     dataset.Manufacturer = dataset.ManufacturerModelName = MANUFACTURER
     dataset.SoftwareVersions = __version__
     dataset.DeviceSerialNumber = origin.model
-    dataset.InstanceCreationDate = dataset.SeriesDate = dataset.StructureSetDate = created.strftime("%Y%m%d")
-    dataset.InstanceCreationTime = dataset.SeriesTime = dataset.StructureSetTime = created.strftime("%H%M%S")
+    dataset.InstanceCreationDate = dataset.SeriesDate = dataset.StructureSetDate = made.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = dataset.SeriesTime = dataset.StructureSetTime = made.strftime("%H%M%S")
     dataset.StructureSetLabel = MANUFACTURER
     dataset.ApprovalStatus = "UNAPPROVED"
     series = Dataset()
