@@ -15,6 +15,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     MRImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -24,6 +25,7 @@ import dicoms
 from atlasnet.errors import VolumeError
 from atlasnet.volume import read_grid, read_volume, volume_files
 from atlasnet.volume.dicom import read_dicom_source
+from atlasnet.volume.names import is_dicom
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 16, 12)).astype(np.int16)
 SPACING, ORIGIN = (0.75, 0.5, 2.5), (-20.0, 30.0, -400.0)
@@ -448,7 +450,9 @@ def test_an_error_in_a_zip_names_the_zip(tmp_path: Path) -> None:
     assert refusal.value.path == archive / "ct" / file.name
 
 
-@pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside", "..\\outside", "C:outside"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/outside", "a/../../outside", "..\\outside", "\\outside", "a\\..\\../outside", "C:outside"]
+)
 def test_a_zip_that_names_a_file_outside_itself_is_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), b"x")
@@ -456,6 +460,60 @@ def test_a_zip_that_names_a_file_outside_itself_is_refused(tmp_path: Path, name:
     with pytest.raises(VolumeError, match="outside itself"):
         read_volume(tmp_path / "evil.zip")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zip_with_the_slashes_of_windows_is_read(tmp_path: Path) -> None:
+    folder = dicoms.save(tmp_path / "ct", series())
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("export\\"), b"")
+        for file in folder.iterdir():
+            archive.writestr(zipfile.ZipInfo(f"export\\ct\\{file.name}"), file.read_bytes())
+    np.testing.assert_array_equal(read_volume(tmp_path / "export.zip").array[0], VOXELS)
+
+
+def test_a_zip_with_a_password_is_refused_as_such_without_a_name_from_within(tmp_path: Path) -> None:
+    folder, path = dicoms.save(tmp_path / "ct", series()), tmp_path / "export.zip"
+    content = bytearray(zipped(folder, path).read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + flags] |= 1
+            at = content.find(mark, at + 4)
+    path.write_bytes(content)
+    with pytest.raises(
+        VolumeError, match=r"protected by a password; to mend it: unpack it .* give the folder$"
+    ) as error:
+        read_volume(path)
+    assert "IM0" not in str(error.value)
+
+
+def test_the_index_of_a_disc_is_refused_in_favour_of_its_folder(tmp_path: Path) -> None:
+    index = dicoms.header(MediaStorageDirectoryStorage, "1")
+    index.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    dicoms.save(tmp_path / "IMAGES", series())
+    with pytest.raises(VolumeError, match=r"index of a disc.*give the folder in which it lies"):
+        read_volume(tmp_path / "DICOMDIR")
+    np.testing.assert_array_equal(read_volume(tmp_path).array[0], VOXELS)
+
+
+@pytest.mark.parametrize("implicit_vr", [True, False])
+def test_a_file_without_a_preamble_is_dicom_by_itself_too(tmp_path: Path, implicit_vr: bool) -> None:
+    (dataset,) = series(count=1)
+    del dataset.file_meta
+    dataset.save_as(tmp_path / "IM1", implicit_vr=implicit_vr, little_endian=True)
+    for path in (tmp_path, tmp_path / "IM1"):
+        assert is_dicom(path)
+        np.testing.assert_array_equal(read_volume(path).array[0], VOXELS[:1])
+    for content in (b"", b"\x08\x00\x05\x00\xff\xff\xff\xff", b"\x08\x00\x05\x40CS\n\0", b"# A text\n" * 20):
+        (tmp_path / "other").write_bytes(content)
+        assert not is_dicom(tmp_path / "other")
+
+
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "PixelSpacing"])
+def test_a_slice_without_its_place_is_refused_with_what_mends_it(tmp_path: Path, keyword: str) -> None:
+    folder = dicoms.save(tmp_path, series(**{keyword: None}))
+    with pytest.raises(VolumeError, match=f"{keyword} is missing.*found nothing; to mend it: export the series again"):
+        read_volume(folder)
 
 
 def test_a_zip_that_claims_more_than_it_may_is_refused_before_anything_is_written(tmp_path: Path) -> None:

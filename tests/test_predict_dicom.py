@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,19 @@ def test_no_description_enters_the_log_for_one_case_or_many(
     assert text.count("3: <text>, CT, 14 slices; 4: <text>, CT, 7 slices; 5: <text>, CT, 3 slices") >= 3
     for word in ("thorax", "called", "Buddy", "him"):
         assert word not in text
+
+
+def test_the_log_names_no_folder_in_a_zip_with_the_slashes_of_windows(model: Model, tmp_path: Path) -> None:
+    made = dicoms.slices(np.zeros((5, 8, 8), np.int16))
+    folder = dicoms.save(tmp_path / "ct", [made[0], made[1], made[3], made[4]])
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.writestr(zipfile.ZipInfo(f"Buddy\\{file.name}"), file.read_bytes())
+    words = ["predict", str(tmp_path / "export.zip"), "-m", str(model.folder), "-o", str(tmp_path / "out.nii.gz")]
+    assert main([*words, "--log", str(tmp_path / "run.log")]) == 2
+    text = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert "slices are missing" in text
+    assert "Buddy" not in text
 
 
 def test_dicom_objects_of_a_scan_that_is_not_dicom_are_refused(model: Model, tmp_path: Path, capsys: Capture) -> None:

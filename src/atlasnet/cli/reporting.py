@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 import zipfile
@@ -179,7 +180,7 @@ def _names(path: Path) -> set[str]:
     elif path.is_file() and zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
-                found += [part for name in archive.namelist() for part in PurePosixPath(name).parts]
+                found += [part for name in archive.namelist() for part in re.split(r"[/\\]", name)]
         except (OSError, zipfile.BadZipFile, ValueError):
             pass  # the verb says what is wrong with it, and names nothing of what is inside
     return {name for full in found for name in _spoken(full) if _tells(name)}

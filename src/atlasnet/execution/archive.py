@@ -71,8 +71,9 @@ def unpack(path: Path, folder: Path, *, largest: int, error: type[InputError], w
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check(path, folder, archive.infolist(), largest, error)
-            archive.extractall(folder)
+            entries = archive.infolist()
+            _check(path, folder, entries, largest, error)
+            archive.extractall(folder, entries)
     except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error, zlib.error) as problem:
         raise error(
             f"the file is not {what}, or it is damaged",
@@ -83,15 +84,16 @@ def unpack(path: Path, folder: Path, *, largest: int, error: type[InputError], w
 
 
 def _check(path: Path, folder: Path, entries: Sequence[zipfile.ZipInfo], largest: int, error: type[InputError]) -> None:
+    """Refuse what may not be unpacked; the entries go by the names that were checked afterwards."""
     for entry in entries:
-        name = entry.filename
-        if (
-            not name
-            or name.startswith("/")
-            or "\\" in name
-            or re.match("[A-Za-z]:", name)
-            or ".." in PurePosixPath(name).parts
-        ):
+        name = entry.filename = entry.filename.replace("\\", "/")  # as older Windows programs wrote it
+        if entry.flag_bits & 1:
+            raise error(
+                "the zip is protected by a password",
+                path=path,
+                remedy="unpack it with the password, and give the folder",
+            )
+        if not name or name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in PurePosixPath(name).parts:
             raise error("the zip names a file outside itself", path=path, found=repr(name[:80]))
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise error("the zip is compressed in a way that is not read", path=path, expected="deflate")

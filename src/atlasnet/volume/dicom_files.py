@@ -19,7 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirecto
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume.dicom_patient import PATIENT, forget_patient
-from atlasnet.volume.names import require_target
+from atlasnet.volume.names import begins_dicom, require_target
 
 _HEADER = [
     "SOPClassUID",
@@ -112,9 +112,8 @@ def read_header(file: Path) -> Dataset | None:
     try:
         with DicomFile(file) as stream:
             start = stream.read(132)
-            begun = start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
-            bare = begun and start[128:] != b"DICM"  # files older than the preamble begin with the first group
-            if start[128:] != b"DICM" and not bare:
+            bare = start[128:] != b"DICM"
+            if not begins_dicom(start):
                 if file.suffix.lower() in _SUFFIXES:
                     raise unreadable(file, "a file that is not DICOM, or is empty")
                 return None
@@ -150,6 +149,15 @@ def read_header(file: Path) -> Dataset | None:
     except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
         raise unreadable(file, f"a damaged header ({type(error).__name__})") from error
     return header
+
+
+def is_index(file: Path) -> bool:
+    """Whether a file is the index of a disc, DICOMDIR, which names images and holds none."""
+    try:
+        stated = read_file_meta_info(file).get("MediaStorageSOPClassUID")
+    except Exception:  # pydicom says in no single way that a file is none of its own
+        return False
+    return bool(stated == MediaStorageDirectoryStorage)
 
 
 def unreadable(file: Path, found: str, remedy: str = "export the series again, or take the file out") -> VolumeError:

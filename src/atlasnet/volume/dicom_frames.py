@@ -148,6 +148,10 @@ def _numbers(file: Path, keyword: str, value: Any, count: int) -> Float:
         numbers = np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise VolumeError(
-            f"the DICOM tag {keyword} is missing or damaged", path=file, expected=f"{count} numbers", found=repr(value)
+            f"the DICOM tag {keyword} is missing or damaged",
+            path=file,
+            expected=f"{count} numbers",
+            found="nothing" if value is None else repr(value),
+            remedy="export the series again as the scanner made it, or take the file out where it is no slice of it",
         )
     return numbers

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
-from atlasnet.volume.dicom_files import check_strange, read_header
+from atlasnet.volume.dicom_files import check_strange, is_index, read_header
 from atlasnet.wording import counted, quoted
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
@@ -114,6 +114,12 @@ def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
                 except VolumeError as error:
                     raise _moved(error, folder, path) from error
         else:
+            if is_index(path):
+                raise VolumeError(
+                    "the file is the index of a disc, and holds no image",
+                    path=path,
+                    remedy="give the folder in which it lies",
+                )
             series = _choose(path, path.parent, [path], wanted)
             _check_alone(path, series)
             yield series

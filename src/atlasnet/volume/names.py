@@ -9,6 +9,7 @@ from atlasnet.execution import leads_nowhere
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
+LONGEST_FIRST = 1024  # bytes of a file's first element
 
 
 def image_suffix(path: str | Path) -> str | None:
@@ -74,7 +75,20 @@ def is_dicom(path: str | Path) -> bool:
     if image_suffix(path) is not None or not path.is_file():
         return False
     with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+        return begins_dicom(stream.read(132))
+
+
+def begins_dicom(start: bytes) -> bool:
+    """Whether a file with these first 132 bytes may be DICOM; one older than the preamble begins with an element.
+
+    That is one of the first two groups, in little endian, with a type or with the length of a short value.
+    """
+    if start[128:] == b"DICM":
+        return True
+    group, kind = start[:2], start[4:6]
+    first = group in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"
+    typed = kind.isalpha() and kind.isupper()
+    return first and (typed or int.from_bytes(start[4:8], "little") < LONGEST_FIRST)
 
 
 def check_name(path: Path) -> None:
