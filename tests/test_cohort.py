@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atlasnet.cohort import Cohort, check_cohort
+import dicoms
+from atlasnet.cohort import Cohort, Subject, check_cohort
 from atlasnet.cohort.declaration import read_declaration
+from atlasnet.cohort.doubts import modality_doubts
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume import Grid, Volume, write_volume
 
@@ -372,6 +374,30 @@ def test_doubtful_data_is_warned_of(tmp_path: Path) -> None:
     assert "hardly Hounsfield" in found
     assert "e: the spacing" in found
     assert "no subject has the label never (3)" in found
+
+
+@pytest.mark.parametrize(
+    ("channel", "modality", "doubted"),
+    [
+        ("CT", "MR", True),
+        ("ct", "CT", False),
+        ("T1-w", "CT", True),
+        (" FLAIR ", "PT", True),
+        ("ADC", "MR", False),
+        ("PET", "PT", False),
+        ("PET", "CT", True),
+        ("noNorm", "CT", False),
+        ("MRI", "OT", False),
+        ("MRI", "", False),
+    ],
+)
+def test_a_dicom_image_of_another_modality_than_its_channel_is_doubted(
+    tmp_path: Path, channel: str, modality: str, doubted: bool
+) -> None:
+    folder = dicoms.save(tmp_path, dicoms.slices(np.zeros((2, 4, 4), np.int16), Modality=modality))
+    found = modality_doubts(Subject("a", (folder,)), (channel,))
+    assert [path for path, _ in found] == [folder] * doubted
+    assert all(f"modality {modality}, and the channel is {channel}" in text for _, text in found)
 
 
 def test_a_nifti_header_with_neither_form_is_warned_of(tmp_path: Path) -> None:

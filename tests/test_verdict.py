@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import dicoms
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Normalisation, Plan
 from atlasnet.errors import ModelError, UnusualInputError
+from atlasnet.estimator import AtlasNet
 from atlasnet.execution import Execution, write_json
 from atlasnet.prediction import PredictOptions, Predictor
-from atlasnet.prediction.verdict import _verdict
+from atlasnet.prediction.verdict import Verdict, _verdict
 from atlasnet.registration import mirror_correlations
 from atlasnet.training.evidence import POINTS, SHARES, covered_share, measure_intensities, region_points
 from atlasnet.training.fit import fit
@@ -260,6 +262,44 @@ def test_strict_refuses_writes_nothing_and_goes_on(
     # A case that failed is worse than one that was refused.
     (tmp_path / "in" / "carl.nii.gz").write_bytes(b"not an image")
     assert main([*words, "--strict", "--quiet"]) == 1
+
+
+def test_a_scan_of_another_modality_than_the_channels_is_unusual(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = lopsided(51)[0]
+    voxels, grid = np.rint(image.array[0]).astype(np.int16), image.grid
+    for name, modality in (("mr", "MR"), ("pet", "PT"), ("made", "OT")):
+        made = dicoms.slices(voxels, spacing=grid.spacing.tolist(), origin=grid.origin.tolist(), Modality=modality)
+        dicoms.save(tmp_path / "in" / name, made)
+    write_volume(tmp_path / "in" / "nifti.nii.gz", image)
+    out = tmp_path / "out"
+    words = ["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(out), "--threads", "1"]
+    assert main(words) == 0
+    told = "states the modality PT, and the channel is MR"
+    assert "pet: the scan is not like the training subjects: its DICOM header " + told in capsys.readouterr().err
+    verdicts = {path.stem: json.loads(path.read_text(encoding="utf-8"))["verdict"] for path in out.glob("*.json")}
+    assert {name: verdict["result"] for name, verdict in verdicts.items()} == {
+        "mr": "usual",
+        "pet": "unusual",
+        "made": "usual",
+        "nifti": "usual",
+    }
+    assert verdicts["pet"]["reasons"] == ["its DICOM header " + told]
+    assert main([*words, "--strict", "--json"]) == 3
+    result = json.loads(capsys.readouterr().out)
+    assert (set(result["kept"]), set(result["refused"])) == ({"mr", "made", "nifti"}, {"pet"})
+    assert not (out / "pet.nii.gz").exists()
+    with pytest.raises(UnusualInputError, match=told):
+        AtlasNet.load(model.folder, execution=ONE).predict(tmp_path / "in" / "pet", strict=True)
+
+
+def test_a_reason_from_elsewhere_makes_any_verdict_unusual() -> None:
+    for result, own in (("usual", ()), ("unknown", ("too few subjects",)), ("unusual", ("noise",))):
+        verdict = Verdict(result, own, {}).against(["of another kind"])
+        assert verdict.result == "unusual"
+        assert verdict.reasons == ("of another kind", *(own if result == "unusual" else ()))
+    assert Verdict("usual", (), {}).against([]).result == "usual"
 
 
 def test_what_was_made_of_an_unusual_scan_is_not_kept_by_a_strict_call(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Cohort, Subject, masked, with_masks
-from atlasnet.cohort.doubts import header_doubts
+from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.evaluation import Table, evaluate_cohort
@@ -229,6 +229,7 @@ class AtlasNet:
         """
         predictor, chosen = self._ready(), PredictOptions(**options)
         left_open: list[str] = []
+        against: list[str] = []
         if not isinstance(image, Volume):
             cases = find_cases([image], len(predictor.ensemble.channels), series)
             if len(cases) != 1:
@@ -236,13 +237,14 @@ class AtlasNet:
             predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
             image = cases[0].read_image()
             left_open = [text for _, text in header_doubts(cases[0], predictor.ensemble.channels)]
+            against = [text for _, text in modality_doubts(cases[0], predictor.ensemble.channels)]
         else:
             predictor.require_memory(image.grid, chosen)
         if not (mask is None or isinstance(mask, Volume)):
             mask = read_labels(mask)
         for text in left_open:
             self.execution.reporter.warn(text)
-        prediction = predictor.predict(image, chosen, mask=mask)
+        prediction = predictor.predict(image, chosen, mask=mask, against=against)
         prediction.record["warnings"][:0] = left_open
         return prediction
 

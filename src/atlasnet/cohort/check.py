@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort.cohort import Cohort, scan
-from atlasnet.cohort.doubts import AIR, TISSUE, cohort_doubts, header_doubts, is_hardly_hounsfield
+from atlasnet.cohort.doubts import AIR, TISSUE, cohort_doubts, header_doubts, is_hardly_hounsfield, modality_doubts
 from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
 from atlasnet.cohort.plan import Plan, is_ct
@@ -141,7 +141,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     else:
         for channel, text, warning in _image_doubts(cohort, image):
             note(text, subject.images[min(channel, len(subject.images) - 1)], warning=warning)
-        for path, text in header_doubts(subject, cohort.channels):
+        for path, text in (*header_doubts(subject, cohort.channels), *modality_doubts(subject, cohort.channels)):
             note(text, path, warning=True)
     if subject.labels is not None:
         try:

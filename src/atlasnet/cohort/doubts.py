@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,21 @@ from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.fingerprint import Fingerprint
 from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.subject import Subject
-from atlasnet.volume.io import is_placed, states_rescale
+from atlasnet.volume.io import is_placed, stated_modality, states_rescale
 from atlasnet.wording import counted
 
 AIR, TISSUE = -900.0, 0.0
 """HU that a CT scan reaches below and above."""
+
+_MODALITIES = {
+    "CT": ("ct",),
+    "MR": (
+        *("mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t1n", "t2", "t2w", "t2f", "t2star", "flair", "pd", "pdw"),
+        *("adc", "dwi", "dti", "swi"),
+    ),
+    "PT": ("pet", "pt"),
+}
+"""What well-known names of channels mean in the terms of DICOM (PS3.3 C.7.3.1.1.1), without case and marks."""
 
 _RAW = ("nonorm", "rescale_to_0_1", "rgb_to_0_1")  # nnU-Net's names for intensities that are left as they are
 
@@ -80,4 +91,29 @@ def header_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path,
         if is_ct(channel) and not states_rescale(path, series=subject.series):
             text = "the CT series states no rescale slope and intercept: its values are taken as Hounsfield units as"
             found.append((path, f"{text} they are stored; to mend it, where air is not about -1000: export it again"))
+    return found
+
+
+def modality_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path, str]]:
+    """Each DICOM image that states another modality than its channel is named after, and what it states.
+
+    Names that are not well known say nothing, and neither does the modality OT (other), which tools state that make
+    DICOM of other formats.
+
+    Args:
+        subject: whose images can be read.
+        channels: their names, in the order of the arrays.
+
+    Raises:
+        VolumeError: an image cannot be read.
+    """
+    found = []
+    for path, channel in zip(subject.images, channels, strict=False):
+        plain = re.sub("[^a-z0-9]", "", channel.lower())
+        expected = next((modality for modality, names in _MODALITIES.items() if plain in names), None)
+        if expected is None:
+            continue
+        stated = stated_modality(path, series=subject.series)
+        if stated not in (None, "OT", expected):
+            found.append((path, f"its DICOM header states the modality {stated}, and the channel is {channel}"))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from atlasnet.cohort import Subject
-from atlasnet.cohort.doubts import header_doubts
+from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, UnusualInputError, explained
 from atlasnet.execution import Execution, NamingReporter, Stages, give_back_memory, hold
 from atlasnet.execution.stages import MIB
@@ -228,11 +228,12 @@ class _Request:
             image = case.read_image()
             mask = case.read_mask(image.grid)
             left_open = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
+            against = [text for _, text in modality_doubts(case, predictor.ensemble.channels)]
         for text in left_open:
             execution.reporter.warn(f"{case.name}: {text}")
         if not alone:
             predictor = predictor.reporting_to(NamingReporter(execution.reporter, case.name))
-        prediction = predictor.predict(image, asked, mask=mask)
+        prediction = predictor.predict(image, asked, mask=mask, against=against)
         prediction.record["warnings"][:0] = left_open
         prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
         page = None

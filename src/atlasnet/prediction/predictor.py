@@ -108,7 +108,12 @@ class Predictor:
         return other
 
     def predict(
-        self, image: Volume, options: PredictOptions | None = None, *, mask: Volume | None = None
+        self,
+        image: Volume,
+        options: PredictOptions | None = None,
+        *,
+        mask: Volume | None = None,
+        against: Sequence[str] = (),
     ) -> Prediction:
         """Segment one scan.
 
@@ -117,6 +122,8 @@ class Predictor:
             options: fusion, outputs, post-processing.
             mask: (1, z, y, x) on the image's grid, the organ: where it is zero, the result is background. A model that
                 was trained within organ masks needs it; any other takes it.
+            against: what speaks against the scan beforehand, see `atlasnet.cohort.doubts.modality_doubts`: reasons of
+                the verdict.
 
         Raises:
             VolumeError: the number of channels is not the models', or the mask is empty or lies on another grid.
@@ -135,6 +142,7 @@ class Predictor:
             judged=True,
             strict=options.strict,
             mask=mask,
+            against=against,
         )
         prediction = self.fuse(answers, options)
         for text in doubts(prediction.record["agreement"]):
@@ -183,6 +191,7 @@ class Predictor:
         judged: bool = False,
         strict: bool = False,
         mask: Volume | None = None,
+        against: Sequence[str] = (),
     ) -> Answers:
         """Register, warp and classify: what each atlas says of a scan.
 
@@ -194,6 +203,7 @@ class Predictor:
             judged: whether to say, before the networks run, if the scan is like the training subjects.
             strict: see `PredictOptions`; needs ``judged``.
             mask: as for `predict`; it is used by `fuse`.
+            against: as for `predict`.
 
         Raises:
             VolumeError: the number of channels is not the models', or the mask is empty or lies on another grid.
@@ -211,7 +221,7 @@ class Predictor:
             made = self._register(scan)
             verdict = None
             if judged:
-                verdict = self._judge(scan, made)
+                verdict = self._judge(scan, made).against(against)
                 if verdict.result == UNUSUAL and strict:
                     raise verdict.refusal()
                 if verdict.result == UNUSUAL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from atlasnet.errors import ModelError, RegistrationError, UnusualInputError
@@ -22,9 +22,9 @@ class Verdict:
     """Whether a scan is like the training subjects.
 
     Args:
-        result: ``"unusual"`` when one piece of evidence is beyond its limit, ``"usual"`` when none is, ``"unknown"``
-            when there is no limit at all.
-        reasons: a sentence for each piece that is beyond; why nothing is known.
+        result: ``"unusual"`` when one piece of evidence is beyond its limit or the scan's header speaks against it,
+            ``"usual"`` when none is, ``"unknown"`` when there is no limit at all.
+        reasons: a sentence for what the header says and for each piece that is beyond; why nothing is known.
         evidence: by kind (see `atlasnet.training.typical.KINDS`) its ``value``, the ``limit`` of what is usual, and its
             ``score``: 0 in the middle of the training subjects, 1 at the limit; None for what could not be measured or
             has no limit.
@@ -55,6 +55,12 @@ class Verdict:
             "mirrored": self.mirrored,
             "false_alarms": FALSE_ALARMS,
         }
+
+    def against(self, reasons: Sequence[str]) -> Verdict:
+        """The verdict with what else speaks against the scan, its header say; any such reason makes it unusual."""
+        if not reasons:
+            return self
+        return replace(self, result=UNUSUAL, reasons=(*reasons, *(self.reasons if self.result == UNUSUAL else ())))
 
     def refusal(self) -> UnusualInputError:
         """The error of a caller that wants no unusual scan segmented."""

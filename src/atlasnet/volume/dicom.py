@@ -89,6 +89,12 @@ def dicom_states_rescale(path: Path, series: str | None = None) -> bool:
         return first.slope is not None and first.intercept is not None
 
 
+def read_dicom_modality(path: Path, series: str | None = None) -> str | None:
+    """The Modality that the series states (CT, MR, PT …), None where it states none; raises as `read_dicom` does."""
+    with open_series(path, series) as found:
+        return str(found.instances[0].header.get("Modality") or "").strip().upper() or None
+
+
 def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:
     """The whole headers of the series in the order of the volume's slices; raises as `read_dicom` does."""
     with open_series(path, series) as found:

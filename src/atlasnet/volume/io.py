@@ -141,6 +141,19 @@ def states_rescale(path: str | Path, *, series: str | None = None) -> bool:
     return dicom_states_rescale(Path(path), series)
 
 
+def stated_modality(path: str | Path, *, series: str | None = None) -> str | None:
+    """What made a readable image, in the terms of DICOM: CT, MR, PT …; None where it does not say, as all but DICOM.
+
+    Raises:
+        VolumeError: as `read_volume`, for the headers of DICOM.
+    """
+    if not is_dicom(path):
+        return None
+    from atlasnet.volume.dicom import read_dicom_modality
+
+    return read_dicom_modality(Path(path), series)
+
+
 def read_labels(path: str | Path) -> Volume:
     """Read a label map: whole numbers in any storage type, returned as integers, (1, z, y, x).
 

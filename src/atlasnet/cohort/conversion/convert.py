@@ -23,7 +23,7 @@ from atlasnet.cohort.conversion.labels import (
     label_values,
 )
 from atlasnet.cohort.conversion.structure_set import StructureSet
-from atlasnet.cohort.doubts import header_doubts
+from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.layout import PARTS
 from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.segments import label_segments
@@ -204,7 +204,8 @@ def _write_case(
     subject = Subject(case.name, case.images, channels=len(case.images), series=case.series)
     image = subject.read_image()
     labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
-    notes += [f"{case.name}: {doubt}" for _, doubt in header_doubts(subject, channels)]
+    doubts = header_doubts(subject, channels) + modality_doubts(subject, channels)
+    notes += [f"{case.name}: {doubt}" for _, doubt in doubts]
     if case.elsewhere:
         notes.append(
             f"{case.name}: the structures state another series than that of --image, which is taken for theirs"
