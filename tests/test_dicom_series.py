@@ -25,6 +25,8 @@ import dicoms
 from atlasnet.errors import VolumeError
 from atlasnet.volume import read_grid, read_volume, volume_files
 from atlasnet.volume.dicom import read_dicom_source
+from atlasnet.volume.dicom_files import quiet_pydicom, read_header
+from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import is_dicom
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (5, 16, 12)).astype(np.int16)
@@ -180,6 +182,14 @@ def test_a_capture_within_the_series_is_left_out(tmp_path: Path) -> None:
         read_volume(dicoms.save(tmp_path / "gap", made))
     made[2].ImageType, made[4].ImageType = ["ORIGINAL", "PRIMARY"], ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     assert read_volume(dicoms.save(tmp_path / "end", made)).grid.shape[0] == 4
+
+
+def test_no_warning_of_a_library_tells_a_value_of_the_header(tmp_path: Path) -> None:
+    with quiet_pydicom():
+        (dataset,) = series(count=1)
+        dataset.PatientID, dataset.FrameOfReferenceUID = "Buddy" * 20, "1.2.Buddy"
+        dicoms.save(tmp_path, [dataset])
+    assert read_header(tmp_path / "IM000") is not None  # a warning is an error here
 
 
 def test_a_slice_that_lost_its_position_is_refused(tmp_path: Path) -> None:
@@ -448,6 +458,31 @@ def test_an_error_in_a_zip_names_the_zip(tmp_path: Path) -> None:
     with pytest.raises(VolumeError) as refusal:
         read_volume(archive)
     assert refusal.value.path == archive / "ct" / file.name
+
+
+def test_what_is_kept_open_is_opened_once_and_goes_with_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    made = series()
+    archive = zipped(dicoms.save(tmp_path / "ct", made), tmp_path / "export.zip")
+    made[1].PixelData = made[1].PixelData[:100]
+    cut = zipped(dicoms.save(tmp_path / "cut", made), tmp_path / "cut.zip")
+    with kept_open():
+        assert read_grid(archive).shape == VOXELS.shape
+        archive.write_bytes(b"another file")
+        np.testing.assert_array_equal(read_volume(archive).array[0], VOXELS)
+        with pytest.raises(VolumeError, match="damaged"):
+            read_volume(archive, series="1")  # another question
+        read_grid(cut)
+        with pytest.raises(VolumeError, match="pixels are cut off") as refusal:
+            read_volume(cut)
+        assert refusal.value.path == cut / "IM007"
+        assert list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").iterdir())
+    with pytest.raises(VolumeError, match="damaged"):
+        read_volume(archive)
 
 
 @pytest.mark.parametrize(

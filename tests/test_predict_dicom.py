@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from atlasnet.prediction import find_cases
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.volume import read_volume, write_volume
+from atlasnet.volume import dicom_series, read_volume, write_volume
 from synthetic import subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
@@ -98,6 +99,23 @@ def test_a_dicom_scan_gives_dicom_objects_with_the_labels_of_the_nifti(
     for secret in (dicoms.NAME, dicoms.PATIENT_ID):
         assert secret not in told.out + told.err + record
     assert len(json.loads(record)["provenance"]["input_sha256"]) == len(list(export.rglob("IM*")))
+
+
+def test_a_zip_is_unpacked_once_and_each_header_read_once(
+    model: Model, export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.make_archive(str(tmp_path / "scan"), "zip", export / "3")
+    counts: Counter[str] = Counter()
+
+    def counted(name: str) -> None:
+        known = getattr(dicom_series, name)
+        monkeypatch.setattr(dicom_series, name, lambda *a, **k: counts.update([name]) or known(*a, **k))
+
+    counted("unpack")
+    counted("read_header")
+    words = ["predict", str(tmp_path / "scan.zip"), "-m", str(model.folder), "-o", str(tmp_path / "out")]
+    assert main([*words, "--dicom-seg", "--threads", "1"]) == 0
+    assert counts == {"unpack": 1, "read_header": 14}
 
 
 def test_several_series_are_refused_with_their_list_before_the_networks_run(

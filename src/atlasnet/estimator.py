@@ -32,6 +32,7 @@ from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import cohort_hashes
 from atlasnet.volume import Volume, read_labels
+from atlasnet.volume.kept import kept_open
 from atlasnet.wording import counted, shortened
 
 
@@ -234,10 +235,11 @@ class AtlasNet:
             cases = find_cases([image], len(predictor.ensemble.channels), series)
             if len(cases) != 1:
                 raise InputError("the path is not that of one scan", path=image, found=counted(len(cases), "scan"))
-            predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
-            image = cases[0].read_image()
-            left_open = [text for _, text in header_doubts(cases[0], predictor.ensemble.channels)]
-            against = [text for _, text in modality_doubts(cases[0], predictor.ensemble.channels)]
+            with kept_open():
+                predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
+                image = cases[0].read_image()
+                left_open = [text for _, text in header_doubts(cases[0], predictor.ensemble.channels)]
+                against = [text for _, text in modality_doubts(cases[0], predictor.ensemble.channels)]
         else:
             predictor.require_memory(image.grid, chosen)
         if not (mask is None or isinstance(mask, Volume)):

@@ -30,6 +30,7 @@ from atlasnet.prediction.output import (
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume
+from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import image_stem
 from atlasnet.wording import counted
 
@@ -219,7 +220,7 @@ class _Request:
         options = self.options
         asked = options if self.report is None else replace(options, agreement=True)
         dicom_seg, rtstruct = DICOM_SEG in self.outputs, RTSTRUCT in self.outputs
-        with stages("reading"):
+        with stages("reading"), kept_open():
             if not self.overwrite and is_written(path, made_of, self.outputs, strict=options.strict):
                 return None
             check_own(path, edited=self.overwrite)

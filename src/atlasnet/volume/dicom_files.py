@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
@@ -102,6 +104,15 @@ def _like(name: str, slices: Sequence[str]) -> bool:
     return (begin != "" and name.startswith(begin)) or {len(other) for other in plain} == {len(name)}
 
 
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Without warnings about values that break the standard: they hold the values, and what matters is checked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@quiet_pydicom()
 def read_header(file: Path) -> Dataset | None:
     """What matters of the header, a hash as its PatientID, or None where the file is not DICOM, or the index of a disc.
 

@@ -7,18 +7,18 @@ colour pictures, images without a place in the patient.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
-from atlasnet.volume.dicom_files import check_strange, is_index, read_header
+from atlasnet.volume.dicom_files import check_strange, is_index, quiet_pydicom, read_header
+from atlasnet.volume.kept import opened
 from atlasnet.wording import counted, quoted
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
@@ -67,11 +67,13 @@ class Series:
         path: the file, folder or zip that the user gave.
         uid: the SeriesInstanceUID.
         instances: in the order of their paths.
+        unpacked: the temporary folder with the files of a zip.
     """
 
     path: Path
     uid: str
     instances: tuple[Instance, ...]
+    unpacked: Path | None = None
 
     @property
     def number(self) -> str:
@@ -92,6 +94,8 @@ class Series:
 def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
     """Find the one series that ``path`` holds, or the one that is wanted; a zip's files exist inside the block only.
 
+    Within `atlasnet.volume.kept.kept_open` it is found once, and stays.
+
     Args:
         path: a folder, searched with all folders in it and behind its links; a zip of one; or a DICOM file.
         wanted: a SeriesNumber or a SeriesInstanceUID.
@@ -101,28 +105,38 @@ def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
             file is damaged; a single file is one of several; a zip cannot be trusted. Errors that are raised inside
             the block come out with the zip's name in place of the temporary folder's.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, about values that break the standard: what matters is checked here
-        if path.is_dir():
-            yield _choose(path, path, files_below(path), wanted)
-        elif path.suffix.lower() == ".zip":
-            with tempfile.TemporaryDirectory(prefix="atlasnet-dicom-") as temporary:
-                folder = Path(temporary)
-                unpack(path, folder, largest=LARGEST_ARCHIVE, error=VolumeError, what="a zip of DICOM files")
-                try:
-                    yield _choose(path, folder, files_below(folder), wanted)
-                except VolumeError as error:
-                    raise _moved(error, folder, path) from error
-        else:
-            if is_index(path):
-                raise VolumeError(
-                    "the file is the index of a disc, and holds no image",
-                    path=path,
-                    remedy="give the folder in which it lies",
-                )
-            series = _choose(path, path.parent, [path], wanted)
-            _check_alone(path, series)
+    with quiet_pydicom(), opened((path, wanted), lambda: _found(path, wanted)) as series:
+        try:
             yield series
+        except VolumeError as error:
+            if series.unpacked is None:
+                raise
+            raise _moved(error, series.unpacked, path) from error
+
+
+@contextmanager
+def _found(path: Path, wanted: str | None) -> Iterator[Series]:
+    if path.is_dir():
+        yield _choose(path, path, files_below(path), wanted)
+    elif path.suffix.lower() == ".zip":
+        with tempfile.TemporaryDirectory(prefix="atlasnet-dicom-") as temporary:
+            folder = Path(temporary)
+            unpack(path, folder, largest=LARGEST_ARCHIVE, error=VolumeError, what="a zip of DICOM files")
+            try:
+                series = _choose(path, folder, files_below(folder), wanted)
+            except VolumeError as error:
+                raise _moved(error, folder, path) from error
+            yield replace(series, unpacked=folder)
+    else:
+        if is_index(path):
+            raise VolumeError(
+                "the file is the index of a disc, and holds no image",
+                path=path,
+                remedy="give the folder in which it lies",
+            )
+        series = _choose(path, path.parent, [path], wanted)
+        _check_alone(path, series)
+        yield series
 
 
 def _choose(path: Path, folder: Path, files: Iterable[Path], wanted: str | None) -> Series:
