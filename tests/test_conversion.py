@@ -27,7 +27,7 @@ from atlasnet.cohort.conversion import convert_cohort
 from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.segments import label_segments
 from atlasnet.errors import CohortError, InputError, VolumeError
-from atlasnet.prediction.dicom import Origin
+from atlasnet.prediction.dicom import Origin, quiet_pydicom
 from atlasnet.prediction.dicom_seg import write_dicom_seg
 from atlasnet.prediction.rtstruct import write_rtstruct
 from atlasnet.volume import Grid, Volume, read_volume, write_labels, write_volume
@@ -281,6 +281,16 @@ def test_contours_are_filled_to_their_area_and_inner_ones_are_holes(tmp_path: Pa
     inside = ((x - 80.3) * 0.5) ** 2 + ((y - 99.7) * 0.4) ** 2 < 25.0**2
     hole = ((x - 84) * 0.5) ** 2 + ((y - 95) * 0.4) ** 2 < 10.0**2
     assert np.count_nonzero(mask[1] != (inside & ~hole)) < 10  # a polygon is no circle
+
+
+def test_a_structure_set_with_values_that_are_not_valid_is_read_without_a_warning(tmp_path: Path) -> None:
+    grid = Grid.from_parts((3, 20, 20), (1, 1, 3.0))
+    path = structure_set(tmp_path / "rs.dcm", {"ring": [circle(grid, (10, 10, 1), 5)]})
+    with quiet_pydicom():
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet = "ISO_IR 999"
+        dataset.save_as(path)
+    assert StructureSet(path).names == ("ring",)  # a warning, which may quote values, is an error here
 
 
 def test_contours_beside_the_slices_are_refused(tmp_path: Path) -> None:

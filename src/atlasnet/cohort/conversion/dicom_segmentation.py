@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from atlasnet.cohort.conversion.lattice import placed
 from atlasnet.cohort.conversion.structures import Mask, hex_colour
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.volume import Grid
-from atlasnet.volume.dicom_files import DicomFile, unreadable
+from atlasnet.volume.dicom_files import DicomFile, quiet_pydicom, unreadable
 
 
 class DicomSegmentation:
@@ -36,8 +35,7 @@ class DicomSegmentation:
         import highdicom as hd
 
         try:
-            with warnings.catch_warnings(), DicomFile(path) as stream:
-                warnings.simplefilter("ignore")
+            with quiet_pydicom(), DicomFile(path) as stream:
                 self._seg = hd.seg.segread(stream)
                 described = {number: self._seg.get_segment_description(number) for number in self._seg.segment_numbers}
                 kind = str(self._seg.SegmentationType)
@@ -68,8 +66,7 @@ class DicomSegmentation:
     def mask(self, name: str, grid: Grid) -> Mask:
         """See `Structures`."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet_pydicom():
                 volume = self._seg.get_volume(segment_numbers=[self._numbers[name]], combine_segments=False)
                 array, affine = volume.array[..., 0] != 0, np.asarray(volume.affine, dtype=np.float64)
         except Exception as error:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from atlasnet.cohort.conversion.structures import Mask, hex_colour
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Grid
-from atlasnet.volume.dicom_files import DicomFile, unreadable
+from atlasnet.volume.dicom_files import DicomFile, quiet_pydicom, unreadable
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 OFF_PLANE = 0.2
@@ -33,6 +33,7 @@ class StructureSet:
         VolumeError: it cannot be read, or two regions have one name.
     """
 
+    @quiet_pydicom()
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
