@@ -21,7 +21,7 @@ from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjec
 from atlasnet.study.kept import read_sealed, write_sealed
 from atlasnet.study.records import Run
 from atlasnet.study.request import StudyRequest
-from atlasnet.study.software import versions
+from atlasnet.study.software import as_text, versions
 from atlasnet.study.tables import main_table
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, read_labels, write_labels
@@ -145,6 +145,11 @@ def test_a_study_of_before_versions_were_recorded_stays_and_says_so(
     found = write_study(run_study(cohort, tests, tmp_path / "s", LOCAL, execution=ONE), tests)
     (caution,) = [text for text in found["cautions"] if "several versions" in text]
     assert "versions that were not recorded: " in caution
+
+
+def test_versions_that_are_not_known_are_said_to_be_that() -> None:
+    assert as_text([]) == as_text([{}]) == "versions that were not recorded"
+    assert as_text([{}, {"atlasnet": "1.2"}]) == "versions that were not recorded and atlasnet 1.2"
 
 
 def test_the_page_says_how_the_study_was_done(study: Study, tests: Sequence[Subject]) -> None:

@@ -39,7 +39,7 @@ def today() -> str:
 
 def as_text(every: Iterable[Versions]) -> str:
     """For people: ``atlasnet 0.1.0, torch 2.6.0``; several stand side by side where a result needed several."""
-    said = (", ".join(f"{name} {version}" for name, version in one.items()) for one in every)
+    said = [", ".join(f"{name} {version}" for name, version in one.items()) or UNRECORDED for one in every]
     return " and ".join(said) or UNRECORDED
 
 
