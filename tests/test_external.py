@@ -10,7 +10,8 @@ from scipy import ndimage
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration import make_operator, register_images
-from atlasnet.registration.external import EXTERNAL, ExternalSettings
+from atlasnet.registration.external import EXTERNAL
+from atlasnet.registration.external_arguments import check_arguments
 from atlasnet.transform import DisplacementMap, Transform
 from atlasnet.volume import Grid, Volume
 
@@ -74,7 +75,46 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name, monk
         make_operator(name)
 
 
-@pytest.mark.parametrize("arguments", [{"-o": "/x"}, {"-m": "NCC 2x2x2 -oinv /x"}, {"outprefix": "/x"}])
-def test_arguments_that_name_files_to_write_are_refused(arguments: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="may not name files"):
-        ExternalSettings(arguments=arguments)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("greedy", {"-o": "/x"}),
+        ("greedy", {"-m": "NCC 2x2x2 -oinv /x"}),
+        ("greedy", {"-rf": "fixed -rm moving /tmp/x.nii.gz -r"}),
+        ("greedy", {"-n": "2x1x0\n-rj x"}),
+        ("greedy", {"-rc": "x"}),
+        ("greedy", {"-dump-prefix": "x"}),
+        ("greedy", {"-it": "matrix.txt"}),
+        ("ants", {"outprefix": "/x"}),
+        ("ants", {"initial_transform": "/x.mat"}),
+        ("ants", {"write_composite_transform": True}),
+        ("ants", {"syn_metric": "mattes[/x"}),
+        ("elastix", {"ResultImageName": "../x"}),
+        ("elastix", {"InitialTransformParameterFileName": "x"}),
+        ("elastix", {"Metric": "../x"}),
+    ],
+)
+def test_arguments_that_may_name_files_are_refused(name: str, arguments: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"may not be told|cannot be used"):
+        make_operator(name, arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (
+            "greedy",
+            {"-m": "WNCC 2x2x2", "-n": "10x5x0", "-e": "0.5x.25", "-s": "2vox 0.5vox", "-bg": "NaN", "-sv": ""},
+        ),
+        (
+            "ants",
+            {"type_of_transform": "antsRegistrationSyN[so]", "reg_iterations": [9, 5, 0], "smoothing_in_mm": True},
+        ),
+        (
+            "elastix",
+            {"Metric": ["AdvancedMattesMutualInformation", "TransformBendingEnergyPenalty"], "SP_a": 1e-3},
+        ),
+    ],
+)
+def test_what_the_packages_document_of_metrics_steps_and_iterations_is_taken(name, arguments) -> None:
+    check_arguments(name, arguments)

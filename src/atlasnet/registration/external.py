@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
+from atlasnet.registration.external_arguments import check_arguments
 from atlasnet.registration.intensity import Ranges, Window, choose_windows
 from atlasnet.registration.measured import Found, MeasuringOperator, started
 from atlasnet.registration.operator import Task
@@ -44,7 +45,8 @@ class ExternalSettings:
 
     Args:
         arguments: for the other package: keyword arguments of ``ants.registration``, entries of elastix's parameter
-            map, or options of the greedy command line (``{"-m": "NCC 2x2x2"}``). They replace the operator's defaults.
+            map, or options of the greedy command line (``{"-m": "NCC 2x2x2"}``, of a flag ``{"-sv": ""}``). They
+            replace the operator's defaults; only those that name no files are taken.
         spacing: as in `MRFSettings`.
         voxels: as in `MRFSettings`.
         clamp: as in `MRFSettings`.
@@ -69,10 +71,6 @@ class ExternalSettings:
             object.__setattr__(self, "clamp", tuple((float(low), float(high)) for low, high in self.clamp))
         if not 0 < self.smallest_jacobian < 1:
             raise InputError("smallest_jacobian cannot be used", expected="(0, 1)", found=str(self.smallest_jacobian))
-        words = [word for name, value in self.arguments.items() for word in (str(name), *str(value).split())]
-        if any(word.startswith(("-o", "-dump")) or word == "outprefix" for word in words):
-            # Settings travel inside models, and a model from elsewhere does not say where this machine writes.
-            raise InputError("the arguments of a registration may not name files to write", found=" ".join(words)[:200])
         if self.voxels <= 0 or (self.spacing is not None and self.spacing <= 0):
             raise InputError("spacing or voxels cannot be used", expected="numbers above 0")
 
@@ -115,7 +113,7 @@ class ExternalOperator(MeasuringOperator):
         settings: everything they may be told.
 
     Raises:
-        InputError: the other package is not installed.
+        InputError: the other package is not installed, or may not be told what the settings tell it.
     """
 
     seeded = True
@@ -125,6 +123,7 @@ class ExternalOperator(MeasuringOperator):
     def __init__(self, settings: ExternalSettings | None = None) -> None:
         self.options = settings or ExternalSettings()
         self.clamp = self.options.clamp
+        check_arguments(self.name, self.options.arguments)
         if util.find_spec(self.module) is None:
             raise InputError(
                 f"the registration operator {self.name!r} needs the package {self.package}",
