@@ -1,6 +1,7 @@
 """ANTs, elastix and greedy as operators: real registrations where their packages are installed."""
 
-from importlib import util
+import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -18,10 +19,18 @@ from atlasnet.volume import Grid, Volume
 ONE = Execution(threads=1)
 # Oblique axes and anisotropic voxels: an adapter that swaps axes or forgets the direction fails.
 DIRECTION = np.linalg.qr(np.array([[0.9, 0.3, -0.1], [-0.3, 0.9, 0.2], [0.1, -0.2, 0.95]]))[0]
+
+
+def is_installed(package):
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 installed = [
     pytest.param(
-        name,
-        marks=pytest.mark.skipif(util.find_spec(operator.module) is None, reason=f"{operator.package} not installed"),
+        name, marks=pytest.mark.skipif(not is_installed(operator.package), reason=f"{operator.package} not installed")
     )
     for name, operator in EXTERNAL.items()
 ]
@@ -68,10 +77,39 @@ def test_settings_make_the_operator_again_and_several_channels_are_refused(name,
         register_images(two, two, operator=operator, execution=ONE)
 
 
+@pytest.fixture
+def only_there(tmp_path, monkeypatch):
+    """Make a package and its module the ones that are found; what is in the module is given."""
+
+    def put(package, module, text):
+        about = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info" / "METADATA"
+        about.parent.mkdir()
+        about.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (tmp_path / f"{module}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    yield put
+    for operator in EXTERNAL.values():
+        if str(tmp_path) in str(getattr(sys.modules.get(operator.module), "__file__", "")):
+            del sys.modules[operator.module]
+
+
 @pytest.mark.parametrize("name", sorted(EXTERNAL))
-def test_a_missing_package_is_named_with_the_command_that_installs_it(name, monkeypatch):
-    monkeypatch.setattr("atlasnet.registration.external.util.find_spec", lambda module: None)
-    with pytest.raises(InputError, match=rf"pip install '\.\[{name}\]'"):
+def test_a_module_of_that_name_from_another_package_is_not_taken_for_it(name, only_there):
+    operator = EXTERNAL[name]
+    if is_installed(operator.package):
+        pytest.skip(f"{operator.package} is installed")
+    only_there("something-else", operator.module, "")
+    with pytest.raises(InputError, match=rf"needs the package {operator.package}.*pip install '\.\[{name}\]'"):
+        make_operator(name)
+
+
+@pytest.mark.parametrize("name", sorted(EXTERNAL))
+def test_a_package_that_lacks_what_it_needs_is_named_with_what_it_lacks(name, only_there):
+    operator = EXTERNAL[name]
+    only_there(operator.package, operator.module, "import something_that_nobody_installed")
+    with pytest.raises(InputError, match=rf"something_that_nobody_installed.*pip install '\.\[{name}\]'"):
         make_operator(name)
 
 

@@ -14,7 +14,8 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import import_module, metadata, util
+from importlib import import_module, metadata
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -113,7 +114,7 @@ class ExternalOperator(MeasuringOperator):
         settings: everything they may be told.
 
     Raises:
-        InputError: the other package is not installed, or may not be told what the settings tell it.
+        InputError: the other package is not installed, or not whole; or it may not be told what the settings tell it.
     """
 
     seeded = True
@@ -124,11 +125,7 @@ class ExternalOperator(MeasuringOperator):
         self.options = settings or ExternalSettings()
         self.clamp = self.options.clamp
         check_arguments(self.name, self.options.arguments)
-        if util.find_spec(self.module) is None:
-            raise InputError(
-                f"the registration operator {self.name!r} needs the package {self.package}",
-                remedy=f"pip install '.[{self.name}]' in the source of atlasnet",
-            )
+        self._loaded()
 
     def settings(self) -> dict[str, Any]:
         """All settings as JSON."""
@@ -138,6 +135,18 @@ class ExternalOperator(MeasuringOperator):
     def package_version(self) -> str:
         """Name and version of the other package; another one may give another map."""
         return f"{self.package} {metadata.version(self.package)}"
+
+    def _loaded(self) -> ModuleType:
+        """The other package; a module of its name may belong to another distribution, and it may lack what it needs."""
+        try:
+            metadata.version(self.package)
+            return import_module(self.module)
+        except (ImportError, AttributeError, OSError) as error:
+            raise InputError(
+                f"the registration operator {self.name!r} needs the package {self.package}",
+                found=str(error) or None,
+                remedy=f"pip install '.[{self.name}]' in the source of atlasnet",
+            ) from error
 
     @abstractmethod
     def displacement(self, images: Images) -> Array:
@@ -220,7 +229,7 @@ class GreedyOperator(ExternalOperator):
         """See `ExternalOperator.displacement`."""
         if 1 in images.grid.shape:
             raise VolumeError("the registration operator 'greedy' takes volumes", found="a 2-D image")
-        program = import_module(self.module).Greedy3D()
+        program = self._loaded().Greedy3D()
         options = {"-m": "NCC 2x2x2", "-n": "100x50x10", **self.options.arguments}
         named: dict[str, Any] = {"fixed": images.itk(images.fixed), "moving": images.itk(images.moving), "warp": None}
         words = ["-i fixed moving -o warp -threads", str(images.threads)]
@@ -240,7 +249,7 @@ class AntsOperator(ExternalOperator):
 
     def displacement(self, images: Images) -> Array:
         """See `ExternalOperator.displacement`."""
-        ants = import_module(self.module)
+        ants = self._loaded()
 
         def image(array: NDArray[Any] | None) -> Any:
             if array is None:
@@ -282,7 +291,7 @@ class ElastixOperator(ExternalOperator):
 
     def displacement(self, images: Images) -> Array:
         """See `ExternalOperator.displacement`."""
-        itk = import_module(self.module)
+        itk = self._loaded()
 
         def image(array: NDArray[Any], kind: Any) -> Any:
             result = itk.image_from_array(np.ascontiguousarray(array, dtype=kind))
