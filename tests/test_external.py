@@ -1,5 +1,7 @@
 """ANTs, elastix and greedy as operators: real registrations where their packages are installed."""
 
+import json
+import subprocess
 import sys
 from importlib import metadata
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from atlasnet.errors import InputError, VolumeError
+from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration import make_operator, register_images
 from atlasnet.registration.external import EXTERNAL
@@ -66,6 +68,58 @@ def test_a_known_deformation_is_recovered_in_both_directions(name, pair):
     assert record["jacobian_min"] > 0
     assert record["inverse_residual_mm"]["mean"] < 0.1
     assert record["similarity_after"]["ncc"] > record["similarity_before"]["ncc"]
+
+
+@pytest.mark.parametrize("name", installed)
+def test_a_plane_is_registered_as_an_image_of_two_axes(name):
+    grid = Grid.from_parts((1, 72, 64), (2.0, 1.5, 4.0), (10.0, -20.0, 30.0), DIRECTION)
+    rng = np.random.default_rng(1)
+    texture = ndimage.gaussian_filter(rng.standard_normal(grid.shape), (0, 3, 3))
+    image = (1000 + 300 * texture / texture.std()).astype(np.float32)
+    # 4 mm along x and 3 mm along y of the plane, which is oblique.
+    shift = np.zeros((3, *grid.shape), dtype=np.float32)
+    shift += (grid.direction @ (4.0, 3.0, 0.0))[:, None, None, None]
+    source = Volume(image[None], grid)
+    target = Transform.from_displacement(DisplacementMap(torch.from_numpy(shift), grid)).warp(source, grid)
+    result = register_images(source, target, operator=make_operator(name, affine=False), execution=ONE)
+    inside = (slice(None), slice(None), slice(12, -12), slice(12, -12))
+    found = result.transform.displacement(target.grid).numpy()
+    assert np.linalg.norm(found - shift, axis=0)[inside[1:]].mean() < 1.5
+    np.testing.assert_allclose(np.tensordot(grid.direction[:, 2], found, 1), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", installed)
+def test_hippocampi_are_registered_and_only_the_record_is_printed(name, data_folder, tmp_path):
+    """Of images this small, elastix's erosion of masks leaves nothing."""
+    images = [data_folder / f"hippocampus/imagesTr/hippocampus_{n}_0000.nii.gz" for n in ("024", "025")]
+    labels = [data_folder / f"hippocampus/labelsTr/hippocampus_{n}.nii.gz" for n in ("024", "025")]
+    words = [*images, "-o", tmp_path, "--source-labels", labels[0], "--target-labels", labels[1]]
+    words += ["--operator", name, "--json", "--quiet", "--threads", "1"]
+    call = [sys.executable, "-m", "atlasnet.cli.main", "register", *map(str, words)]
+    printed = subprocess.run(call, check=True, capture_output=True, text=True)
+    assert printed.stderr == ""
+    assert [region["dice"] > 0.6 for region in json.loads(printed.stdout)["regions"].values()] == [True, True]
+
+
+@pytest.mark.parametrize("name", installed)
+def test_one_seed_gives_one_map(name, pair):
+    few = {"greedy": {"-n": "10x5"}, "ants": {"reg_iterations": [5, 0]}, "elastix": {"MaximumNumberOfIterations": 5}}
+    operator = make_operator(name, affine=False, arguments=few[name])
+    first, again = (register_images(*pair[:2], operator=operator, execution=ONE).transform for _ in range(2))
+    grid = pair[1].grid
+    np.testing.assert_array_equal(first.displacement(grid), again.displacement(grid))
+
+
+@pytest.mark.parametrize("name", installed)
+def test_what_a_package_fails_of_is_told_in_its_words(name, pair):
+    impossible, said = {
+        "greedy": ({"-z": "", "-wncc-mask-dilate": "", "-n": "5x5x5x5x5x5x5x5x5x5"}, ""),
+        "ants": ({"syn_metric": "nonsense"}, "Registration failed"),
+        "elastix": ({"GridSpacingSchedule": [1, 2]}, "Invalid GridSpacingSchedule"),
+    }[name]
+    operator = make_operator(name, affine=False, arguments=impossible)
+    with pytest.raises(RegistrationError, match=f"found no map: .*{said}"):
+        register_images(*pair[:2], operator=operator, execution=ONE)
 
 
 @pytest.mark.parametrize("name", installed)

@@ -1,13 +1,15 @@
 """Registrations of other packages as operators: ANTs, elastix, greedy.
 
 Each starts from this package's affine alignment, deforms on the grid on which the built-in registration would work, and
-sees the intensities that it would see. What comes back is made fold-free where it is not, and inverted, so that every
-later stage may rely on a map in both directions.
+sees the intensities that it would see; an image of one slice is a 2-D image to it. What comes back is made fold-free
+where it is not, and inverted, so that every later stage may rely on a map in both directions.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import tempfile
 import time
 from abc import abstractmethod
@@ -15,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -22,8 +25,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from atlasnet.errors import InputError, RegistrationError, VolumeError
+from atlasnet.errors import InputError, RegistrationError, VolumeError, explained
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
 from atlasnet.registration.external_arguments import check_arguments
@@ -38,6 +42,9 @@ from atlasnet.wording import counted
 Array = NDArray[np.float32]
 # What is seen of the images is brought to 0..SCALE: some metrics bin or threshold as if intensities were large.
 SCALE = 1000.0
+# elastix's default, and the voxels by which it then erodes the moving mask, lest smoothing brings in what lies outside.
+RESOLUTIONS = 4
+ERODED = 17
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class ExternalSettings:
 class Images:
     """What another package registers: two images on one grid, and where they count.
 
+    It gets them by `itk` or by `seen` and `geometry`, which leave out an axis of a single voxel.
+
     Args:
         fixed: (z, y, x) the target.
         moving: (z, y, x) the source where the initial map puts it.
@@ -98,13 +107,37 @@ class Images:
     threads: int
     seed: int
 
+    @property
+    def axes(self) -> NDArray[np.intp]:
+        """The axes, 0 x to 2 z, of more than one voxel: two of a plane."""
+        return np.flatnonzero(self.grid.size > 1)
+
+    @property
+    def geometry(self) -> tuple[list[float], list[float], NDArray[np.float64]]:
+        """Origin, spacing (mm) and direction, of a plane within it."""
+        grid, axes = self.grid, self.axes
+        if len(axes) == 3:
+            return grid.origin.tolist(), grid.spacing.tolist(), grid.direction
+        return [0.0] * len(axes), grid.spacing[axes].tolist(), np.eye(len(axes))
+
+    def seen(self, array: NDArray[Any]) -> NDArray[Any]:
+        """One of the arrays, (z, y, x), of a plane its two axes."""
+        return np.ascontiguousarray(array.squeeze())
+
     def itk(self, array: NDArray[Any]) -> sitk.Image:
         """One of the arrays as an image."""
-        image = sitk.GetImageFromArray(array)
-        image.SetOrigin(self.grid.origin.tolist())
-        image.SetSpacing(self.grid.spacing.tolist())
-        image.SetDirection(self.grid.direction.ravel().tolist())
+        image = sitk.GetImageFromArray(self.seen(array))
+        origin, spacing, direction = self.geometry
+        image.SetOrigin(origin)
+        image.SetSpacing(spacing)
+        image.SetDirection(direction.ravel().tolist())
         return image
+
+    def in_space(self, vectors: Array) -> Array:
+        """Displacements of the voxels as `geometry` has them, (..., 2 or 3), as (z, y, x, 3) LPS mm."""
+        axes = self.axes
+        vectors = vectors.reshape(*self.grid.shape, len(axes))
+        return vectors if len(axes) == 3 else vectors @ self.grid.direction[:, axes].T.astype(np.float32)
 
 
 class ExternalOperator(MeasuringOperator):
@@ -153,7 +186,8 @@ class ExternalOperator(MeasuringOperator):
         """Register.
 
         Returns:
-            (z, y, x, 3) LPS mm that take points of the fixed image into the moving one.
+            (z, y, x, 3), of a plane (y, x, 2): mm that take points of the fixed image into the moving one, in the
+            space that `Images.geometry` describes.
         """
 
     def find(self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution) -> Found:
@@ -168,9 +202,16 @@ class ExternalOperator(MeasuringOperator):
         start = started(source, source_mask, task, options.affine_settings if options.affine else None, execution)
         aligned = time.perf_counter()
         grid = registration_grid(task.target.grid, options.spacing, options.voxels)
-        field_ = self.displacement(self._images(source, source_mask, task, start, grid, execution))
-        if field_.shape != (*grid.shape, 3) or not np.isfinite(field_).all():
-            raise RegistrationError(f"{self.package} returned no finite displacement on the target's grid")
+        images = self._images(source, source_mask, task, start, grid, execution)
+        try:
+            field_ = images.in_space(self.displacement(images))
+        except Exception as error:
+            # A package raises what it likes, for images that it cannot bring together as for anything else.
+            if explained(error) is not None:
+                raise
+            raise RegistrationError(f"{self.package} found no map: {_reason(str(error))}") from error
+        if not np.isfinite(field_).all():
+            raise RegistrationError(f"{self.package} returned a displacement that is not finite")
         steps = torch.from_numpy(np.moveaxis(field_, -1, 0).astype(np.float32, order="C"))
         steps, repaired = repair(steps, grid, floor=options.smallest_jacobian)
         transform = Transform.from_displacement(DisplacementMap(steps, grid), measure=False).then(start)
@@ -220,6 +261,13 @@ def _mask(transform: Transform, mask: Volume, grid: Grid) -> NDArray[np.uint8] |
     return None if warped.all() else warped
 
 
+def _reason(text: str) -> str:
+    """The last line of a log that tells of an error, or else the last, without what ITK puts around it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it gave no reason"]
+    told = [line for line in lines if "ERROR" in line] or lines
+    return re.sub(r"^.*ITK ERROR: |\(0x[0-9a-f]+\)", "", told[-1])
+
+
 class GreedyOperator(ExternalOperator):
     """greedy (Yushkevich et al.): diffeomorphic, local NCC."""
 
@@ -227,18 +275,19 @@ class GreedyOperator(ExternalOperator):
 
     def displacement(self, images: Images) -> Array:
         """See `ExternalOperator.displacement`."""
-        if 1 in images.grid.shape:
-            raise VolumeError("the registration operator 'greedy' takes volumes", found="a 2-D image")
-        program = self._loaded().Greedy3D()
-        options = {"-m": "NCC 2x2x2", "-n": "100x50x10", **self.options.arguments}
+        package, plane = self._loaded(), len(images.axes) == 2
+        program = package.Greedy2D() if plane else package.Greedy3D()
+        # By default it adds another noise to the images whenever it runs.
+        options = {"-m": "NCC 2x2" if plane else "NCC 2x2x2", "-n": "100x50x10", "-seed": images.seed + 1}
+        options |= self.options.arguments
         named: dict[str, Any] = {"fixed": images.itk(images.fixed), "moving": images.itk(images.moving), "warp": None}
-        words = ["-i fixed moving -o warp -threads", str(images.threads)]
+        words = ["-V 0 -i fixed moving -o warp -threads", str(images.threads)]
         for option, name, mask in (("-gm", "here", images.fixed_mask), ("-mm", "there", images.moving_mask)):
             if mask is not None:
                 named[name] = images.itk(mask.astype(np.float32))
                 words += [option, name]
         words += [f"{option} {value}" for option, value in options.items()]
-        program.execute(" ".join(words), **named)
+        program.execute(" ".join(words), out=io.StringIO(), err=io.StringIO(), **named)
         return np.asarray(sitk.GetArrayFromImage(program["warp"]), dtype=np.float32)
 
 
@@ -254,20 +303,17 @@ class AntsOperator(ExternalOperator):
         def image(array: NDArray[Any] | None) -> Any:
             if array is None:
                 return None
-            grid = images.grid
-            return ants.from_numpy(
-                np.ascontiguousarray(array.T, dtype=np.float32),
-                origin=grid.origin.tolist(),
-                spacing=grid.spacing.tolist(),
-                direction=grid.direction,
-            )
+            origin, spacing, direction = images.geometry
+            values = np.ascontiguousarray(images.seen(array).T, dtype=np.float32)
+            return ants.from_numpy(values, origin=origin, spacing=spacing, direction=direction)
 
         arguments = {
             "type_of_transform": "SyNOnly",
             "reg_iterations": (100, 70, 50, 0),
             "initial_transform": "Identity",
             "random_seed": images.seed + 1,
-            **self.options.arguments,
+            # It joins tuples, and only those, into words; JSON has lists.
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in self.options.arguments.items()},
         }
         fixed, moving = image(images.fixed), image(images.moving)
         with tempfile.TemporaryDirectory() as folder, _environment(images.threads):
@@ -280,8 +326,7 @@ class AntsOperator(ExternalOperator):
                 **arguments,
             )
             composed = ants.apply_transforms(fixed, moving, found["fwdtransforms"], compose=f"{folder}/composed_")
-            vectors = sitk.GetArrayFromImage(sitk.ReadImage(str(composed)))
-        return np.asarray(vectors, dtype=np.float32).reshape(*images.grid.shape, -1)
+            return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(composed))), dtype=np.float32)
 
 
 class ElastixOperator(ExternalOperator):
@@ -294,15 +339,19 @@ class ElastixOperator(ExternalOperator):
         itk = self._loaded()
 
         def image(array: NDArray[Any], kind: Any) -> Any:
-            result = itk.image_from_array(np.ascontiguousarray(array, dtype=kind))
-            result.SetOrigin(images.grid.origin.tolist())
-            result.SetSpacing(images.grid.spacing.tolist())
-            result.SetDirection(itk.matrix_from_array(np.ascontiguousarray(images.grid.direction)))
+            origin, spacing, direction = images.geometry
+            result = itk.image_from_array(images.seen(array).astype(kind))
+            result.SetOrigin(origin)
+            result.SetSpacing(spacing)
+            result.SetDirection(itk.matrix_from_array(np.ascontiguousarray(direction)))
             return result
 
         parameters = itk.ParameterObject.New()
-        entries = dict(parameters.GetDefaultParameterMap("bspline"))
+        resolutions = int(self.options.arguments.get("NumberOfResolutions", RESOLUTIONS))
+        entries = dict(parameters.GetDefaultParameterMap("bspline", resolutions))
         entries["RandomSeed"] = [str(images.seed + 1)]
+        if not all(_outlasts_erosion(mask) for mask in (images.fixed_mask, images.moving_mask)):
+            entries["ErodeMask"] = ["false"]
         for name, value in self.options.arguments.items():
             entries[name] = [str(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
         parameters.AddParameterMap(entries)
@@ -314,11 +363,24 @@ class ElastixOperator(ExternalOperator):
         itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(images.threads)
         fixed, moving = image(images.fixed, np.float32), image(images.moving, np.float32)
         with tempfile.TemporaryDirectory() as folder:
-            _, found = itk.elastix_registration_method(
-                fixed, moving, parameter_object=parameters, log_to_console=False, output_directory=folder, **masks
-            )
+            log = Path(folder, "elastix.log")
+            options = {"parameter_object": parameters, "output_directory": folder, "log_to_console": False, **masks}
+            try:
+                _, found = itk.elastix_registration_method(
+                    fixed, moving, log_to_file=True, log_file_name=log.name, **options
+                )
+            except RuntimeError as error:  # which only says that the log says why
+                raise RuntimeError(log.read_text(errors="replace") if log.is_file() else str(error)) from error
             field_ = itk.transformix_deformation_field(moving, found, output_directory=folder)
         return np.asarray(field_, dtype=np.float32)
+
+
+def _outlasts_erosion(mask: NDArray[np.uint8] | None) -> bool:
+    """Whether most of a mask is left where elastix looks at the coarsest resolution; of a small image nothing is."""
+    if mask is None:
+        return True
+    left = ndimage.minimum_filter(mask, size=[1 if n == 1 else 2 * ERODED + 1 for n in mask.shape], mode="nearest")
+    return bool(2 * np.count_nonzero(left) > np.count_nonzero(mask))
 
 
 @contextmanager
