@@ -213,6 +213,10 @@ def test_presets_register_without_folds(scans, name):
         ["--metrics", "ssd"],
         ["--metrics", "mi=much"],
         ["--metrics", "mi,ncc,mi=3"],
+        ["--metrics", "mi=inf"],
+        ["--metrics", "mi=nan"],
+        ["--metrics", "mi="],
+        ["--mi-range", 0, "inf"],
         ["--operator", "identity", "--alpha", 1],
         ["--operator", "affine", "--preset", "fast"],
         ["--transform", "T", "--alpha", 1],
@@ -223,6 +227,12 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
     with pytest.raises(InputError):
         call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "never", *options)
     assert not (scans / "never").exists()
+
+
+def test_spaces_in_a_list_of_metrics_do_not_matter_and_an_empty_entry_is_quoted():
+    assert register._metrics(" mi = 1, ncc=0.5 ") == {"metrics": {"mi": 1.0, "ncc": 0.5}}
+    with pytest.raises(InputError, match=r"no metric with a weight.*found ''"):
+        register._metrics("mi=1,,ncc=1")
 
 
 @pytest.mark.parametrize("which", ["source", "target"])

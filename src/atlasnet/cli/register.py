@@ -284,14 +284,16 @@ def _metrics(text: str) -> dict[str, Any]:
 def _metric(text: str) -> tuple[str, float]:
     from atlasnet.errors import InputError
 
-    name, _, weight = text.partition("=")
+    name, equals, weight = (part.strip() for part in text.partition("="))
     try:
-        return name, float(weight) if weight else 1.0
+        if name:
+            return name, float(weight) if equals else 1.0
+        raise ValueError("no name")
     except ValueError as error:
         raise InputError(
             "this is no metric with a weight",
             expected="mi, ncc, dwt, sad and mind, as in mi=1,ncc=0.5, or a .json file",
-            found=text,
+            found=repr(text),
         ) from error
 
 

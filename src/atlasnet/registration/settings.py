@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -171,10 +172,10 @@ class MRFSettings:
         checks: list[tuple[bool, str, object, str]] = [
             (not unknown, "metrics", ", ".join(unknown), "names among " + ", ".join(METRICS)),
             (
-                min(weights, default=-1) >= 0 < max(weights, default=0),
+                all(0 <= weight < math.inf for weight in weights) and any(weight > 0 for weight in weights),
                 "metrics",
                 dict(metrics),
-                "weights >= 0, one > 0",
+                "finite weights >= 0, one > 0",
             ),
             (self.alpha > 0, "alpha", self.alpha, "a positive number"),
             (
@@ -207,7 +208,12 @@ class MRFSettings:
             (self.iterations > 0, "iterations", self.iterations, "a positive number"),
             (0 <= self.damping < 1, "damping", self.damping, "a share in [0, 1)"),
             (self.temperature > 0, "temperature", self.temperature, "a positive number"),
-            (all(low < high for low, high in ranges), "mi_range or clamp", ranges, "(low, high) with low < high"),
+            (
+                all(-math.inf < low < high < math.inf for low, high in ranges),
+                "mi_range or clamp",
+                ranges,
+                "(low, high), finite, with low < high",
+            ),
             (0 < self.smallest_jacobian < 1, "smallest_jacobian", self.smallest_jacobian, "a number in (0, 1)"),
         ]
         for fine, name, found, expected in checks:
