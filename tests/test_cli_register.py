@@ -229,6 +229,15 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
     assert not (scans / "never").exists()
 
 
+@pytest.mark.parametrize("name", register.PRESETS)
+def test_every_preset_searches_on_all_levels_where_the_metric_that_refinements_follow_is_left_out(scans, name):
+    folder = scans / f"discrete-{name}"
+    options = ["--preset", name, "--metrics", "mi=1", "--quiet", "--spacing", 4]
+    call(scans / "source.nii.gz", scans / "target.mha", "-o", folder, *options)
+    levels = json.loads((folder / "record.json").read_text())["levels"]
+    assert [level["labels"] > 0 for level in levels] == [True] * len(levels)
+
+
 def test_spaces_in_a_list_of_metrics_do_not_matter_and_an_empty_entry_is_quoted():
     assert register._metrics(" mi = 1, ncc=0.5 ") == {"metrics": {"mi": 1.0, "ncc": 0.5}}
     with pytest.raises(InputError, match=r"no metric with a weight.*found ''"):

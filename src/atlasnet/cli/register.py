@@ -252,7 +252,7 @@ def _operator(args: argparse.Namespace) -> Operator:
         settings["affine"] = False
     if args.symmetric:
         settings["symmetric"] = True
-    settings = {**preset(args.preset), **settings}
+    settings = {**preset(args.preset, settings.get("metrics")), **settings}
     if args.transform is not None and (settings or args.operator != "mrf"):
         raise InputError(
             "--transform registers nothing",

@@ -82,15 +82,24 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The fields of `MRFSettings` that a preset sets: ``fast``, ``default``, ``fine`` or ``publication``.
+
+    Args:
+        name: of the preset.
+        metrics: weights that take the place of the preset's. Where ``ncc`` has none, levels with refinements, which
+            follow it, are left out: those of `MRFSettings` hold, which are `DISCRETE_LEVELS` then.
 
     Raises:
         InputError: there is no such preset.
     """
     if name not in PRESETS:
         raise InputError(f"no preset of the registration is called {name!r}", expected=", ".join(PRESETS))
-    return dict(PRESETS[name])
+    fields = dict(PRESETS[name])
+    refined = any(level.refinements for level in fields.get("levels", ()))
+    if metrics is not None and refined and not metrics.get("ncc", 0) > 0:
+        del fields["levels"]
+    return fields
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,7 @@ class MRFSettings:
             (
                 metrics.get("ncc", 0) > 0 or self.levels is None or not any(v.refinements for v in levels),
                 "levels",
-                levels,
+                f"refinements on {sum(v.refinements > 0 for v in levels)} of {len(levels)}, metrics {dict(metrics)}",
                 "no refinements where the metric ncc, which they follow, has no weight",
             ),
             (self.spacing is None or self.spacing > 0, "spacing", self.spacing, "None or millimetres above 0"),
