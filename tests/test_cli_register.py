@@ -178,6 +178,27 @@ def test_a_stored_map_is_applied_as_it_was(scans, result):
     assert "source.nii.gz" not in (folder / "record.json").read_text()
 
 
+def test_maps_of_other_software_are_applied_and_started_from(scans, result, capsys):
+    words = [scans / "source.nii.gz", scans / "target.mha", "-o", scans / "given", "--json"]
+    source, target = (sitk.ReadImage(str(scans / name)) for name in ("source.nii.gz", "target.mha"))
+    affine = sitk.AffineTransform(3)
+    affine.SetTranslation((1.0, -2.0, 3.0))
+    sitk.WriteTransform(affine, str(scans / "0GenericAffine.mat"))
+    for path, transform in (
+        (scans / "0GenericAffine.mat", affine),
+        (result / "displacement.nii.gz", itk_transform(result / "displacement.nii.gz")),
+    ):
+        call(*words, "--transform", path)
+        theirs = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(source, sitk.sitkFloat32), target, transform))
+        ours = sitk.GetArrayFromImage(sitk.ReadImage(str(scans / "given/warped.nii.gz")))
+        np.testing.assert_allclose(ours, theirs, atol=2.0)
+        record = json.loads(capsys.readouterr().out)
+        assert record["provenance"]["input_sha256"]["transform"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["given_field"]["voxels_repaired"] == 0
+    call(*words, "--initial", scans / "0GenericAffine.mat", "--spacing", 4)
+    assert json.loads(capsys.readouterr().out)["similarity_after"]["ncc"] > 0.5
+
+
 def test_an_initial_map_takes_the_place_of_the_affine_alignment(scans, result):
     affine = scans / "affine"
     call(scans / "source.nii.gz", scans / "target.mha", "-o", affine, "--quiet", "--operator", "affine")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder, metric_settings
 from atlasnet.cli.reporting import tell
+from atlasnet.wording import counted
 
 if TYPE_CHECKING:
     from atlasnet.execution import Execution
@@ -25,6 +26,7 @@ FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
 REPORT = "report.html"
+_MAPS = f"a {TRANSFORM}, a linear ITK transform (.mat, .tfm, .h5), or an image of displacements such as {FIELD}"
 # Those of `atlasnet.registration`, named here so that --help need not import it.
 PRESETS = ("fast", "default", "fine", "publication")
 
@@ -52,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true", help=f"also write {REPORT}, a page to look at")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--no-affine", action="store_true", help="trust the headers: no affine alignment first")
-    start.add_argument("--initial", type=Path, metavar="F", help=f"start from this map, a {TRANSFORM}")
+    start.add_argument("--initial", type=Path, metavar="F", help=f"start from this map: {_MAPS}")
     start.add_argument(
         "--landmarks",
         type=Path,
         metavar="F",
         help="start from corresponding points: a CSV of x,y,z in the target and x,y,z in the source, LPS mm",
     )
-    start.add_argument("--transform", type=Path, metavar="F", help=f"apply this map, a {TRANSFORM}; register nothing")
+    start.add_argument("--transform", type=Path, metavar="F", help="apply this map, one of the same; register nothing")
     parser.add_argument("--source-mask", type=Path, metavar="F", help="non-zero where the source counts")
     parser.add_argument("--target-mask", type=Path, metavar="F", help="non-zero where the target counts")
     group = parser.add_argument_group("the registration")
@@ -104,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
     from atlasnet.cohort import Subject
     from atlasnet.registration import contextual, regional_quality, register_images
-    from atlasnet.transform import Transform
     from atlasnet.volume import read_volume
 
     operator = _operator(args)
@@ -114,10 +115,7 @@ def run(args: argparse.Namespace) -> int:
     target = read_volume(args.target, series=args.target_series)
     labels = _labels_on(source, args.source_labels, "source")
     target_labels = _labels_on(target, args.target_labels, "target")
-    given = args.initial or args.transform
-    initial = None if given is None else Transform.load(given)
-    if args.landmarks is not None:
-        initial = _landmark_map(args.landmarks)
+    initial, mended = _given_map(args)
     tissue: dict[str, Volume | None] = {}
     if contextual(operator):
         tissue = {"source_labels": labels, "target_labels": target_labels}
@@ -141,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
         **tissue,
         execution=execution,
     )
-    record = {**result.record, "provenance": _provenance(args)}
+    record = {**result.record, **mended, "provenance": _provenance(args)}
     if target_labels is not None:
         record["regions"] = regional_quality(
             source,
@@ -200,6 +198,27 @@ def _check_apart(args: argparse.Namespace) -> None:
             raise InputError(
                 "a result would take the place of what was read", path=path, remedy="give another folder after -o"
             )
+
+
+def _given_map(args: argparse.Namespace) -> tuple[Transform | None, dict[str, Any]]:
+    """The map that a file gives, if one is named, and what the record says of it."""
+    from atlasnet.transform import read_transform
+
+    if args.landmarks is not None:
+        return _landmark_map(args.landmarks), {}
+    given = args.initial or args.transform
+    if given is None:
+        return None, {}
+    transform, repaired = read_transform(given)
+    if repaired is None:
+        return transform, {}
+    if repaired.changed:
+        args.reporter.note(
+            f"{given}: folds, or nearly so, and was smoothed there: {counted(repaired.changed, 'voxel')}, least "
+            f"Jacobian {repaired.minimum_before:.3g}"
+        )
+    said = {"jacobian_min_before_repair": round(repaired.minimum_before, 4), "voxels_repaired": repaired.changed}
+    return transform, {"given_field": said}
 
 
 def _landmark_map(path: Path) -> Transform:

@@ -15,6 +15,7 @@ from atlasnet.transform.maps import (
     PointMap,
     compose,
 )
+from atlasnet.transform.reading import read_transform
 from atlasnet.transform.repair import RepairRecord, repair, smooth_at
 from atlasnet.transform.transform import Transform
 
@@ -43,6 +44,7 @@ __all__ = [
     "part_box",
     "read_itk_field",
     "read_landmarks",
+    "read_transform",
     "repair",
     "smooth_at",
     "write_itk_field",
