@@ -2,7 +2,7 @@
 
 The energy is
 
-    E(l) = sum_p unary_p(l_p) + sum_(p,q) sum_a c_a,e min(((D_p + l_p - D_q - l_q)_a)^2, ...)
+    E(l) = sum_p unary_p(l_p) + sum_(p,q) min(sum_a c_a,e ((D_p + l_p - D_q - l_q)_a)^2, truncation)
 
 over neighbours p and q = p + e of a 6-neighbourhood, with D the displacement that the points already have: the
 penalty is on the *total* displacement, so smoothness is not forgotten from level to level. Its min-sum messages are
