@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from atlasnet.cli import register
 from atlasnet.cli.reporting import run_verb
-from atlasnet.errors import InputError, VolumeError
+from atlasnet.errors import AtlasNetError, InputError, TransformError, VolumeError
 from atlasnet.registration.settings import PRESETS
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume, read_volume, write_volume
@@ -197,6 +197,77 @@ def test_maps_of_other_software_are_applied_and_started_from(scans, result, caps
     assert record["given_field"]["voxels_repaired"] == 0
     call(*words, "--initial", scans / "0GenericAffine.mat", "--spacing", 4)
     assert json.loads(capsys.readouterr().out)["similarity_after"]["ncc"] > 0.5
+
+
+@pytest.mark.parametrize("option", ["--initial", "--transform"])
+def test_a_map_that_leaves_the_images_apart_is_refused_by_name_before_any_work(scans, option):
+    far = sitk.TranslationTransform(3, (5000.0, 0.0, 0.0))
+    sitk.WriteTransform(far, str(scans / "far.tfm"))
+    with pytest.raises(TransformError, match=r"far\.tfm: this map takes nothing of the target into the source"):
+        call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "never", option, scans / "far.tfm")
+    assert not (scans / "never").exists()
+
+
+def test_headers_that_lie_apart_are_refused_where_nothing_aligns_the_images(scans):
+    image = sitk.ReadImage(str(scans / "source.nii.gz"))
+    image.SetOrigin((9000.0, 0.0, 0.0))
+    sitk.WriteImage(image, str(scans / "away.nii.gz"))
+    words = [scans / "away.nii.gz", scans / "target.mha", "-o", scans / "never", "--quiet"]
+    with pytest.raises(TransformError, match=r"away\.nii\.gz: by their headers the images do not meet"):
+        call(*words, "--no-affine")
+    assert not (scans / "never").exists()
+    assert call(*words[:2], "-o", scans / "near", "--quiet", "--operator", "affine") == 0
+
+
+def test_a_registration_that_fails_leaves_no_folder(scans):
+    constant = sitk.ReadImage(str(scans / "source.nii.gz")) * 0 + 7
+    sitk.WriteImage(constant, str(scans / "constant.nii.gz"))
+    with pytest.raises(AtlasNetError):
+        call(scans / "constant.nii.gz", scans / "target.mha", "-o", scans / "never", "--quiet")
+    assert not (scans / "never").exists()
+
+
+def test_a_range_of_intensities_that_no_voxel_meets_is_refused_by_name(scans):
+    words = [scans / "source.nii.gz", scans / "target.mha", "-o", scans / "never"]
+    with pytest.raises(InputError, match=r"source\.nii\.gz: all voxels are alike within --mi-range"):
+        call(*words, "--mi-range", 9000, 9500)
+    assert not (scans / "never").exists()
+
+
+def test_the_record_says_how_far_landmarks_are_missed_by_the_fit_and_after_it(scans, capsys):
+    rng = np.random.default_rng(3)
+    target = read_volume(scans / "target.mha").grid
+    here = target.to_world(rng.uniform(6, 20, (6, 3)))
+    there = np.add(here, (1.0, 2.0, 3.0))
+    there[4] += (9.0, 0.0, 0.0)
+    rows = [",".join(map(str, [*a, *b])) for a, b in zip(here, there, strict=True)]
+    (scans / "points.csv").write_text("\n".join(rows))
+    words = [scans / "source.nii.gz", scans / "target.mha", "-o", scans / "points", "--fields", "--spacing", 4]
+    assert call(*words, "--landmarks", scans / "points.csv") == 0
+    assert "landmarks missed by" in capsys.readouterr().out
+    landmarks = json.loads((scans / "points/record.json").read_text())["landmarks"]
+    # The rigid fit by another implementation: VTK's and ITK's closed form.
+    fit = sitk.LandmarkBasedTransformInitializer(
+        sitk.VersorRigid3DTransform(), here.ravel().tolist(), there.ravel().tolist()
+    )
+    field = itk_transform(scans / "points/displacement.nii.gz")
+    for name, transform in (("fit_mm", fit), ("after_mm", field)):
+        missed = [
+            np.linalg.norm(np.subtract(transform.TransformPoint(a.tolist()), b))
+            for a, b in zip(here, there, strict=True)
+        ]
+        assert landmarks[name]["each"] == pytest.approx(missed, abs=0.05)
+        assert landmarks[name]["mean"] == pytest.approx(np.mean(missed), abs=0.05)
+        assert landmarks[name]["max"] == pytest.approx(max(missed), abs=0.05)
+    assert landmarks["fit_mm"]["worst"] == 5
+
+
+def test_a_map_that_is_applied_is_not_said_to_be_registered(scans, result, capsys):
+    words = [scans / "source.nii.gz", scans / "target.mha", "-o", scans / "mapped"]
+    call(*words, "--transform", result / "transform.safetensors")
+    printed = capsys.readouterr()
+    assert "mapped in" in printed.out
+    assert "registered" not in printed.out
 
 
 def test_an_initial_map_takes_the_place_of_the_affine_alignment(scans, result):

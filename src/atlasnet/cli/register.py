@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder, metric_settings
+from atlasnet.cli.register_inputs import check_overlap, check_range, given_map, labels_on
 from atlasnet.cli.reporting import tell
-from atlasnet.wording import counted
 
 if TYPE_CHECKING:
     from atlasnet.execution import Execution
@@ -113,9 +114,11 @@ def run(args: argparse.Namespace) -> int:
     _require_memory(args, operator, execution)
     source = read_volume(args.source, series=args.source_series)
     target = read_volume(args.target, series=args.target_series)
-    labels = _labels_on(source, args.source_labels, "source")
-    target_labels = _labels_on(target, args.target_labels, "target")
-    initial, mended = _given_map(args)
+    check_range(args, source, target)
+    labels = labels_on(source, args.source_labels, "source")
+    target_labels = labels_on(target, args.target_labels, "target")
+    given = given_map(args)
+    check_overlap(args, given, source, target)
     tissue: dict[str, Volume | None] = {}
     if contextual(operator):
         tissue = {"source_labels": labels, "target_labels": target_labels}
@@ -126,20 +129,26 @@ def run(args: argparse.Namespace) -> int:
         for path, mask, image in ((args.source, args.source_mask, source), (args.target, args.target_mask, target))
     ]
     _check_apart(args)
-    make_folder(args.output)
+    made = make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
     execution.reporter.note(f"{doing} {args.source} onto {args.target}")
-    result = register_images(
-        source,
-        target,
-        operator=operator,
-        source_mask=masks[0],
-        target_mask=masks[1],
-        initial=initial,
-        **tissue,
-        execution=execution,
-    )
-    record = {**result.record, **mended, "provenance": _provenance(args)}
+    try:
+        result = register_images(
+            source,
+            target,
+            operator=operator,
+            source_mask=masks[0],
+            target_mask=masks[1],
+            initial=given.transform,
+            **tissue,
+            execution=execution,
+        )
+    except BaseException:
+        if made:
+            with suppress(OSError):  # whatever lies there is somebody else's
+                args.output.rmdir()
+        raise
+    record = {**result.record, **given.with_errors(result.transform), "provenance": _provenance(args)}
     if target_labels is not None:
         record["regions"] = regional_quality(
             source,
@@ -198,55 +207,6 @@ def _check_apart(args: argparse.Namespace) -> None:
             raise InputError(
                 "a result would take the place of what was read", path=path, remedy="give another folder after -o"
             )
-
-
-def _given_map(args: argparse.Namespace) -> tuple[Transform | None, dict[str, Any]]:
-    """The map that a file gives, if one is named, and what the record says of it."""
-    from atlasnet.transform import read_transform
-
-    if args.landmarks is not None:
-        return _landmark_map(args.landmarks), {}
-    given = args.initial or args.transform
-    if given is None:
-        return None, {}
-    transform, repaired = read_transform(given)
-    if repaired is None:
-        return transform, {}
-    if repaired.changed:
-        args.reporter.note(
-            f"{given}: folds, or nearly so, and was smoothed there: {counted(repaired.changed, 'voxel')}, least "
-            f"Jacobian {repaired.minimum_before:.3g}"
-        )
-    said = {"jacobian_min_before_repair": round(repaired.minimum_before, 4), "voxels_repaired": repaired.changed}
-    return transform, {"given_field": said}
-
-
-def _landmark_map(path: Path) -> Transform:
-    from atlasnet.errors import TransformError
-    from atlasnet.transform import landmark_transform, read_landmarks
-
-    points = read_landmarks(path)
-    try:
-        return landmark_transform(*points)
-    except TransformError as error:
-        raise TransformError(error.problem, path=path, expected=error.expected, found=error.found) from error
-
-
-def _labels_on(image: Volume, path: Path | None, name: str) -> Volume | None:
-    from atlasnet.errors import VolumeError
-    from atlasnet.volume import read_labels
-
-    if path is None:
-        return None
-    labels = read_labels(path)
-    if not labels.grid.matches(image.grid):
-        raise VolumeError(
-            f"the labels do not lie on the {name}'s grid",
-            path=path,
-            expected=repr(image.grid),
-            found=repr(labels.grid),
-        )
-    return labels
 
 
 def _operator(args: argparse.Namespace) -> Operator:
@@ -387,14 +347,21 @@ def _draw(path: Path, target: Volume, warped: Volume, transform: Transform, titl
 def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
     before, after = record["similarity_before"], record["similarity_after"]
     residual = record["inverse_residual_mm"]
+    done = "registered" if args.transform is None else "mapped"
     lines = [
-        f"{args.output}: registered in {record['seconds']:.1f} s, quality {record['quality']:.2f}",
+        f"{args.output}: {done} in {record['seconds']:.1f} s, quality {record['quality']:.2f}",
         "similarity " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after),
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",
     ]
     if record["deformation_lost"]:
         lines.insert(1, "the deformation lost the image and was left out: the map is that from which it began")
+    if "landmarks" in record:
+        fit, after = (
+            f"{errors['mean']:.2f} mm, largest {errors['max']:.2f} mm (pair {errors['worst']})"
+            for errors in (record["landmarks"]["fit_mm"], record["landmarks"]["after_mm"])
+        )
+        lines.append(f"landmarks missed by {fit} in the fit, by {after} after the registration")
     for label, found in record.get("regions", {}).items():
         lines.append(f"label {label}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from atlasnet.transform.maps import AffineMap, DisplacementMap, FramedPoints, Po
 from atlasnet.transform.storage import load_maps, save_maps
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.resample import torch_voxels, working_type
-from atlasnet.volume.sampling import lattice, sample, slabs
+from atlasnet.volume.sampling import inside, lattice, sample, slabs
 from atlasnet.volume.volume import Volume
 
+OVERLAP_VOXELS = 1_000_000  # that are looked at, at regular distances, to say how far two images meet
 _MODES = ("linear", "nearest", "label")
 
 
@@ -111,6 +113,13 @@ class Transform:
             "source": consistency(self.backward, self.forward, source, target),
         }
         return Transform(self.forward, self.backward, residual)
+
+    def overlap(self, target: Grid, source: Grid) -> float:
+        """The share of the target's voxels that read the source within its field of view, of a million at most."""
+        step = max(1, math.ceil((target.voxels / OVERLAP_VOXELS) ** (1 / 3)))
+        axes = [torch.arange((n - 1) % step // 2, n, step, dtype=torch.float32) for n in target.size.tolist()]
+        points = torch.cartesian_prod(*axes)
+        return float(inside(self.index_at(source, target, points), source.shape).double().mean())
 
     def to(self, device: torch.device | str) -> Transform:
         """The same map with its tensors on another device."""

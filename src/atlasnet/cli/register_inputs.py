@@ -1,0 +1,167 @@
+"""What ``atlasnet register`` is given beside the images, read and checked before any work."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlasnet.wording import counted
+
+if TYPE_CHECKING:
+    from atlasnet.transform import Transform
+    from atlasnet.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The map that an option gives.
+
+    Args:
+        transform: of target points into the source; None where no option gives one.
+        path: the file that says so.
+        record: what the record says of it.
+        points: landmarks of the target and of the source, (n, 3) LPS mm.
+    """
+
+    transform: Transform | None = None
+    path: Path | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    points: tuple[Any, Any] | None = None
+
+    def with_errors(self, found: Transform) -> dict[str, Any]:
+        """What the record says, with the errors of the landmarks at ``found`` after those of the fit."""
+        if self.points is None:
+            return self.record
+        return {"landmarks": {**self.record["landmarks"], "after_mm": landmark_errors(found, self.points)}}
+
+
+def given_map(args: argparse.Namespace) -> Given:
+    """The map from which to begin, or which to apply.
+
+    Raises:
+        TransformError: the file is none of a map or of landmarks.
+    """
+    from atlasnet.errors import TransformError
+    from atlasnet.transform import landmark_transform, read_landmarks, read_transform
+
+    if args.landmarks is not None:
+        points = read_landmarks(args.landmarks)
+        try:
+            transform = landmark_transform(*points)
+        except TransformError as error:
+            raise error.told(path=args.landmarks) from error
+        return Given(transform, args.landmarks, {"landmarks": {"fit_mm": landmark_errors(transform, points)}}, points)
+    path = args.initial or args.transform
+    if path is None:
+        return Given()
+    transform, repaired = read_transform(path)
+    if repaired is None:
+        return Given(transform, path)
+    if repaired.changed:
+        args.reporter.note(
+            f"{path}: folds, or nearly so, and was smoothed there: {counted(repaired.changed, 'voxel')}, least "
+            f"Jacobian {repaired.minimum_before:.3g}"
+        )
+    said = {"jacobian_min_before_repair": round(repaired.minimum_before, 4), "voxels_repaired": repaired.changed}
+    return Given(transform, path, {"given_field": said})
+
+
+def landmark_errors(transform: Transform, points: tuple[Any, Any]) -> dict[str, Any]:
+    """How far a map takes landmarks of the target from those of the source, mm: of each, mean and largest, and whose.
+
+    ``worst`` counts the pairs of the file from 1.
+    """
+    import numpy as np
+    import torch
+
+    target, source = points
+    missed = np.linalg.norm(transform.forward(torch.from_numpy(target)).numpy() - source, axis=1)
+    return {
+        "mean": round(float(missed.mean()), 3),
+        "max": round(float(missed.max()), 3),
+        "worst": int(missed.argmax()) + 1,
+        "each": missed.round(3).tolist(),
+    }
+
+
+def check_overlap(args: argparse.Namespace, given: Given, source: Volume, target: Volume) -> None:
+    """Refuse to begin where the images do not meet.
+
+    Raises:
+        TransformError: a map that was given, or the headers where there is no alignment, take nothing of the target
+            into the source.
+    """
+    import torch
+
+    from atlasnet.errors import TransformError
+    from atlasnet.transform import Transform
+
+    by_headers = args.no_affine or args.operator == "identity"
+    begin = given.transform or (Transform.identity() if by_headers else None)
+    if begin is None or begin.overlap(target.grid, source.grid) > 0:
+        return
+    if given.path is None:
+        raise TransformError(
+            "by their headers the images do not meet",
+            path=args.source,
+            remedy="leave the affine alignment on, or begin with --initial or --landmarks",
+        )
+    there = begin.forward(torch.from_numpy(target.grid.centre))
+    raise TransformError(
+        "this map takes nothing of the target into the source",
+        path=given.path,
+        expected="a map of target points into the source, LPS mm",
+        found=f"the middle of the target goes to {_point(there)}, that of the source is {_point(source.grid.centre)}",
+        remedy="give the map of the other direction, or one of these two images",
+    )
+
+
+def _point(values: Any) -> str:
+    return "(" + ", ".join(f"{value:.0f}" for value in values) + ")"
+
+
+def check_range(args: argparse.Namespace, source: Volume, target: Volume) -> None:
+    """Refuse ``--mi-range`` where it leaves nothing of an image to see.
+
+    Raises:
+        InputError: no voxel lies within.
+    """
+    from atlasnet.errors import InputError
+
+    if args.mi_range is None:
+        return
+    low, high = args.mi_range
+    for path, image in ((args.source, source), (args.target, target)):
+        least, most = float(image.array.min()), float(image.array.max())
+        if most <= low or least >= high:
+            raise InputError(
+                "all voxels are alike within --mi-range",
+                path=path,
+                expected=f"intensities between {low:g} and {high:g}",
+                found=f"{least:g} to {most:g}",
+                remedy="give a range that the intensities of both images meet, or none",
+            )
+
+
+def labels_on(image: Volume, path: Path | None, name: str) -> Volume | None:
+    """The label map of an image called ``name``.
+
+    Raises:
+        VolumeError: it cannot be used, or does not lie on the image's grid.
+    """
+    from atlasnet.errors import VolumeError
+    from atlasnet.volume import read_labels
+
+    if path is None:
+        return None
+    labels = read_labels(path)
+    if not labels.grid.matches(image.grid):
+        raise VolumeError(
+            f"the labels do not lie on the {name}'s grid",
+            path=path,
+            expected=repr(image.grid),
+            found=repr(labels.grid),
+        )
+    return labels
