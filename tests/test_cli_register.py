@@ -262,6 +262,62 @@ def test_the_record_says_how_far_landmarks_are_missed_by_the_fit_and_after_it(sc
     assert landmarks["fit_mm"]["worst"] == 5
 
 
+@pytest.fixture(scope="module")
+def channels(scans):
+    """The scans and a second channel of each, as files of their own and as one file."""
+    for name in ("source.nii.gz", "target.mha"):
+        first = read_volume(scans / name)
+        second = (500 - 0.3 * first.array).astype(np.float32)
+        write_volume(scans / f"second_{name}", first.replace(second))
+        both = np.concatenate([first.array.astype(np.float32), second])
+        write_volume(scans / f"both_{name}", Volume(both, first.grid))
+    return scans
+
+
+def test_several_channels_are_registered_and_warped_together(channels, capsys):
+    names = ("source.nii.gz", "target.mha")
+    firsts, seconds, both = ([channels / f"{kind}{name}" for name in names] for kind in ("", "second_", "both_"))
+    options = ["--spacing", 4, "--json", "--fields"]
+    files = ["--source-channel", seconds[0], "--target-channel", seconds[1]]
+    call(*firsts, "-o", channels / "files", *options, *files)
+    hashes = json.loads(capsys.readouterr().out)["provenance"]["input_sha256"]
+    assert hashes["source_channel_1"] == hashlib.sha256(seconds[0].read_bytes()).hexdigest()
+    call(*both, "-o", channels / "one", *options, "--channels")
+    warped = sitk.GetArrayFromImage(sitk.ReadImage(str(channels / "files/warped.nii.gz")))
+    np.testing.assert_array_equal(warped, sitk.GetArrayFromImage(sitk.ReadImage(str(channels / "one/warped.nii.gz"))))
+    target, field = sitk.ReadImage(str(firsts[1])), itk_transform(channels / "files/displacement.nii.gz")
+    for path, ours in zip((firsts[0], seconds[0]), warped, strict=True):
+        source = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
+        least = float(sitk.GetArrayViewFromImage(source).min())
+        theirs = sitk.GetArrayFromImage(sitk.Resample(source, target, field, sitk.sitkLinear, least))
+        differs = np.abs(ours - theirs) > 2.0
+        assert differs.mean() < 1e-3  # at the border of the field of view a voxel may fall on either side
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], r"both_source\.nii\.gz: the image is 4-D.*add --channels"),
+        (["--channels", "--source-channel", "X"], "either files of their own or in one file"),
+        (["--channels", "--mi-range", 0, 1500], "once for each channel; expected 2; found 1"),
+        (["--channels", "--mi-range", 0, 1500, "--mi-range", 9000, 9500], "all voxels are alike"),
+    ],
+)
+def test_channels_that_cannot_be_told_apart_are_refused_with_the_option_that_tells(channels, options, said):
+    words = [channels / "both_source.nii.gz", channels / "both_target.mha", "-o", channels / "never", "--quiet"]
+    with pytest.raises(InputError, match=said):
+        call(*words, *options)
+    assert not (channels / "never").exists()
+
+
+def test_images_of_different_channels_are_refused_by_name(channels):
+    words = [channels / "source.nii.gz", channels / "target.mha", "-o", channels / "never", "--quiet"]
+    with pytest.raises(VolumeError, match=r"source\.nii\.gz: .*different channels.*--target-channel"):
+        call(*words, "--source-channel", channels / "second_source.nii.gz")
+    with pytest.raises(VolumeError, match=r"second_target\.mha: it does not lie on the grid of source\.nii\.gz"):
+        call(*words, "--source-channel", channels / "second_target.mha")
+
+
 def test_a_map_that_is_applied_is_not_said_to_be_registered(scans, result, capsys):
     words = [scans / "source.nii.gz", scans / "target.mha", "-o", scans / "mapped"]
     call(*words, "--transform", result / "transform.safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder, metric_settings
-from atlasnet.cli.register_inputs import check_overlap, check_range, given_map, labels_on
+from atlasnet.cli.register_inputs import check_overlap, check_range, given_map, labels_on, read_images
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
@@ -39,6 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("target", type=Path, metavar="TARGET", help="the image onto which it is warped")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    for which in ("source", "target"):
+        parser.add_argument(
+            f"--{which}-channel",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="F",
+            help=f"another channel of the {which}, on its grid; once for each, in the order of the other image's",
+        )
+    parser.add_argument(
+        "--channels",
+        action="store_true",
+        help="the fourth axis of SOURCE and TARGET, or a vector a voxel, holds channels",
+    )
     parser.add_argument("--source-series", metavar="S", help="number or UID of the source's DICOM series, of several")
     parser.add_argument("--target-series", metavar="S", help="number or UID of the target's DICOM series, of several")
     parser.add_argument("--source-labels", type=Path, metavar="F", help=f"label map of the source to carry: {LABELS}")
@@ -97,8 +111,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mi-range",
         nargs=2,
         type=float,
+        action="append",
         metavar=("LOW", "HIGH"),
-        help="intensities of the 16 histogram bins (default: -900 100 for CT, robust percentiles for other images)",
+        help="intensities of the 16 histogram bins (default: -900 100 for CT, robust percentiles for other images); "
+        "once for each channel",
     )
     add_execution_options(parser)
 
@@ -107,13 +123,13 @@ def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
     from atlasnet.cohort import Subject
     from atlasnet.registration import contextual, regional_quality, register_images
-    from atlasnet.volume import read_volume
 
     operator = _operator(args)
     execution = execution_from(args)
-    _require_memory(args, operator, execution)
-    source = read_volume(args.source, series=args.source_series)
-    target = read_volume(args.target, series=args.target_series)
+    _require_memory(args, operator, execution, 1 + len(args.source_channel))
+    source, target = read_images(args)
+    if args.channels:
+        _require_memory(args, operator, execution, source.channels)
     check_range(args, source, target)
     labels = labels_on(source, args.source_labels, "source")
     target_labels = labels_on(target, args.target_labels, "target")
@@ -172,12 +188,15 @@ def _provenance(args: argparse.Namespace) -> dict[str, Any]:
 
     images = [f"{which}{kind}" for kind in ("", "_mask", "_labels") for which in ("source", "target")]
     named = [(name, getattr(args, name)) for name in (*images, "initial", "landmarks", "transform")]
+    for which in ("source", "target"):
+        more = getattr(args, f"{which}_channel")
+        named += [(f"{which}_channel_{number}", path) for number, path in enumerate(more, start=1)]
     read = {name: path for name, path in named if path is not None}
     return {"atlasnet": __version__, "input_sha256": {name: volume_digest(path) for name, path in read.items()}}
 
 
-def _require_memory(args: argparse.Namespace, operator: Operator, execution: Execution) -> None:
-    """Find out from the headers what the images would take.
+def _require_memory(args: argparse.Namespace, operator: Operator, execution: Execution, channels: int) -> None:
+    """Find out from the headers what images of so many channels would take.
 
     Raises:
         VolumeError: a header cannot be used.
@@ -189,7 +208,8 @@ def _require_memory(args: argparse.Namespace, operator: Operator, execution: Exe
     source = read_grid(args.source, series=args.source_series)
     target = read_grid(args.target, series=args.target_series)
     remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
-    execution.require_memory(registration_bytes(source, target, 1, operator, fields=args.fields), remedy, args.source)
+    needed = registration_bytes(source, target, channels, operator, fields=args.fields)
+    execution.require_memory(needed, remedy, args.source)
 
 
 def _check_apart(args: argparse.Namespace) -> None:
@@ -202,7 +222,7 @@ def _check_apart(args: argparse.Namespace) -> None:
 
     results = {(args.output / name).resolve() for name in (WARPED, LABELS, FIELD, INVERSE_FIELD)}
     read = (args.source, args.target, args.source_labels, args.target_labels, args.source_mask, args.target_mask)
-    for path in read:
+    for path in (*read, *args.source_channel, *args.target_channel):
         if path is not None and path.resolve() in results:
             raise InputError(
                 "a result would take the place of what was read", path=path, remedy="give another folder after -o"
@@ -224,7 +244,7 @@ def _operator(args: argparse.Namespace) -> Operator:
     if args.spacing is not None:
         settings["spacing"] = args.spacing
     if args.mi_range is not None:
-        settings["mi_range"] = [args.mi_range]
+        settings["mi_range"] = args.mi_range
     if args.metrics is not None:
         settings = {**_metrics(args.metrics), **settings}
     if args.no_affine:
@@ -296,7 +316,7 @@ def _write(
         for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW, REPORT):
             (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)
-    warped = transform.warp(source, target.grid, fill=float(source.array.min()))
+    warped = _warped(source, target, transform)
     write_volume(folder / WARPED, warped)
     if labels is not None:
         write_labels(folder / LABELS, transform.warp(labels, target.grid, interpolation="label"))
@@ -320,6 +340,19 @@ def _write(
             modality=_modality(target),
         )
     write_json(folder / RECORD, record)
+
+
+def _warped(source: Volume, target: Volume, transform: Transform) -> Volume:
+    """All channels on the target's grid; where they were not seen, each has its own least value."""
+    import numpy as np
+
+    from atlasnet.volume import Volume
+
+    parts = [
+        transform.warp(Volume(channel[None], source.grid), target.grid, fill=float(channel.min())).array
+        for channel in source.array
+    ]
+    return Volume(np.concatenate(parts), target.grid)
 
 
 def _modality(image: Volume) -> str:

@@ -1,4 +1,4 @@
-"""What ``atlasnet register`` is given beside the images, read and checked before any work."""
+"""What ``atlasnet register`` is given, read and checked before any work."""
 
 from __future__ import annotations
 
@@ -35,6 +35,62 @@ class Given:
         if self.points is None:
             return self.record
         return {"landmarks": {**self.record["landmarks"], "after_mm": landmark_errors(found, self.points)}}
+
+
+def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
+    """Source and target, with as many channels.
+
+    Raises:
+        InputError: both ways of giving channels at once, or not one ``--mi-range`` a channel.
+        VolumeError: a file cannot be used, or the images differ in their number of channels.
+    """
+    from atlasnet.errors import InputError, VolumeError
+
+    if args.channels and (args.source_channel or args.target_channel):
+        raise InputError(
+            "channels are either files of their own or in one file", found="--channels and files of others"
+        )
+    source, target = (
+        _read_image(args, path, more, series)
+        for path, more, series in (
+            (args.source, args.source_channel, args.source_series),
+            (args.target, args.target_channel, args.target_series),
+        )
+    )
+    if source.channels != target.channels:
+        raise VolumeError(
+            "source and target have different channels",
+            path=args.source,
+            expected=f"{counted(target.channels, 'channel')}, as {args.target}",
+            found=str(source.channels),
+            remedy="give the others with --source-channel and --target-channel",
+        )
+    if args.mi_range is not None and len(args.mi_range) != source.channels:
+        raise InputError(
+            "--mi-range must be given once for each channel",
+            expected=str(source.channels),
+            found=str(len(args.mi_range)),
+        )
+    return source, target
+
+
+def _read_image(args: argparse.Namespace, path: Path, more: list[Path], series: str | None) -> Volume:
+    from atlasnet.cohort import Subject
+    from atlasnet.errors import VolumeError
+    from atlasnet.volume import read_volume
+    from atlasnet.volume.io import SEVERAL_VOLUMES
+
+    try:
+        if more:
+            return Subject("", (path, *more), channels=1 + len(more), series=series).read_image()
+        return read_volume(path, channels=args.channels, series=series)
+    except VolumeError as error:
+        if error.problem != SEVERAL_VOLUMES:
+            raise
+        remedy = (
+            "add --channels where they are the channels of one image; otherwise split the file, and give one volume"
+        )
+        raise error.told(remedy=remedy) from error
 
 
 def given_map(args: argparse.Namespace) -> Given:
@@ -132,17 +188,18 @@ def check_range(args: argparse.Namespace, source: Volume, target: Volume) -> Non
 
     if args.mi_range is None:
         return
-    low, high = args.mi_range
-    for path, image in ((args.source, source), (args.target, target)):
-        least, most = float(image.array.min()), float(image.array.max())
-        if most <= low or least >= high:
-            raise InputError(
-                "all voxels are alike within --mi-range",
-                path=path,
-                expected=f"intensities between {low:g} and {high:g}",
-                found=f"{least:g} to {most:g}",
-                remedy="give a range that the intensities of both images meet, or none",
-            )
+    for which, image in (("source", source), ("target", target)):
+        files = [getattr(args, which), *getattr(args, f"{which}_channel")]
+        for number, ((low, high), channel) in enumerate(zip(args.mi_range, image.array, strict=True)):
+            least, most = float(channel.min()), float(channel.max())
+            if most <= low or least >= high:
+                raise InputError(
+                    "all voxels are alike within --mi-range",
+                    path=files[min(number, len(files) - 1)],
+                    expected=f"intensities between {low:g} and {high:g}",
+                    found=f"{least:g} to {most:g}",
+                    remedy="give a range that the intensities of both images meet, or none",
+                )
 
 
 def labels_on(image: Volume, path: Path | None, name: str) -> Volume | None:

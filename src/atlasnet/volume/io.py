@@ -29,6 +29,7 @@ from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume, all_finite
 
 _LARGEST = 1e30  # of a voxel; beyond, the float32 in which images are computed with comes to its end
+SEVERAL_VOLUMES = "the image is 4-D"
 LARGEST_LABEL = 2**31 - 1  # what every format of predictions holds
 _ITK_SETTINGS = threading.RLock()
 
@@ -300,7 +301,7 @@ def _channels_first(path: Path, image: sitk.Image, channels: bool) -> NDArray[An
         )
     if array.shape[0] > 1 and not channels:
         raise VolumeError(
-            "the image is 4-D",
+            SEVERAL_VOLUMES,
             path=path,
             expected="one value per voxel of a 3-D image",
             found=f"{array.shape[0]} volumes in one file",
