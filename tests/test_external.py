@@ -13,8 +13,8 @@ from scipy import ndimage
 from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration import make_operator, register_images
-from atlasnet.registration.external import EXTERNAL
 from atlasnet.registration.external_arguments import check_arguments
+from atlasnet.registration.external_packages import EXTERNAL
 from atlasnet.transform import DisplacementMap, Transform
 from atlasnet.volume import Grid, Volume
 
@@ -103,7 +103,11 @@ def test_hippocampi_are_registered_and_only_the_record_is_printed(name, data_fol
 
 @pytest.mark.parametrize("name", installed)
 def test_one_seed_gives_one_map(name, pair):
-    few = {"greedy": {"-n": "10x5"}, "ants": {"reg_iterations": [5, 0]}, "elastix": {"MaximumNumberOfIterations": 5}}
+    few = {
+        "greedy": {"-m": ["NCC", "2x2x2"], "-n": "10x5"},
+        "ants": {"reg_iterations": [5, 0]},
+        "elastix": {"MaximumNumberOfIterations": 5},
+    }
     operator = make_operator(name, affine=False, arguments=few[name])
     first, again = (register_images(*pair[:2], operator=operator, execution=ONE).transform for _ in range(2))
     grid = pair[1].grid
@@ -196,7 +200,7 @@ def test_arguments_that_may_name_files_are_refused(name: str, arguments: dict[st
     [
         (
             "greedy",
-            {"-m": "WNCC 2x2x2", "-n": "10x5x0", "-e": "0.5x.25", "-s": "2vox 0.5vox", "-bg": "NaN", "-sv": ""},
+            {"-m": ["WNCC", "2x2x2"], "-n": "10x5x0", "-e": "0.5x.25", "-s": "2vox 0.5vox", "-bg": "NaN", "-sv": ""},
         ),
         (
             "ants",

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder, metric_settings
-from atlasnet.cli.register_inputs import check_overlap, check_range, given_map, labels_on, read_images
+from atlasnet.cli.register_inputs import (
+    check_apart,
+    check_overlap,
+    check_range,
+    given_map,
+    labels_on,
+    read_images,
+    require_memory,
+)
 from atlasnet.cli.reporting import tell
 
 if TYPE_CHECKING:
-    from atlasnet.execution import Execution
     from atlasnet.registration import Operator
     from atlasnet.transform import Transform
     from atlasnet.volume import Volume
@@ -126,10 +133,10 @@ def run(args: argparse.Namespace) -> int:
 
     operator = _operator(args)
     execution = execution_from(args)
-    _require_memory(args, operator, execution, 1 + len(args.source_channel))
+    require_memory(args, operator, execution, 1 + len(args.source_channel))
     source, target = read_images(args)
     if args.channels:
-        _require_memory(args, operator, execution, source.channels)
+        require_memory(args, operator, execution, source.channels)
     check_range(args, source, target)
     labels = labels_on(source, args.source_labels, "source")
     target_labels = labels_on(target, args.target_labels, "target")
@@ -144,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         Subject("", (path,), mask=mask).read_mask(image.grid)
         for path, mask, image in ((args.source, args.source_mask, source), (args.target, args.target_mask, target))
     ]
-    _check_apart(args)
+    check_apart(args, (WARPED, LABELS, FIELD, INVERSE_FIELD))
     made = make_folder(args.output)
     doing = "registering" if args.transform is None else "mapping"
     execution.reporter.note(f"{doing} {args.source} onto {args.target}")
@@ -193,40 +200,6 @@ def _provenance(args: argparse.Namespace) -> dict[str, Any]:
         named += [(f"{which}_channel_{number}", path) for number, path in enumerate(more, start=1)]
     read = {name: path for name, path in named if path is not None}
     return {"atlasnet": __version__, "input_sha256": {name: volume_digest(path) for name, path in read.items()}}
-
-
-def _require_memory(args: argparse.Namespace, operator: Operator, execution: Execution, channels: int) -> None:
-    """Find out from the headers what images of so many channels would take.
-
-    Raises:
-        VolumeError: a header cannot be used.
-        InputError: memory does not suffice.
-    """
-    from atlasnet.registration import registration_bytes
-    from atlasnet.volume import read_grid
-
-    source = read_grid(args.source, series=args.source_series)
-    target = read_grid(args.target, series=args.target_series)
-    remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
-    needed = registration_bytes(source, target, channels, operator, fields=args.fields)
-    execution.require_memory(needed, remedy, args.source)
-
-
-def _check_apart(args: argparse.Namespace) -> None:
-    """Refuse to write over what was read; a map that is applied or refined may be replaced.
-
-    Raises:
-        InputError: an image, a mask or labels lie where a result goes.
-    """
-    from atlasnet.errors import InputError
-
-    results = {(args.output / name).resolve() for name in (WARPED, LABELS, FIELD, INVERSE_FIELD)}
-    read = (args.source, args.target, args.source_labels, args.target_labels, args.source_mask, args.target_mask)
-    for path in (*read, *args.source_channel, *args.target_channel):
-        if path is not None and path.resolve() in results:
-            raise InputError(
-                "a result would take the place of what was read", path=path, remedy="give another folder after -o"
-            )
 
 
 def _operator(args: argparse.Namespace) -> Operator:
@@ -391,10 +364,10 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
         lines.insert(1, "the deformation lost the image and was left out: the map is that from which it began")
     if "landmarks" in record:
         fit, after = (
-            f"{errors['mean']:.2f} mm, largest {errors['max']:.2f} mm (pair {errors['worst']})"
+            f"{errors['mean']:.2f} mm on average and {errors['max']:.2f} mm at most (pair {errors['worst']})"
             for errors in (record["landmarks"]["fit_mm"], record["landmarks"]["after_mm"])
         )
-        lines.append(f"landmarks missed by {fit} in the fit, by {after} after the registration")
+        lines.append(f"landmarks missed by {fit} in the fit, {after} after the registration")
     for label, found in record.get("regions", {}).items():
         lines.append(f"label {label}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return "\n".join(lines)

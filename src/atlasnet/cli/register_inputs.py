@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from atlasnet.wording import counted
 
 if TYPE_CHECKING:
+    from atlasnet.execution import Execution
+    from atlasnet.registration import Operator
     from atlasnet.transform import Transform
     from atlasnet.volume import Volume
 
@@ -35,6 +38,40 @@ class Given:
         if self.points is None:
             return self.record
         return {"landmarks": {**self.record["landmarks"], "after_mm": landmark_errors(found, self.points)}}
+
+
+def require_memory(args: argparse.Namespace, operator: Operator, execution: Execution, channels: int) -> None:
+    """Find out from the headers what images of so many channels would take.
+
+    Raises:
+        VolumeError: a header cannot be used.
+        InputError: memory does not suffice.
+    """
+    from atlasnet.registration import registration_bytes
+    from atlasnet.volume import read_grid
+
+    source = read_grid(args.source, series=args.source_series)
+    target = read_grid(args.target, series=args.target_series)
+    remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
+    needed = registration_bytes(source, target, channels, operator, fields=args.fields)
+    execution.require_memory(needed, remedy, args.source)
+
+
+def check_apart(args: argparse.Namespace, names: Iterable[str]) -> None:
+    """Refuse results whose names are those of images that were read; a map that is applied or refined may be replaced.
+
+    Raises:
+        InputError: an image, a mask or labels lie where a result goes.
+    """
+    from atlasnet.errors import InputError
+
+    results = {(args.output / name).resolve() for name in names}
+    read = (args.source, args.target, args.source_labels, args.target_labels, args.source_mask, args.target_mask)
+    for path in (*read, *args.source_channel, *args.target_channel):
+        if path is not None and path.resolve() in results:
+            raise InputError(
+                "a result would take the place of what was read", path=path, remedy="give another folder after -o"
+            )
 
 
 def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:

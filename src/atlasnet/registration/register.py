@@ -7,7 +7,8 @@ from typing import Any
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
-from atlasnet.registration.external import EXTERNAL, ExternalSettings
+from atlasnet.registration.external import ExternalSettings
+from atlasnet.registration.external_packages import EXTERNAL
 from atlasnet.registration.field_types import with_field_types
 from atlasnet.registration.linear import AffineOperator, CentreOperator, IdentityOperator
 from atlasnet.registration.mrf import MRFOperator
