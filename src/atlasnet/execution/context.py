@@ -56,7 +56,8 @@ class Execution:
 
     Args:
         device: a torch device name such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        threads: CPU threads; by default all that this process may use. Results on the CPU are a function of it.
+        threads: CPU threads; by default all that this process may use. On the CPU, what networks
+            give is a function of it, what the built-in registration gives is not.
         seed: the origin of every random number.
         reporter: follows the work.
         cancelled: asked between units of work; when it answers true, `Cancelled` is raised.

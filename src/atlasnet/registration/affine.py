@@ -181,9 +181,9 @@ def affine_register(
     begin = time.perf_counter()
     with place.active() as device:
         here, there = contents_of(target, target_mask, source, source_mask, options, device)
-        pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
         # Thousands of operations on a few thousand voxels: waking a second thread for each takes far longer.
         with replace(place, threads=1).active():
+            pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
             try:
                 fit, record = align_contents(here, there, pyramid, options, place)
             except RegistrationError as error:

@@ -76,12 +76,11 @@ class LabelSpace:
         Returns:
             (3, ...) displacement components (x, y, z), voxels; always within the block.
         """
-        flat = costs.reshape(len(self), -1)
-        weights = torch.softmax(-flat / temperature, dim=0).reshape(*self.shape, -1)
-        along_z = torch.einsum("zyxp,z->p", weights, self.positions(0, costs.device))
-        along_y = torch.einsum("zyxp,y->p", weights, self.positions(1, costs.device))
-        along_x = torch.einsum("zyxp,x->p", weights, self.positions(2, costs.device))
-        return torch.stack([along_x, along_y, along_z]).reshape(3, *costs.shape[3:])
+        # A row per point, which one thread adds up: the bits do not depend on how many there are.
+        rows = costs.reshape(len(self), -1).T.contiguous()
+        weights = torch.softmax(-rows / temperature, dim=1)
+        labels = self.displacements(torch.arange(len(self), device=costs.device))
+        return torch.stack([(weights * steps).sum(1) for steps in labels]).reshape(3, *costs.shape[3:])
 
     def displacements(self, labels: Tensor) -> Tensor:
         """Turn flat label indices (...) into displacements (3, ...), components (x, y, z), voxels."""

@@ -43,8 +43,8 @@ def mirror_correlations(
     found = {}
     with place.active() as device:
         here, there = contents_of(target, None, source, None, MIRROR_SETTINGS, device)
-        pyramid = build_pyramid(here.level, there.level, MIRROR_SETTINGS.voxels, place.pause)
         with replace(place, threads=1).active():
+            pyramid = build_pyramid(here.level, there.level, MIRROR_SETTINGS.voxels, place.pause)
             for mirrored in itertools.product((False, True), repeat=here.level.dims):
                 axes = [axis for axis, turned in enumerate(mirrored) if turned]
                 # Levels are (c, [z,] y, x), axes (x, y[, z]); the middle of the field of view stays where it is.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.label_space import LabelSpace
 
 
@@ -47,7 +48,7 @@ class Smoothness:
             step = displacements.narrow(axis + 1, 0, count - 1) - displacements.narrow(axis + 1, 1, count - 1)
             factors = torch.tensor(self.weights[axis], dtype=torch.float64, device=step.device)
             pairs = ((step + self.differences(axis)).double().square() * factors[:, None, None, None]).sum(0)
-            total += (pairs if self.truncation is None else pairs.clamp(max=self.truncation)).sum()
+            total += ordered_sum(pairs if self.truncation is None else pairs.clamp(max=self.truncation))
         return total
 
 
@@ -71,7 +72,7 @@ class Labelling:
 def labelling_energy(unary: Tensor, smoothness: Smoothness, space: LabelSpace, labels: Tensor) -> Tensor:
     """E(l) for flat label indices (cz, cy, cx) and unary costs (lz, ly, lx, cz, cy, cx): a float64 scalar."""
     flat = unary.reshape(len(space), -1)
-    data = flat.gather(0, labels.reshape(1, -1)).double().sum()
+    data = ordered_sum(flat.gather(0, labels.reshape(1, -1)).double())
     return data + smoothness.energy(space.displacements(labels))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.propagation import Smoothness
 from atlasnet.registration.similarity.pair import Supports
 
@@ -70,13 +71,13 @@ def refine(
     coefficients = _solve(curvature, slope - _penalty_gradient(smoothness.offsets, factors), factors)
     length = coefficients.square().sum(0).sqrt()
     coefficients = coefficients * (LONGEST_STEP / length.clamp(min=LONGEST_STEP))
-    return Step(coefficients, float((target * source).mean(0).sum() / seen.sum().clamp(min=1)))
+    return Step(coefficients, float(ordered_sum((target * source).mean(0)) / ordered_sum(seen).clamp(min=1)))
 
 
 def _standardised(contrast: Tensor, seen: Tensor) -> Tensor:
     """0 where it is not seen, mean square 1 elsewhere; without any contrast, 0."""
     contrast = contrast * seen
-    power = contrast.square().sum((1, 2, 3), keepdim=True) / seen.sum().clamp(min=1)
+    power = ordered_sum(contrast.square(), kept=1)[:, None, None, None] / ordered_sum(seen).clamp(min=1)
     return contrast * power.clamp(min=1e-12).rsqrt().masked_fill(power <= 1e-12, 0.0)
 
 
@@ -105,7 +106,7 @@ def _penalty_gradient(displacement: Tensor, factors: Tensor) -> Tensor:
 def _solve(curvature: Tensor, slope: Tensor, factors: Tensor) -> Tensor:
     """Solve (H + P) d = slope by conjugate gradients with the diagonal as preconditioner."""
     xx, yy, zz, xy, xz, yz = curvature
-    damping = DAMPING * curvature[:3].mean()
+    damping = DAMPING * ordered_sum(curvature[:3]) / curvature[:3].numel()
 
     def product(d: Tensor) -> Tensor:
         x, y, z = d
@@ -116,13 +117,13 @@ def _solve(curvature: Tensor, slope: Tensor, factors: Tensor) -> Tensor:
     diagonal = (curvature[:3] + damping + both_neighbours[:, None, None, None]).clamp(min=1e-12)
     solution, residual = torch.zeros_like(slope), slope
     direction = residual / diagonal
-    descent = (residual * direction).sum()
+    descent = ordered_sum(residual * direction)
     for _ in range(ROUNDS):
         image = product(direction)
-        advance = descent / (direction * image).sum().clamp(min=1e-30)
+        advance = descent / ordered_sum(direction * image).clamp(min=1e-30)
         solution = solution + advance * direction
         residual = residual - advance * image
         scaled = residual / diagonal
-        before, descent = descent, (residual * scaled).sum()
+        before, descent = descent, ordered_sum(residual * scaled)
         direction = scaled + (descent / before.clamp(min=1e-30)) * direction
     return solution

@@ -69,8 +69,8 @@ class PairRegistrar:
     Args:
         operator: the transformer.
         work: where finished pairs are kept.
-        execution: device, threads and seed. Threads and device change a map by rounding only and are no part of a
-            pair's key, so that work can go on with others.
+        execution: device, threads and seed. Threads do not change a map, and a device does so by rounding only: they
+            are no part of a pair's key, so that work can go on with others.
     """
 
     def __init__(self, operator: Operator, work: WorkFolder, execution: Execution) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.transform.maps import FramedPoints, PointMap
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import apply_affine, inside, lattice, linear_part, slabs
@@ -58,7 +59,7 @@ def length_summary(lengths: Tensor) -> dict[str, float]:
         return {"mean": 0.0, "p999": 0.0, "max": 0.0}
     rank = max(1, int(np.ceil(0.999 * len(lengths))))
     return {
-        "mean": float(lengths.mean(dtype=torch.float64)),
+        "mean": float(ordered_sum(lengths.double()) / len(lengths)),
         "p999": float(lengths.kthvalue(rank).values),
         "max": float(lengths.max()),
     }

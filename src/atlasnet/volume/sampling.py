@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from atlasnet.errors import VolumeError
+from atlasnet.execution.reductions import batched_product
 
 # Points taken at a time where an operation needs several temporaries per point; 3 float32 coordinates are 12 MiB.
 POINTS_AT_ONCE = 1 << 20
@@ -57,13 +58,22 @@ def lattice(
 
 
 def along_axes(matrices: Matrices, array: Tensor) -> Tensor:
-    """Multiply the last three axes (z, y, x) of ``array`` by one matrix (out, in) each."""
+    """Multiply the last three axes (z, y, x) of ``array`` by one matrix (out, in) each.
+
+    Slice by slice, and along z row by row or array by array, so that the bits do not depend on the number of threads.
+    """
     along_z, along_y, along_x = matrices
-    array = array @ along_x.T
-    array = along_y @ array
     *lead, depth, height, width = array.shape
-    product = along_z @ array.reshape(*lead, depth, height * width)
-    return product.reshape(*lead, along_z.shape[0], height, width)
+    slices = array.reshape(-1, height, width)
+    slices = batched_product(slices, along_x.T.expand(len(slices), -1, -1))
+    slices = batched_product(along_y.expand(len(slices), -1, -1), slices)
+    height, width = slices.shape[1:]
+    if len(slices) == depth:
+        product = batched_product(along_z.expand(height, -1, -1), slices.transpose(0, 1)).transpose(0, 1)
+    else:
+        stacks = slices.view(-1, depth, height * width)
+        product = batched_product(along_z.expand(len(stacks), -1, -1), stacks)
+    return product.reshape(*lead, len(along_z), height, width)
 
 
 def grown(box: tuple[slice, ...], margin: int | Sequence[int], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.similarity.absolute_difference import AbsoluteDifference
 from atlasnet.registration.similarity.cross_correlation import CrossCorrelation, local_contrast
 from atlasnet.registration.similarity.mutual_information import MutualInformation
@@ -130,12 +131,12 @@ def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[s
     counts every voxel alike, which the supports do not.
     """
     here = _still(pair)
-    share = float(pair.supports().mean(pair.counted.to(torch.float32)).double().sum())
+    share = float(ordered_sum(pair.supports().mean(pair.counted.to(torch.float32)).double()))
     result = {}
     if names is None:
         names = tuple(name for name in METRICS if name != "mind" or pair.target_descriptor is not None)
     for name in names:
-        cost = float(METRICS[name](pair).unary(here).double().sum())
+        cost = float(ordered_sum(METRICS[name](pair).unary(here).double()))
         result[name] = 1 - cost / share if share > 0 else 0.0
     return result
 

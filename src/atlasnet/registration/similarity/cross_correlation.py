@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.similarity.pair import AlignedPair, Block
 from atlasnet.volume.sampling import along_axes
 
@@ -71,4 +72,4 @@ class CrossCorrelation:
     @staticmethod
     def _power(values: Tensor) -> Tensor:
         """(c,) mean squares of (c, n); 0 of nothing."""
-        return values.square().mean(1) if values.shape[1] else values.new_zeros(len(values))
+        return ordered_sum(values.square(), kept=1) / max(1, values.shape[1])

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_difference
 from atlasnet.volume.sampling import along_axes
 
@@ -47,7 +48,7 @@ def self_similarity(values: Tensor, mask: Tensor | None, radii: tuple[int, int, 
     distances -= distances.amin(0, keepdim=True)
     # The noise estimate is kept within three orders of magnitude of its mean, as the authors do.
     noise = distances.mean(0, keepdim=True)
-    typical = noise.mean()
+    typical = ordered_sum(noise) / noise.numel()
     noise = torch.minimum(torch.maximum(noise, typical * 1e-3), typical * 1e3).clamp(min=1e-12)
     return torch.exp(-distances / noise).flatten(0, 1)
 

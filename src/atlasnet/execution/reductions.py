@@ -1,0 +1,43 @@
+"""Sums and matrix products on a CPU whose last bits do not depend on the number of threads.
+
+Floating-point addition depends on its order, and torch's order on how many threads share the work. An iterative search
+makes millimetres of such a bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Values that one thread adds up. Of as few, torch does not make two threads' work.
+CHUNK = 1 << 14
+
+
+def ordered_sum(values: Tensor, *, kept: int = 0) -> Tensor:
+    """The sum over all axes but the first ``kept``, in the type of ``values``.
+
+    Chunks of a fixed size are added up, each by one thread, then their sums.
+    """
+    flat = values.flatten(kept) if values.ndim > kept else values[..., None]
+    count = flat.shape[-1]
+    if count <= CHUNK or flat.device.type != "cpu":
+        return flat.sum(-1)
+    whole = count - count % CHUNK
+    chunks = flat[..., :whole].reshape(*flat.shape[:-1], -1, CHUNK).sum(-1)
+    return ordered_sum(torch.cat([chunks, flat[..., whole:].sum(-1, keepdim=True)], -1), kept=kept)
+
+
+def batched_product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix products (b, m, n) of matrices (b, m, k) and (b, k, n), on no more threads than there are products.
+
+    A product that several threads share is cut at places that depend on their number, and along the cuts its numbers
+    come from other code, which adds in another order. A thread that has products enough of its own cuts none.
+    """
+    threads, products = torch.get_num_threads(), len(left)
+    if threads <= products:
+        return torch.bmm(left, right)
+    torch.set_num_threads(max(1, products))
+    try:
+        return torch.bmm(left, right)
+    finally:
+        torch.set_num_threads(threads)
