@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import RegularGridInterpolator
 
 from atlasnet.registration.label_space import LabelSpace
-from atlasnet.registration.propagation import Smoothness, labelling_energy, propagate
+from atlasnet.registration.propagation import Smoothness, labelling_energy, propagate, step_energy
 
 
 def problem(lattice, radii, seed, weight=0.05, truncation=None):
@@ -103,6 +104,30 @@ def test_energy_is_that_of_the_definition(truncation):
     labels = torch.tensor(np.random.default_rng(0).integers(0, len(space), (2, 3, 2)))
     expected = explicit_energy(unary, smoothness, space, labels.numpy())
     assert labelling_energy(unary, smoothness, space, labels) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("truncation", [None, 0.08])
+def test_the_energy_of_a_step_takes_costs_between_the_labels_as_scipy_does_and_the_penalty_as_it_is(truncation):
+    lattice, radii = (2, 3, 2), (1, 2, 1)
+    unary, smoothness, space = problem(lattice, radii, seed=4, truncation=truncation)
+    generator = np.random.default_rng(1)
+    step = np.stack([generator.uniform(-r, r, lattice) for r in reversed(radii)]).astype(np.float32)
+    expected = 0.0
+    for p in np.ndindex(*lattice):
+        costs = RegularGridInterpolator([np.arange(-r, r + 1) for r in radii], unary[(..., *p)].double().numpy())
+        expected += float(costs(step[(slice(None), *p)][::-1])[0])
+    moved = step + smoothness.offsets.numpy().astype(float)
+    for axis, p, q in edges(lattice):
+        cost = np.dot(smoothness.weights[axis], (moved[(slice(None), *p)] - moved[(slice(None), *q)]) ** 2)
+        expected += cost if truncation is None else min(cost, truncation)
+    assert float(step_energy(unary, smoothness, space, torch.from_numpy(step))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_energy_of_a_step_to_labels_is_that_of_the_labelling():
+    unary, smoothness, space = problem((3, 2, 4), (1, 0, 2), seed=6)
+    labels = torch.tensor(np.random.default_rng(2).integers(0, len(space), (3, 2, 4)))
+    wanted = float(labelling_energy(unary, smoothness, space, labels))
+    assert float(step_energy(unary, smoothness, space, space.displacements(labels))) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_energy_never_rises_however_few_the_iterations():

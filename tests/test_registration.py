@@ -108,7 +108,9 @@ def test_the_record_says_what_was_done_and_is_json(pair):
     assert set(record) >= RECORD_KEYS
     searched = [level for level in record["levels"] if level["labels"] > 1]
     assert searched
-    assert all(level["energy_after"] <= level["energy_before"] for level in searched)
+    assert all(level["energy_best_labelling"] <= level["energy_before"] for level in searched)
+    assert all(level["energy_step"] > 0 for level in searched)
+    assert record["levels"][-1]["jacobian_min_before_repair"] > 0
     assert record["levels"][-1]["resolution"] == pytest.approx([1.5, 1.5, 2.0])
     assert all(record["similarity_after"][m] > record["similarity_before"][m] for m in record["similarity_after"])
     assert 0 <= record["quality"] <= 1
@@ -396,6 +398,20 @@ def test_hippocampus_labels_are_carried_over(data_folder):
             one, two = warped.array == label, theirs.array == label
             scores.append(2 * (one & two).sum() / (one.sum() + two.sum()))
     assert np.mean(scores) > 0.65
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_the_record_has_the_energy_of_the_step_that_is_taken(data_folder, alpha):
+    images = (read_volume(data_folder / f"hippocampus/imagesTr/hippocampus_{n}_0000.nii.gz") for n in ("024", "025"))
+    record = register_images(*images, operator=make_operator("mrf", alpha=alpha), execution=ONE).record
+    before, best, step = (
+        np.array([level[f"energy_{what}"] for level in record["levels"]])
+        for what in ("before", "best_labelling", "step")
+    )
+    assert (best <= before).all()
+    # Of these scans some steps are worse than none, by the energy of their level, whatever the weight of smoothness.
+    assert (step > before).any()
+    assert (step < before).any()
 
 
 @pytest.mark.parametrize(

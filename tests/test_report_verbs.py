@@ -188,9 +188,10 @@ def test_a_registration_shows_what_its_record_says(cohort: Path, tmp_path: Path)
     found = check(tmp_path / "report.html")
     for row in found.table("metric"):
         assert row["after"] == f"{record['similarity_after'][row['metric']]:.3f}"
-    assert [row["energy after"] for row in found.table("level")] == [
-        f"{level['energy_after']:.5f}" if "energy_after" in level else "" for level in record["levels"]
-    ]
+    for column, key in (("of the best labelling", "energy_best_labelling"), ("of the step", "energy_step")):
+        assert [row[column] for row in found.table("level")] == [
+            f"{level[key]:.5f}" if key in level else "" for level in record["levels"]
+        ]
     assert sum("Jacobian" in image["alt"] for image in found.images) == 3
     assert read_volume(scans[1]).grid.shape[0] == len(
         json.loads(next(text for _, text in found.scripts if text.startswith('{"slices"')))["slices"]

@@ -82,6 +82,22 @@ class LabelSpace:
         labels = self.displacements(torch.arange(len(self), device=costs.device))
         return torch.stack([(weights * steps).sum(1) for steps in labels]).reshape(3, *costs.shape[3:])
 
+    def between(self, costs: Tensor, displacements: Tensor) -> Tensor:
+        """Costs between the labels, linear along each axis from one label to the next.
+
+        Args:
+            costs: (lz, ly, lx, ...).
+            displacements: (3, ...) components (x, y, z), voxels, within the block.
+
+        Returns:
+            (...), at a label its cost.
+        """
+        for axis, component in enumerate(displacements.flip(0)):
+            labels = self.positions(axis, costs.device).reshape(-1, *[1] * component.ndim)
+            weights = (1 - (labels - component).abs()).clamp(min=0)  # (labels along the axis, ...)
+            costs = (costs * weights.reshape(len(weights), *[1] * (2 - axis), *component.shape)).sum(0)
+        return costs
+
     def displacements(self, labels: Tensor) -> Tensor:
         """Turn flat label indices (...) into displacements (3, ...), components (x, y, z), voxels."""
         _, count_y, count_x = self.shape

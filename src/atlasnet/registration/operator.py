@@ -24,8 +24,11 @@ class Registration:
 
             - ``operator``, ``settings``, ``seconds``;
             - ``levels``: per level ``resolution`` and ``control_spacing_mm`` (x, y, z), ``labels``, ``seconds``; where
-              there was a search ``energy_before`` and ``energy_after`` (per control point, of the level's own energy);
-              empty without levels;
+              there was a search, per control point and of the level's own energy, ``energy_before`` (nobody moves),
+              ``energy_best_labelling`` (the best labelling met, never above that) and ``energy_step`` (the step between
+              the labels that is applied, which may be above either; see
+              `atlasnet.registration.propagation.step_energy`); where its folds were looked for,
+              ``jacobian_min_before_repair``; empty without levels;
             - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 0 for
               unrelated images (see `atlasnet.registration.similarity.agreement`);
             - ``jacobian_min``: least one-sided corner Jacobian on the target grid, ``folded_share``: share of voxels

@@ -76,6 +76,16 @@ def labelling_energy(unary: Tensor, smoothness: Smoothness, space: LabelSpace, l
     return data + smoothness.energy(space.displacements(labels))
 
 
+def step_energy(unary: Tensor, smoothness: Smoothness, space: LabelSpace, displacements: Tensor) -> Tensor:
+    """The energy of displacements (3, cz, cy, cx) between the labels, components (x, y, z): a float64 scalar.
+
+    The penalty is exact. Costs are known at the labels, and taken to be linear between them (`LabelSpace.between`); of
+    a labelling this is `labelling_energy`.
+    """
+    data = ordered_sum(space.between(unary, displacements).double())
+    return data + smoothness.energy(displacements)
+
+
 def propagate(
     unary: Tensor, smoothness: Smoothness, space: LabelSpace, *, iterations: int = 6, damping: float = 0.5
 ) -> Labelling:
@@ -83,7 +93,7 @@ def propagate(
 
     Exact on chains and trees when undamped and as many iterations are done as the tree is long; on a lattice with
     loops an approximation (Pearl 1988; Weiss and Freeman 2001). The best labelling met is kept, starting from "nobody
-    moves", hence the energy never rises.
+    moves", hence its energy is never above that.
 
     Args:
         unary: (lz, ly, lx, cz, cy, cx) costs.

@@ -124,13 +124,14 @@ def _levels(page: Page, record: Mapping[str, Any]) -> None:
     page.heading("Levels")
     page.text(
         "From coarse to fine. Energies are per control point and each level's own, so that they are compared along a "
-        "row, not down a column."
+        "row, not down a column. The step that is taken lies between the labels; its energy may be above that of the "
+        "best labelling."
     )
     rows = []
     for place, level in enumerate(record["levels"], start=1):
         resolution, spacing = (lengths(level[key]) for key in ("resolution", "control_spacing_mm"))
-        energies = [level.get("energy_before"), level.get("energy_after")]
-        change = 100 * (energies[1] / energies[0] - 1) if all(energies) else None
+        energies = [level.get(f"energy_{what}") for what in ("before", "best_labelling", "step")]
+        change = 100 * (energies[2] / energies[0] - 1) if all(energies) else None
         rows.append(
             [
                 str(place),
@@ -139,7 +140,7 @@ def _levels(page: Page, record: Mapping[str, Any]) -> None:
                 str(level.get("labels", "")),
                 *(number(energy, ".5f") for energy in energies),
                 number(change, "+.2f"),
-                number(level.get("jacobian_min")),
+                number(level.get("jacobian_min_before_repair")),
                 number(level.get("seconds"), ".2f"),
             ]
         )
@@ -149,9 +150,10 @@ def _levels(page: Page, record: Mapping[str, Any]) -> None:
         "control points, mm",
         "labels",
         "energy before",
-        "energy after",
+        "of the best labelling",
+        "of the step",
         "change, %",
-        "least Jacobian",
+        "least Jacobian before repair",
         "seconds",
     ]
     page.table(head, rows)
