@@ -113,10 +113,28 @@ def test_mutual_information_of_equal_images_is_below_1_where_bins_share_intensit
     assert found["sad"] == found["dwt"] == 1
 
 
+def ball(radius):
+    places = np.indices((32, 32, 32)) - 15.5
+    return torch.tensor(np.sqrt((places**2).sum(0)) < radius)
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_unrelated_images_agree_by_nothing(name):
+@pytest.mark.parametrize(
+    ("counted", "tolerance"),
+    [
+        pytest.param(None, 0.02, id="all"),
+        pytest.param(ball(15), 0.02, id="44 %"),
+        pytest.param(ball(10), 0.03, id="13 %"),
+        pytest.param(ball(15) & ~ball(12), 0.03, id="shell of 22 %"),
+        pytest.param(torch.rand((32, 32, 32), generator=torch.Generator().manual_seed(9)) < 0.04, 0.07, id="4 %"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["counted", "covered"])
+def test_unrelated_images_agree_by_nothing(name, counted, tolerance, kind):
     images = [torch.rand((32, 32, 32), generator=torch.Generator().manual_seed(s)) for s in range(2)]
-    assert agreement(pair(*images))[name] == pytest.approx(0, abs=0.02)
+    # of other intensities, which a difference to the 0 beyond the mask would see
+    images[0], images[1] = images[0] / 2 + 0.3, images[1] / 2 + 0.4
+    assert agreement(pair(*images, **{kind: counted}))[name] == pytest.approx(0, abs=tolerance)
 
 
 def test_mutual_information_is_that_of_the_joint_histogram():

@@ -32,8 +32,11 @@ class WaveletDifference:
         self.voxel_supports = supports
         self.share = supports.mean(self.counted)
         here = pair.counted & pair.aligned(pair.covered)
-        target = decompose(pair.target * here)
-        source = decompose(pair.aligned(pair.source) * here)
+        # Less their common mean, images do not jump to the 0 beyond what counts.
+        common = _common_mean(pair.target, pair.aligned(pair.source), here)
+        target = decompose((pair.target - common) * here)
+        source = decompose((pair.aligned(pair.source) - common) * here)
+        coverage = here.to(torch.float32)
         self.supports, self.block_sizes = [], []
         expected = torch.zeros(len(pair.target), dtype=torch.float64)
         before, size = pair.target.shape[1:], 1
@@ -42,9 +45,10 @@ class WaveletDifference:
             supports, before, size = supports.halved((axes[0], axes[1], axes[2])), ours.shape[2:], size * 2 ** sum(axes)
             self.supports.append(supports)
             self.block_sizes.append(size)
+            coverage = _halved_mean(coverage, axes)
             for channel in range(len(pair.target)):
                 bands = zip(ours[:, channel], theirs[:, channel], strict=True)
-                expected[channel] += sum(expected_difference(a, b) for a, b in bands) / size
+                expected[channel] += sum(_expected(a, b, coverage) for a, b in bands) / size
         scale = torch.where(expected > 0, 1 / expected.clamp(min=1e-12), 1.0).to(pair.target)
         self.scale = scale[:, None, None, None]
 
@@ -59,6 +63,34 @@ class WaveletDifference:
         if self.covered is not None:
             cost = cost + self.share - self.voxel_supports.mean(self.covered[block][:, :, :, 0] * self.counted)
         return torch.as_tensor(cost)
+
+
+def _common_mean(target: Tensor, source: Tensor, here: Tensor) -> Tensor | float:
+    """(c, 1, 1, 1) mean of both images over what counts; 0 where everything does, for then it changes nothing."""
+    if here.all() or not here.any():
+        return 0.0
+    means = torch.stack([image[:, here].double().mean(1) for image in (target, source)]).mean(0)
+    return means.to(target.dtype)[:, None, None, None]
+
+
+def _halved_mean(values: Tensor, axes: list[bool]) -> Tensor:
+    """Means of (z, y, x) over blocks of two along the chosen axes; an odd last voxel is a block."""
+    kernel = [2 if halve else 1 for halve in axes]
+    return torch.nn.functional.avg_pool3d(values[None], kernel, ceil_mode=True, count_include_pad=False)[0]
+
+
+def _expected(ours: Tensor, theirs: Tensor, coverage: Tensor) -> float:
+    """What coefficients (z, y, x) of unrelated images differ by, per covered share of a block.
+
+    A block of which little is covered has small coefficients; it is compared with its like, an octave of coverage at
+    a time.
+    """
+    whole, result = max(float(coverage.double().sum()), 1e-12), 0.0
+    octaves = coverage.clamp(min=1e-6).log2().ceil()
+    for octave in range(-3 * DEPTH, 1):
+        chosen = octaves == octave
+        result += expected_difference(ours[chosen], theirs[chosen]) * (int(chosen.sum()) / whole)
+    return result
 
 
 def decompose(values: Tensor) -> list[Tensor]:
