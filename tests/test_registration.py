@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from scipy import ndimage
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
-from atlasnet.execution import Execution, digest
+from atlasnet.execution import Execution, SilentReporter, digest
 from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, regional_quality, register_images
 from atlasnet.registration.intensity import _thinned
 from atlasnet.registration.learning import learn
@@ -515,7 +516,29 @@ def test_a_change_of_what_registers_by_default_changes_the_keys_of_what_is_kept(
     levels = (DEFAULT_LEVELS, SMALL_LEVELS, PLANE_LEVELS, DISCRETE_LEVELS)
     default = [[[asdict(level) for level in some] for some in levels], SMALL_VOXELS]
     default += [dict(DEFAULT_METRICS), dict(PLANE_METRICS), MRFSettings().as_json()]
-    assert (pairs.REVISION, learn.REVISION, digest(default)) == (2, 2, "3eaa742c3795bf20fb15")
+    assert (pairs.REVISION, learn.REVISION, digest(default)) == (3, 3, "3eaa742c3795bf20fb15")
+
+
+@pytest.mark.parametrize("pair", [("034", "045"), ("260", "125"), ("383", "088"), ("004", "006")])
+@pytest.mark.parametrize("masked", [("target",), ("source", "target")], ids="-".join)
+def test_hippocampi_are_found_where_only_they_and_their_surroundings_count(
+    data_folder: Path, pair: tuple[str, str], masked: tuple[str, ...]
+) -> None:
+    images, labels, masks = [], [], {}
+    for side, name in zip(("source", "target"), pair, strict=True):
+        images.append(read_volume(data_folder / "hippocampus" / "imagesTr" / f"hippocampus_{name}_0000.nii.gz"))
+        labels.append(read_labels(data_folder / "hippocampus" / "labelsTr" / f"hippocampus_{name}.nii.gz"))
+        if side in masked:
+            near = ndimage.binary_dilation(labels[-1].array[0] > 0, iterations=4)[None].astype(np.uint8)
+            masks[f"{side}_mask"] = Volume(near, images[-1].grid)
+    start = register_images(*images, operator="affine", execution=ONE).transform
+    overlap = []
+    for given in ({}, masks):
+        found = register_images(*images, initial=start, **given, execution=ONE)
+        assert not found.record["deformation_lost"]
+        carried = found.transform.warp(labels[0], images[1].grid, interpolation="label").array[0]
+        overlap.append(np.mean([dice(carried == label, labels[1].array[0] == label) for label in (1, 2)]))
+    assert overlap[1] > overlap[0] - 0.05
 
 
 def test_a_deformation_that_loses_the_image_is_left_out():
@@ -528,12 +551,20 @@ def test_a_deformation_that_loses_the_image_is_left_out():
     bent = ndimage.map_coordinates(image, np.indices(shape) + 1.5 / bend.std() * bend, order=1, mode="nearest")
     bent += 0.05 * random.normal(size=shape).astype(np.float32) * image.std()
     grid = Grid.from_parts(shape)
-    operator = make_operator("mrf", affine=False)
-    found = register_images(Volume(image[None], grid), Volume(bent[None], grid), operator=operator, execution=ONE)
+    operator, told = make_operator("mrf", affine=False), SilentReporter()
+    execution = Execution(threads=1, reporter=told)
+    found = register_images(Volume(image[None], grid), Volume(bent[None], grid), operator=operator, execution=execution)
     assert found.record["deformation_lost"]
     assert found.record["similarity_after"] == found.record["similarity_prealigned"]
+    # what it was discarded for is kept, and said
+    assert sum(found.record["similarity_rejected"].values()) < 0.5 * sum(found.record["similarity_after"].values())
+    assert all(level["rejected"] for level in found.record["levels"])
+    (warning,) = told.warnings
+    assert "lost the image" in warning
     assert found.record["quality"] > 0.25  # without the guard 0.02, 39 pixels away
     assert float(found.transform.displacement(grid).abs().max()) == 0
     usual = register_images(Volume(image[None], grid), Volume(bent[None], grid), execution=ONE)
     assert not usual.record["deformation_lost"]
+    assert "similarity_rejected" not in usual.record
+    assert not any("rejected" in level for level in usual.record["levels"])
     assert usual.record["quality"] > found.record["quality"] + 0.2

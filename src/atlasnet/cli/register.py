@@ -360,8 +360,6 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",
     ]
-    if record["deformation_lost"]:
-        lines.insert(1, "the deformation lost the image and was left out: the map is that from which it began")
     if "landmarks" in record:
         fit, after = (
             f"{errors['mean']:.2f} mm on average and {errors['max']:.2f} mm at most (pair {errors['worst']})"

@@ -190,6 +190,7 @@ def align(source: Image, target: Image, displacement: Tensor, initial: PointMap,
         image=level.image,
         control=level.control,
         bins=bins,
+        masked=not bool(target.counted.all() and source.counted.all()),
     )
 
 

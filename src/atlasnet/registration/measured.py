@@ -107,8 +107,14 @@ class MeasuringOperator(ABC):
             began, ended = quality(similarity["prealigned"]), quality(similarity["after"])
             lost = ended < min(began, LOST * began)
             if lost:
+                execution.reporter.warn(
+                    f"the deformation lost the image and was left out: with it the quality fell from {began:.3f} to "
+                    f"{ended:.3f}; the map is that from which it began"
+                )
                 transform, measured = geometry(found.start.to(device), task.target.grid, source.grid)
-                similarity["after"] = similarity["prealigned"]
+                similarity["rejected"], similarity["after"] = similarity["after"], similarity["prealigned"]
+                for level in (*found.record.get("levels", ()), *found.record.get("levels_back", ())):
+                    level["rejected"] = True
         end = time.perf_counter()
         record = {
             "operator": self.name,

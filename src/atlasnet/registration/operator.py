@@ -31,6 +31,9 @@ class Registration:
               ``jacobian_min_before_repair``; empty without levels;
             - ``similarity_before`` (images as they lie in the world), ``similarity_after``: per metric, 0 for
               unrelated images (see `atlasnet.registration.similarity.agreement`);
+            - where a deformation began with another map: ``similarity_prealigned``, of that map, and
+              ``deformation_lost``, whether the deformation was discarded for it; then ``similarity_rejected`` is that
+              of the discarded map, and each of the ``levels`` that led to it is ``rejected``;
             - ``jacobian_min``: least one-sided corner Jacobian on the target grid, ``folded_share``: share of voxels
               where it is not positive;
             - ``inverse_residual_mm``: ``target`` and ``source``, each with mean, p999, max;

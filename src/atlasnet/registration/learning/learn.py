@@ -33,7 +33,7 @@ from atlasnet.transform import Transform
 from atlasnet.volume import Volume, canonical
 
 Float = NDArray[np.float64]
-REVISION = 2  # counts up when the same input would give other weights
+REVISION = 3  # counts up when the same input would give other weights
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
     average as the images lie: a part of the body that the source lacks is neither filled by stretching what the source
     has, nor does it push away what fits, and the air around a body, which costs much wherever it is, is not drawn out.
 
+    Under a mask few voxels decide, and where nothing is lost by leaving, a label that keeps the few which agree by
+    chance and takes all others out of view wins. There a voxel that is in view as the images lie costs at least 1 where
+    it leaves.
+
     Args:
         pair: the images.
         weights: of each metric, by name: a number, or (cz, cy, cx) a number for every control point.
@@ -91,10 +95,18 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
 
 def _beyond(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> list[tuple[float | Tensor, Tensor]]:
     """Pairs of a weight and (z, y, x), what is to be added for voxels out of view, for which a metric counts 1."""
-    surplus = [(weight, _usual_costs(pair, name) - 1) for name, weight in weights.items()]
+    surplus = [(weight, _costs_beyond(pair, name) - 1) for name, weight in weights.items()]
     if any(isinstance(weight, Tensor) for weight in weights.values()):
         return surplus
     return [(1.0, torch.stack([weight * costs for weight, costs in surplus]).sum(0))]
+
+
+def _costs_beyond(pair: AlignedPair, name: str) -> Tensor:
+    """(z, y, x) what each voxel of the target costs by a metric out of view."""
+    usual = _usual_costs(pair, name)
+    if not pair.masked:
+        return usual
+    return torch.where(pair.aligned(pair.covered), usual.clamp(min=1), usual)
 
 
 def _usual_costs(pair: AlignedPair, name: str) -> Tensor:

@@ -43,6 +43,7 @@ class AlignedPair:
         image: lattice of the target's voxels.
         control: lattice of the control points.
         bins: per channel the range of the histogram bins in the source and in the target, normalised intensities.
+        masked: whether a mask takes voxels of either image away.
     """
 
     target: Tensor
@@ -57,6 +58,7 @@ class AlignedPair:
     image: Lattice
     control: Lattice
     bins: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
+    masked: bool = False
 
     @property
     def everything_counts(self) -> bool:
