@@ -13,7 +13,15 @@ from scipy import ndimage
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, SilentReporter, digest
-from atlasnet.registration import MRFOperator, MRFSettings, make_operator, prealign, regional_quality, register_images
+from atlasnet.registration import (
+    MRFOperator,
+    MRFSettings,
+    make_operator,
+    prealign,
+    regional_quality,
+    register_images,
+    shortcoming,
+)
 from atlasnet.registration.intensity import _thinned
 from atlasnet.registration.learning import learn
 from atlasnet.registration.settings import (
@@ -34,7 +42,7 @@ ONE = Execution(threads=1)
 SHAPE = (28, 36, 40)
 RECORD_KEYS = {
     "operator", "settings", "seconds", "levels", "similarity_before", "similarity_after", "jacobian_min",
-    "folded_share", "inverse_residual_mm", "max_displacement_mm", "quality",
+    "folded_share", "inverse_residual_mm", "max_displacement_mm", "covered", "quality",
 }  # fmt: skip
 
 
@@ -539,6 +547,58 @@ def test_hippocampi_are_found_where_only_they_and_their_surroundings_count(
         carried = found.transform.warp(labels[0], images[1].grid, interpolation="label").array[0]
         overlap.append(np.mean([dice(carried == label, labels[1].array[0] == label) for label in (1, 2)]))
     assert overlap[1] > overlap[0] - 0.05
+
+
+def test_a_chest_that_shows_a_part_only_is_judged_by_that_part(data_folder: Path) -> None:
+    source = read_volume(data_folder / "chest-ct-cropped" / "cropped_0000.nii.gz")
+    labels = read_labels(data_folder / "chest-ct-cropped" / "cropped.nii.gz")
+    target = read_volume(data_folder / "chest-ct" / "imagesTr" / "chest_101_0000.nii.gz")
+    lungs = read_labels(data_folder / "chest-ct" / "labelsTr" / "chest_101.nii.gz").array[0] > 0
+    found = register_images(source, target, operator=make_operator("mrf", voxels=200_000), execution=ONE)
+    record = found.record
+    seen = Volume(np.ones(source.array.shape, np.uint8), source.grid)
+    reached = found.transform.warp(seen, target.grid, interpolation="label").array[0] > 0
+    carried = found.transform.warp(labels, target.grid, interpolation="label").array[0] > 0
+    assert dice(carried, lungs & reached) > 0.9
+    assert 0.02 < record["covered"] < 0.15
+    assert record["quality"] > 0.3
+    assert shortcoming(record, 0.05) is None
+    # of voxels that it does not show, the similarities say that they are unrelated
+    assert np.mean(list(record["similarity_after"].values())) < 0.1
+
+
+def test_the_quality_is_that_of_the_covered_voxels_alone():
+    grid = Grid.from_parts(SHAPE, (2.0, 2.0, 2.0))
+    target = Volume(anatomy(SHAPE)[None], grid)
+    half = grid.cropped((slice(0, SHAPE[0]), slice(0, SHAPE[1]), slice(0, 20)))
+    noisy = target.array + np.random.default_rng(0).normal(0, 30, target.array.shape).astype(np.float32)
+    source = Volume(np.ascontiguousarray(noisy[..., :20]), half)
+    near = np.zeros((1, *SHAPE), np.uint8)
+    near[..., :20] = 1
+    found = {}
+    for name, mask in (("all", None), ("covered", Volume(near, grid))):
+        found[name] = register_images(source, target, operator="identity", target_mask=mask, execution=ONE).record
+    assert found["covered"]["covered"] == 1
+    assert 0.4 < found["all"]["covered"] < 0.6
+    assert found["all"]["quality"] == pytest.approx(found["covered"]["quality"], abs=0.05)
+    assert found["covered"]["quality"] == pytest.approx(
+        np.mean(list(found["covered"]["similarity_after"].values())), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "least", "said"),
+    [
+        ({"quality": 0.04}, 0.05, "quality 0.040 is below 0.05"),  # of an earlier version
+        ({"quality": 0.06}, 0.05, None),
+        ({"quality": 0.7, "covered": 0.07}, 0.05, None),
+        ({"quality": 0.7, "covered": 0.01}, 0.05, "covers 1.0%"),
+        ({"quality": 0.0, "covered": 0.0}, 0.0, None),
+    ],
+)
+def test_a_registration_that_says_too_little_is_not_used(record, least, said):
+    found = shortcoming(record, least)
+    assert found is None if said is None else said in found
 
 
 def test_a_deformation_that_loses_the_image_is_left_out():

@@ -355,7 +355,8 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
     residual = record["inverse_residual_mm"]
     done = "registered" if args.transform is None else "mapped"
     lines = [
-        f"{args.output}: {done} in {record['seconds']:.1f} s, quality {record['quality']:.2f}",
+        f"{args.output}: {done} in {record['seconds']:.1f} s, quality {record['quality']:.2f}"
+        + (f" over {record['covered']:.0%} of the target" if "covered" in record else ""),
         "similarity " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after),
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",

@@ -20,7 +20,7 @@ from atlasnet.prediction.ensemble import atlas_keys, pair_keys
 from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.verdict import Verdict, judge
-from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator
+from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator, shortcoming
 from atlasnet.training.mapping import (
     from_slices,
     map_image,
@@ -169,11 +169,11 @@ class Member:
                 warn(f"atlas {name} is not asked: {registration}")
                 continue
             quality = float(registration.record["quality"])
-            used = quality >= minimum_quality
-            record = {**brief(name, registration.record), "used": used}
-            if not used:
+            wrong = shortcoming(registration.record, minimum_quality)
+            record = {**brief(name, registration.record), "used": wrong is None}
+            if wrong is not None:
                 found.append((None, record))
-                warn(f"atlas {name} is not asked: registration quality {quality:.3f} is below {minimum_quality:g}")
+                warn(f"atlas {name} is not asked: {wrong}")
                 continue
             prepared = scan.prepared(self.model.plan)
             begin = time.perf_counter()

@@ -25,7 +25,8 @@ class PredictOptions:
         agreement: whether the maps of agreement, entropy and confidence are wanted.
         largest_component: keep the largest connected component of each label.
         minimum_size_ml: drop connected components that are smaller, in millilitres.
-        minimum_quality: an atlas onto which the registration's quality is lower is not asked.
+        minimum_quality: an atlas onto which the registration's quality is lower is not asked, nor one of which the scan
+            covers hardly anything (see `atlasnet.registration.shortcoming`).
         strict: refuse a scan that is not like the training subjects.
     """
 

@@ -101,9 +101,12 @@ class MeasuringOperator(ABC):
         maps = {"before": Transform.identity().forward, "after": transform.forward}
         if found.start is not None:
             maps["prealigned"] = found.start.forward
-        similarity = similarities(source, source_mask, task, maps, execution, clamp=self.clamp, mi_range=self.mi_range)
+        similarity, covered = similarities(
+            source, source_mask, task, maps, execution, clamp=self.clamp, mi_range=self.mi_range
+        )
         lost = False
         if found.start is not None:
+            # Over all that counts: a deformation must not gain by covering less.
             began, ended = quality(similarity["prealigned"]), quality(similarity["after"])
             lost = ended < min(began, LOST * began)
             if lost:
@@ -113,6 +116,7 @@ class MeasuringOperator(ABC):
                 )
                 transform, measured = geometry(found.start.to(device), task.target.grid, source.grid)
                 similarity["rejected"], similarity["after"] = similarity["after"], similarity["prealigned"]
+                covered["after"] = covered["prealigned"]
                 for level in (*found.record.get("levels", ()), *found.record.get("levels_back", ())):
                     level["rejected"] = True
         end = time.perf_counter()
@@ -126,7 +130,8 @@ class MeasuringOperator(ABC):
             **{f"similarity_{name}": values for name, values in similarity.items()},
             **measured,
             "deformation_lost": lost,
-            "quality": quality(similarity["after"]),
+            "covered": covered["after"],
+            "quality": quality(similarity["after"], covered["after"]),
         }
         return Registration(transform.to("cpu"), record)
 

@@ -38,7 +38,9 @@ class Registration:
               where it is not positive;
             - ``inverse_residual_mm``: ``target`` and ``source``, each with mean, p999, max;
             - ``max_displacement_mm``: of any voxel of the target;
-            - ``quality``: in [0, 1], the weight that a vote by registration quality gives (see `quality`).
+            - ``covered``: share of what counts in the target that the source shows after registration;
+            - ``quality``: in [0, 1], of the fit there; the weight that a vote by registration quality gives (see
+              `atlasnet.registration.quality.quality`).
     """
 
     transform: Transform

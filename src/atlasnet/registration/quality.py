@@ -15,7 +15,7 @@ from atlasnet.registration.deformation import align, prepare_pair
 from atlasnet.registration.intensity import OptionalRanges, Ranges, Window, choose_windows
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
-from atlasnet.registration.similarity import agreement
+from atlasnet.registration.similarity import agreement, covered_share
 from atlasnet.transform import PointMap, Transform, corner_jacobians, displacement_on
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import grown, slabs
@@ -25,6 +25,8 @@ SIMILARITY_VOXELS = 200_000
 RESIDUAL_VOXELS = 250_000
 # Voxels of the target that are measured at a time where a map lies on a GPU, whose memory may be small.
 MEASURED_AT_ONCE = 1 << 23
+# A fit is judged where both images are known; where that is less of the target, it may be by chance.
+LEAST_COVERED = 0.02
 MARGIN = 8  # voxels around a region that is looked at on its own
 SIMILARITY_LEVEL = LevelSettings(factor=1, radius=0, support=4)
 
@@ -39,7 +41,7 @@ def similarities(
     clamp: Ranges | None = None,
     mi_range: OptionalRanges | None = None,
     windows: tuple[list[Window], list[Window]] | None = None,
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Agreement of the target with the source under several maps.
 
     Args:
@@ -53,7 +55,8 @@ def similarities(
         windows: see `prepare_pair`.
 
     Returns:
-        Per map and metric the `agreement`, 0 for unrelated images, on a grid of at most 200,000 voxels.
+        Per map and metric the `agreement`, 0 for unrelated images, on a grid of at most 200,000 voxels; and per map the
+        `covered_share`.
     """
     device = execution.torch_device()
     (level,) = build_levels(registration_grid(task.target.grid, None, SIMILARITY_VOXELS), (SIMILARITY_LEVEL,))
@@ -69,11 +72,12 @@ def similarities(
         windows=windows,
     )
     still = torch.zeros((3, *level.grid.shape), device=device)
-    result = {}
+    result, covered = {}, {}
     for name, point_map in maps.items():
         pair = align(there, here.on(level.grid), still, point_map.to(device), level)
         result[name] = {metric: round(value, 6) for metric, value in agreement(pair).items()}
-    return result
+        covered[name] = round(covered_share(pair), 6)
+    return result, covered
 
 
 def regional_quality(
@@ -117,7 +121,9 @@ def regional_quality(
             found: dict[str, float] = {}
             part, mask = _cropped(target, here)
             task = Task(part, mask, None)
-            found |= similarities(source, None, task, {"after": transform.forward}, execution, windows=windows)["after"]
+            found |= similarities(source, None, task, {"after": transform.forward}, execution, windows=windows)[0][
+                "after"
+            ]
             if carried is not None:
                 there = carried == value
                 found["dice"] = round(2 * float((here & there).sum()) / float(here.sum() + there.sum()), 6)
@@ -134,9 +140,30 @@ def _cropped(target: Volume, region: NDArray[np.bool_]) -> tuple[Volume, Volume]
     return part, Volume(np.ascontiguousarray(region[wide])[None].astype(np.uint8), grid)
 
 
-def quality(similarity: Mapping[str, float]) -> float:
-    """A number in [0, 1] that grows with every similarity: their mean, negative agreement counting as none."""
-    return round(sum(max(0.0, value) for value in similarity.values()) / max(1, len(similarity)), 6)
+def quality(similarity: Mapping[str, float], covered: float = 1.0) -> float:
+    """A number in [0, 1] that grows with every similarity: their mean, negative agreement counting as none.
+
+    Args:
+        similarity: of every metric, for which voxels that are not covered are unrelated.
+        covered: the share that is; with it, the quality is that of the fit where both images are known.
+    """
+    mean = sum(max(0.0, value) for value in similarity.values()) / max(1, len(similarity))
+    return round(min(mean / covered, 1.0), 6) if covered > 0 else 0.0
+
+
+def shortcoming(record: Mapping[str, Any], minimum_quality: float) -> str | None:
+    """Why a registration says too little to be used, in words; None where it can be.
+
+    Args:
+        record: of the registration; one of an earlier version has no covered share, which is in its quality.
+        minimum_quality: that is asked of the fit; at 0 everything is used.
+    """
+    fit, covered = float(record["quality"]), float(record.get("covered", 1.0))
+    if fit < minimum_quality:
+        return f"registration quality {fit:.3f} is below {minimum_quality:g}"
+    if minimum_quality > 0 and covered < LEAST_COVERED:
+        return f"it covers {covered:.1%} of the other image, which is less than {LEAST_COVERED:.0%}"
+    return None
 
 
 def geometry(transform: Transform, target: Grid, source: Grid) -> tuple[Transform, dict[str, Any]]:

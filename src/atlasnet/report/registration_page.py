@@ -94,7 +94,10 @@ def _measured(page: Page, record: Mapping[str, Any]) -> None:
     before, after = record["similarity_before"], record["similarity_after"]
     page.table(["metric", "before", "after"], [[name, number(before.get(name)), number(after[name])] for name in after])
     scale = "0: unrelated images; equal ones have 1, by mutual information about 0.7"
-    page.text(f"{scale}. Quality, their mean: {record['quality']:.3f}.", small=True)
+    said = f"Quality: {record['quality']:.3f}, their mean"
+    if "covered" in record:
+        said += f" over the {record['covered']:.1%} of the target that the source covers"
+    page.text(f"{scale}, voxels that the source does not cover 0. {said}.", small=True)
     if record.get("regions"):
         scores = list(next(iter(record["regions"].values())))
         rows = [[label, *(number(found.get(score)) for score in scores)] for label, found in record["regions"].items()]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.prediction import PredictOptions
-from atlasnet.registration import Operator, labelled, local_weight
+from atlasnet.registration import Operator, labelled, local_weight, shortcoming
 from atlasnet.volume import Volume, canonical
 
 
@@ -56,7 +56,7 @@ def propagate_labels(
                 (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution, **known)
             except RegistrationError:
                 continue
-            if registration.record["quality"] < PredictOptions.minimum_quality:
+            if shortcoming(registration.record, PredictOptions.minimum_quality) is not None:
                 continue
             took = time.perf_counter() - start
             remembered += max(0.0, registration.record.get("seconds", 0.0) - took)

@@ -33,7 +33,8 @@ class FitOptions:
         operator: name of the registration operator, see `make_operator`; None takes ``"mrf"``, in an update the
             model's.
         operator_settings: passed to the operator, over what the plan says.
-        minimum_quality: a subject whose registration onto an atlas has a lower quality does not train its network.
+        minimum_quality: a subject whose registration onto an atlas has a lower quality, or covers hardly any of it,
+            does not train its network (see `atlasnet.registration.shortcoming`).
         time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
             number is decided once, by timing some steps, and kept: the same call goes on with it after a stop, and the
             model says how many it was.

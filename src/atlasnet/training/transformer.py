@@ -18,7 +18,7 @@ from atlasnet.cohort.fingerprint import check_declared
 from atlasnet.cohort.plan import NETWORK_VOXELS
 from atlasnet.errors import CohortError, RegistrationError
 from atlasnet.execution import Execution, WorkFolder, allow_open_files, digest, read_json, reading_back
-from atlasnet.registration import Operator, Registration
+from atlasnet.registration import Operator, Registration, shortcoming
 from atlasnet.training.mapping import map_image, map_labels, prepare, region_grid, to_slices, working_grid
 from atlasnet.training.overview import Overview
 from atlasnet.training.pairs import PairRegistrar
@@ -143,16 +143,17 @@ class Transformer:
         for atlas in atlases:
             own = _Accepted(atlas, self._overview(atlas))
             for subject in subjects:
-                quality = 1.0
+                fits = True
                 if subject.key != atlas.key:
                     if (pair := self.registrar.place(subject, atlas)) is None:
                         whole = False
                         continue
                     registered += 1
                     with reading_back(pair):
-                        quality = float(read_json(pair / "record.json")["quality"])
-                    own.qualities.append(quality)
-                if quality >= self.minimum_quality:
+                        record = read_json(pair / "record.json")
+                        own.qualities.append(float(record["quality"]))
+                        fits = shortcoming(record, self.minimum_quality) is None
+                if fits:
                     own.subjects.append(subject)
             seen = [self.work.lying("overviews", self._overview_key(subject, atlas)) for subject in own.subjects]
             if not own.subjects or (self._cropped(atlas) and None in seen):
@@ -204,10 +205,10 @@ class Transformer:
             own.qualities.append(quality)
         if registration is None:
             return False
-        if quality < self.minimum_quality:
+        wrong = shortcoming(registration.record, self.minimum_quality)
+        if wrong is not None:
             self.execution.reporter.warn(
-                f"{subject.name} does not train the network of atlas {own.atlas.name}: registration quality "
-                f"{quality:.3f} is below {self.minimum_quality:g}"
+                f"{subject.name} does not train the network of atlas {own.atlas.name}: {wrong}"
             )
             return False
         own.subjects.append(subject)

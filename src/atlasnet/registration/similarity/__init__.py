@@ -153,12 +153,21 @@ def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[s
     return result
 
 
+def covered_share(pair: AlignedPair) -> float:
+    """The share of what counts that the source shows as the images lie, weighed as `agreement` weighs voxels."""
+    supports = pair.supports()
+    seen = pair.counted & pair.aligned(pair.covered)
+    share, whole = (float(supports.mean(v.to(torch.float32)).double().sum()) for v in (seen, pair.counted))
+    return share / whole if whole > 0 else 0.0
+
+
 __all__ = [
     "METRICS",
     "AlignedPair",
     "Metric",
     "Supports",
     "agreement",
+    "covered_share",
     "local_contrast",
     "self_similarity",
     "unary_costs",
