@@ -24,6 +24,7 @@ from atlasnet.registration import (
 )
 from atlasnet.registration.intensity import _thinned
 from atlasnet.registration.learning import learn
+from atlasnet.registration.operator import Task
 from atlasnet.registration.settings import (
     DEFAULT_LEVELS,
     DEFAULT_METRICS,
@@ -584,6 +585,22 @@ def test_the_quality_is_that_of_the_covered_voxels_alone():
     assert found["covered"]["quality"] == pytest.approx(
         np.mean(list(found["covered"]["similarity_after"].values())), abs=1e-6
     )
+
+
+def test_the_disagreement_of_two_directions_is_taken_where_there_is_something():
+    grid = Grid.from_parts(SHAPE, (2.0, 2.0, 2.0))
+    bodies = [anatomy(SHAPE, seed) for seed in (0, 5)]
+    source, target = (Volume(np.where(b != 0, b - b.min() + 200, 0).astype(np.float32)[None], grid) for b in bodies)
+    mask = np.zeros((1, *SHAPE), np.uint8)
+    mask[:, 10:18, 12:24, 14:26] = 1
+    operator = MRFOperator(MRFSettings(affine=False, symmetric=True))
+    task = Task(target, Volume(mask, grid), None)
+    shown = operator._shown(source, None, task, grid, ONE).numpy()
+    assert shown.any()
+    assert not shown[mask[0] == 0].any()
+    everywhere = operator._shown(source, None, Task(target, None, None), grid, ONE).numpy()
+    assert everywhere[target.array[0] > 0].all()
+    assert not everywhere[target.array[0] == 0].any()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ from atlasnet.volume import Grid, Volume
 # What every corner Jacobian of the inverse must exceed, and how often the map is smoothed to that end.
 SMALLEST_INVERSE_JACOBIAN = 0.05
 ROUNDS = 8
+# Share of the intensity window up to which a voxel shows air or background, where maps are free to differ: -920
+# Hounsfield units in CT.
+EMPTY = 0.05
 
 
 class MRFOperator(MeasuringOperator):
@@ -116,7 +119,9 @@ class MRFOperator(MeasuringOperator):
         if options.symmetric:
             swapped = Task(source, source_mask, None, task.source_labels, task.labels)
             back, record["levels_back"] = self._deform(task.target, task.mask, swapped, start.inverse, execution)
-            displacement, record["disagreement_mm"] = self._mean(displacement, back, start)
+            displacement, record["disagreement_mm"] = self._mean(
+                displacement, back, start, self._shown(source, source_mask, task, displacement.grid, execution)
+            )
         deformed = time.perf_counter()
         found, record["inverse"] = self._invertible(displacement)
         transform = found.then(start)
@@ -161,14 +166,32 @@ class MRFOperator(MeasuringOperator):
             inverse = inverse_on(displacement, inverse_grid(displacement), inverse)
             rounds += 1
 
+    def _shown(
+        self, source: Volume, source_mask: Volume | None, task: Task, grid: Grid, execution: Execution
+    ) -> Tensor:
+        """The voxels (z, y, x) of ``grid`` where the target counts and shows more than air or background; bool."""
+        _, target = prepare_pair(
+            source,
+            source_mask,
+            task.target,
+            task.mask,
+            grid,
+            execution.torch_device(),
+            clamp=self.clamp,
+            mi_range=self.mi_range,
+        )
+        return target.counted & (target.values > EMPTY).any(0)
+
     def _mean(
-        self, displacement: DisplacementMap, back: DisplacementMap, start: Transform
+        self, displacement: DisplacementMap, back: DisplacementMap, start: Transform, shown: Tensor
     ) -> tuple[DisplacementMap, dict[str, float]]:
-        """Half way between a displacement of the target and what undoes one of the source; how far apart they were."""
+        """Half way between a displacement of the target and what undoes one of the source; how far apart they were,
+        where the target shows something.
+        """
         grid = displacement.grid
         found_back = Transform.from_displacement(back, measure=False).then(start.inverse)
         undone = found_back.inverse.then(start.inverse).displacement(grid)
-        apart = (displacement.displacement - undone).square().sum(0).sqrt().flatten()
+        apart = (displacement.displacement - undone).square().sum(0).sqrt()[shown]
         mean, _ = repair((displacement.displacement + undone) / 2, grid, floor=self.options.smallest_jacobian)
         return DisplacementMap(mean, grid), {k: round(v, 4) for k, v in length_summary(apart).items()}
 
