@@ -157,7 +157,7 @@ def covered_share(pair: AlignedPair) -> float:
     """The share of what counts that the source shows as the images lie, weighed as `agreement` weighs voxels."""
     supports = pair.supports()
     seen = pair.counted & pair.aligned(pair.covered)
-    share, whole = (float(supports.mean(v.to(torch.float32)).double().sum()) for v in (seen, pair.counted))
+    share, whole = (float(ordered_sum(supports.mean(v.to(torch.float32)).double())) for v in (seen, pair.counted))
     return share / whole if whole > 0 else 0.0
 
 
