@@ -128,9 +128,9 @@ def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_estimates_grow_with_the_scan_and_with_what_is_asked_for(model: Model) -> None:
     predictor = Predictor(model)
     scan, twice = (Grid.from_parts((n, 512, 512), (0.7, 0.7, 1.0)) for n in (400, 800))
-    plain, voxels = prediction_bytes(predictor, scan, PredictOptions()), scan.voxels
-    assert 8 * voxels < prediction_bytes(predictor, twice, PredictOptions()) - plain < 24 * voxels
-    maps = prediction_bytes(predictor, scan, PredictOptions(probabilities=True, agreement=True))
+    plain, voxels = prediction_bytes(predictor.members, scan, PredictOptions()), scan.voxels
+    assert 8 * voxels < prediction_bytes(predictor.members, twice, PredictOptions()) - plain < 24 * voxels
+    maps = prediction_bytes(predictor.members, scan, PredictOptions(probabilities=True, agreement=True))
     assert maps - plain > (3 + 2) * 4 * voxels  # classes, and two maps, in float32
     operator = make_operator("mrf")
     pair = registration_bytes(scan, scan, 1, operator)

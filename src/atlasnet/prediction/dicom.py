@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from atlasnet.volume.dicom import DicomSource
 
 MANUFACTURER = "AtlasNet"
-LONGEST_STRING = 64  # characters
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
 _WRITTEN = (*_REQUIRED, "SeriesNumber", "Modality", *LOSSY)  # of a source, beside what says whose it is
@@ -166,11 +165,6 @@ def check_labels(labels: Volume, origin: Origin) -> None:
     unknown = set(np.unique(labels.array).tolist()) - {0, *(segment.value for segment in origin.segments)}
     if unknown:
         raise VolumeError("there are labels that no segment describes", found=", ".join(map(str, sorted(unknown))))
-
-
-def short(text: str) -> str:
-    """A text as DICOM's short and long strings allow it: without backslashes and control characters, cut."""
-    return "".join(c if c.isprintable() and c != "\\" else " " for c in text)[:LONGEST_STRING].strip() or "-"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM, validate_value
 
-from atlasnet.prediction.dicom import LONGEST_STRING
+from atlasnet.prediction.dicom_text import LONGEST_STRING
 
 UTF_8 = "ISO_IR 192"
 

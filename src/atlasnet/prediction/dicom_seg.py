@@ -15,8 +15,9 @@ from pydicom.valuerep import DA, DT, TM, format_number_as_ds
 from atlasnet import __version__
 from atlasnet.cohort.segments import Code, Segment
 from atlasnet.execution import atomic_path
-from atlasnet.prediction.dicom import LOSSY, MANUFACTURER, Origin, check_labels, quiet_pydicom, short
+from atlasnet.prediction.dicom import LOSSY, MANUFACTURER, Origin, check_labels, quiet_pydicom
 from atlasnet.prediction.dicom_identity import UTF_8, copied
+from atlasnet.prediction.dicom_text import short
 from atlasnet.volume import Volume
 from atlasnet.volume.dicom import DicomSource
 

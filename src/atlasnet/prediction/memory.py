@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atlasnet.prediction.prediction import PredictOptions
@@ -10,7 +11,6 @@ from atlasnet.volume import Grid
 
 if TYPE_CHECKING:
     from atlasnet.prediction.member import Member
-    from atlasnet.prediction.predictor import Predictor
 
 # Bytes per voxel of the scan, when its labels are there: it, its mask, the labels in three forms, and what is wanted.
 _RESULT, _CLEANING, _SHARES = 10, 16, 28
@@ -19,19 +19,19 @@ _PROBABILITY = 16  # of every class
 _CLASSIFIED = 4 + 2 + 2
 
 
-def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) -> int:
+def prediction_bytes(members: Sequence[Member], scan: Grid, options: PredictOptions) -> int:
     """The memory that the prediction of a scan takes, beyond what the process has with the models loaded.
 
     Args:
-        predictor: the model or models, ready.
+        members: the model or models, ready; of the same channels and labels.
         scan: grid of the scan.
         options: what is asked for.
     """
-    ensemble = predictor.ensemble
-    mapped = SCAN_BYTES * len(ensemble.channels) * scan.voxels
+    model = members[0].model
+    mapped = SCAN_BYTES * len(model.channels) * scan.voxels
     mapped += max(
         max(work_bytes(image.grid, member.operator), asking_bytes(member, view.part))
-        for member in predictor.members
+        for member in members
         for image, view in zip(member.images, member.views, strict=True)
     )
     fused = _RESULT * scan.voxels
@@ -40,11 +40,9 @@ def prediction_bytes(predictor: Predictor, scan: Grid, options: PredictOptions) 
     if options.agreement:
         fused += _SHARES * scan.voxels
     if options.probabilities:
-        fused += _PROBABILITY * len(ensemble.values) * scan.voxels
+        fused += _PROBABILITY * len(model.values) * scan.voxels
     fit = options.by_voxel
-    answers = sum(
-        answer_bytes(member, index, fit=fit) for member in predictor.members for index in range(len(member.views))
-    )
+    answers = sum(answer_bytes(member, index, fit=fit) for member in members for index in range(len(member.views)))
     return FIXED_BYTES + answers + max(mapped, fused)
 
 

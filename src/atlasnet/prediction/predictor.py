@@ -163,7 +163,7 @@ class Predictor:
         Raises:
             InputError: memory does not suffice.
         """
-        needed = prediction_bytes(self, scan, options)
+        needed = prediction_bytes(self.members, scan, options)
         remedy = "crop or resample the scan" + (", leave out --probabilities" if options.probabilities else "")
         self.execution.require_memory(needed, remedy, path)
         return memory_held() + needed

@@ -23,8 +23,8 @@ from atlasnet.prediction.dicom import (
     check_labels,
     quiet_pydicom,
     referenced,
-    short,
 )
+from atlasnet.prediction.dicom_text import short
 from atlasnet.volume import Volume
 
 Points = NDArray[np.float64]
