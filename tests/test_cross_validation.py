@@ -199,8 +199,16 @@ def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
     assert "without a prediction, and in no mean: s1" in without.text()
 
 
-def test_subjects_that_fit_no_atlas_at_all_are_an_error(cohort: Cohort, tmp_path: Path) -> None:
-    # Left where they lie, the subjects do not fit each other, and no atlas is asked.
+def test_subjects_that_fit_no_atlas_at_all_are_an_error(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Left where they lie, the subjects do not fit each other well.
+    ask = Predictor.ask
+
+    def ask_for_more(self: Predictor, image: Volume, **options: Any) -> Answers:
+        return ask(self, image, **{**options, "minimum_quality": 0.5})
+
+    monkeypatch.setattr(Predictor, "ask", ask_for_more)
     options = FitOptions(atlases=1, width=0.25, epochs=1, operator="identity")
     with pytest.raises(RegistrationError, match="no subject"):
         cross_validate(cohort, tmp_path / "x", options, folds=2, execution=ONE)
