@@ -137,9 +137,7 @@ class AtlasNetworks:
             Cancelled: on request; the same call goes on from the last whole epoch.
         """
         trainings = [*self._trainings(recipe)]
-        self.execution.reporter.note(
-            f"epochs of the networks: {self.sharing.described(recipe.epochs, len(self.mapped))}"
-        )
+        self.execution.reporter.note(f"epochs: {self.sharing.described(recipe.epochs, len(self.mapped))}")
         telling = _Telling(trainings, self.execution.reporter)
         for training in trainings:
             training.run(self, telling.of(training))
