@@ -27,11 +27,12 @@ from atlasnet.cohort.conversion import convert_cohort
 from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.segments import label_segments
 from atlasnet.errors import CohortError, InputError, VolumeError
-from atlasnet.prediction.dicom import Origin, quiet_pydicom
+from atlasnet.prediction.dicom import Origin
 from atlasnet.prediction.dicom_seg import write_dicom_seg
 from atlasnet.prediction.rtstruct import write_rtstruct
 from atlasnet.volume import Grid, Volume, read_volume, write_labels, write_volume
 from atlasnet.volume.dicom import read_dicom_source
+from atlasnet.volume.dicom_files import quiet_pydicom
 
 SPACING, ORIGIN = (0.8, 1.1, 2.5), (12.0, -34.0, 56.0)
 VALUES = {"background": 0, "Lung": 1, "tumour": 2}  # in the order of their names

@@ -24,11 +24,12 @@ from scipy.spatial.transform import Rotation
 import dicoms
 from atlasnet.cohort.segments import label_segments
 from atlasnet.errors import VolumeError
-from atlasnet.prediction.dicom import Origin, check_source, quiet_pydicom
+from atlasnet.prediction.dicom import Origin, check_source
 from atlasnet.prediction.dicom_seg import write_dicom_seg
 from atlasnet.prediction.rtstruct import slice_polygons, write_rtstruct
 from atlasnet.volume import Volume, read_volume, write_volume
 from atlasnet.volume.dicom import read_dicom_source
+from atlasnet.volume.dicom_files import quiet_pydicom
 
 SPACING, ORIGIN = (0.8, 1.1, 2.5), (12.0, -34.0, 56.0)
 LABELS = {"background": 0, "big": 5, "small": 2, "absent": 3}

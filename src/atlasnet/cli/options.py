@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,13 @@ def make_folder(path: Path) -> list[Path]:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return absent
+
+
+def remove_empty(made: Iterable[Path]) -> None:
+    """Take back what `make_folder` made, as far as nothing lies in it."""
+    for folder in made:
+        with suppress(OSError):  # whatever lies there is somebody else's
+            folder.rmdir()
 
 
 def require_writable(path: Path) -> None:

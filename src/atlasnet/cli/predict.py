@@ -15,6 +15,7 @@ from atlasnet.cli.options import (
     add_mask_option,
     execution_from,
     make_folder,
+    remove_empty,
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import UnusualInputError
@@ -177,10 +178,7 @@ def run(args: argparse.Namespace) -> int:
             write_label_tables(args.output.with_name(stem), models.segments, reporter=execution.reporter)
     except OSError as problem:  # what became of the cases is told all the same
         unwritten = problem
-    for empty in made:
-        if any(empty.iterdir()):
-            break
-        empty.rmdir()
+    remove_empty(made)
     result = {
         "written": {name: str(path) for name, path in batch.written.items()},
         "kept": {name: str(path) for name, path in batch.kept.items()},

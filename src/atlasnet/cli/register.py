@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import OPERATORS, add_execution_options, execution_from, make_folder, metric_settings
+from atlasnet.cli.options import (
+    OPERATORS,
+    add_execution_options,
+    execution_from,
+    make_folder,
+    metric_settings,
+    remove_empty,
+)
 from atlasnet.cli.register_inputs import (
     check_apart,
     check_overlap,
@@ -167,9 +173,7 @@ def run(args: argparse.Namespace) -> int:
             execution=execution,
         )
     except BaseException:
-        if made:
-            with suppress(OSError):  # whatever lies there is somebody else's
-                args.output.rmdir()
+        remove_empty(made)
         raise
     record = {**result.record, **given.with_errors(result.transform), "provenance": _provenance(args)}
     if target_labels is not None:

@@ -21,6 +21,7 @@ from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import read_labels
+from atlasnet.volume.kept import kept_open
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted, lengths, shortened
 
@@ -134,15 +135,16 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
         problems.append(Problem(text, subject.name, path, "warning" if warning else "error"))
 
     image = labels = None
-    try:
-        image = subject.read_image()
-    except InputError as error:
-        note(_text(error), Path(error.path or subject.images[0]))
-    else:
-        for channel, text, warning in _image_doubts(cohort, image):
-            note(text, subject.images[min(channel, len(subject.images) - 1)], warning=warning)
-        for path, text in (*header_doubts(subject, cohort.channels), *modality_doubts(subject, cohort.channels)):
-            note(text, path, warning=True)
+    with kept_open():
+        try:
+            image = subject.read_image()
+        except InputError as error:
+            note(_text(error), Path(error.path or subject.images[0]))
+        else:
+            for channel, text, warning in _image_doubts(cohort, image):
+                note(text, subject.images[min(channel, len(subject.images) - 1)], warning=warning)
+            for path, text in (*header_doubts(subject, cohort.channels), *modality_doubts(subject, cohort.channels)):
+                note(text, path, warning=True)
     if subject.labels is not None:
         try:
             labels = read_labels(subject.labels)

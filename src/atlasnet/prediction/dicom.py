@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,15 +167,9 @@ def check_labels(labels: Volume, origin: Origin) -> None:
 
 
 @contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Without the warnings of pydicom and highdicom about values that the source brought along."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
 def _explained(path: Path) -> Iterator[None]:
+    from atlasnet.volume.dicom_files import quiet_pydicom
+
     with quiet_pydicom():
         try:
             yield

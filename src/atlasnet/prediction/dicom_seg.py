@@ -15,11 +15,12 @@ from pydicom.valuerep import DA, DT, TM, format_number_as_ds
 from atlasnet import __version__
 from atlasnet.cohort.segments import Code, Segment
 from atlasnet.execution import atomic_path
-from atlasnet.prediction.dicom import LOSSY, MANUFACTURER, Origin, check_labels, quiet_pydicom
+from atlasnet.prediction.dicom import LOSSY, MANUFACTURER, Origin, check_labels
 from atlasnet.prediction.dicom_identity import UTF_8, copied
 from atlasnet.prediction.dicom_text import short
 from atlasnet.volume import Volume
 from atlasnet.volume.dicom import DicomSource
+from atlasnet.volume.dicom_files import quiet_pydicom
 
 
 def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:

@@ -21,11 +21,11 @@ from atlasnet.prediction.dicom import (
     MANUFACTURER,
     Origin,
     check_labels,
-    quiet_pydicom,
     referenced,
 )
 from atlasnet.prediction.dicom_text import short
 from atlasnet.volume import Volume
+from atlasnet.volume.dicom_files import quiet_pydicom
 
 Points = NDArray[np.float64]
 

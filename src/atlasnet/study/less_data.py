@@ -12,7 +12,7 @@ from atlasnet.execution import atomic_path
 from atlasnet.study.means import common_seeds, dice_of_subjects, paired
 from atlasnet.study.methods import MAIN, OVER_FRACTIONS
 from atlasnet.study.records import CaseResult, Run
-from atlasnet.study.shares import share_size
+from atlasnet.study.shares import real_share
 from atlasnet.study.statistics import compare
 
 WITH_ALL = tuple(name for name in OVER_FRACTIONS if name != MAIN)
@@ -43,7 +43,7 @@ def less_data(
     for place, (of, share) in enumerate(shares):
         runs = {name: replace(full[name], fraction=share, fraction_of=of) for name in OVER_FRACTIONS}
         found = {name: by_run[run] for name, run in runs.items() if run in by_run}
-        really = share_size(share, training) / training if of == "subjects" else share
+        really = real_share(of, share, training)
         dice = {name: dice_of_subjects(results) for name, results in found.items()}
         rows.append({"of": of, "share": share, "really": really, "subjects": dice, "main_minus": {}})
         for name in WITH_ALL if MAIN in found else ():

@@ -36,6 +36,11 @@ def share_size(fraction: float, subjects: int) -> int:
     return max(FEWEST_SUBJECTS, round(fraction * subjects))
 
 
+def real_share(of: str, share: float, subjects: int) -> float:
+    """How large a share really is: of so many ``subjects`` in whole ones, of their ``slices`` as it was asked for."""
+    return share_size(share, subjects) / subjects if of == "subjects" else share
+
+
 def check_shares(fractions: Sequence[float], subjects: int) -> None:
     """Whether all shares of so many subjects, and the whole, differ.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from atlasnet.study.methods import MAIN, METHODS, OVER_FRACTIONS
 from atlasnet.study.observers import observers
 from atlasnet.study.patches import summarise_patches
 from atlasnet.study.records import CaseResult, Run, Study, known
-from atlasnet.study.shares import share_size
+from atlasnet.study.shares import real_share
 from atlasnet.study.software import software
 from atlasnet.study.statistics import FEWEST_FOR_TAIL, compare, interval, tail_difference, worst_tenth
 
@@ -84,10 +84,8 @@ def summarise(study: Study) -> dict[str, Any]:
             for name, run in full.items()
             if replace(run, atlases=1) in by_run
         },
-        "over_fractions": _over_shares(
-            by_run, full, "subjects", lambda s: share_size(s, study.training) / study.training
-        ),
-        "over_slices": _over_shares(by_run, full, "slices", lambda share: share),
+        "over_fractions": _over_shares(by_run, full, "subjects", study.training),
+        "over_slices": _over_shares(by_run, full, "slices", study.training),
         "less_data": less_data(by_run, full, study.training),
         "over_epochs": _over_epochs(by_run, full, study.recipe.epochs),
         "confidence": said,
@@ -103,13 +101,15 @@ def _over_shares(
     by_run: Mapping[Run, Sequence[CaseResult]],
     full: Mapping[str, Run],
     of: Literal["subjects", "slices"],
-    real: Callable[[float], float],
+    training: int,
 ) -> dict[str, list[dict[str, Any]]]:
     """Per method the curve over the shares of the training data, as large as they really are; none of one point."""
     shares = sorted({run.fraction for run in by_run if run.fraction < 1 and run.fraction_of == of})
     curves = {}
     for name in OVER_FRACTIONS:
-        points: list[tuple[float, Run]] = [(real(s), replace(full[name], fraction=s, fraction_of=of)) for s in shares]
+        points: list[tuple[float, Run]] = [
+            (real_share(of, s, training), replace(full[name], fraction=s, fraction_of=of)) for s in shares
+        ]
         curves[name] = _curve(by_run, [*points, (1.0, full[name])])
     return {name: curve for name, curve in curves.items() if len(curve) > 1}
 

@@ -31,6 +31,7 @@ from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, InputError, require_folder
 from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_absent, write_json
 from atlasnet.volume import Grid, Volume, write_labels, write_volume
+from atlasnet.volume.kept import kept_open
 from atlasnet.wording import counted, shortened
 
 _SHOWN = 20  # problems in one message
@@ -202,9 +203,10 @@ def _write_case(
     """Write image and labels of a case; what is to be told of it."""
     case = chosen.case
     subject = Subject(case.name, case.images, channels=len(case.images), series=case.series)
-    image = subject.read_image()
+    with kept_open():
+        image = subject.read_image()
+        doubts = header_doubts(subject, channels) + modality_doubts(subject, channels)
     labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
-    doubts = header_doubts(subject, channels) + modality_doubts(subject, channels)
     notes += [f"{case.name}: {doubt}" for _, doubt in doubts]
     if case.elsewhere:
         notes.append(

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_difference
 
 # Two decompositions: blocks of 4 voxels, about one support.
@@ -46,9 +47,10 @@ class WaveletDifference:
             self.supports.append(supports)
             self.block_sizes.append(size)
             coverage = _halved_mean(coverage, axes)
+            alike = _alike(coverage)
             for channel in range(len(pair.target)):
                 bands = zip(ours[:, channel], theirs[:, channel], strict=True)
-                expected[channel] += sum(_expected(a, b, coverage) for a, b in bands) / size
+                expected[channel] += sum(_expected(a, b, alike) for a, b in bands) / size
         scale = torch.where(expected > 0, 1 / expected.clamp(min=1e-12), 1.0).to(pair.target)
         self.scale = scale[:, None, None, None]
 
@@ -69,8 +71,8 @@ def _common_mean(target: Tensor, source: Tensor, here: Tensor) -> Tensor | float
     """(c, 1, 1, 1) mean of both images over what counts; 0 where everything does, for then it changes nothing."""
     if here.all() or not here.any():
         return 0.0
-    means = torch.stack([image[:, here].double().mean(1) for image in (target, source)]).mean(0)
-    return means.to(target.dtype)[:, None, None, None]
+    both = torch.cat([target[:, here], source[:, here]], 1).double()
+    return (ordered_sum(both, kept=1) / both.shape[1]).to(target.dtype)[:, None, None, None]
 
 
 def _halved_mean(values: Tensor, axes: list[bool]) -> Tensor:
@@ -79,18 +81,19 @@ def _halved_mean(values: Tensor, axes: list[bool]) -> Tensor:
     return torch.nn.functional.avg_pool3d(values[None], kernel, ceil_mode=True, count_include_pad=False)[0]
 
 
-def _expected(ours: Tensor, theirs: Tensor, coverage: Tensor) -> float:
-    """What coefficients (z, y, x) of unrelated images differ by, per covered share of a block.
+def _alike(coverage: Tensor) -> list[tuple[Tensor, float]]:
+    """Blocks (z, y, x) by the share of them that is covered, an octave together; and how many, per covered block.
 
-    A block of which little is covered has small coefficients; it is compared with its like, an octave of coverage at
-    a time.
+    A block of which little is covered has small coefficients, and is compared with its like.
     """
-    whole, result = max(float(coverage.double().sum()), 1e-12), 0.0
-    octaves = coverage.clamp(min=1e-6).log2().ceil()
-    for octave in range(-3 * DEPTH, 1):
-        chosen = octaves == octave
-        result += expected_difference(ours[chosen], theirs[chosen]) * (int(chosen.sum()) / whole)
-    return result
+    whole, octaves = max(float(coverage.double().sum()), 1e-12), coverage.clamp(min=1e-6).log2().ceil()
+    groups = [octaves == octave for octave in range(-3 * DEPTH, 1)]
+    return [(chosen, count / whole) for chosen in groups if (count := int(chosen.sum()))]
+
+
+def _expected(ours: Tensor, theirs: Tensor, alike: list[tuple[Tensor, float]]) -> float:
+    """What coefficients (z, y, x) of unrelated images differ by, per covered share of a block; see `_alike`."""
+    return sum(expected_difference(ours[chosen], theirs[chosen]) * share for chosen, share in alike)
 
 
 def decompose(values: Tensor) -> list[Tensor]:
