@@ -54,6 +54,26 @@ def nnunet(
     return root
 
 
+def test_labels_may_be_regions_of_several_values_as_for_nnunet(tmp_path: Path) -> None:
+    tumour = {"background": 0, "whole tumour": [1, 2, 3], "core": [3, 2], "enhancing": [3]}
+    nnunet(tmp_path, labels=tumour, regions_class_order=[1, 2, 3])
+    labels(tmp_path / "labelsTr" / "a.nii.gz", (1, 2, 3))
+    cohort = Cohort.read(tmp_path)
+    assert cohort.labels == {"background": 0, "label 1": 1, "label 2": 2, "enhancing": 3}
+    assert cohort.structures == {"whole tumour": (1, 2, 3), "core": (2, 3), "enhancing": 3}
+    assert repr(cohort).endswith("enhancing=3, region whole tumour=(1, 2, 3), region core=(2, 3))")
+    declare(tmp_path, channel_names={"0": "CT"}, labels=tumour | {"oedema": 1, "ignore": 4})
+    named = Cohort.read(tmp_path)
+    assert named.labels == {"background": 0, "oedema": 1, "label 2": 2, "enhancing": 3}
+    assert [*named.structures] == ["whole tumour", "core", "enhancing", "oedema"]
+    assert named.ignore_label == 4
+
+
+def test_without_regions_every_label_is_a_structure(tmp_path: Path) -> None:
+    cohort = Cohort.read(nnunet(tmp_path, labels={"background": 0, "right": 2, "left": [1]}))
+    assert (dict(cohort.regions), cohort.structures) == ({}, {"left": 1, "right": 2})
+
+
 def texts(root: Path) -> str:
     return "\n".join(f"{p.severity}: {p}" for p in check_cohort(root).problems)
 
@@ -494,7 +514,12 @@ def test_no_layout_is_one_problem_and_no_exception(tmp_path: Path, content: str)
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "region-based"),
+        ({"labels": {"background": 0, "whole": []}}, "region 'whole'"),
+        ({"labels": {"background": 0, "whole": [0, 1]}}, "region 'whole'"),
+        ({"labels": {"background": 0, "whole": [1, "two"]}}, "whole number"),
+        ({"labels": {"background": 0, "whole": [1, 2], "all": [2, 1]}}, "same value.* 1 and 2"),
+        ({"labels": {"background": 0, "whole": [1, 2], "ignore": 2}}, "part of a region"),
+        ({"labels": {"background": 0, "whole": [1, 2], "label 1": 3}}, "'label 1' is what the value 1 is called"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "same value"),
         ({"labels": {"background": 1}}, "background"),
         ({"labels": {"background": 0, "a": 1.5}}, "whole number"),

@@ -108,7 +108,7 @@ def test_an_unknown_label_is_refused(folders) -> None:
 
 
 def test_labels_that_cannot_be_understood_are_refused_with_the_file(folders) -> None:
-    declare(folders[1], {"background": 0, "whole": [1, 2]})
+    declare(folders[1], {"background": 0, "whole": []})
     with pytest.raises(CohortError, match=r"dataset\.json"):
         evaluate_folder(*folders)
 

@@ -262,7 +262,7 @@ def test_another_shape_is_refused() -> None:
 
 
 def agreement_of(atlases: Atlases, slab: int, classes: int = 3) -> Agreement:
-    agreement = Agreement(len(atlases), classes)
+    agreement = Agreement(len(atlases), dict(zip("ab", ((1,), (2,)), strict=True)) if classes == 3 else {"a": (1,)})
     for start in range(0, atlases[0][1].shape[0], slab):
         part = slice(start, start + slab)
         agreement.add(fuse_slab([(p[:, part], c[part], w) for p, c, w in atlases], "vote"))
@@ -276,7 +276,7 @@ def masked_dice(first: Tensor, second: Tensor, where: Tensor, label: int) -> flo
 
 def test_agreement_is_the_mean_pairwise_dice_over_voxels_that_both_atlases_reach() -> None:
     atlases = random_atlases(8)
-    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    summary = agreement_of(atlases, slab=2).summary()
     maps = [p.argmax(0) for p, _, _ in atlases]
     for label, name in ((1, "a"), (2, "b")):
         pairs = [
@@ -287,7 +287,7 @@ def test_agreement_is_the_mean_pairwise_dice_over_voxels_that_both_atlases_reach
 
 def test_agreement_compares_each_atlas_with_the_result() -> None:
     atlases = random_atlases(9)
-    summary = agreement_of(atlases, slab=3).summary(["background", "a", "b"])
+    summary = agreement_of(atlases, slab=3).summary()
     labels = fuse_slab(atlases, "vote").labels
     for entry, (probabilities, covered, _) in zip(summary["dice_with_result"], atlases, strict=True):
         assert entry["b"] == pytest.approx(masked_dice(probabilities.argmax(0), labels, covered, 2))
@@ -303,14 +303,14 @@ def test_agreement_counts_voxels_that_no_atlas_reaches() -> None:
 def test_agreement_in_the_foreground_is_the_mean_share_there() -> None:
     atlases = random_atlases(11)
     fused = fuse_slab(atlases, "vote")
-    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    summary = agreement_of(atlases, slab=2).summary()
     assert summary["foreground"] == pytest.approx(fused.share[fused.labels > 0].mean().item())
 
 
 def test_entropy_of_a_label_is_the_mean_over_its_voxels_in_the_result() -> None:
     atlases = random_atlases(12)
     fused = fuse_slab(atlases, "vote")
-    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    summary = agreement_of(atlases, slab=2).summary()
     for label, name in ((1, "a"), (2, "b")):
         assert summary["entropy"][name] == pytest.approx(fused.entropy[fused.labels == label].mean().item())
 
@@ -322,7 +322,7 @@ def test_the_expected_dice_is_that_of_truths_drawn_from_the_probabilities() -> N
     sure = torch.where(sure >= 0.01, sure, 0.0)
     drawn = torch.rand((20_000, *sure.shape), generator=torch.Generator().manual_seed(0)) < sure
     dice = 2 * (drawn & found).sum((1, 2, 3)) / (drawn.sum((1, 2, 3)) + found.sum())
-    summary = agreement_of(atlases, slab=2).summary(["background", "a", "b"])
+    summary = agreement_of(atlases, slab=2).summary()
     # A mean of quotients is not quite the quotient of the means.
     assert summary["expected_dice"] == pytest.approx(dice.mean().item(), abs=0.01)
 
@@ -330,12 +330,12 @@ def test_the_expected_dice_is_that_of_truths_drawn_from_the_probabilities() -> N
 def test_every_atlas_has_a_volume_of_its_own() -> None:
     atlases = random_atlases(13)
     agreement = agreement_of(atlases, slab=2)
-    assert agreement.voxels(2) == [int(((p.argmax(0) == 2) & covered).sum()) for p, covered, _ in atlases]
+    assert agreement.voxels("b") == [int(((p.argmax(0) == 2) & covered).sum()) for p, covered, _ in atlases]
 
 
 def test_agreement_about_nothing_is_none() -> None:
     agreement = agreement_of([(column(1.0, 0.0), HERE, 1.0)], slab=1, classes=2)
-    summary = agreement.summary(["background", "a"])
+    summary = agreement.summary()
     assert (summary["foreground"], summary["pairwise_dice"]["a"], summary["dice_with_result"][0]["a"]) == (None,) * 3
     assert summary["entropy"]["a"] is None
     assert summary["expected_dice"] is None

@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 
-from atlasnet.training.loss import UNCOUNTED, median_frequency_weights, segmentation_loss
+from atlasnet.errors import InputError
+from atlasnet.training.loss import EACH_CLASS, UNCOUNTED, Objective, median_frequency_weights, segmentation_loss
+
+LABELS = {"background": 0, "oedema": 1, "necrosis": 2, "enhancing": 5}
+VALUES = (0, 1, 2, 5)
+REGIONS = {"whole": (1, 2, 5), "core": (2, 5), "enhancing": 5}
 
 
 def test_median_frequency_balancing_of_a_worked_example() -> None:
@@ -62,3 +67,64 @@ def test_voxels_that_do_not_count_get_no_gradient(case: tuple[torch.Tensor, torc
 def test_nothing_counted_gives_a_finite_loss(dice: bool) -> None:
     loss = segmentation_loss(torch.randn(1, 2, 4, 4), torch.full((1, 4, 4), UNCOUNTED), None, dice=dice)
     assert torch.isfinite(loss)
+
+
+def dice_alone(logits: torch.Tensor, target: torch.Tensor, objective: Objective) -> torch.Tensor:
+    both = segmentation_loss(logits, target, None, dice=True, objective=objective)
+    return both - segmentation_loss(logits, target, None, dice=False)
+
+
+def test_the_dice_of_regions_is_monais_of_their_summed_probabilities(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = case
+    target = target.clamp_min(0)
+    members = [(1, 2, 3), (2, 3), (3,)]
+    probability = torch.stack([logits.softmax(1)[:, list(classes)].sum(1) for classes in members], 1)
+    truth = torch.stack([torch.isin(target, torch.tensor(classes)).float() for classes in members], 1)
+    expected = DiceLoss(batch=True, smooth_nr=1e-5, smooth_dr=1e-5, reduction="none")(probability, truth).flatten()
+    objective = Objective.of(LABELS, REGIONS, VALUES, {})
+    torch.testing.assert_close(dice_alone(logits, target, objective), expected.mean())
+    weighted = Objective.of(LABELS, REGIONS, VALUES, {"core": 3.0})
+    shares = torch.tensor([0.2, 0.6, 0.2])
+    torch.testing.assert_close(dice_alone(logits, target, weighted), (expected * shares).sum())
+
+
+def test_the_weight_of_a_label_counts_in_the_cross_entropy_of_its_voxels(
+    case: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    logits, target = case
+    objective = Objective.of(LABELS, REGIONS, VALUES, {"enhancing": 4.0, "background": 0.5, "whole": 2.0})
+    assert objective.dice_weights == (2.0, 1.0, 4.0)
+    weights = objective.weights(np.array([[90, 4, 3, 3]]), balancing=False)
+    assert weights is not None
+    assert weights.tolist() == [0.5, 1.0, 1.0, 4.0]
+    expected = F.cross_entropy(logits, target, torch.from_numpy(weights), ignore_index=UNCOUNTED)
+    found = segmentation_loss(logits, target, torch.from_numpy(weights), dice=False, objective=objective)
+    torch.testing.assert_close(found, expected)
+    balanced = objective.weights(np.array([[90, 4, 3, 3]]), balancing=True)
+    np.testing.assert_allclose(balanced, weights * median_frequency_weights(np.array([[90, 4, 3, 3]])))
+
+
+def test_labels_that_count_alike_are_what_is_learnt_by_default() -> None:
+    structures = {"oedema": 1, "necrosis": 2, "enhancing": 5}
+    assert Objective.of(LABELS, structures, VALUES, {}) == EACH_CLASS
+    assert Objective.of(LABELS, structures, VALUES, {"oedema": 1.0}) == EACH_CLASS
+    assert EACH_CLASS.identity() == {}
+
+
+def test_every_class_as_a_structure_of_its_own_is_learnt_as_by_default(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    spelt = Objective(structures=((1,), (2,), (3,)))
+    torch.testing.assert_close(dice_alone(*case, spelt), dice_alone(*case, EACH_CLASS))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"lesion": 2.0}, "nothing of this name.*background, oedema, necrosis, enhancing, whole, core.*lesion"),
+        ({"core": 0.0}, "must be a positive number.*0.0"),
+        ({"core": float("nan")}, "positive"),
+        ({"oedema": float("inf")}, "positive"),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Objective.of(LABELS, REGIONS, VALUES, weights)

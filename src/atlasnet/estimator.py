@@ -60,6 +60,7 @@ class AtlasNet:
         registration: ``"mrf"`` (the default), ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"``
             with their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
+        loss_weights: by name of a label or a region, how much it counts in the loss, 1 where nothing is said.
         time_budget: seconds that a training may take, for as many epochs as fit.
         allow_module: whether the code that ``network`` names may be imported.
         execution: device, threads, seed, progress: ``Execution(device="cuda", reporter=TextReporter())``, say.
@@ -77,6 +78,7 @@ class AtlasNet:
         sharing: str | Sharing | None = None,
         registration: str | None = None,
         registration_settings: dict[str, Any] | None = None,
+        loss_weights: dict[str, float] | None = None,
         time_budget: float | None = None,
         allow_module: bool = False,
         execution: Execution | None = None,
@@ -92,6 +94,7 @@ class AtlasNet:
             sharing=sharing,
             operator=registration,
             operator_settings=registration_settings or {},
+            loss_weights=loss_weights or {},
             time_budget=time_budget,
         )
         self.execution = execution or Execution()
@@ -312,8 +315,7 @@ class AtlasNet:
             report=PredictionReport(predictor) if report else None,
             overwrite=overwrite,
         )
-        segments, reporter = predictor.ensemble.segments, self.execution.reporter
-        write_beside_cases(folder, batch, segments, report=report, reporter=reporter)
+        write_beside_cases(folder, batch, predictor.ensemble, report=report, reporter=self.execution.reporter)
         return batch
 
     def evaluate(
@@ -354,8 +356,8 @@ class AtlasNet:
                 cohort = replace(cohort, subjects=read_test_subjects(root, cohort))
         if masks is not None:
             cohort = with_masks(cohort, masks)
-        ours = {name: value for name, value in self._models().models[0].labels.items() if value != 0}
-        theirs = {name: value for name, value in cohort.labels.items() if value != 0}
+        ours = self._models().models[0].structures
+        theirs = cohort.structures
         if ours != theirs:
             raise CohortError(
                 "the cohort has not the labels of the model", path=cohort.root, expected=str(ours), found=str(theirs)

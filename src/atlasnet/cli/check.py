@@ -62,6 +62,11 @@ def _lines(report: CheckReport) -> list[str]:
     lines += [f"warning: {problem}" for problem in report.warnings]
     if report.cohort is not None:
         labels = ", ".join(f"{name} = {value}" for name, value in report.cohort.labels.items())
+        labels += "".join(
+            f"; region {name} = {' + '.join(map(str, values))}"
+            for name, values in report.cohort.regions.items()
+            if isinstance(values, tuple)
+        )
         ignored = "" if report.cohort.ignore_label is None else f"; ignored = {report.cohort.ignore_label}"
         lines += [
             "",

@@ -72,7 +72,9 @@ def _read_all(models: Ensemble) -> int:
 
 def _described(summary: dict[str, Any]) -> str:
     labels = ", ".join(f"{name} = {value}" for name, value in summary["labels"].items() if value)
-    what = [f"labels       {labels}", f"channels     {', '.join(summary['channels'])}"]
+    several = {name: values for name, values in summary["regions"].items() if isinstance(values, tuple)}
+    regions = "".join(f"; region {name} = {' + '.join(map(str, values))}" for name, values in several.items())
+    what = [f"labels       {labels}{regions}", f"channels     {', '.join(summary['channels'])}"]
     if "models" not in summary:
         return "\n".join(what + _of_one(summary))
     names = ", ".join(model["name"] for model in summary["models"])

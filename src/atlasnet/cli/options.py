@@ -60,6 +60,15 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
         + ("; model, the default with --update: tune them from those of the model" if updates else ""),
     )
     parser.add_argument(
+        "--loss-weights",
+        nargs="+",
+        type=_weight,
+        default=(),
+        metavar="LABEL=FACTOR",
+        help="labels, or regions of several values, that count more or less than others (1) in what the networks "
+        "learn" + ("; with --update, those of the model unless others are given" if updates else ""),
+    )
+    parser.add_argument(
         "--registration",
         default=None if updates else "mrf",
         choices=OPERATORS,
@@ -72,6 +81,28 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
         help="weights of the registration's metrics by tissue, a file of learn-metrics; the atlases' references say "
         "which tissue is where",
     )
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """A name and its factor; the name may hold any character."""
+    name, _, factor = text.rpartition("=")
+    try:
+        return name.strip(), float(factor)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no weight; expected something like lesion=3") from None
+
+
+def loss_weights_from(args: argparse.Namespace) -> dict[str, float]:
+    """What ``--loss-weights`` asks for.
+
+    Raises:
+        InputError: a name is there twice.
+    """
+    names = [name for name, _ in args.loss_weights]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError("a label has two weights in the loss", found=twice[0], remedy="name each once")
+    return dict(args.loss_weights)
 
 
 def add_spacing_option(parser: argparse.ArgumentParser) -> None:

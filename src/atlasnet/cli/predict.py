@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
             from atlasnet.report import write_beside_cases
 
             page = args.report and not (len(cases) == 1 and problems)  # of one case alone that failed, nothing is left
-            write_beside_cases(args.output, batch, models.segments, report=page, reporter=execution.reporter)
+            write_beside_cases(args.output, batch, models, report=page, reporter=execution.reporter)
         elif batch.written or batch.kept:
             write_label_tables(args.output.with_name(stem), models.segments, reporter=execution.reporter)
     except OSError as problem:  # what became of the cases is told all the same

@@ -15,6 +15,7 @@ from atlasnet.cli.options import (
     add_network_options,
     add_spacing_option,
     execution_from,
+    loss_weights_from,
     metric_settings,
     require_writable,
     spacing_from,
@@ -154,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
         sharing=args.sharing,
         operator=args.registration,
         operator_settings=metric_settings(args.metrics),
+        loss_weights=loss_weights_from(args),
         time_budget=args.time_budget,
     )
     work = args.work or args.output / "work"

@@ -72,6 +72,7 @@ class CheckReport:
             "format": None if self.cohort is None else self.cohort.format,
             "channels": None if self.cohort is None else list(self.cohort.channels),
             "labels": None if self.cohort is None else self.cohort.labels,
+            "regions": None if self.cohort is None else dict(self.cohort.regions),
             "ignore_label": None if self.cohort is None else self.cohort.ignore_label,
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
             "plan": None if self.plan is None else self.plan.to_json(),

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from atlasnet.cohort.declaration import BACKGROUND, Declaration, read_declaration
+from atlasnet.cohort.declaration import BACKGROUND, Declaration, read_declaration, unnamed_label
 from atlasnet.cohort.layout import list_subjects
 from atlasnet.cohort.problem import Problem
+from atlasnet.cohort.structures import Values, structures_of
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
@@ -35,6 +36,7 @@ class Cohort:
         ignore_label: the value of voxels that nobody annotated, or None.
         format: ``"nnU-Net"``, ``"Decathlon"`` or ``"plain"``.
         segments: codes and colours by label name, as ``dataset.json`` has them; see `atlasnet.cohort.segments`.
+        regions: name to values of all structures, where some are declared as several values; else empty.
     """
 
     root: Path
@@ -44,6 +46,7 @@ class Cohort:
     ignore_label: int | None
     format: str
     segments: Mapping[str, Any] = field(default_factory=dict)
+    regions: Mapping[str, Values] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path, *, labelled: bool = True) -> Cohort:
@@ -92,6 +95,11 @@ class Cohort:
         return replace(self, subjects=tuple(known[name] for name in names))
 
     @property
+    def structures(self) -> dict[str, Values]:
+        """What is learnt and scored: the regions where there are any, else every label but the background."""
+        return structures_of(self.labels, self.regions)
+
+    @property
     def declared(self) -> frozenset[int]:
         """The values that a voxel of a reference may have."""
         return frozenset({0, *self.labels.values()} | ({self.ignore_label} if self.ignore_label is not None else set()))
@@ -109,9 +117,12 @@ class Cohort:
         raise KeyError(name)
 
     def __repr__(self) -> str:
+        listed = ", ".join(f"{name}={value}" for name, value in self.labels.items())
+        several = {name: values for name, values in self.regions.items() if name not in self.labels}
+        regions = "".join(f", region {name}={values}" for name, values in several.items())
         return (
             f"Cohort({counted(len(self), 'subject')}, {self.format} layout, channels {', '.join(self.channels)}, "
-            f"labels {', '.join(f'{name}={value}' for name, value in self.labels.items())})"
+            f"labels {listed}{regions})"
         )
 
 
@@ -150,8 +161,16 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
     labels = declaration.labels
     if labels is None:
         labels = _found_labels(listing.subjects)
-    subjects = tuple(listing.subjects)
-    cohort = Cohort(root, subjects, channels, labels, declaration.ignore_label, listing.format, declaration.segments)
+    cohort = Cohort(
+        root,
+        tuple(listing.subjects),
+        channels,
+        labels,
+        declaration.ignore_label,
+        listing.format,
+        declaration.segments,
+        declaration.regions,
+    )
     return cohort, listing.problems
 
 
@@ -164,4 +183,4 @@ def _found_labels(subjects: Sequence[Subject]) -> dict[str, int]:
                 values.update(np.unique(read_labels(subject.labels).array).tolist())
             except VolumeError:
                 continue
-    return {BACKGROUND: 0} | {f"label {value}": value for value in sorted(values - {0})}
+    return {BACKGROUND: 0} | {unnamed_label(value): value for value in sorted(values - {0})}

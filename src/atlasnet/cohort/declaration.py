@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort.segments import label_segments
+from atlasnet.cohort.structures import Values, all_values
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import read_json
 from atlasnet.volume.io import LARGEST_LABEL
@@ -23,7 +24,9 @@ class Declaration:
 
     Args:
         channels: names in the order of the channels, or None where not declared.
-        labels: name to value, background included, the ignore label not; None where not declared.
+        labels: name to value, background included, the ignore label not; None where not declared. A value that regions
+            alone hold is called ``label 2`` and so on.
+        regions: name to values of all that was declared, where some of it is a list of values; else empty.
         ignore_label: the value of voxels that nobody annotated, or None.
         training: the list of cases of the Decathlon and of nnU-Net's first version, empty elsewhere.
         dataset: the images and labels of each case, by its name, of nnU-Net's second version; None elsewhere.
@@ -34,6 +37,7 @@ class Declaration:
 
     channels: tuple[str, ...] | None = None
     labels: dict[str, int] | None = None
+    regions: dict[str, Values] = field(default_factory=dict)
     ignore_label: int | None = None
     training: tuple[Mapping[str, Any], ...] = field(default=())
     dataset: Mapping[str, Any] | None = None
@@ -54,7 +58,7 @@ def read_declaration(path: Path) -> Declaration:
         raise CohortError("dataset.json cannot be read", path=path, found=str(error)) from error
     if not isinstance(content, dict):
         raise CohortError("dataset.json is not an object", path=path, found=type(content).__name__)
-    labels, ignore = _labels(path, content)
+    labels, regions, ignore = _labels(path, content)
     training = content.get("training", [])
     if not isinstance(training, list):
         raise CohortError("'training' in dataset.json is not a list", path=path, found=type(training).__name__)
@@ -77,6 +81,7 @@ def read_declaration(path: Path) -> Declaration:
     return Declaration(
         channels=_channels(path, content),
         labels=labels,
+        regions=regions,
         ignore_label=ignore,
         training=cases,
         dataset=dataset,
@@ -104,9 +109,10 @@ def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(names[str(i)] for i in range(len(names)))
 
 
-def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | None, int | None]:
+def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | None, dict[str, Values], int | None]:
+    """Labels, regions and the ignore label."""
     if "labels" not in content:
-        return None, None
+        return None, {}, None
     declared = content["labels"]
     if not isinstance(declared, dict) or not declared:
         raise CohortError(
@@ -115,42 +121,74 @@ def _labels(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, int] | No
             expected='{"background": 0, "lung": 1} or {"0": "background", "1": "lung"}',
             found=repr(declared),
         )
-    if any(isinstance(value, list) for value in declared.values()):
-        raise CohortError(
-            "region-based labels are not supported",
-            path=path,
-            expected="one value per label",
-            found=repr(declared),
-            remedy="declare each value as a label of its own; regions can be joined after prediction",
-        )
-    labels: dict[str, int] = {}
+    every: dict[str, Values] = {}
     for key, value in declared.items():
-        name, number = (value, key) if isinstance(value, str) and _is_whole(key) else (key, value)
-        if not _is_whole(number):
-            raise CohortError(f"the value of label {name!r} is not a whole number", path=path, found=repr(number))
-        if abs(int(number)) > LARGEST_LABEL:
-            raise CohortError(
-                f"the value of label {name!r} is too large",
-                path=path,
-                expected=f"at most {LARGEST_LABEL}",
-                found=str(number)[:40],
-            )
-        if str(name) in labels:
+        name, numbers = (value, key) if isinstance(value, str) and _is_whole(key) else (key, value)
+        if str(name) in every:
             raise CohortError(f"two labels are named {name!r}", path=path)
-        labels[str(name)] = int(number)
-    ignored = [name for name in labels if name.casefold() == IGNORE]
+        if isinstance(numbers, list):
+            values = tuple(sorted({_value(path, name, number) for number in numbers}))
+            if not values or 0 in values:
+                raise CohortError(
+                    f"the region {name!r} in dataset.json is not understood",
+                    path=path,
+                    expected="a list of the label values that it is made of, none of them the background 0",
+                    found=repr(numbers),
+                )
+            every[str(name)] = values[0] if len(values) == 1 else values
+        else:
+            every[str(name)] = _value(path, name, numbers)
+    ignored = [name for name in every if name.casefold() == IGNORE]
     if len(ignored) > 1:
         raise CohortError("two labels are to be ignored", path=path, found=", ".join(map(repr, ignored)))
-    ignore = labels.pop(ignored[0]) if ignored else None
-    values = [*labels.values(), *([] if ignore is None else [ignore])]
-    if len(set(values)) < len(values):
-        twice = sorted({value for value in values if values.count(value) > 1})
-        raise CohortError("two labels have the same value", path=path, found=", ".join(map(str, twice)))
+    ignore = every.pop(ignored[0]) if ignored else None
+    alike = [values for values in every.values() if [*every.values(), ignore].count(values) > 1]
+    if alike:
+        twice = sorted({all_values(values) for values in alike})
+        found = ", ".join(" and ".join(map(str, values)) for values in twice)
+        raise CohortError("two labels have the same value", path=path, found=found)
+    if isinstance(ignore, tuple) or any(ignore in all_values(values) for values in every.values()):
+        raise CohortError("the value of the label 'ignore' is part of a region", path=path, found=repr(declared))
+    labels = {name: values for name, values in every.items() if isinstance(values, int)}
     if labels.get(BACKGROUND, 0) != 0 or ignore == 0:
         raise CohortError("the background must have the value 0", path=path, found=repr(declared))
     if 0 not in labels.values():
         labels = {BACKGROUND: 0, **labels}
-    return dict(sorted(labels.items(), key=lambda item: (item[1] != 0, item[1]))), ignore
+    structures = {name: values for name, values in every.items() if values != 0}
+    regions = structures if any(isinstance(values, tuple) for values in structures.values()) else {}
+    unnamed = {value for values in regions.values() for value in all_values(values)} - set(labels.values())
+    for value in unnamed:
+        if unnamed_label(value) in every:
+            raise CohortError(
+                f"{unnamed_label(value)!r} is what the value {value} is called, which regions alone hold",
+                path=path,
+                remedy=f"give the value {value} a name in 'labels', or call the other label otherwise",
+            )
+        labels[unnamed_label(value)] = value
+    return dict(sorted(labels.items(), key=lambda item: (item[1] != 0, item[1]))), regions, ignore
+
+
+def unnamed_label(value: int) -> str:
+    """What a label is called that nobody gave a name."""
+    return f"label {value}"
+
+
+def _value(path: Path, name: str, number: Any) -> int:
+    """A label's value.
+
+    Raises:
+        CohortError: it is none.
+    """
+    if not _is_whole(number):
+        raise CohortError(f"the value of label {name!r} is not a whole number", path=path, found=repr(number))
+    if abs(int(number)) > LARGEST_LABEL:
+        raise CohortError(
+            f"the value of label {name!r} is too large",
+            path=path,
+            expected=f"at most {LARGEST_LABEL}",
+            found=str(number)[:40],
+        )
+    return int(number)
 
 
 def _is_whole(value: object) -> bool:

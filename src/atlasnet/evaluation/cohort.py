@@ -17,7 +17,7 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
     """Compare label maps with the references of a cohort, within its organ masks where it has them.
 
     Args:
-        cohort: whose labels are scored.
+        cohort: whose structures are scored.
         predictions: a label map by the name of its subject; a subject without one, or whose file is not there, or
             without a reference, is named in the table as missing.
         execution: its reporter and its cancellation are used.
@@ -26,7 +26,6 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
         VolumeError: a file cannot be read, or prediction and reference do not lie on one grid.
     """
     execution = execution or Execution()
-    labels = {name: value for name, value in cohort.labels.items() if value != 0}
     rows: list[LabelScores] = []
     missing = []
     for subject in execution.reporter.track(cohort, "evaluating", len(cohort)):
@@ -38,14 +37,14 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
         scores = evaluate_subject(
             read_labels(path),
             read_labels(subject.labels),
-            labels,
+            cohort.structures,
             case=subject.name,
             ignore_label=cohort.ignore_label,
             mask=subject.read_mask(),
         )
         rows += scores.rows
     return Table(
-        labels=labels,
+        labels=cohort.structures,
         rows=tuple(rows),
         ignore_label=cohort.ignore_label,
         organ_mask=are_masked(cohort),

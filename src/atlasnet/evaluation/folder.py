@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from atlasnet.cohort import Subject, find_masks
 from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.cohort.masks import check_masks
+from atlasnet.cohort.structures import Values, all_values, structures_of
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, check_ignore_label, evaluate_subject
@@ -42,13 +43,14 @@ def evaluate_folder(
 ) -> Table:
     """Compare label maps with references of the same case name.
 
-    Scored are the labels that ``dataset.json``, in the folder of references or in its parent, declares, and any further
-    value that occurs in the references, named by its number. See `LabelScores` and `SliceScores` for the definitions.
+    Scored are the labels that ``dataset.json``, in the folder of references or in its parent, declares, where it
+    declares regions these and the labels that it names, and any further value that occurs in the references, named by
+    its number. See `LabelScores` and `SliceScores` for the definitions.
 
     Args:
         predictions: folder of CASE.nii.gz (or another readable suffix), or one file.
         references: the same; one file if ``predictions`` is one.
-        labels: names (or values) of the labels to score instead of all.
+        labels: names (or values) of the labels and regions to score instead of all.
         ignore_label: the value of voxels that nobody annotated, by default the one named "ignore" in ``dataset.json``.
         tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
         per_slice: score annotated slices too.
@@ -93,7 +95,7 @@ def evaluate_folder(
         execution.pause()
         values |= label_values(read_labels(path).array)
     named = _named(declared.labels or {}, values - {0, ignore_label}, ignore_label)
-    scored = _chosen(named, labels, references)
+    scored = _chosen(named, declared.regions, labels, references)
     if patches is not None:
         patches.values(named)  # a wrong name is said before the work
     counts: dict[str, PatchCounts] = {}
@@ -186,12 +188,18 @@ def _named(declared: Mapping[str, int], values: set[int], ignore_label: int | No
     return dict(sorted(scored.items(), key=lambda item: item[1]))
 
 
-def _chosen(every: Mapping[str, int], wanted: Sequence[str] | None, references: str | Path) -> dict[str, int]:
-    if not every:
+def _chosen(
+    named: Mapping[str, int], regions: Mapping[str, Values], wanted: Sequence[str] | None, references: str | Path
+) -> dict[str, Values]:
+    """What is scored: the regions, or labels, and the values of neither; or what is wanted of all that has a name."""
+    if not named:
         raise InputError("the references hold no label", path=references, expected="a value other than 0")
     if wanted is None:
-        return dict(every)
-    by_value = {str(value): name for name, value in every.items()}
+        known = {value for values in regions.values() for value in all_values(values)}
+        others = {name: value for name, value in named.items() if value not in known}
+        return structures_of(named, regions) | (others if regions else {})
+    every = {**named, **regions}
+    by_value = {str(value): name for name, value in named.items()}
     chosen = {}
     for word in wanted:
         name = word if word in every else by_value.get(word)

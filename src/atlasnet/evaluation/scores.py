@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort.masks import within
+from atlasnet.cohort.structures import Values, where
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.contour import ContourDistances, Float, Mask
 from atlasnet.volume.grid import Grid
@@ -87,7 +88,7 @@ def columns(row: type[LabelScores] | type[SliceScores]) -> list[str]:
 def evaluate_subject(
     prediction: Volume,
     reference: Volume,
-    labels: Mapping[str, int],
+    labels: Mapping[str, Values],
     *,
     case: str = "",
     ignore_label: int | None = None,
@@ -104,7 +105,7 @@ def evaluate_subject(
     Args:
         prediction: label map (1, z, y, x).
         reference: label map on the same grid (corners within 0.05 voxel).
-        labels: name to value of what is scored; the value 0 (background) is left out.
+        labels: name to value of what is scored, of a region to its values; the value 0 (background) is left out.
         case: the subject's name in the rows.
         ignore_label: the reference value of voxels that nobody annotated; they count nowhere.
         tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
@@ -133,9 +134,10 @@ def evaluate_subject(
     for name, value in labels.items():
         if value == 0:
             continue
-        ours, theirs = np.asarray(found == value), np.asarray(truth == value)
+        ours, theirs = where(found, value), where(truth, value)
         if ignored is not None:
             ours &= ~ignored
+            theirs &= ~ignored  # a region may have the value that is ignored
         dice, sensitivity, precision = _overlap(ours, theirs)
         distances = ContourDistances.between(ours, theirs, spacing, ignored)
         rows.append(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from atlasnet.cohort.structures import Values
 from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, Presence, SliceScores, columns
@@ -41,7 +42,7 @@ class Table:
     """The scores of a set of subjects.
 
     Args:
-        labels: name to value of the labels scored.
+        labels: name to value of the labels scored, of a region to its values.
         rows: one per subject and label.
         slices: one per subject, label and annotated slice, if asked for.
         protocol: which patches were classified, if any.
@@ -54,7 +55,7 @@ class Table:
         unscored: values of predictions that no reference holds and nothing declares.
     """
 
-    labels: Mapping[str, int]
+    labels: Mapping[str, Values]
     rows: tuple[LabelScores, ...]
     slices: tuple[SliceScores, ...] = ()
     protocol: PatchProtocol | None = None
@@ -266,7 +267,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(defined) if defined else None
 
 
-def _summarise(rows: Sequence[Mapping[str, Any]], names: Sequence[str], labels: Mapping[str, int]) -> dict[str, Any]:
+def _summarise(rows: Sequence[Mapping[str, Any]], names: Sequence[str], labels: Iterable[str]) -> dict[str, Any]:
     by_label: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels}
     by_case: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -10,8 +10,10 @@ from typing import Any
 
 from atlasnet.cohort import Subject
 from atlasnet.cohort.segments import Segment
+from atlasnet.cohort.structures import all_values
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import atomic_folder, digest, pack, require_absent, write_json
+from atlasnet.prediction.decision import Decision
 from atlasnet.prediction.members import Named, manifest, read_members, shipped
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.verdict import require_verdict
@@ -45,6 +47,7 @@ class Ensemble:
             for what, expected, found in (
                 ("channels", list(first.channels), list(model.channels)),
                 ("labels", _labels(first), _labels(model)),
+                ("regions", dict(first.regions), dict(model.regions)),
             ):
                 if expected != found:
                     raise ModelError(
@@ -104,6 +107,18 @@ class Ensemble:
         return [by_value.get(value, str(value)) for value in self.values]
 
     @property
+    def structures(self) -> dict[str, tuple[int, ...]]:
+        """Name to class indices of all that is reported."""
+        index = {value: place for place, value in enumerate(self.values)}
+        found = self.models[0].structures
+        return {name: tuple(index[value] for value in all_values(values)) for name, values in found.items()}
+
+    @property
+    def decision(self) -> Decision:
+        """How probabilities decide which class a voxel is."""
+        return Decision.of(len(self.values), self.structures.values())
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """Every label as other software is told of it, as the first model has it."""
         return self.models[0].segments
@@ -145,6 +160,7 @@ class Ensemble:
         models = [{"name": name, **model.summary()} for name, model in self.members]
         return {
             "labels": models[0]["labels"],
+            "regions": models[0]["regions"],
             "channels": list(self.channels),
             "organ_mask": self.organ_mask,
             "registrations": self.pairs,

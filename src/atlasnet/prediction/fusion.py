@@ -7,7 +7,7 @@ has no say at a voxel that its field of view does not reach. A voxel that none r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from atlasnet.errors import InputError, ModelError
+from atlasnet.prediction.decision import Decision
 from atlasnet.prediction.staple import Performance
 from atlasnet.wording import counted
 
@@ -24,13 +25,11 @@ same, a vote counting as much as the quality of its registration. ``local``: as 
 voxel as much as its registration fits there. ``learnt``: the same, with weights that were learnt from subjects that no
 network had seen (see `atlasnet.training.fusion_weights`). ``staple``: the most probable class in view of what every
 atlas chooses and how it errs (see `atlasnet.prediction.staple`); background where every atlas that reaches chooses it.
-A tie goes to the higher mean probability, then to the lower class."""
+A tie goes to the higher mean probability, then to the lower class. Where labels form regions, they are chosen from the
+outside in, by all but ``staple``: see `Decision`."""
 
 BY_VOXEL = ("local", "learnt")
 """Those that weight an atlas at every voxel, for which the local fit of its registration must be known."""
-
-# Means, sums of weights and log-likelihoods that differ by the rounding of float32 are equal.
-_ROUNDING = 1e-6
 
 # Probabilities below this are no part of the expected Dice: those of a whole scan would add up to a structure.
 LEAST_SAID = 0.01
@@ -72,6 +71,7 @@ class SlabFusion:
         method: one of `METHODS`.
         device: where the sums live; it must be that of what is added.
         performance: of the atlases in the order in which they are added; for ``staple``.
+        decision: chooses the class; by default among all alike.
 
     Raises:
         InputError: there is no such method, or no performance for ``staple``.
@@ -84,10 +84,12 @@ class SlabFusion:
         method: str = "mean",
         device: torch.device | str = "cpu",
         performance: Performance | None = None,
+        decision: Decision | None = None,
     ) -> None:
         if method not in METHODS:
             raise InputError("no such fusion", expected="one of " + ", ".join(METHODS), found=repr(method))
         self.method = method
+        self._decision = decision or Decision.of(classes)
         self._sum = torch.zeros((classes, *shape), dtype=torch.float32, device=device)
         self._votes = torch.zeros((classes, *shape), dtype=torch.int16, device=device)
         # What decides, where it is neither the mean nor the number of votes.
@@ -134,7 +136,7 @@ class SlabFusion:
             raise ModelError(
                 "a network gave probabilities that are not finite", remedy="look at its training log; train it again"
             )
-        choice = own_choice(probabilities, covered)
+        choice = own_choice(probabilities, covered, self._decision)
         for label, probability in enumerate(probabilities):
             own, vote = torch.where(covered, probability, 0.0), choice == label
             self._sum[label] += own
@@ -165,10 +167,10 @@ class SlabFusion:
     def _winners(self, mean: Tensor) -> Tensor:
         """(z, y, x) class indices; background where no atlas reaches, its mean probability being 1 there."""
         if self.method == "mean":
-            return _first_highest(mean, _ROUNDING)
-        scores = self._votes if self._scores is None else self._scores
-        best = scores.amax(0)
-        labels = _first_highest(mean.masked_fill(scores < best - _ROUNDING * best.abs(), -1.0), _ROUNDING)
+            return self._decision.of_highest(mean)
+        # Log-likelihoods of a region's classes cannot be added.
+        decision = Decision.of(len(mean)) if self.method == "staple" else self._decision
+        labels = decision.of_best(self._votes if self._scores is None else self._scores, mean)
         if self.method == "staple":
             # Such voxels were no part of the estimate, which says nothing about them.
             labels.masked_fill_(self._votes[0] == self._reached, 0)
@@ -181,30 +183,19 @@ def _log_likelihoods(performance: Performance) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(performance.prior).log().float(), torch.nn.functional.pad(confusion, (1, 0)).float()
 
 
-def own_choice(probabilities: Tensor, covered: Tensor) -> Tensor:
+def own_choice(probabilities: Tensor, covered: Tensor, decision: Decision | None = None) -> Tensor:
     """(z, y, x) int16, the class that an atlas alone would choose, the lower of two equal ones, -1 off its reach.
 
     Those are equal that a fusion takes for equal: the result of one atlas is its own choice.
     """
-    return _first_highest(probabilities, _ROUNDING).masked_fill_(~covered, -1)
-
-
-def _first_highest(scores: Tensor, tolerance: float) -> Tensor:
-    """(z, y, x) int16, the lowest class whose score (classes, z, y, x) is at most ``tolerance`` below the highest.
-
-    Class by class, which is several times faster than torch's arg max over the first axis.
-    """
-    enough = scores.amax(0) - tolerance
-    first = torch.zeros(scores.shape[1:], dtype=torch.int16, device=scores.device)
-    for label in range(scores.shape[0] - 1, -1, -1):
-        first.masked_fill_(scores[label] >= enough, label)
-    return first
+    return (decision or Decision.of(len(probabilities))).of_highest(probabilities).masked_fill_(~covered, -1)
 
 
 def fuse_slab(
     atlases: Iterable[tuple[Tensor, Tensor, float | Tensor]],
     method: str = "mean",
     performance: Performance | None = None,
+    decision: Decision | None = None,
 ) -> FusedSlab:
     """Fuse (probabilities, covered, weight) of each atlas, taken one at a time; see `SlabFusion`.
 
@@ -217,25 +208,27 @@ def fuse_slab(
     for probabilities, covered, weight in atlases:
         if fusion is None:
             shape, device = probabilities.shape, probabilities.device
-            fusion = SlabFusion(shape[0], shape[1:], method, device, performance)
+            fusion = SlabFusion(shape[0], shape[1:], method, device, performance, decision)
         fusion.add(probabilities, covered, weight)
     if fusion is None:
         raise InputError("there is no atlas to fuse", expected="at least one")
     return fusion.result()
 
 
-def fuse_models(slabs: Sequence[FusedSlab]) -> FusedSlab:
+def fuse_models(slabs: Sequence[FusedSlab], decision: Decision | None = None) -> FusedSlab:
     """Fuse what several models say, each by all of its atlases: the class of the highest mean of their probabilities.
 
     Every model that reaches a voxel counts alike there, however many atlases it has; a tie goes to the lower class.
 
     Args:
         slabs: of the same voxels, one a model, at least one.
+        decision: chooses the class; by default among all alike.
 
     Returns:
         ``share``, ``reached`` and ``choices`` are those of all atlases of all models.
     """
-    fusion = SlabFusion(len(slabs[0].probabilities), slabs[0].labels.shape, device=slabs[0].labels.device)
+    first = slabs[0].labels
+    fusion = SlabFusion(len(slabs[0].probabilities), first.shape, device=first.device, decision=decision)
     for slab in slabs:
         fusion.add(slab.probabilities, slab.reached > 0)
     fused = fusion.result()
@@ -255,18 +248,20 @@ class Agreement:
 
     Args:
         atlases: how many.
-        classes: how many, background included.
+        structures: name to class indices of all that is reported.
     """
 
-    def __init__(self, atlases: int, classes: int) -> None:
-        self._atlases, self._classes = atlases, classes
-        self._both = torch.zeros((classes, atlases + 1, atlases + 1), dtype=torch.float64)
+    def __init__(self, atlases: int, structures: Mapping[str, Sequence[int]]) -> None:
+        self._atlases, self._names = atlases, tuple(structures)
+        self._members = tuple(tuple(members) for members in structures.values())
+        count = len(structures)
+        self._both = torch.zeros((count, atlases + 1, atlases + 1), dtype=torch.float64)
         self._own = torch.zeros_like(self._both)
         self._covered = torch.zeros(atlases + 1, dtype=torch.int64)
         self._voxels = self._foreground = 0
         self._share = 0.0
-        self._entropy = torch.zeros(classes, dtype=torch.float64)
-        self._found = torch.zeros(classes, dtype=torch.float64)
+        self._entropy = torch.zeros(count, dtype=torch.float64)
+        self._found = torch.zeros(count, dtype=torch.float64)
         # The sum of the probabilities that a voxel is not background, where the result says so, and everywhere.
         self._said_inside = self._said = 0.0
 
@@ -282,63 +277,69 @@ class Agreement:
         said = 1 - fused.probabilities[0]
         self._said_inside += float(said[inside].sum(dtype=torch.float64))
         self._said += float(said[said >= LEAST_SAID].sum(dtype=torch.float64))
-        for label in range(1, self._classes):
-            entropy = fused.entropy[fused.labels == label]
-            self._entropy[label] += float(entropy.sum(dtype=torch.float64))
-            self._found[label] += len(entropy)
+        for index, members in enumerate(self._members):
+            entropy = fused.entropy[_belongs(fused.labels, members)]
+            self._entropy[index] += float(entropy.sum(dtype=torch.float64))
+            self._found[index] += len(entropy)
         for start in range(0, fused.labels.numel(), _CHUNK):
             stack = torch.stack([m[start : start + _CHUNK] for m in maps])
             stack = stack[:, (stack > 0).any(0)]
             reach = (stack >= 0).float()
-            for label in range(1, self._classes):
-                member = (stack == label).float()
-                self._both[label] += (member @ member.T).double().cpu()
-                self._own[label] += (member @ reach.T).double().cpu()
+            for index, members in enumerate(self._members):
+                member = _belongs(stack, members).float()
+                self._both[index] += (member @ member.T).double().cpu()
+                self._own[index] += (member @ reach.T).double().cpu()
 
     @property
     def uncovered(self) -> int:
         """Voxels that no atlas reaches."""
         return self._voxels - int(self._covered[-1])
 
-    def voxels(self, label: int) -> list[int]:
-        """How many voxels each atlas takes for a label."""
-        return [int(self._own[label, atlas, atlas]) for atlas in range(self._atlases)]
+    def voxels(self, name: str) -> list[int]:
+        """How many voxels each atlas takes for a structure."""
+        index = self._names.index(name)
+        return [int(self._own[index, atlas, atlas]) for atlas in range(self._atlases)]
 
-    def summary(self, names: Sequence[str]) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """JSON values.
-
-        Args:
-            names: of the classes in the order of their indices, background first.
 
         Returns:
             ``foreground``: mean over the voxels that are not background in the result of the fraction of atlases that
-            chose it, None where there is none. ``pairwise_dice``: per label, mean over the pairs of atlases of which at
-            least one holds it, None where no pair does. ``dice_with_result``: per atlas in order, then per label.
-            ``entropy``: per label, mean over its voxels in the result, None where there is none.
+            chose it, None where there is none. ``pairwise_dice``: per structure, mean over the pairs of atlases of
+            which at least one holds it, None where no pair does. ``dice_with_result``: per atlas in order, then per
+            structure. ``entropy``: per structure, mean over its voxels in the result, None where there is none.
             ``expected_dice``: of all labels as one, the Dice of the result with a truth drawn from the mean
             probabilities, None where the result is background. ``covered``: per atlas, the share of the voxels that it
             reaches.
         """
         n = self._atlases
         pairwise: dict[str, float | None] = {}
-        for label in range(1, self._classes):
-            dice = [self._dice(label, i, j) for i in range(n) for j in range(i)]
+        for index, name in enumerate(self._names):
+            dice = [self._dice(index, i, j) for i in range(n) for j in range(i)]
             defined = [value for value in dice if value is not None]
-            pairwise[names[label]] = sum(defined) / len(defined) if defined else None
+            pairwise[name] = sum(defined) / len(defined) if defined else None
         return {
             "foreground": self._share / self._foreground if self._foreground else None,
             "pairwise_dice": pairwise,
             "dice_with_result": [
-                {names[label]: self._dice(label, atlas, n) for label in range(1, self._classes)} for atlas in range(n)
+                {name: self._dice(index, atlas, n) for index, name in enumerate(self._names)} for atlas in range(n)
             ],
             "entropy": {
-                names[label]: float(self._entropy[label] / self._found[label]) if self._found[label] else None
-                for label in range(1, self._classes)
+                name: float(self._entropy[index] / self._found[index]) if self._found[index] else None
+                for index, name in enumerate(self._names)
             },
             "expected_dice": 2 * self._said_inside / (self._said + self._foreground) if self._foreground else None,
             "covered": [int(self._covered[atlas]) / max(self._voxels, 1) for atlas in range(n)],
         }
 
-    def _dice(self, label: int, i: int, j: int) -> float | None:
-        total = float(self._own[label, i, j] + self._own[label, j, i])
-        return 2 * float(self._both[label, i, j]) / total if total else None
+    def _dice(self, index: int, i: int, j: int) -> float | None:
+        total = float(self._own[index, i, j] + self._own[index, j, i])
+        return 2 * float(self._both[index, i, j]) / total if total else None
+
+
+def _belongs(labels: Tensor, members: Sequence[int]) -> Tensor:
+    """Where class indices are among these."""
+    found = labels == members[0]
+    for member in members[1:]:
+        found |= labels == member
+    return found

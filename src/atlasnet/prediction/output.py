@@ -174,6 +174,7 @@ def _decisive(model: Model, allow_module: bool) -> dict[str, Any]:
         "network": model.network.to_json(),
         "typical": None if model.typical is None else model.typical.to_json(),
         "dice_estimate": None if model.dice_estimate is None else model.dice_estimate.to_json(),
+        **({"regions": dict(model.regions)} if model.regions else {}),
     }
 
 

@@ -281,16 +281,16 @@ class Predictor:
         def own(array: NDArray[Any] | None) -> Volume | None:
             return None if array is None else Volume(answers.orientation.restore(array), answers.image)
 
-        names = self.ensemble.class_names
-        agreement = fused.agreement.summary(names)
+        structures = self.ensemble.structures
+        agreement = fused.agreement.summary()
         record = {
             "verdict": None if answers.verdict is None else answers.verdict.to_json(),
             "fusion": options.fusion,
-            "atlases": atlas_records(answers, fused.performance, names),
+            "atlases": atlas_records(answers, fused.performance, self.ensemble.class_names),
             "agreement": agreement,
             "organ_mask_ml": None if answers.mask is None else organ_ml(answers.mask, answers.source),
             "uncovered_voxels": fused.agreement.uncovered,
-            **volumes(indices, fused.agreement, names, answers.source),
+            **volumes(indices, fused.agreement, structures, answers.source),
             "warnings": [*answers.warnings, *doubts(agreement)],
             **watch.to_json(),
         }
@@ -389,7 +389,7 @@ class Predictor:
 
     def _fuse(self, asked: Answers, answers: list[Answer], wanted: PredictOptions) -> _Fused:
         """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
-        grid, classes = asked.source, len(self.ensemble.values)
+        grid, classes, decision = asked.source, len(self.ensemble.values), self.ensemble.decision
         models = sorted({answer.model for answer in answers})
         weights = LOCAL if wanted.fusion == "local" else None
         if wanted.fusion == "learnt":
@@ -398,7 +398,7 @@ class Predictor:
         ranges = slabs(grid.shape, self._slab_voxels)
         fused = _Fused(
             labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),
-            agreement=Agreement(len(answers), classes),
+            agreement=Agreement(len(answers), self.ensemble.structures),
             performance=self._performance(atlases, ranges) if wanted.fusion == "staple" else None,
             probabilities=np.empty((classes, *grid.shape), dtype=np.float32) if wanted.probabilities else None,
             share=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
@@ -412,10 +412,11 @@ class Predictor:
                     (a.slab(z0, z1) for a, answer in zip(atlases, answers, strict=True) if answer.model == model),
                     wanted.fusion,
                     fused.performance,
+                    decision,
                 )
                 for model in models
             ]
-            slab = said[0] if len(said) == 1 else fuse_models(said)
+            slab = said[0] if len(said) == 1 else fuse_models(said, decision)
             fused.agreement.add(slab)
             fused.labels[z0:z1] = slab.labels.cpu().numpy()
             if fused.probabilities is not None:
@@ -433,7 +434,7 @@ class Predictor:
         patterns = Patterns(len(atlases))
         for z0, z1 in ranges:
             self.execution.pause()
-            patterns.add([own_choice(*atlas.slab(z0, z1)[:2]) for atlas in atlases])
+            patterns.add([own_choice(*atlas.slab(z0, z1)[:2], self.ensemble.decision) for atlas in atlases])
         return patterns.performance(len(self.ensemble.values))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.structures import where
 from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.fusion import Agreement
 from atlasnet.prediction.staple import Performance
@@ -53,21 +54,25 @@ def doubts(agreement: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def volumes(indices: NDArray[Any], agreement: Agreement, names: Sequence[str], grid: Grid) -> dict[str, Any]:
-    """The volume of every label, and how it differs between the atlases, millilitres.
+def volumes(
+    indices: NDArray[Any], agreement: Agreement, structures: Mapping[str, Sequence[int]], grid: Grid
+) -> dict[str, Any]:
+    """The volume of every structure, and how it differs between the atlases, millilitres.
 
     Args:
         indices: (z, y, x) class indices of the result.
         agreement: of the atlases, before any post-processing.
-        names: of the classes in the order of their indices, background first.
+        structures: name to class indices.
         grid: of the scan.
     """
     voxel_ml = float(np.prod(grid.spacing)) / 1000
-    labels = [(index, name) for index, name in enumerate(names) if index]
     return {
-        "volumes_ml": {name: _digits(int((indices == index).sum()) * voxel_ml) for index, name in labels},
+        "volumes_ml": {
+            name: _digits(int(np.count_nonzero(where(indices, members))) * voxel_ml)
+            for name, members in structures.items()
+        },
         "volumes_of_atlases_ml": {
-            name: _spread([count * voxel_ml for count in agreement.voxels(index)]) for index, name in labels
+            name: _spread([count * voxel_ml for count in agreement.voxels(name)]) for name in structures
         },
     }
 

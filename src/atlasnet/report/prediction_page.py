@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cohort.segments import Segment
 from atlasnet.execution import Reporter, read_json, reading_back
 from atlasnet.prediction import Batch, Predictor, write_label_tables
+from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.output import RECORD, REPORT, output_path
 from atlasnet.prediction.prediction import Prediction
 from atlasnet.report.display import opening_point, window
@@ -193,15 +193,13 @@ def _origin(page: Page, record: Mapping[str, Any]) -> None:
 _BATCH = "Predictions"
 
 
-def write_beside_cases(
-    folder: Path, batch: Batch, segments: Sequence[Segment], *, report: bool, reporter: Reporter
-) -> None:
+def write_beside_cases(folder: Path, batch: Batch, ensemble: Ensemble, *, report: bool, reporter: Reporter) -> None:
     """Write what goes with the cases in a folder: a page with a row for each, and names and colours of the labels.
 
     Args:
         folder: of the cases' label maps; gets ``report.html``, ``labels.label`` and ``labels.ctbl``.
         batch: what became of the cases.
-        segments: the labels.
+        ensemble: whose labels they are.
         report: whether the page is wanted. Where it is not and a case has changed, an earlier one is removed.
         reporter: is told of names that cannot be written.
 
@@ -210,11 +208,11 @@ def write_beside_cases(
     """
     page = folder / "report.html"
     if report:
-        write_batch_report(page, batch, [segment.name for segment in segments])
+        write_batch_report(page, batch, [*ensemble.structures])
     elif batch.written or batch.failed or batch.refused:
         _remove_batch_report(page)
     if batch.written or batch.kept:
-        write_label_tables(folder / LABELS, segments, reporter=reporter)
+        write_label_tables(folder / LABELS, ensemble.segments, reporter=reporter)
 
 
 def _remove_batch_report(path: Path) -> None:
@@ -229,7 +227,7 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
     Args:
         path: of the page, beside the cases'.
         batch: what became of the cases.
-        names: of the model's labels.
+        names: of the structures whose volumes are told.
 
     Raises:
         InputError: the record of a case cannot be read.

@@ -92,7 +92,10 @@ def _warnings(pairs: Sequence[RegisteredPair], logs: Mapping[str | None, _Log], 
 def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
     told = model.summary()
     names = {segment.name: segment.colour for segment in model.segments}
-    page.table(["label", "value"], [[Cell(n, names.get(n, "")), str(v)] for n, v in model.labels.items()])
+    labels: list[list[str | Cell]] = [[Cell(n, names.get(n, "")), str(v)] for n, v in model.labels.items()]
+    regions = {name: values for name, values in model.regions.items() if isinstance(values, tuple)}
+    labels += [[Cell(f"{name} (region)"), " + ".join(map(str, values))] for name, values in regions.items()]
+    page.table(["label", "value"], labels)
     recipe = model.provenance["recipe"]
     waiting = []
     if seconds := sum(log.seconds for log in logs.values()):

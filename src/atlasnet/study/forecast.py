@@ -217,6 +217,7 @@ def _fitting(run: StudyRequest, space: str, atlases: int) -> Fitting:
         preset=run.recipe,
         operator=run.options.operator,
         operator_settings=run.options.operator_settings,
+        loss_weights=run.options.loss_weights,
     )
     if space == "own":
         options = replace(options, operator="centre", operator_settings={})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def paired(
 
 
 def score_means(
-    rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int]
+    rows: Sequence[Mapping[str, Any]], labels: Iterable[str]
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, int]]]:
     """Per label and score the mean over subjects of their means over seeds, and how many have no value."""
     means: dict[str, dict[str, float | None]] = {}
@@ -64,9 +64,7 @@ def score_means(
     return means, undefined
 
 
-def absent_labels(
-    rows: Sequence[Mapping[str, Any]], labels: Mapping[str, int], seeds: int
-) -> dict[str, dict[str, float]]:
+def absent_labels(rows: Sequence[Mapping[str, Any]], labels: Iterable[str], seeds: int) -> dict[str, dict[str, float]]:
     """Per label how many subjects do not have it, and in how many of these it was found, the mean over the seeds."""
     absent: dict[str, dict[str, float]] = {}
     for label in labels:

@@ -87,7 +87,7 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     if len(study.cases) < FEWEST_FOR_TAIL:
         page.text(f"Intervals take {FEWEST_FOR_TAIL} test subjects.")
     page.table(*tail_rows(found), main=names.index(MAIN) if MAIN in names else None)
-    for label in study.labels:
+    for label in study.structures:
         page.heading(f"Label: {label}")
         if said := without_label(found, label):
             page.text(said)

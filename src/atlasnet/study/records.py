@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
+from atlasnet.cohort.structures import Values, structures_of
 from atlasnet.errors import InputError
 from atlasnet.evaluation import PatchCounts, PatchProtocol
 from atlasnet.prediction import PredictOptions
@@ -49,6 +50,7 @@ class StudyOptions:
         operator_settings: passed to it, over what the plan says.
         fusion: how the networks of an ensemble, and those of the atlases, are fused; see
             `atlasnet.prediction.fusion`.
+        loss_weights: see `FitOptions`; of the networks of all methods.
         observers: folders of other people's segmentations of the test subjects, CASE.nii.gz each.
         patches: classify patches too, of every row of the main table and of the observers.
 
@@ -72,6 +74,7 @@ class StudyOptions:
     operator: str = "mrf"
     operator_settings: dict[str, Any] = field(default_factory=dict)
     fusion: str = "mean"
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
     observers: tuple[Path, ...] = ()
     patches: PatchProtocol | None = None
 
@@ -221,7 +224,7 @@ class Study:
 
     Args:
         folder: of the study.
-        labels: name to value of what was scored.
+        labels: name to value, without the background.
         cases: the test subjects.
         atlases: names, in the order in which they are asked.
         training: how many subjects there were to train on.
@@ -233,6 +236,7 @@ class Study:
         protocol: which patches were classified, if any.
         patches: those of every method of the main table, for each seed.
         observer_patches: those of every observer.
+        regions: of the cohort; what was scored, where there are any.
         how: it was done, see `atlasnet.study.how.how`; empty for one that was put together otherwise.
     """
 
@@ -249,4 +253,10 @@ class Study:
     protocol: PatchProtocol | None = None
     patches: Mapping[str, Sequence[OfSubjects]] = field(default_factory=dict)
     observer_patches: tuple[OfSubjects, ...] = ()
+    regions: Mapping[str, Values] = field(default_factory=dict)
     how: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def structures(self) -> dict[str, Values]:
+        """What was scored, name to values."""
+        return structures_of(self.labels, self.regions)

@@ -169,10 +169,12 @@ class StudyRequest:
         added = ("methods", "seeds", "fractions", "fraction_of", "curve_epochs", "observers", "patches")
         for name in (*added, "preset", "epochs", "spacing"):  # the recipe and the plan say the last three
             options.pop(name)
+        if not options["loss_weights"]:  # nor had studies that could not say them
+            del options["loss_weights"]
         settings = {
             "options": options | {"sharing": asdict(self.sharing)},
             "recipe": self.recipe.to_json(),
-            "labels": {**self.cohort.labels, "": self.cohort.ignore_label},
+            "labels": {**self.cohort.labels, "": self.cohort.ignore_label, **self.cohort.regions},
             "seed": self.execution.seed,
             "training": {subject.name: self.files[subject] for subject in self.cohort},
             "tests": {subject.name: self.files[subject] for subject in self.tests},

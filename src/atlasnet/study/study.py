@@ -101,6 +101,7 @@ class StudyRun(StudyRequest):
         study = Study(
             folder=self.folder,
             labels=self.labels,
+            regions=self.cohort.regions,
             cases=tuple(test.name for test in self.tests),
             atlases=tuple(source.name for source in sources),
             training=len(self.cohort),
@@ -182,6 +183,7 @@ class StudyRun(StudyRequest):
                 sharing=self.sharing,
                 operator=operator,
                 operator_settings=settings,
+                loss_weights=self.options.loss_weights,
                 minimum_quality=0.0 if method.space == "own" else FitOptions.minimum_quality,
                 keep_epochs=tuple(self.lengthened(method, epoch, len(sources)) for epoch in kept),
             ),
@@ -290,9 +292,11 @@ class StudyRun(StudyRequest):
         self.kept.write(CaseResult(run, test.name, tuple(scores), details, made_by), prediction.labels)
 
     def _scores(self, test: Subject, labels: Volume, reference: Volume) -> list[dict[str, Any]]:
-        """The fields of `LabelScores`, per label."""
+        """The fields of `LabelScores`, per structure."""
         ignore, mask = self.cohort.ignore_label, test.read_mask(reference.grid)
-        found = evaluate_subject(labels, reference, self.labels, case=test.name, ignore_label=ignore, mask=mask)
+        found = evaluate_subject(
+            labels, reference, self.cohort.structures, case=test.name, ignore_label=ignore, mask=mask
+        )
         return [asdict(row) for row in found.rows]
 
     def _observer(self, folder: Path) -> tuple[dict[str, Any], ...]:

@@ -74,7 +74,7 @@ def summarise(study: Study) -> dict[str, Any]:
         dice = subjects[MAIN], subjects[name]
         said[name]["main_agreement_minus_certainty"] = agreement_minus_certainty(said[MAIN], said[name], dice)
     return {
-        "labels": study.labels,
+        "labels": study.structures,
         "atlases": list(study.atlases),
         "cases": list(study.cases),
         "methods": rows,
@@ -181,7 +181,7 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
     scored = dice_of_subjects(results)
     dice = np.array(list(scored.values()))
     seeds = sorted({result.run.seed for result in results})
-    means, undefined = score_means([row for r in results if r.case in scored for row in r.scores], study.labels)
+    means, undefined = score_means([row for r in results if r.case in scored for row in r.scores], study.structures)
     of_seeds = [[dice_of(r) for r in results if r.run.seed == seed and r.case in scored] for seed in seeds]
     return {
         "title": results[0].run.method.title,
@@ -189,7 +189,7 @@ def _row(results: Sequence[CaseResult], study: Study) -> dict[str, Any]:
         "failed": sorted({result.case for result in results if not result.scores}),
         "labels": means,
         "undefined": undefined,
-        "absent": absent_labels([row for result in results for row in result.scores], study.labels, len(seeds)),
+        "absent": absent_labels([row for result in results for row in result.scores], study.structures, len(seeds)),
         "mean_dice": float(dice.mean()) if len(dice) else None,
         "interval": interval(dice),
         "worst_tenth": float(worst_tenth(dice)) if len(dice) else None,

@@ -32,6 +32,7 @@ from atlasnet.network.inference import reduced_precision
 from atlasnet.registration import WITHOUT_SETTINGS, contextual
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
+from atlasnet.training.loss import Objective
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
 from atlasnet.training.model import Atlas, Model, class_values, is_file_name, log_path, weights_path
 from atlasnet.training.networks import AtlasNetworks
@@ -43,7 +44,7 @@ from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
-from atlasnet.training.update import ATLAS_KEYS, Changes, Update
+from atlasnet.training.update import ATLAS_KEYS, LOSS_WEIGHTS, Changes, Update
 from atlasnet.wording import counted, shortened
 
 PLANS = "plans"  # in the work folder
@@ -116,6 +117,7 @@ class Fitting:
         self.operator = options.operator or "mrf"
         self.segments = cohort.segments or ({} if update is None else update.segment_table)
         self.values = class_values(cohort.labels, cohort.ignore_label)
+        self.objective = Objective.of(cohort.labels, cohort.structures, self.values, options.loss_weights)
         self.recipe = Recipe.of(options.preset, options.epochs)
         self.sharing = Sharing.of(options.sharing, self.recipe)
         self.options = replace(options, operator=self.operator, sharing=self.sharing)
@@ -221,6 +223,7 @@ class Fitting:
             network=spec,
             atlases=tuple(atlases),
             provenance=self._provenance(settings, recipe, networks, hashes, targets),
+            regions=self.cohort.regions,
             segment_table=self.segments,
             typical=typical,
             organ_mask=are_masked(self.cohort),
@@ -262,6 +265,8 @@ class Fitting:
                 options[name] = None
         if options["epochs"] == Recipe.of(self.options.preset).epochs:
             options["epochs"] = None
+        if not options["loss_weights"]:
+            del options["loss_weights"]
         options["allow_module"] = False  # the code itself is asked for below
         depends_on = {
             "plan": plan.to_json(),
@@ -270,6 +275,8 @@ class Fitting:
             "seed": self.execution.seed,
             "labels": self.cohort.labels,
         }
+        if self.cohort.regions:
+            depends_on["regions"] = self.cohort.regions
         if self.cohort.ignore_label is not None:
             depends_on["ignore_label"] = self.cohort.ignore_label
         if self.update is not None:
@@ -307,6 +314,7 @@ class Fitting:
             mapped=mapped,
             spec=spec,
             classes=len(self.values),
+            objective=self.objective,
             sharing=self.sharing,
             starts=() if self.update is None else self.update.starts(names),
             work=self.work,
@@ -521,6 +529,8 @@ class Fitting:
                 "python": platform.python_version(),
             },
         }
+        if self.options.loss_weights:
+            record[LOSS_WEIGHTS] = dict(self.options.loss_weights)
         if self.update is not None:
             record["update"] = self.update.record(hashes, networks.names)
         return record

@@ -30,7 +30,7 @@ from atlasnet.training.checkpoint import (
     remove_remains,
     save_checkpoint,
 )
-from atlasnet.training.loss import median_frequency_weights, segmentation_loss
+from atlasnet.training.loss import EACH_CLASS, Objective, segmentation_loss
 from atlasnet.training.memory import step_bytes
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import MappedCase, SliceTable
@@ -49,6 +49,7 @@ def train_network(
     folder: str | Path,
     execution: Execution,
     *,
+    objective: Objective = EACH_CLASS,
     key: str = "",
     allow_module: bool = False,
     start: Path | None = None,
@@ -71,6 +72,7 @@ def train_network(
         folder: gets ``network.safetensors``, ``log.csv`` (a row an epoch; ``waiting`` is the share of its seconds in
             which it waited for slices to be read and cut) and, until the end, the checkpoints; of this training alone.
         execution: device, threads, seed, progress; asked for a stop before each step.
+        objective: what counts how much in the loss.
         key: what the caller knows the training by (atlas, hash of the cases); with another key nothing is resumed.
         allow_module: whether ``spec`` may name code to import.
         start: weights of another training of this architecture to start from; fresh ones by default.
@@ -99,7 +101,7 @@ def train_network(
         "classes": classes,
         "channels": channels,
         "cases": [list(case.labels.shape) for case in cases],
-    }
+    } | objective.identity()
     if start is not None:
         read_tensors(start)  # says what is wrong with it
         depends_on["start"] = file_digest(start)
@@ -114,7 +116,9 @@ def train_network(
     folder.mkdir(parents=True, exist_ok=True)
     remove_remains(folder)
     with execution.active() as device, _reproducible(device), kept_memory():
-        training = _Training(cases, table, spec, recipe, classes, device, execution, key, allow_module, start)
+        training = _Training(
+            cases, table, spec, recipe, classes, objective, device, execution, key, allow_module, start
+        )
         training.require_memory()
         progress, damaged = load_checkpoint(folder, identity, training.module, training.optimiser)
         for sentence in damaged:
@@ -163,6 +167,7 @@ class _Training:
         spec: NetworkSpec,
         recipe: Recipe,
         classes: int,
+        objective: Objective,
         device: torch.device,
         execution: Execution,
         key: str,
@@ -170,7 +175,7 @@ class _Training:
         origin: Path | None,
     ) -> None:
         self.cases, self.table, self.recipe, self.device = cases, table, recipe, device
-        self.execution, self.key, self.origin = execution, key, origin
+        self.execution, self.key, self.origin, self.objective = execution, key, origin, objective
         self._build: Callable[[], nn.Module] = partial(
             build_network, spec, int(cases[0].image.shape[0]), classes, allow_module=allow_module
         )
@@ -181,8 +186,8 @@ class _Training:
         self.voxels = self.batch * voxels
         self.steps = recipe.steps(len(table), self.batch * self.slices)
         self.scaler = torch.amp.GradScaler(device.type, enabled=reduced_precision(device) == torch.float16)
-        balanced = torch.from_numpy(median_frequency_weights(table.counts)).to(device)
-        self.weights = balanced if recipe.balancing else None
+        weights = objective.weights(table.counts, balancing=recipe.balancing)
+        self.weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.waited = 0.0  # seconds of this epoch
 
     def start(self) -> None:
@@ -288,7 +293,7 @@ class _Training:
             group["lr"] = rate
         with mixed(self.device):
             logits = self.module(tensor_channels_last(images))
-        loss = segmentation_loss(logits, target, self.weights, dice=self.recipe.dice)
+        loss = segmentation_loss(logits, target, self.weights, dice=self.recipe.dice, objective=self.objective)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimiser)

@@ -1,6 +1,10 @@
-"""What training minimises: balanced cross-entropy, soft Dice, over the voxels that count."""
+"""What training minimises: balanced cross-entropy, soft Dice of structures, over the voxels that count."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +12,84 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from atlasnet.cohort.structures import Values, all_values
+from atlasnet.errors import InputError
+
 UNCOUNTED = -1  # target of voxels that do not count
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What counts how much in the loss; by default the cross-entropy of every voxel, and the Dice of every class.
+
+    Args:
+        structures: class indices of each structure whose Dice is learnt; none: every foreground class is one.
+        class_weights: factor on the cross-entropy of a voxel of each class, background first; none: 1.
+        dice_weights: of the structures in the mean of their Dice; none: alike.
+    """
+
+    structures: tuple[tuple[int, ...], ...] = ()
+    class_weights: tuple[float, ...] = ()
+    dice_weights: tuple[float, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        labels: Mapping[str, int],
+        structures: Mapping[str, Values],
+        values: Sequence[int],
+        weights: Mapping[str, float],
+    ) -> Objective:
+        """What is learnt of these structures.
+
+        Args:
+            labels: name to value.
+            structures: name to values, those that are learnt and scored.
+            values: label value of each class index, background first.
+            weights: factors by name of a label or structure, 1 where there is none. That of a label counts in the
+                cross-entropy of its voxels, that of a structure in the mean of the Dice, that of both in both.
+
+        Raises:
+            InputError: a name is unknown, or a factor is not positive.
+        """
+        names = {name: value for name, value in labels.items() if value in values}
+        unknown = [name for name in weights if name not in names and name not in structures]
+        if unknown:
+            known = ", ".join(dict.fromkeys([*names, *structures]))
+            raise InputError("there is nothing of this name to weight", expected=f"one of {known}", found=unknown[0])
+        for name, weight in weights.items():
+            if not (isinstance(weight, int | float) and 0 < weight < float("inf")):
+                raise InputError(f"the weight of {name!r} in the loss must be a positive number", found=repr(weight))
+        by_value = {value: weights.get(name, 1.0) for name, value in names.items()}
+        of_classes = tuple(float(by_value.get(value, 1.0)) for value in values)
+        of_structures = tuple(float(weights.get(name, 1.0)) for name in structures)
+        members = tuple(tuple(values.index(value) for value in all_values(several)) for several in structures.values())
+        each_class = members == tuple((index,) for index in range(1, len(values)))
+        return cls(
+            () if each_class else members,
+            () if set(of_classes) <= {1.0} else of_classes,
+            () if set(of_structures) <= {1.0} else of_structures,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What a training depends on, nothing of what is so by default."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    def weights(self, counts: NDArray[np.int64], *, balancing: bool) -> NDArray[np.float32] | None:
+        """Factors on the cross-entropy of the classes, (classes,) float32; None where all are 1.
+
+        Args:
+            counts: (slices, classes) annotated pixels.
+            balancing: by `median_frequency_weights` too.
+        """
+        own = np.array(self.class_weights, dtype=np.float32) if self.class_weights else None
+        if not balancing:
+            return own
+        balanced = median_frequency_weights(counts)
+        return balanced if own is None else balanced * own
+
+
+EACH_CLASS = Objective()
 
 
 def median_frequency_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -32,14 +113,20 @@ def median_frequency_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
     return weights
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool) -> Tensor:
-    """Cross-entropy, plus one minus the mean soft Dice of the foreground classes over the batch if ``dice``.
+def segmentation_loss(
+    logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool, objective: Objective = EACH_CLASS
+) -> Tensor:
+    """Cross-entropy, plus one minus the mean soft Dice of the structures over the batch if ``dice``.
+
+    The probability of a structure of several classes is the sum of theirs: a voxel of a region is right in it whichever
+    of its classes the network takes it for.
 
     Args:
         logits: (b, classes, ...).
         target: (b, ...) int64 class indices, `UNCOUNTED` where a voxel does not count.
-        weights: (classes,) of the cross-entropy, or None.
+        weights: (classes,) of the cross-entropy, or None; see `Objective.weights`.
         dice: add the Dice term (Milletari et al., 3DV 2016; summed over the batch as in nnU-Net).
+        objective: which structures the Dice is of, and how much each counts.
 
     Returns:
         A scalar; 0 when no voxel counts.
@@ -55,6 +142,17 @@ def segmentation_loss(logits: Tensor, target: Tensor, weights: Tensor | None, *,
     mask = counted[:, None].float()
     truth = torch.zeros_like(logarithm).scatter_(1, safe[:, None], 1.0) * mask
     probability = logarithm.exp() * mask
+    if objective.structures:
+        truth, probability = (
+            torch.stack([part[:, list(classes)].sum(1) for classes in objective.structures], 1)
+            for part in (truth, probability)
+        )
     over = [0, *range(2, logits.ndim)]
-    common, size = (probability * truth).sum(over)[1:], (probability + truth).sum(over)[1:]
-    return entropy + 1 - ((2 * common + 1e-5) / (size + 1e-5)).mean()
+    common, size = (probability * truth).sum(over), (probability + truth).sum(over)
+    found = (2 * common + 1e-5) / (size + 1e-5)
+    if not objective.structures:
+        found = found[1:]  # the first is the background's
+    if not objective.dice_weights:
+        return entropy + 1 - found.mean()
+    shares = found.new_tensor(objective.dice_weights)
+    return entropy + 1 - (found * shares).sum() / shares.sum()

@@ -26,6 +26,7 @@ import numpy as np
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments
+from atlasnet.cohort.structures import Values, all_values, read_regions, structures_of
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
 from atlasnet.network import NetworkSpec
@@ -109,6 +110,7 @@ class Model:
         dice_estimate: what tells the Dice of a result, where the model was cross-validated.
         fusion_weights: how much an atlas counts at a voxel in the fusion ``learnt``, likewise.
         organ_mask: whether it was trained within organ masks, so that a scan needs its own.
+        regions: name to values of all structures, where some have several values; else empty.
     """
 
     folder: Path
@@ -127,10 +129,11 @@ class Model:
     dice_estimate: DiceEstimate | None = None
     fusion_weights: FusionWeights | None = None
     organ_mask: bool = False
+    regions: Mapping[str, Values] = field(default_factory=dict)
     _unpacked: Unpacked | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        labels = ", ".join(name for name, value in self.labels.items() if value not in (0, self.ignore_label))
+        labels = ", ".join(self.structures)
         return (
             f"Model({self.place}: {counted(len(self.atlases), 'atlas')}, {self.network.name}, labels {labels}, "
             f"channels {', '.join(self.channels)}, {counted(len(self.provenance.get('data', {})), 'training subject')})"
@@ -140,6 +143,12 @@ class Model:
     def values(self) -> tuple[int, ...]:
         """The label value of each class index: background first, then ascending."""
         return class_values(self.labels, self.ignore_label)
+
+    @property
+    def structures(self) -> dict[str, Values]:
+        """What was learnt, is scored and reported: name to values, of the regions where there are any, or labels."""
+        labels = {name: value for name, value in self.labels.items() if value != self.ignore_label}
+        return structures_of(labels, self.regions)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -234,6 +243,7 @@ class Model:
             "labels": dict(self.labels),
             "ignore_label": self.ignore_label,
             "segments": dict(self.segment_table),
+            **({"regions": dict(self.regions)} if self.regions else {}),
             "plan": self.plan.to_json(),
             "registration": {"operator": self.operator, "settings": dict(self.operator_settings)},
             "network": self.network.to_json(),
@@ -325,9 +335,12 @@ class Model:
                 dice_estimate=_optional(content, "dice_estimate", DiceEstimate.from_json),
                 fusion_weights=_optional(content, "fusion_weights", FusionWeights.from_json),
                 organ_mask=bool(content.get("organ_mask", False)),
+                regions=read_regions(content.get("regions", {})),
                 _unpacked=unpacked,
             )
             _ = model.segments  # what it says of the labels is understood
+            if not {value for values in model.regions.values() for value in all_values(values)} <= {*model.values[1:]}:
+                raise ValueError("a region has a value that no label has")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(
                 "model.json is not complete", path=path, found=f"{type(error).__name__}: {error}"
@@ -383,6 +396,7 @@ class Model:
         return {
             "labels": dict(self.labels),
             "ignore_label": self.ignore_label,
+            "regions": dict(self.regions),
             "channels": list(self.channels),
             "network": self.network.to_json(),
             "epochs": recipe.get("epochs") if isinstance(recipe, Mapping) else None,
@@ -480,7 +494,8 @@ def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError, ValueError: it is not.
     """
-    return dict(content) | {name: dict(content[name]) for name in ("data", "versions") if name in content}
+    known = {name: content[name] for name in ("data", "versions", "loss_weights") if name in content}
+    return dict(content) | {name: dict(value) for name, value in known.items()}
 
 
 def _optional(content: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:

@@ -16,6 +16,7 @@ from atlasnet.execution import Execution, Reporter, SilentReporter, WorkFolder, 
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.training.batches import typical_sample
 from atlasnet.training.loop import LOG, WEIGHTS, train_network
+from atlasnet.training.loss import EACH_CLASS, Objective
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing, pooled
 from atlasnet.training.store import MappedCase, SliceTable
@@ -51,6 +52,7 @@ class _Training:
             networks.classes,
             self.folder,
             networks.execution,
+            objective=networks.objective,
             key=self.name,
             allow_module=networks.allow_module,
             start=self.start,
@@ -103,6 +105,7 @@ class AtlasNetworks:
         mapped: the subjects in the space of each.
         spec: the architecture.
         classes: classes, background included.
+        objective: what counts how much in their loss.
         sharing: what the networks have in common.
         starts: the weights, and their checksum, from which the network of each atlas starts, where they are a model's.
         work: where networks and their checkpoints are kept.
@@ -118,6 +121,7 @@ class AtlasNetworks:
     sharing: Sharing
     work: WorkFolder
     execution: Execution
+    objective: Objective = EACH_CLASS
     starts: Sequence[_Start] = ()
     allow_module: bool = False
     keep: Collection[int] = ()
@@ -181,7 +185,7 @@ class AtlasNetworks:
             "spec": self.spec.to_json(),
             "recipe": recipe.to_json(),
             "seed": self.execution.seed,
-        }
+        } | self.objective.identity()
         if start is not None:
             key["start"] = start[1]
         if (code := code_digest(self.spec.name, allow_module=self.allow_module)) is not None:

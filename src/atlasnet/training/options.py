@@ -55,6 +55,7 @@ class FitOptions:
     minimum_quality: float = 0.05
     time_budget: float | None = None
     keep_epochs: tuple[int, ...] = ()
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_spacing(self.spacing)

@@ -20,6 +20,7 @@ from atlasnet.volume import read_grid
 from atlasnet.wording import counted, shortened
 
 ATLAS_KEYS = "atlas_keys"  # in a model's provenance: by name, the key of an atlas's voxels
+LOSS_WEIGHTS = "loss_weights"  # likewise: what was said of labels in the loss, if anything was
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Update:
         for what, expected, found, declared in (
             ("channels", list(model.channels), list(self.cohort.channels), "channel_names"),
             ("labels", dict(model.labels), self.cohort.labels, "labels"),
+            ("regions", dict(model.regions), dict(self.cohort.regions), "labels"),
         ):
             if expected != found:
                 raise ModelError(
@@ -180,6 +182,7 @@ class Update:
             operator=model.operator,
             operator_settings=own,
             sharing="model" if options.sharing is None else options.sharing,
+            loss_weights=options.loss_weights or model.provenance.get(LOSS_WEIGHTS, {}),
         )
 
     def plan(self, path: Path) -> Plan:

@@ -1,0 +1,41 @@
+"""Structures: what is learnt, scored and reported. Each is one value of the label files or, as a region, several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = int | tuple[int, ...]
+"""Of a structure: the value of a label, or those that a region is made of, in ascending order."""
+
+
+def structures_of(labels: Mapping[str, int], regions: Mapping[str, Values]) -> dict[str, Values]:
+    """Name to values: the regions where some are declared, as nnU-Net has it, else every label but the background."""
+    ordered = sorted(labels.items(), key=lambda item: item[1])
+    return dict(regions) or {name: value for name, value in ordered if value != 0}
+
+
+def all_values(values: Values | Sequence[int]) -> tuple[int, ...]:
+    """The values of a structure, also where it is a single one."""
+    return (values,) if isinstance(values, int) else tuple(values)
+
+
+def where(array: NDArray[Any], values: Values | Sequence[int]) -> NDArray[np.bool_]:
+    """Where a label map holds a structure."""
+    several = all_values(values)
+    return np.asarray(array == several[0] if len(several) == 1 else np.isin(array, several))
+
+
+def read_regions(content: Mapping[str, Any]) -> dict[str, Values]:
+    """Regions as JSON has them, where tuples are lists.
+
+    Raises:
+        TypeError, ValueError: they are no names of whole numbers.
+    """
+    return {
+        str(name): int(values) if isinstance(values, int | str) else tuple(int(value) for value in values)
+        for name, values in content.items()
+    }
