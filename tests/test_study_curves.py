@@ -151,6 +151,35 @@ def test_every_trained_method_has_a_curve_over_the_epochs(found: dict) -> None:
     assert curves["atlasnet-1"][-1]["dice"] == found["over_atlases"]["atlasnet"][0]["dice"]
 
 
+@pytest.mark.parametrize("sharing", ["common", "first"])
+def test_a_network_that_is_tuned_has_been_the_one_that_it_starts_from(
+    cohort: Cohort, tmp_path: Path, sharing: str
+) -> None:
+    options = FitOptions(atlases=2, width=0.25, preset=RECIPE, sharing=sharing, operator="centre", keep_epochs=(1, 4))
+    model = fit(cohort, tmp_path / "m", options, execution=ONE)
+    first, second = (model.weights_path(atlas, 1) for atlas in model.atlases)
+    assert first.read_bytes() == second.read_bytes() != model.weights_path(model.atlases[1], 4).read_bytes()
+    tuned_from = model.weights_path(model.atlases[1], 4)
+    last = [model.weights_path(atlas).read_bytes() for atlas in model.atlases]
+    assert last[1] != tuned_from.read_bytes()
+    assert (last[0] == tuned_from.read_bytes()) == (sharing == "first")
+    again = fit(cohort, tmp_path / "m", replace(options, keep_epochs=(1, 2, 4)), execution=ONE)
+    assert again.checksum == model.checksum
+    assert again.weights_path(again.atlases[1], 2).is_file()
+
+
+def test_tuned_networks_have_a_curve_that_ends_with_them(
+    cohort: Cohort, tests: Sequence[Subject], tmp_path: Path
+) -> None:
+    options = StudyOptions(**SETTINGS, methods=("augmented-long", "atlasnet"), sharing="common", curve_epochs=(1, 2))
+    found = write_study(run_study(cohort, tests, tmp_path / "s", options, execution=ONE), tests)
+    curves = found["over_epochs"]
+    assert all([p["x"] for p in curve] == [1, 2, 4] for curve in curves.values())
+    assert curves["atlasnet"][-1]["dice"] == found["methods"]["atlasnet"]["mean_dice"]
+    page = (tmp_path / "s" / "study.html").read_text(encoding="utf-8")
+    assert "before its end, that one segments for all of them" in page
+
+
 def test_points_of_a_curve_are_the_means_of_the_scores_on_disk(study: Study, found: dict) -> None:
     with (study.folder / "cases.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["method"] == "atlasnet" and row["atlases"] == "2"]

@@ -269,7 +269,7 @@ def test_labels_and_channels_that_the_model_has_not_are_refused(
         ({"width": 1.0}, "the width of a model that is updated stays"),
         ({"operator": "mrf"}, "the registration of a model that is updated stays"),
         ({"operator_settings": {"nothing": 1}}, "settings of a model that is updated stay"),
-        ({"keep_epochs": (1,)}, "independent networks only"),
+        ({"keep_epochs": (1,)}, "networks that are trained from scratch"),
     ],
 )
 def test_options_against_the_model_are_refused(

@@ -186,7 +186,12 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
                 "many epochs would give, which would end with the rate low."
             )
         if longer.name in found["over_epochs"]:
-            note += f" {longer.title}: {len(study.atlases)} times as many epochs as are shown."
+            note += f" {longer.title}: tested at the same share of its longer training."
+        if study.sharing != "independent" and len(study.atlases) > 1:
+            note += (
+                " The networks of several atlases are tuned from one: before its end, that one segments for all of "
+                "them; the last point is that of the tuned networks."
+            )
         page.text(note)
         page.svg(svg(figure), "Mean Dice of the test subjects over the epochs of the training.")
         save_svg(figure, figures / "epochs.svg")

@@ -38,7 +38,8 @@ class StudyOptions:
             `OVER_FRACTIONS`.
         fraction_of: whether a share is one of the subjects, or one of the slices of every subject's annotation.
         curve_epochs: epochs after which the networks are tested too, beside those at the end of their training; those
-            that are trained longer than AtlasNet's, at the same share of their training.
+            that are trained longer than AtlasNet's, at the same share of their training; those that are tuned, by what
+            they start from.
         preset: training recipe, a name or one of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: of AtlasNet's networks, see `FitOptions`.
@@ -84,12 +85,6 @@ class StudyOptions:
         sharing = self.shared().kind
         if sharing == "model":
             raise InputError("a study trains its models anew", expected="sharing independent, first or common")
-        if self.curve_epochs and sharing != "independent":
-            raise InputError(
-                "Dice over epochs is drawn for independent networks only",
-                found=f"sharing {sharing}",
-                remedy="add --sharing independent",
-            )
         PredictOptions(fusion=self.fusion)
         if self.fusion == "learnt":
             raise InputError(

@@ -153,11 +153,11 @@ class Fitting:
         self.atlases.check()
         if self.options.keep_epochs and self.options.time_budget is not None:
             raise InputError("no epochs can be kept where a time budget decides how many there are")
-        if self.options.keep_epochs and self.sharing.kind != "independent":
+        if self.options.keep_epochs and self.sharing.kind == "model":
             raise InputError(
-                "epochs can be kept of independent networks only",
+                "epochs are kept of networks that are trained from scratch",
                 found=f"sharing {self.sharing.kind}",
-                remedy="ask for independent networks",
+                remedy="ask for independent networks, or for another sharing",
             )
         check_epochs(self.options.keep_epochs, self.recipe)
         if len(self.cohort) == 1:
@@ -208,10 +208,15 @@ class Fitting:
         if self.options.time_budget is not None:
             recipe = self._within_budget(settings, networks, recipe, begin + self.options.time_budget)
         by_name = {atlas.name: atlas for atlas in atlases}
+        tuned = networks.tuned
         for name, folder in networks.train(recipe):
             copy_file(folder / LOG, log_path(self.folder, name))
             if name is not None:
-                self._keep(by_name[name], folder)
+                copy_file(folder / WEIGHTS, weights_path(self.folder, by_name[name]))
+            for epoch in self.options.keep_epochs if name not in tuned else ():
+                # A network that is tuned has by then been the one that it starts from.
+                for atlas in (*tuned, *([] if name is None else [name])):
+                    copy_file(epoch_weights(folder, epoch), weights_path(self.folder, by_name[atlas], epoch))
         model = Model(
             folder=self.folder,
             channels=self.cohort.channels,
@@ -494,14 +499,6 @@ class Fitting:
     def budget_path(self, settings: str) -> Path:
         """Where the recipe is kept that a time budget allows."""
         return self.work.entry("budget", settings) / "recipe.json"
-
-    def _keep(self, atlas: Atlas, folder: Path) -> None:
-        """Put the weights of an atlas's network into the model."""
-        for file, place in (
-            (folder / WEIGHTS, weights_path(self.folder, atlas)),
-            *((epoch_weights(folder, e), weights_path(self.folder, atlas, e)) for e in self.options.keep_epochs),
-        ):
-            copy_file(file, place)
 
     def _provenance(
         self,

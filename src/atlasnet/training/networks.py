@@ -56,7 +56,7 @@ class _Training:
             key=self.name,
             allow_module=networks.allow_module,
             start=self.start,
-            keep=networks.keep,
+            keep=networks.keep if self.start is None else (),
             after_epoch=after_epoch,
         )
 
@@ -111,7 +111,7 @@ class AtlasNetworks:
         work: where networks and their checkpoints are kept.
         execution: device, threads, seed, progress.
         allow_module: whether ``spec`` may name code to import.
-        keep: epochs after which the weights of each are kept too, see `train_network`; of independent networks.
+        keep: epochs after which the weights of those that are trained from scratch are kept too, see `train_network`.
     """
 
     names: Sequence[str]

@@ -38,8 +38,9 @@ class FitOptions:
         time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
             number is decided once, by timing some steps, and kept: the same call goes on with it after a stop, and the
             model says how many it was.
-        keep_epochs: epochs after which the networks' weights are kept beside the model, see `Model.weights_path`; asked
-            for after the training, they cost another one.
+        keep_epochs: epochs after which the networks' weights are kept beside the model, see `Model.weights_path`, of
+            those that are tuned the weights of the network that they start from; asked for after the training, they
+            cost another one.
     """
 
     atlases: int | tuple[str, ...] | None = None
