@@ -284,6 +284,29 @@ def test_contours_are_filled_to_their_area_and_inner_ones_are_holes(tmp_path: Pa
     assert np.count_nonzero(mask[1] != (inside & ~hole)) < 10  # a polygon is no circle
 
 
+def test_outlines_that_overlap_in_part_are_united_and_told_and_those_of_the_type_xor_are_not(tmp_path: Path) -> None:
+    case = tmp_path / "cases" / "a"
+    volume, _ = series_of(case)
+    grid = volume.grid
+    centres, radius = ((3.0, 6.0), (6.0, 6.0)), 2.6
+    rings = [circle(grid, (*centre, 2), radius) for centre in centres]
+    hole = circle(grid, (3, 6, 2), 0.9)
+    y, x = np.indices(grid.shape[1:])
+    one, other = (((x - c[0]) * SPACING[0]) ** 2 + ((y - c[1]) * SPACING[1]) ** 2 < radius**2 for c in centres)
+    structure_set(case / "rs.dcm", {"node": [rings[0], hole, rings[1]]})
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data")
+    inner = ((x - 3) * SPACING[0]) ** 2 + ((y - 6) * SPACING[1]) ** 2 < 0.9**2
+    found = Cohort.read(made.folder)["a"].read_labels().array[0, 2]
+    np.testing.assert_array_equal(found, (one | other) & ~inner)
+    common = np.count_nonzero(one & other)
+    (note,) = made.notes
+    assert note.startswith(f"a: contours of 'node' overlap in part, in {common} voxels of 1 slice: they are united")
+    structure_set(case / "rs.dcm", {"node": rings}, kind="CLOSEDPLANAR_XOR")
+    made = convert_cohort(tmp_path / "cases", tmp_path / "exclusive")
+    np.testing.assert_array_equal(Cohort.read(made.folder)["a"].read_labels().array[0, 2], one ^ other)
+    assert made.notes == ()
+
+
 def test_a_structure_set_with_values_that_are_not_valid_is_read_without_a_warning(tmp_path: Path) -> None:
     grid = Grid.from_parts((3, 20, 20), (1, 1, 3.0))
     path = structure_set(tmp_path / "rs.dcm", {"ring": [circle(grid, (10, 10, 1), 5)]})
@@ -360,6 +383,54 @@ def test_channels_on_one_grid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(subject.read_image().array, np.concatenate([volume.array, volume.array * 2]))
     with pytest.raises(InputError, match="not as many"):
         convert_cohort(tmp_path / "cases", tmp_path / "other", channels=["T1"], **options)
+
+
+@pytest.mark.parametrize("vector", [False, True], ids=["4-D", "5-D"])
+def test_channels_in_one_file_become_a_file_each(tmp_path: Path, vector: bool) -> None:
+    case = tmp_path / "cases" / "a"
+    write_masks(case)
+    volume = read_volume(case / "ct.nii.gz")
+    both = np.concatenate([volume.array, volume.array * 2])
+    arranged = np.moveaxis(both, 0, -1) if vector else both
+    image = sitk.GetImageFromArray(np.ascontiguousarray(arranged), isVector=vector)
+    sitk.WriteImage(image, str(case / "ct.nii.gz"))
+    for mask in (case / "segmentations").iterdir():
+        plain = sitk.GetImageFromArray(read_volume(mask).array[0])
+        sitk.WriteImage(plain, str(mask))
+    data = tmp_path / "data"
+    with pytest.raises(CohortError, match=r"the image is 4-D.*found 2 volumes.*name its channels, in their order"):
+        convert_cohort(tmp_path / "cases", data, channels=["T1"])
+    with pytest.raises(CohortError, match=r"declared number of channels; expected 3; found 2.*--channel once for each"):
+        convert_cohort(tmp_path / "cases", data, channels=["T1", "T2", "FLAIR"])
+    convert_cohort(tmp_path / "cases", data, channels=["T1", "T2"])
+    assert sorted(path.name for path in (data / "imagesTr").iterdir()) == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    cohort = Cohort.read(data)
+    assert cohort.channels == ("T1", "T2")
+    np.testing.assert_array_equal(cohort["a"].read_image().array, both)
+    np.testing.assert_array_equal(cohort["a"].read_labels().array[0], painted())
+
+
+def test_folders_of_texts_alone_are_left_out_and_others_without_images_refused(tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    write_masks(cases / "a")
+    for name in ("docs/README", "docs/pages/how.md", "logs/2026.log"):
+        (cases / name).parent.mkdir(parents=True, exist_ok=True)
+        (cases / name).write_text("nothing to see")
+    made = convert_cohort(cases, tmp_path / "data", channels=["CT"])
+    assert made.cases == ("a",)
+    assert made.notes == ("left out, with texts and tables alone: docs, logs",)
+    write_slices = dicoms.slices(image().array[0], spacing=SPACING, origin=ORIGIN, direction=np.eye(3), series="1")
+    dicoms.save(tmp_path / "ct", write_slices)
+    doubtful = {"sidecar": "a.json", "unknown": "a.mgz", "hidden": ".a.txt", "disguised": "slice.txt"}
+    for name, file in doubtful.items():
+        (cases / name).mkdir()
+        (cases / name / file).write_text("{}")
+    next((tmp_path / "ct").iterdir()).rename(cases / "disguised" / "slice.txt")
+    with pytest.raises(CohortError, match="4 cases cannot be converted") as told:
+        convert_cohort(cases, tmp_path / "other", channels=["CT"])
+    for name in doubtful:
+        assert f"{cases / name}: there is no annotation" in str(told.value)
+    assert "fetch what belongs there, or move the folder away if it is no case" in str(told.value)
 
 
 def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_made(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="what the images show: CT (in Hounsfield units), or T1, FLAIR, ...; once for each --image "
-        "(default: the modality, where all are DICOM)",
+        help="what the images show: CT (in Hounsfield units), or T1, FLAIR, ...; once for each --image, "
+        "or for each channel of the one image that holds them all (default: the modality, where all are DICOM)",
     )
     parser.add_argument(
         "--image",

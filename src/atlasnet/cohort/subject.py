@@ -14,6 +14,8 @@ from atlasnet.volume.io import read_grid, read_labels, read_volume
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted
 
+NOT_AS_DECLARED = "the image does not have the declared number of channels"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -63,7 +65,7 @@ class Subject:
         found = sum(part.channels for part in parts)
         if found != self.channels:
             raise VolumeError(
-                "the image does not have the declared number of channels",
+                NOT_AS_DECLARED,
                 path=self.images[0],
                 expected=str(self.channels),
                 found=str(found),

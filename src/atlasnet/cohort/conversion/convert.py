@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet import __version__
-from atlasnet.cohort.conversion.find import Case, find_case, open_structures
+from atlasnet.cohort.conversion.find import Case, find_case, holds_documents_alone, open_structures
 from atlasnet.cohort.conversion.labels import (
     Chosen,
     Labels,
@@ -27,10 +27,11 @@ from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.layout import PARTS
 from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.segments import label_segments
-from atlasnet.cohort.subject import Subject
-from atlasnet.errors import CohortError, InputError, require_folder
+from atlasnet.cohort.subject import NOT_AS_DECLARED, Subject
+from atlasnet.errors import CohortError, InputError, VolumeError, require_folder
 from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_absent, write_json
 from atlasnet.volume import Grid, Volume, write_labels, write_volume
+from atlasnet.volume.io import SEVERAL_VOLUMES
 from atlasnet.volume.kept import kept_open
 from atlasnet.wording import counted, shortened
 
@@ -79,15 +80,17 @@ def convert_cohort(
 ) -> Conversion:
     """Make a cohort of annotated cases as annotation tools leave them.
 
-    Every case has a folder of its own in ``source``. What is annotated may be a folder with a mask for each structure,
-    a label map, a ``.seg.nrrd`` of 3D Slicer, a DICOM segmentation or a DICOM structure set; see `find_case` for how
-    it is found. A mask may cover a part of the image, or have its axes in another order: nothing is interpolated.
+    Every case has a folder of its own in ``source``; folders of nothing but texts and tables are left out. What is
+    annotated may be a folder with a mask for each structure, a label map, a ``.seg.nrrd`` of 3D Slicer, a DICOM
+    segmentation or a DICOM structure set; see `find_case` for how it is found. A mask may cover a part of the image, or
+    have its axes in another order: nothing is interpolated.
 
     Args:
         source: holds a folder for each case.
         folder: of the cohort, which must not exist yet.
-        channels: what the images show; may be left out where all are DICOM and say it (their modality).
-        images: a pattern for each channel.
+        channels: what the images show, in the order of ``images``, or of the channels of the one image that holds them
+            all; may be left out where all are DICOM and say it (their modality).
+        images: a pattern for each channel, or for the one image of all channels.
         structures: a pattern.
         labels: names of the labels, in the order of their values, each with the structures that it unites, whose names
             are compared without regard to capitals. Where structures overlap, later labels cover earlier ones. By
@@ -102,19 +105,19 @@ def convert_cohort(
     source, folder, reporter = Path(source), Path(folder), reporter or SilentReporter()
     require_folder(source)
     require_absent(folder)
-    if channels and len(channels) != max(len(images), 1):
+    if channels and len(images) > 1 and len(channels) != len(images):
         raise InputError(
             "images and channels are not as many",
-            expected="one image and one channel, or a pattern of the image and a name for each channel",
+            expected="a pattern of the image and a name for each channel, or one image that holds them all",
             found=f"{counted(len(images), 'image')}, {counted(len(channels), 'channel')}",
         )
-    cases = _cases(source, images, structures, reporter)
+    cases, beside = _cases(source, images, structures, reporter)
     channels = tuple(channels) or (_modality(cases),)
     _check_modality(cases, channels[0])
     wanted = every_structure(cases) if labels is None else labels
     values = label_values(wanted)
     chosen = [Chosen.of(case, wanted) for case in cases]
-    notes = [*_left_out(source), *check_missing(chosen, wanted, allow_missing)]
+    notes = [*_left_out(source, beside), *check_missing(chosen, wanted, allow_missing)]
     notes += check_united(chosen, wanted, allow_missing)
     problems: list[str] = []
     with atomic_folder(folder) as made:
@@ -128,7 +131,10 @@ def convert_cohort(
     return Conversion(folder, tuple(case.name for case in cases), channels, values, tuple(notes))
 
 
-def _cases(source: Path, images: Sequence[str], structures: str | None, reporter: Reporter) -> list[Case]:
+def _cases(
+    source: Path, images: Sequence[str], structures: str | None, reporter: Reporter
+) -> tuple[list[Case], list[Path]]:
+    """The cases, and folders beside theirs that hold none."""
     if any((source / part).is_dir() for part in PARTS):
         raise CohortError(
             "this is a cohort already",
@@ -136,7 +142,8 @@ def _cases(source: Path, images: Sequence[str], structures: str | None, reporter
             expected="a folder for each case",
             remedy=f"use it as it is, or find what is wrong with it: atlasnet check {source}",
         )
-    folders = [entry for entry in _entries(source) if entry.is_dir()]
+    beside = [entry for entry in _entries(source) if entry.is_dir() and holds_documents_alone(entry)]
+    folders = [entry for entry in _entries(source) if entry.is_dir() and entry not in beside]
     if not folders:
         raise CohortError(
             "there is no folder of a case",
@@ -150,17 +157,19 @@ def _cases(source: Path, images: Sequence[str], structures: str | None, reporter
         except InputError as error:
             problems.append(str(error))
     _refuse(problems)
-    return cases
+    return cases, beside
 
 
 def _entries(source: Path) -> list[Path]:
     return [entry for entry in sorted(source.iterdir()) if not entry.name.startswith(".") and entry.name != "__MACOSX"]
 
 
-def _left_out(source: Path) -> list[str]:
-    """Files beside the folders of cases, told: one may be a case."""
+def _left_out(source: Path, beside: Sequence[Path]) -> list[str]:
+    """Files and folders beside those of cases, told: one may be a case."""
     files = [entry.name for entry in _entries(source) if not entry.is_dir()]
-    return [f"left out, in no folder of a case: {shortened(files)}"] if files else []
+    notes = [f"left out, in no folder of a case: {shortened(files)}"] if files else []
+    folders = [folder.name for folder in beside]
+    return [*notes, f"left out, with texts and tables alone: {shortened(folders)}"] if folders else notes
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -202,9 +211,9 @@ def _write_case(
 ) -> list[str]:
     """Write image and labels of a case; what is to be told of it."""
     case = chosen.case
-    subject = Subject(case.name, case.images, channels=len(case.images), series=case.series)
+    subject = Subject(case.name, case.images, channels=len(channels), series=case.series)
     with kept_open():
-        image = subject.read_image()
+        image = _read(subject)
         doubts = header_doubts(subject, channels) + modality_doubts(subject, channels)
     labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
     notes += [f"{case.name}: {doubt}" for _, doubt in doubts]
@@ -216,6 +225,18 @@ def _write_case(
     for number, channel in enumerate(image.array):
         write_volume(folder / "imagesTr" / f"{case.name}_{number:04d}.nii.gz", Volume(channel[None], image.grid))
     return notes
+
+
+def _read(subject: Subject) -> Volume:
+    """The image; where its channels are not those that were named, told with what mends it here."""
+    try:
+        return subject.read_image()
+    except VolumeError as error:
+        if error.problem not in (SEVERAL_VOLUMES, NOT_AS_DECLARED):
+            raise
+        alone = "name its channels, in their order: --channel once for each of them"
+        each = "give one file for each --image and --channel, or one --image that holds all channels"
+        raise error.told(remedy=alone if len(subject.images) == 1 else each) from error
 
 
 def _painted(
@@ -242,6 +263,12 @@ def _painted(
             if isinstance(opened, StructureSet):
                 if gaps := opened.gaps(name, grid):
                     notes.append(f"{case.name}: {name!r} has no contour in {counted(gaps, 'slice')} between others")
+                slices, voxels = opened.overlaps[name]
+                if slices:
+                    notes.append(
+                        f"{case.name}: contours of {name!r} overlap in part, in {counted(voxels, 'voxel')} of "
+                        f"{counted(slices, 'slice')}: they are united; look at them, if one is meant for a hole"
+                    )
                 if not mask.any():
                     notes.append(f"{case.name}: the contours of {name!r} enclose the centre of no voxel")
     return labels, notes

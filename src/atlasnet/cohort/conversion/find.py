@@ -23,6 +23,14 @@ from atlasnet.wording import shortened
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's
 _OBJECTS = (*_SEGMENTATIONS, RTStructureSetStorage)
 
+_DOCUMENTS = frozenset(
+    ".txt .md .rst .log .csv .tsv .xls .xlsx .ods .doc .docx .odt .rtf .pdf .htm .html .ppt .pptx .py .ipynb .sh .yml "
+    ".yaml .toml .ini .cfg".split()
+)
+"""Suffixes of texts, tables and programs; a sidecar (.json, .xml) is none, for it tells of an image that is gone."""
+
+_NAMED = frozenset(("README", "LICENSE", "LICENCE", "CHANGES", "CHANGELOG", "COPYING", "VERSION", "MAKEFILE"))
+
 Kind = Literal["image", "segmentation", "slice"]
 
 
@@ -52,6 +60,14 @@ class Case:
     def structures(self) -> tuple[str, ...]:
         """What is annotated."""
         return tuple(self.segments)
+
+
+def holds_documents_alone(folder: Path) -> bool:
+    """Whether a folder is no case beyond doubt: it holds something, and nothing but texts, tables and programs."""
+    files = files_below(folder)
+    return bool(files) and all(
+        (file.suffix.lower() in _DOCUMENTS or file.name.upper() in _NAMED) and not is_dicom(file) for file in files
+    )
 
 
 def find_case(folder: Path, images: Sequence[str] = (), structures: str | None = None) -> Case:
@@ -129,12 +145,15 @@ def _annotation(folder: Path, kinds: Mapping[Path, Kind | None], images: Sequenc
     masks = {file.parent for file, kind in free.items() if kind == "image" and file.parent != folder}
     found = [*sorted(masks), *(file for file, kind in free.items() if kind == "segmentation")]
     if len(found) != 1:
+        naming = "name what holds the structures with --structures, and an image in another folder with --image"
         raise CohortError(
             "there are several annotations" if found else "there is no annotation",
             path=folder,
             expected="a folder of masks, a .seg.nrrd, a DICOM segmentation or a structure set",
             found=_listed(folder, found or kinds),
-            remedy="name what holds the structures with --structures, and an image in another folder with --image",
+            remedy=naming
+            if any(kinds.values())
+            else "fetch what belongs there, or move the folder away if it is no case",
         )
     return found[0]
 

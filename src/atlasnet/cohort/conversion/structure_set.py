@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from atlasnet.volume import Grid
 from atlasnet.volume.dicom_files import DicomFile, quiet_pydicom, unreadable
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+HOLE = 0.95
+"""The share of an outline's pixels within another one from which on it is a hole there; the rest is rounding."""
+
 OFF_PLANE = 0.2
 """Slices by which a contour's points may lie beside the middle of a slice."""
 
@@ -28,6 +32,10 @@ _REMEDY = "give the series on which the contours were drawn, or leave the struct
 
 class StructureSet:
     """Regions of interest drawn as closed contours; points, open lines and regions without a contour are left out.
+
+    Attributes:
+        overlaps: by the name of a region whose mask was made, in how many slices contours that overlap in part were
+            united, and in how many voxels of these they overlap.
 
     Raises:
         VolumeError: it cannot be read, or two regions have one name.
@@ -44,10 +52,13 @@ class StructureSet:
                 for region in dataset.get("StructureSetROISequence") or ()
             }
             self._contours: dict[str, list[NDArray[np.float64]]] = {}
+            self.overlaps: dict[str, tuple[int, int]] = {}
+            self._exclusive: set[str] = set()  # regions that say that their contours are combined by exclusive or
             self._colours: dict[str, str] = {}
             for region in dataset.get("ROIContourSequence") or ():
                 name = names[int(region.ReferencedROINumber)]
-                points = [_points(contour) for contour in region.get("ContourSequence") or () if _is_closed(contour)]
+                closed = [contour for contour in region.get("ContourSequence") or () if _is_closed(contour)]
+                points = [_points(contour) for contour in closed]
                 # A contour that is there twice is one, and not a region and its hole.
                 contours = list({contour.tobytes(): contour for contour in points}.values())
                 if not contours:
@@ -55,6 +66,8 @@ class StructureSet:
                 if name in self._contours:
                     raise VolumeError(f"two regions are called {name!r}", path=path, remedy="rename one of them")
                 self._contours[name] = contours
+                if any(str(contour.ContourGeometricType) == "CLOSEDPLANAR_XOR" for contour in closed):
+                    self._exclusive.add(name)
                 if "ROIDisplayColor" in region:
                     self._colours[name] = hex_colour([int(value) for value in region.ROIDisplayColor])
             self.series = _series(dataset)
@@ -71,13 +84,27 @@ class StructureSet:
     def mask(self, name: str, grid: Grid) -> Mask:
         """The voxels whose centres lie within the contours, (z, y, x).
 
-        Contours of one slice are combined by exclusive or (a contour in another one is its hole), as DICOM
-        (PS3.3 C.8.8.6.3) and most readers have it.
+        Contours of one slice are combined by exclusive or where they are of the type CLOSEDPLANAR_XOR (DICOM PS3.3
+        C.8.8.6.3). Of the type CLOSED_PLANAR, one within another is its hole, as many systems write holes; those
+        that overlap in part are united, as plastimatch and dcmrtstruct2nii do: holes of this type are keyholes.
 
         Raises:
             VolumeError: a contour lies beside the slices of the image, not in a plane of them, or reaches out of them.
         """
-        filled = np.zeros(grid.shape, dtype=bool)
+        filled, overlaps = np.zeros(grid.shape, dtype=bool), []
+        for plane, contours in zip(filled, self._in_slices(name, grid), strict=True):
+            regions = [_enclosed(points, plane.shape) for points in contours]
+            if name not in self._exclusive:
+                regions, united = _united(regions)
+                overlaps.append(united)
+            for region in regions:
+                plane ^= region
+        self.overlaps[name] = sum(count > 0 for count in overlaps), sum(overlaps)
+        return filled
+
+    def _in_slices(self, name: str, grid: Grid) -> list[list[NDArray[np.float64]]]:
+        """The points (n, 2) of the contours of every slice, voxels (x, y); raises as `mask` does."""
+        found: list[list[NDArray[np.float64]]] = [[] for _ in range(grid.shape[0])]
         for contour in self._contours[name]:
             points = grid.to_index(contour)
             heights = points[:, 2]
@@ -99,8 +126,8 @@ class StructureSet:
                     found=f"({first[0]:.1f}, {first[1]:.1f}) to ({last[0]:.1f}, {last[1]:.1f})",
                     remedy=_REMEDY,
                 )
-            _fill(filled[slice_number], points[:, :2])
-        return filled
+            found[slice_number].append(points[:, :2])
+        return found
 
     def gaps(self, name: str, grid: Grid) -> int:
         """How many slices between the first and the last one with a contour have none."""
@@ -129,12 +156,37 @@ def _series(dataset: Dataset) -> str | None:
     return None
 
 
-def _fill(plane: Mask, points: NDArray[np.float64]) -> None:
-    """Turn over the pixels of a slice (y, x) whose centres lie in a polygon of points (x, y)."""
+def _united(outlines: Sequence[Mask]) -> tuple[list[Mask], int]:
+    """Regions whose exclusive or is the structure, of outlines of the type CLOSED_PLANAR, and the voxels united.
+
+    Outlines that overlap and of which none is a hole in the other become one region, with all that are so tied to them;
+    the largest first, so that a hole in what two of them enclose together is one.
+    """
+    regions: list[Mask] = []
+    united = 0
+    for outline in sorted(outlines, key=np.count_nonzero, reverse=True):
+        tied = [k for k, region in enumerate(regions) if _in_part(region, outline)]
+        for k in reversed(tied):
+            region = regions.pop(k)
+            united += int(np.count_nonzero(region & outline))
+            outline = region | outline
+        regions.append(outline)
+    return regions, united
+
+
+def _in_part(one: Mask, other: Mask) -> bool:
+    """Whether two outlines overlap, and neither lies within the other."""
+    common = np.count_nonzero(one & other)
+    return bool(0 < common < HOLE * min(np.count_nonzero(one), np.count_nonzero(other)))
+
+
+def _enclosed(points: NDArray[np.float64], shape: tuple[int, ...]) -> Mask:
+    """The pixels of a slice (y, x) whose centres lie in a polygon of points (x, y)."""
+    plane = np.zeros(shape, dtype=bool)
     low = np.maximum(np.ceil(points.min(axis=0)), 0).astype(int)
     high = np.minimum(np.floor(points.max(axis=0)), np.array(plane.shape[::-1]) - 1).astype(int)
-    if np.any(high < low):
-        return
-    x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
-    inside = Outline(points, closed=False).contains_points(np.stack([x.ravel(), y.ravel()], axis=1))
-    plane[low[1] : high[1] + 1, low[0] : high[0] + 1] ^= inside.reshape(x.shape)
+    if np.all(high >= low):
+        x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
+        inside = Outline(points, closed=False).contains_points(np.stack([x.ravel(), y.ravel()], axis=1))
+        plane[low[1] : high[1] + 1, low[0] : high[0] + 1] = inside.reshape(x.shape)
+    return plane
