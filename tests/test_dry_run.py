@@ -250,6 +250,11 @@ def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, ca
     assert set(before.costs) == set(before.steps) == {"atlases", "own"}
     of_networks = sum(before.steps[space] * before.costs[space].step for space in ("atlases", "own"))
     assert before.seconds["networks"] == pytest.approx(of_networks)
+    # Networks of a scan, results of it and networks in these: 1, 1, 1; 2, 1, 2; with one and both atlases 2, 2, 3.
+    own, atlases = before.scans["own"], before.scans["atlases"]
+    of_scan = 3 * own.ask + 3 * own.fuse + 2 * own.score + 2 * atlases.ask + 3 * atlases.fuse + 2 * atlases.score
+    of_scan += 2 * atlases.carry[False] + atlases.score
+    assert before.seconds["segmenting and scoring"] == pytest.approx(2 * of_scan)
     # The plain network is the first of the ensemble's two; AtlasNet has a network for each atlas.
     assert (before.models, before.epochs) == ((3, 0), 3 + 3 + 2 * 3)
     assert before.pairs == (2 * 2 + 2 * 2, 0)
@@ -276,4 +281,5 @@ def test_a_study_is_forecast_before_and_after(cohort: Cohort, tmp_path: Path, ca
     said = capsys.readouterr().out
     assert "network                 segnet, width 0.25, batches" in said
     assert "plain, seed 1: 2 of 2 tests to segment" in said
+    assert "segmenting and scoring" in said
     assert not (tmp_path / "new").exists()

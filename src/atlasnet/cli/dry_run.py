@@ -102,7 +102,11 @@ def study_lines(found: StudyForecast, folder: Path) -> list[str]:
             found.peak_mib,
             found.chosen is None,
         ),
-        "             segmenting the tests, but for their registrations, and scoring them is not in it",
+        *(
+            f"             a test{_HOW[space]}: {scan.ask + scan.fuse:.1f} s a network, {scan.score:.1f} s to score a "
+            "result; by one that has learnt nothing, on the largest training subject: rather too long than too short"
+            for space, scan in found.scans.items()
+        ),
         *([] if found.disk_mib is None else [f"disk         about {size(found.disk_mib)} more, but for the results"]),
     ]
     return lines

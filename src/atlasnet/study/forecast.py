@@ -1,8 +1,8 @@
-"""What a study or a cross-validation would do, what of it is done already, and what the training in it takes."""
+"""What a study or a cross-validation would do, what of it is done already, and what the rest takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -15,9 +15,10 @@ from atlasnet.study.methods import Method
 from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.request import ATLASES, StudyRequest
 from atlasnet.study.shares import share_size
+from atlasnet.study.trial import ScanCost, measure_scan
 from atlasnet.training.atlases import atlas_count, chosen_names
 from atlasnet.training.fit import Fitting
-from atlasnet.training.forecast import Cost, measure
+from atlasnet.training.forecast import Cost, cost_of, register_largest
 from atlasnet.training.options import FitOptions
 from atlasnet.training.sources import keyed_subject
 
@@ -39,7 +40,8 @@ class StudyForecast:
         epochs: of all networks that are to be trained, at the most.
         steps: of the optimiser in these epochs, by where networks work (see `Method.space`); with part of the subjects
             an epoch has fewer.
-        costs: of the parts, where networks work so; empty where nothing is left to train.
+        costs: of the parts of a training, where networks work so; empty where nothing is left to do.
+        scans: of the parts of segmenting and scoring a test subject, likewise.
         models_mib: what the models that are to be trained take on disk, with their mapped cases.
     """
 
@@ -55,6 +57,7 @@ class StudyForecast:
     epochs: int
     steps: Mapping[str, int]
     costs: Mapping[str, Cost]
+    scans: Mapping[str, ScanCost]
     models_mib: float
 
     @property
@@ -64,13 +67,17 @@ class StudyForecast:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By stage, of what is left; what segmenting and scoring take beside their registrations is not known."""
+        """By stage, of what is left, every test subject taken to be as large as the largest training subject."""
         if not self.costs:
             return {}
+        tests = (
+            missing * self.scans[_space(job.method)].of(job, self.atlases) for job, missing in self.jobs if missing
+        )
         pair = max(cost.pair for cost in self.costs.values())
         return {
             "registration and mapping": (self.pairs[0] - self.pairs[1]) * pair,
             "networks": sum(steps * self.costs[space].step for space, steps in self.steps.items()),
+            "segmenting and scoring": sum(tests),
         }
 
     @property
@@ -112,6 +119,7 @@ class StudyForecast:
             "epochs": self.epochs,
             "steps": sum(self.steps.values()),
             "measured": {space: asdict(cost) for space, cost in self.costs.items()},
+            "measured_scan": {space: scan.to_json() for space, scan in self.scans.items()},
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
             "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 1),
@@ -158,8 +166,10 @@ def forecast_study(
     epochs = [_epochs(run, member.method, count) for member in absent]
     maps = {job.method.space for job, _ in jobs}
     pairs = count * ((len(cohort) - 1) * ("atlases" in maps) + len(tests) * bool(maps & {"atlases", "labels"}))
-    spaces = {"own" if job.method.space == "own" else "atlases" for job, missing in jobs if missing}
-    costs = {space: _cost(run, plan, space, count) for space in sorted(spaces)}
+    spaces = {_space(job.method) for job, missing in jobs if missing}
+    carried = {job.method.local for job, missing in jobs if missing and not job.method.seeded}
+    found = {space: _measured(run, plan, space, count, carried) for space in sorted(spaces)}
+    costs = {space: cost for space, (cost, _) in found.items()}
     steps = dict.fromkeys(costs, 0)
     for n, member in zip(epochs, absent, strict=True):
         space = member.method.space
@@ -177,6 +187,7 @@ def forecast_study(
         epochs=sum(epochs),
         steps=steps,
         costs=costs,
+        scans={space: scan for space, (_, scan) in found.items()},
         models_mib=_models_mib(run, absent, costs, count),
     )
 
@@ -201,10 +212,20 @@ def _models_mib(run: StudyRequest, absent: Sequence[Run], costs: Mapping[str, Co
     return found
 
 
-def _cost(run: StudyRequest, plan: Plan, space: str, atlases: int) -> Cost:
+def _space(method: Method) -> str:
+    """Where a method is measured; labels are carried over by the registrations of AtlasNet."""
+    return "own" if method.space == "own" else "atlases"
+
+
+def _measured(
+    run: StudyRequest, plan: Plan, space: str, atlases: int, carried: Collection[bool]
+) -> tuple[Cost, ScanCost]:
     # They are read only; nothing is looked up under their keys.
     subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in run.cohort]
-    return measure(_fitting(run, space, atlases), plan, subjects)
+    fitting = _fitting(run, space, atlases)
+    pair = register_largest(fitting, plan, subjects)
+    scan = measure_scan(run, fitting, plan, pair, carried if space == "atlases" else ())
+    return cost_of(fitting, plan, subjects, pair), scan
 
 
 def _fitting(run: StudyRequest, space: str, atlases: int) -> Fitting:

@@ -17,14 +17,14 @@ from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, SilentReporter, peak_memory, read_json, reading_back
 from atlasnet.execution.stages import MIB
 from atlasnet.network import NetworkSpec
-from atlasnet.registration import make_operator
+from atlasnet.registration import Registration, make_operator
 from atlasnet.training.fit import Fitting
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed, keyed_subject
-from atlasnet.training.store import STORED_BYTES
-from atlasnet.training.transformer import MappedCohort
+from atlasnet.training.store import STORED_BYTES, MappedCase
+from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.update import Changes
 from atlasnet.volume import volume_files
 
@@ -229,8 +229,34 @@ def forecast_fit(
     )
 
 
+@dataclass(frozen=True)
+class Pair:
+    """The largest subject with a label, registered onto the next largest.
+
+    Args:
+        source: that was registered.
+        target: the atlas.
+        registration: what it gave.
+        case: the subject in the atlas's space.
+        transformer: that mapped it.
+        seconds: that registration and mapping took.
+    """
+
+    source: Keyed
+    target: Keyed
+    registration: Registration
+    case: MappedCase
+    transformer: Transformer
+    seconds: float
+
+
 def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     """Register the largest subject with a label onto the next largest, map it, and time steps of a network on it."""
+    return cost_of(run, plan, subjects, register_largest(run, plan, subjects))
+
+
+def register_largest(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Pair:
+    """Register the largest subject with a label onto the next largest, and map it."""
     execution = replace(run.execution, reporter=SilentReporter())
     sizes = {subject.name: int(subject.read_grid().size.prod()) for subject in run.cohort}
     ordered = sorted(subjects, key=lambda subject: -sizes[subject.name])
@@ -246,13 +272,18 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
         except RegistrationError:  # it took its time
             (found,) = make_operator("centre").register(image, [atlas], execution=execution)
         case = transformer.alone(source, target, found.transform)
-        pair = time.perf_counter() - start
+        return Pair(source, target, found, case, transformer, time.perf_counter() - start)
+
+
+def cost_of(run: Fitting, plan: Plan, subjects: Sequence[Keyed], pair: Pair) -> Cost:
+    """Time steps of a network on a pair that was mapped."""
+    source, case = pair.source, pair.case
     with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
-        found.transform.save(Path(folder) / "transform.safetensors")
+        pair.registration.transform.save(Path(folder) / "transform.safetensors")
         pair_bytes = (Path(folder) / "transform.safetensors").stat().st_size
     cohort = MappedCohort("", (case,) * len(subjects), {})
     spec = run.planned_spec(plan, run.spec(plan), case.labels.shape)
-    networks = run.networks([target.name], [cohort], spec)
+    networks = run.networks([pair.target.name], [cohort], spec)
     with tempfile.TemporaryDirectory(prefix="atlasnet-") as folder:
         step, steps = networks.timed_step(run.planned_recipe(plan), Path(folder) / "timing")
     peak = peak_memory()
@@ -261,10 +292,10 @@ def measure(run: Fitting, plan: Plan, subjects: Sequence[Keyed]) -> Cost:
     networks = replace(networks, spec=run.planned_spec(plan, spec, larger))
     stored = [file for path in run.cohort[source.name].images for file in volume_files(path)]
     return Cost(
-        pair,
+        pair.seconds,
         step,
         steps,
-        image.array.nbytes / MIB,
+        source.read().array.nbytes / MIB,
         None if peak is None else peak / MIB,
         pair_disk_mib=pair_bytes / MIB,
         case_disk_mib=(case.image.size * STORED_BYTES + case.labels.size) / MIB,

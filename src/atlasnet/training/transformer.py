@@ -169,16 +169,20 @@ class Transformer:
 
     def alone(self, subject: Keyed, atlas: Keyed, transform: Transform) -> MappedCase:
         """A subject in an atlas's space, in the region that there would be of the two of them; not kept."""
-        image, labels, mask = self._prepared(subject)
-        overview, region = self._overview(atlas), None
-        if self._cropped(atlas):
-            seen = [overview.map(labels, self.values, transform, mask)]
-            if atlas.read_labels is not None:
-                own, within = self._reference(atlas)
-                seen.append(overview.map(own, self.values, Transform.identity(), within))
-            region = self._united(atlas, overview, seen)
-        grid = region_grid(overview.grid, region, self.plan.slice_axis)
-        return self._case(subject.name, image, labels, mask, transform, grid)
+        region = self.region_alone(subject, atlas, transform)
+        grid = region_grid(self._overview(atlas).grid, region, self.plan.slice_axis)
+        return self._case(subject.name, *self._prepared(subject), transform, grid)
+
+    def region_alone(self, subject: Keyed, atlas: Keyed, transform: Transform) -> Region | None:
+        """The region, None being everywhere, that there would be of a subject and an atlas alone."""
+        if not self._cropped(atlas):
+            return None
+        overview, (labels, mask) = self._overview(atlas), self._reference(subject)
+        seen = [overview.map(labels, self.values, transform, mask)]
+        if atlas.read_labels is not None:
+            own, within = self._reference(atlas)
+            seen.append(overview.map(own, self.values, Transform.identity(), within))
+        return self._united(atlas, overview, seen)
 
     def _tell_of_size(self, pairs: Sequence[_Accepted], regions: Sequence[Region | None]) -> None:
         """Warn of a region that is far larger than a plan is made for, before anything is mapped to it."""
