@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 from scipy import ndimage
 
-from atlasnet.cli import register
+from atlasnet.cli import learn_metrics, register
+from atlasnet.cli.main import parser
 from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import AtlasNetError, InputError, TransformError, VolumeError
 from atlasnet.registration.settings import PRESETS
@@ -388,8 +389,26 @@ def test_every_preset_searches_on_all_levels_where_the_metric_that_refinements_f
 
 def test_spaces_in_a_list_of_metrics_do_not_matter_and_an_empty_entry_is_quoted():
     assert register._metrics(" mi = 1, ncc=0.5 ") == {"metrics": {"mi": 1.0, "ncc": 0.5}}
-    with pytest.raises(InputError, match=r"no metric with a weight.*found ''"):
+    with pytest.raises(InputError, match=r"an entry of the list is empty.*found 'mi=1,,ncc=1'"):
         register._metrics("mi=1,,ncc=1")
+
+
+def test_spaces_in_the_lists_of_learn_metrics_do_not_matter():
+    words = [
+        "learn-metrics",
+        "data",
+        "-o",
+        "w.json",
+        "--metrics",
+        "mi, ncc",
+        "--class",
+        "lungs = 1, 2",
+        "--class",
+        "a=3",
+    ]
+    settings = learn_metrics._settings(parser().parse_args(words))
+    assert settings.metrics == ("mi", "ncc")
+    assert settings.groups == {"lungs": (1, 2), "a": (3,)}
 
 
 @pytest.mark.parametrize("which", ["source", "target"])

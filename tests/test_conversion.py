@@ -354,6 +354,13 @@ def test_labels_unite_cover_and_leave_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cohort["a"].read_labels().array[0], painted())
 
 
+def test_an_empty_entry_of_a_label_is_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_masks(tmp_path / "cases" / "a")
+    words = ["convert", str(tmp_path / "cases"), "-o", str(tmp_path / "data"), "--channel", "CT"]
+    assert main([*words, "--label", "both=Lung,,tumour"]) == 2
+    assert "an entry of the list is empty" in capsys.readouterr().err
+
+
 def test_a_missing_structure_is_refused_or_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         write_masks(tmp_path / "cases" / name)

@@ -149,6 +149,9 @@ def test_the_words_of_the_option_are_labels() -> None:
     assert protocol == PatchProtocol("disease", ("lung", "vessel"), 16)
     assert protocol.values(LABELS) == (2, (1, 3))
     assert PatchProtocol.parse("disease").region == ()
+    assert PatchProtocol.parse(" disease : lung, vessel ", 16) == protocol
+    with pytest.raises(InputError, match="has no name"):
+        PatchProtocol.parse("disease:lung,,vessel")
     with pytest.raises(InputError, match="no such label"):
         PatchProtocol.parse("disease:liver").values(LABELS)
     with pytest.raises(InputError, match="pixel"):

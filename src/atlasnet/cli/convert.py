@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasnet.cli.options import add_output_options, require_writable
+from atlasnet.cli.options import add_output_options, named_list, require_writable
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import InputError, require_folder
 from atlasnet.wording import counted
@@ -89,15 +89,14 @@ def run(args: argparse.Namespace) -> int:
 def _labels(texts: Sequence[str]) -> dict[str, list[str]]:
     labels: dict[str, list[str]] = {}
     for text in texts:
-        name, _, parts = (part.strip() for part in text.partition("="))
-        structures = [part.strip() for part in parts.split(",") if part.strip()] if "=" in text else [name]
-        if not name or not structures or name in labels:
+        name, structures = named_list(text)
+        if not name or name in labels:
             raise InputError(
                 "a label is not understood" if name not in labels else "a label is named twice",
                 expected="--label NAME or --label NAME=STRUCTURE,STRUCTURE, once for each label",
                 found=repr(text),
             )
-        labels[name] = structures
+        labels[name] = [name] if structures is None else structures
     return labels
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from, make_folder, require_file
+from atlasnet.cli.options import add_execution_options, execution_from, listed, make_folder, named_list, require_file
 from atlasnet.cli.register import PRESETS
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
@@ -99,7 +99,7 @@ def _settings(args: argparse.Namespace) -> LearnSettings:
     registration |= {name: v for name in ("spacing", "alpha") if (v := getattr(args, name)) is not None}
     svm = {name: v for name in ("cost", "iterations") if (v := getattr(args, name)) is not None}
     return LearnSettings(
-        metrics=tuple(args.metrics.split(",")),
+        metrics=tuple(listed(args.metrics)),
         pairs=args.pairs,
         judging=args.judging_pairs,
         groups=None if args.groups is None else _groups(args.groups),
@@ -113,9 +113,9 @@ def _groups(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
     groups: dict[str, tuple[int, ...]] = {}
     for text in texts:
-        name, _, labels = text.partition("=")
+        name, labels = named_list(text)
         try:
-            values = tuple(int(label) for label in labels.split(","))
+            values = tuple(int(label) for label in labels or ())
         except ValueError:
             values = ()
         if not (name and values):

@@ -130,6 +130,26 @@ def metric_settings(path: Path | None) -> dict[str, Any]:
     return {} if path is None else MetricWeights.read(path).settings()
 
 
+def listed(text: str) -> list[str]:
+    """The entries of a list that commas divide, without the spaces around them.
+
+    Raises:
+        InputError: an entry is empty.
+    """
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entries):
+        raise InputError(
+            "an entry of the list is empty", expected="names or numbers that commas divide", found=repr(text)
+        )
+    return entries
+
+
+def named_list(text: str) -> tuple[str, list[str] | None]:
+    """What is before the first equals sign, and the list behind it, None without one; see `listed`."""
+    name, equals, entries = text.partition("=")
+    return name.strip(), listed(entries) if equals else None
+
+
 def add_mask_option(parser: argparse.ArgumentParser, use: str) -> None:
     """``--organ-mask``: where the masks of all cases lie."""
     parser.add_argument(

@@ -10,6 +10,7 @@ from atlasnet.cli.options import (
     OPERATORS,
     add_execution_options,
     execution_from,
+    listed,
     make_folder,
     metric_settings,
     remove_empty,
@@ -251,7 +252,7 @@ def _metrics(text: str) -> dict[str, Any]:
 
     if Path(text).suffix == ".json" or Path(text).is_file():
         return metric_settings(Path(text))
-    parts = [_metric(part) for part in text.split(",")]
+    parts = [_metric(part) for part in listed(text)]
     if len(dict(parts)) < len(parts):
         raise InputError("a metric is named twice", found=text)
     return {"metrics": dict(parts)}

@@ -53,9 +53,18 @@ class PatchProtocol:
 
     @classmethod
     def parse(cls, text: str, size: int = 32) -> PatchProtocol:
-        """Read LABEL or LABEL:REGION, several labels of the region divided by commas."""
-        label, _, region = text.partition(":")
-        return cls(label, tuple(name for name in region.split(",") if name), size)
+        """Read LABEL or LABEL:REGION, several labels of the region divided by commas; spaces around names are left out.
+
+        Raises:
+            InputError: a name is empty.
+        """
+        label, colon, region = text.partition(":")
+        names = [name.strip() for name in region.split(",")] if colon else []
+        if not all([label.strip(), *names]):
+            raise InputError(
+                "a label of the patches has no name", expected="LABEL or LABEL:REGION,REGION", found=repr(text)
+            )
+        return cls(label.strip(), tuple(names), size)
 
     def values(self, labels: Mapping[str, int]) -> tuple[int, tuple[int, ...]]:
         """The values of the disease and of the region.
