@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import dicoms
+from atlasnet import __version__
 from atlasnet.cli.main import VERBS, main
 from atlasnet.cli.signals import ended_by_signals
 from atlasnet.cohort import Cohort, Subject, with_masks
@@ -503,6 +504,41 @@ def test_an_error_that_ends_the_work_is_in_the_log(model: Model, tmp_path: Path)
     assert " error <inputs>: " in text
     assert "exit code 2" in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--bogus", "Jane_Doe"], "unrecognized arguments: --bogus <value>"),
+        (["--seed", "Jane_Doe"], "argument --seed: invalid int value: '<value>'"),
+        (["--fusion=Jane_Doe"], "argument --fusion: invalid choice: '<value>' (choose from "),
+        (["--Jane_Doe=1"], "unrecognized arguments: <value>"),
+    ],
+)
+@pytest.mark.parametrize("joined", [False, True])
+def test_an_error_of_the_command_line_itself_is_in_the_log(
+    tmp_path: Path, capsys: Capture, words: list[str], said: str, joined: bool
+) -> None:
+    log = tmp_path / "run.log"
+    named = [f"--log={log}"] if joined else ["--log", str(log)]
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *named, "-m", "model", "-o", "out", str(tmp_path / "Jane_Doe.nii.gz"), *words])
+    assert stop.value.code == 2
+    assert "Jane_Doe" in capsys.readouterr().err
+    begin, error, end = log.read_text(encoding="utf-8").splitlines()
+    assert begin.endswith(f"Z begin atlasnet {__version__} predict")
+    assert f"Z error {said}" in error
+    assert end.endswith("Z end exit code 2, 0.0 s")
+    assert "Jane" not in log.read_text(encoding="utf-8")
+
+
+def test_an_error_of_the_command_line_itself_damages_nothing_that_is_named_after_log(scan: Path) -> None:
+    before = scan.read_bytes()
+    for log in (scan, scan.parent / "out.json"):
+        with pytest.raises(SystemExit):
+            main(["predict", str(scan), "--log", str(log)])
+    assert scan.read_bytes() == before
+    assert not (scan.parent / "out.json").exists()
 
 
 def test_a_log_that_cannot_be_written_is_refused(model: Model, tmp_path: Path, capsys: Capture) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from atlasnet import __version__
+from atlasnet.cli.misuse import Misuse, log_misuse
 from atlasnet.cli.reporting import run_verb
 from atlasnet.cli.signals import ended_by_signals, ending
 from atlasnet.errors import AtlasNetError
@@ -47,7 +48,8 @@ class _Parser(argparse.ArgumentParser):
     """Tells of an error in one line, as the verbs do; those of its verbs are of this class too."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; to mend it: see {self.prog} --help\n")
+        self._print_message(f"{self.prog}: error: {message}; to mend it: see {self.prog} --help\n", sys.stderr)
+        raise Misuse(message)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,7 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(command)
     try:
-        args = command.parse_args(arguments)
+        try:
+            args = command.parse_args(arguments)
+        except Misuse as misuse:
+            words = sys.argv[1:] if arguments is None else arguments
+            log_misuse(words, next((word for word in words if word in VERBS), ""), misuse.message)
+            raise
         with ended_by_signals():
             return _run(args)
     except BrokenPipeError:  # the reader of our output, `head` for one, has had enough

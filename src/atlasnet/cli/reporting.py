@@ -39,7 +39,7 @@ def run_verb(args: argparse.Namespace) -> int:
     args.reporter = SilentReporter() if args.quiet else TextReporter()
     if args.log is None:
         return _run(args)
-    _check_log(args)
+    check_log(args)
     with open_log(args.log) as stream:
         args.reporter = log = LogReporter(args.reporter, stream, _hidden(args))
         log.write("begin", f"atlasnet {__version__} {args.verb}")
@@ -93,7 +93,7 @@ def tell(args: argparse.Namespace, text: str, result: Any) -> None:
         print(text)
 
 
-def _check_log(args: argparse.Namespace) -> None:
+def check_log(args: argparse.Namespace) -> None:
     """Refuse a log in the place of what is read or written.
 
     Raises:
