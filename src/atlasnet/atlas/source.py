@@ -9,7 +9,7 @@ from pathlib import Path
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError
 from atlasnet.volume import Volume
-from atlasnet.volume.names import case_and_channel, image_stem
+from atlasnet.volume.names import case_and_channel, composed, image_stem
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def resolve_atlases(cohort: Cohort, names: Sequence[str | Path]) -> list[AtlasSo
 
 def _subject(cohort: Cohort, name: str | Path) -> AtlasSource | None:
     for subject in cohort:
-        if subject.name == str(name) or any(_same_file(Path(name), path) for path in subject.images):
+        if subject.name == composed(str(name)) or any(_same_file(Path(name), path) for path in subject.images):
             return AtlasSource(subject.name, subject.images, subject.name, subject.channels)
     return None
 
@@ -89,13 +89,13 @@ def _same_file(one: Path, other: Path) -> bool:
 def _outside(cohort: Cohort, path: Path) -> AtlasSource | None:
     channels = len(cohort.channels)
     if path.is_dir():
-        return AtlasSource(path.resolve().name, (path,), None, channels)
+        return AtlasSource(composed(path.resolve().name), (path,), None, channels)
     stem = image_stem(path)
     if stem is None or not path.is_file():
         return None
     case, first = case_and_channel(stem)
     if first != 0:
-        return AtlasSource(stem, (path,), None, channels)
+        return AtlasSource(composed(stem), (path,), None, channels)
     suffix = path.name[len(stem) :]
     paths = tuple(path.with_name(f"{case}_{channel:04d}{suffix}") for channel in range(channels))
     missing = [str(file) for file in paths if not file.is_file()]
@@ -106,7 +106,7 @@ def _outside(cohort: Cohort, path: Path) -> AtlasSource | None:
             expected=", ".join(file.name for file in paths),
             found="no " + ", ".join(missing),
         )
-    return AtlasSource(case, paths, None, channels)
+    return AtlasSource(composed(case), paths, None, channels)
 
 
 def _check_names(cohort: Cohort, sources: Sequence[AtlasSource]) -> None:

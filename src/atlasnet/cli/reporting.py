@@ -138,6 +138,7 @@ def _is_among_slices(file: Path, folder: Path) -> bool:
 def _hidden(args: argparse.Namespace) -> Hidden:
     """What must not stand in the log: the paths of the command line, and the names of files and folders there."""
     from atlasnet.execution import Hidden
+    from atlasnet.volume.names import composed
 
     paths = [(name, path) for name, value in vars(args).items() for path in _paths(value) if name != "log"]
     names = {name for _, path in paths for name in _names(path)}
@@ -153,7 +154,7 @@ def _hidden(args: argparse.Namespace) -> Hidden:
         names |= _trained_on(args.update)
     for atlas in vars(args).get("atlas") or ():  # a subject, or a file beside
         names |= {atlas, *filter(_tells, _spoken(PurePath(atlas).name))}
-    return Hidden(paths, names)
+    return Hidden(paths, {spelling for name in names for spelling in (name, composed(name))})
 
 
 def _paths(value: Any) -> Iterator[Path]:

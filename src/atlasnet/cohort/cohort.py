@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from atlasnet.cohort.structures import Values, structures_of
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
-from atlasnet.volume.names import case_and_channel, image_stem
+from atlasnet.volume.names import case_and_channel, composed, image_stem
 from atlasnet.wording import counted
 
 UNNAMED_CHANNEL = "image"
@@ -80,8 +79,8 @@ class Cohort:
         Raises:
             CohortError: a name is unknown, or there twice, or there is none.
         """
-        known = {_composed(subject.name): subject for subject in self.subjects}
-        names = [_composed(name) for name in names]
+        known = {composed(subject.name): subject for subject in self.subjects}
+        names = [composed(name) for name in names]
         unknown = [name for name in names if name not in known]
         if unknown or not names or len(set(names)) < len(names):
             twice = sorted({name for name in names if list(names).count(name) > 1})
@@ -112,7 +111,7 @@ class Cohort:
 
     def __getitem__(self, name: str) -> Subject:
         for subject in self.subjects:
-            if subject.name == name:
+            if subject.name == composed(name):
                 return subject
         raise KeyError(name)
 
@@ -124,11 +123,6 @@ class Cohort:
             f"Cohort({counted(len(self), 'subject')}, {self.format} layout, channels {', '.join(self.channels)}, "
             f"labels {listed}{regions})"
         )
-
-
-def _composed(name: str) -> str:
-    """A name as most systems write it: macOS gives letters and their accents apart."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _shorter(unknown: Sequence[str], known: Collection[str]) -> str | None:

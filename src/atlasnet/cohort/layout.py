@@ -12,7 +12,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import leads_nowhere
-from atlasnet.volume.names import READABLE_SUFFIXES, case_and_channel, image_stem, image_suffix
+from atlasnet.volume.names import READABLE_SUFFIXES, case_and_channel, composed, image_stem, image_suffix
 from atlasnet.wording import shortened
 
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
@@ -139,7 +139,7 @@ def _decathlon(root: Path, declaration: Declaration, channels: int, labelled: bo
 def _named_files(root: Path, dataset: Mapping[str, object], channels: int | None, labelled: bool) -> Listing:
     """The cases of nnU-Net's ``"dataset"``: of each the files of its images, a channel each, and of its labels."""
     listing, place, named = Listing("nnU-Net"), root / "dataset.json", list[Path]()
-    for name, case in sorted(dataset.items()):
+    for name, case in sorted((composed(name), case) for name, case in dataset.items()):
         files = case if isinstance(case, Mapping) else {}
         images, labels = files.get("images"), files.get("label")
         if not (
@@ -314,4 +314,4 @@ def _channels_complete(listing: Listing, name: str, files: Mapping[int, Path], c
 
 
 def _stem(path: Path) -> str:
-    return image_stem(path) or path.name
+    return composed(image_stem(path) or path.name)

@@ -12,7 +12,7 @@ from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
-from atlasnet.volume.names import image_stem
+from atlasnet.volume.names import composed, image_stem
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted, shortened
 
@@ -32,9 +32,9 @@ def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
         return {names[0]: place}
     if not place.is_dir():
         raise CohortError("there is no such folder of organ masks", path=place, expected="a folder with CASE.nii.gz")
-    found: dict[str, list[Path]] = {name: [] for name in names}
+    found: dict[str, list[Path]] = {composed(name): [] for name in names}
     for path in sorted(place.iterdir()):
-        stem = image_stem(path)
+        stem = composed(image_stem(path) or "")
         if stem in found and path.is_file():
             found[stem].append(path)
     for name, paths in found.items():
@@ -48,7 +48,7 @@ def find_masks(names: Sequence[str], place: str | Path) -> dict[str, Path]:
             expected="a file CASE.nii.gz, non-zero in the organ, for each case",
             found="none for " + shortened(missing),
         )
-    return {name: paths[0] for name, paths in found.items()}
+    return {name: found[composed(name)][0] for name in names}
 
 
 def masked(cases: Iterable[Subject], place: str | Path) -> list[Subject]:

@@ -10,7 +10,7 @@ from atlasnet.cohort.layout import PARTS
 from atlasnet.errors import InputError
 from atlasnet.execution import Reporter, files_below
 from atlasnet.volume import volume_files
-from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, case_and_channel, image_stem, is_dicom
+from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, case_and_channel, composed, image_stem, is_dicom
 from atlasnet.wording import counted, shortened
 
 # What lies beside scans and is none, by the end of its name: what other programs say of them, and results of ours.
@@ -149,20 +149,20 @@ def _dicom(path: Path, name: str, channels: int, series: str | None) -> Subject:
             path=path,
             remedy="convert each channel to CASE_0000.nii.gz, CASE_0001.nii.gz, …",
         )
-    return Subject(name, (path,), series=series)
+    return Subject(composed(name), (path,), series=series)
 
 
 def _case(path: Path, stem: str, channels: int) -> Subject:
     name, number = case_and_channel(stem)
     if number is None:
-        return Subject(stem, (path,), channels=channels)
+        return Subject(composed(stem), (path,), channels=channels)
     suffix = path.name[len(stem) :]
     if channels == 1:
         alone = number == 0 and not path.with_name(f"{name}_0001{suffix}").exists()
-        return Subject(name if alone else stem, (path,))
+        return Subject(composed(name if alone else stem), (path,))
     paths = tuple(path.with_name(f"{name}_{channel:04d}{suffix}") for channel in range(channels))
     if number >= channels and not paths[0].exists():
-        return Subject(stem, (path,), channels=channels)
+        return Subject(composed(stem), (path,), channels=channels)
     absent = [p.name for p in paths if not p.exists()]
     if absent:
         raise InputError(
@@ -171,4 +171,4 @@ def _case(path: Path, stem: str, channels: int) -> Subject:
             expected=f"{counted(channels, 'file')} {name}_0000{suffix} …",
             found="no " + ", ".join(absent),
         )
-    return Subject(name, paths, channels=channels)
+    return Subject(composed(name), paths, channels=channels)

@@ -19,6 +19,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, Reporter, read_json, reading_back
 from atlasnet.training.memory import measuring_bytes
 from atlasnet.training.options import FitOptions
+from atlasnet.volume.names import composed
 from atlasnet.wording import counted, shortened
 
 Folds = int | Sequence[Sequence[str]]
@@ -260,6 +261,6 @@ def read_folds(path: str | Path) -> FoldsFile:
             )
     return FoldsFile(
         path,
-        tuple(map(tuple, groups)),
-        tuple(None if learnt is None else frozenset(learnt) for learnt in trained),
+        tuple(tuple(map(composed, fold)) for fold in groups),
+        tuple(None if learnt is None else frozenset(map(composed, learnt)) for learnt in trained),
     )

@@ -25,6 +25,7 @@ from atlasnet.study.subjects import check_observer, check_test_subjects, subject
 from atlasnet.training.model import class_values
 from atlasnet.training.pairs import check_tissues, planned_operator
 from atlasnet.training.recipe import check_epochs
+from atlasnet.volume.names import composed
 
 SETTINGS, ATLASES, PLAN = "settings.json", "atlases.json", "plan.json"
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
@@ -70,7 +71,7 @@ class StudyRequest:
         if unlabelled:
             raise CohortError("subjects have no reference", found=", ".join(unlabelled))
         if isinstance(self.options.atlases, tuple):
-            outside = sorted(set(self.options.atlases) - {subject.name for subject in self.cohort})
+            outside = sorted({*map(composed, self.options.atlases)} - {subject.name for subject in self.cohort})
             if outside:
                 raise InputError(
                     "the atlases of a study must be training subjects, because label propagation needs their labels",

@@ -14,7 +14,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
 from atlasnet.volume import read_grid
-from atlasnet.volume.names import images_by_stem
+from atlasnet.volume.names import composed, images_by_stem
 from atlasnet.wording import shortened
 
 
@@ -30,7 +30,7 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
         CohortError: some have no reference, a name is unknown, or the labels are declared otherwise.
         InputError: a channel is missing.
     """
-    root = Path(path)
+    root, names = Path(path), None if names is None else [composed(name) for name in names]
     images, labels = root / "imagesTs", root / "labelsTs"
     found: dict[str, Subject] = {}
     if images.is_dir():

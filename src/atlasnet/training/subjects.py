@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atlasnet.errors import CohortError
+from atlasnet.volume.names import composed
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -18,7 +19,7 @@ def read_names(path: str | Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError("the list of subjects cannot be read", path=path, found=str(error)) from error
-    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    names = [composed(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise CohortError("the list of subjects is empty", path=path, expected="one case name a line")
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from atlasnet.errors import InputError, VolumeError
@@ -24,6 +25,11 @@ def image_stem(path: Path) -> str | None:
     return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
 
 
+def composed(name: str) -> str:
+    """A name as most systems write it: macOS gives letters and their accents apart, and means the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def case_and_channel(stem: str) -> tuple[str, int | None]:
     """What ``CASE_0001`` names: the case and the number of its channel; without four digits the whole, and None."""
     case, _, number = stem.rpartition("_")
@@ -31,7 +37,7 @@ def case_and_channel(stem: str) -> tuple[str, int | None]:
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder, but for hidden ones, by the stems of their names.
+    """The images of a folder, but for hidden ones, by the stems of their names, `composed`.
 
     Raises:
         InputError: two files have one stem.
@@ -45,6 +51,7 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
         require_target(file)
         if not file.is_file():
             continue
+        stem = composed(stem)
         if stem in found:
             raise InputError(
                 f"two files are called {stem}", path=file, found=f"{found[stem].name} beside it", remedy="remove one"

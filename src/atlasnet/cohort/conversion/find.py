@@ -17,7 +17,7 @@ from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import files_below
 from atlasnet.volume.dicom_files import read_header
 from atlasnet.volume.dicom_series import no_slice, open_series
-from atlasnet.volume.names import image_suffix, is_dicom
+from atlasnet.volume.names import composed, image_suffix, is_dicom
 from atlasnet.wording import shortened
 
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's
@@ -102,7 +102,7 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
     elsewhere = bool(images) and series is not None and not _holds(found[0], series)
     series = None if elsewhere else series
     modality = _modality(found[0], series) if is_dicom(found[0]) else None
-    return Case(folder.name, found, chosen, series, segments, modality, elsewhere)
+    return Case(composed(folder.name), found, chosen, series, segments, modality, elsewhere)
 
 
 def _kind(file: Path) -> Kind | None:
