@@ -91,6 +91,45 @@ def test_a_case_that_another_process_segments_is_left_to_it(
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(before)
 
 
+_WRITING = """
+import sys
+from pathlib import Path
+from atlasnet.execution import atomic_path
+from atlasnet.prediction.batch import _held
+path = Path(sys.argv[1])
+with _held(path), atomic_path(path.with_name("anna_entropy.nii.gz")), atomic_path(path) as place:
+    place.write_bytes(b"half of it")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_process_that_was_killed_had_begun_is_removed_and_what_one_that_runs_writes_is_not(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    assert main(predict(scans, model, "--quiet")) == 0
+    before = {path.name for path in out.iterdir()}
+    foreign = out / ".notes.nii.gz.abcdefgh"
+    foreign.mkdir()
+    words = [sys.executable, "-c", _WRITING, str(out / "anna.nii.gz")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "writing\n"
+        begun = {path for path in out.iterdir() if path.name.startswith(".anna") and path.is_dir()}
+        assert len(begun) == 2
+        assert main(predict(scans, model)) == 0
+        assert all(path.is_dir() for path in begun)
+        assert "was killed" not in capsys.readouterr().err
+        other.kill()
+        other.wait()
+    assert all(path.is_dir() for path in begun)
+    assert main(predict(scans, model)) == 0
+    said = capsys.readouterr().err
+    assert "anna: what a process that was killed had begun to write was removed: 2 temporary folders" in said
+    assert {path.name for path in out.iterdir()} == {*before, foreign.name}
+
+
 def predict(scans: Path, model: Model, *options: str) -> list[str]:
     return ["predict", str(scans), "-m", str(model.folder), "-o", str(scans.parent / "out"), *options]
 

@@ -13,6 +13,7 @@ from atlasnet.execution.files import (
     json_text,
     read_json,
     reading_back,
+    remains_in,
     require_absent,
     write_json,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "peak_memory",
     "read_json",
     "reading_back",
+    "remains_in",
     "require_absent",
     "save_tensors",
     "unpack",

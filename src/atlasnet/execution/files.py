@@ -18,6 +18,7 @@ from atlasnet.errors import InputError
 _OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
 
 LARGEST_JSON = 32 * 2**20  # bytes; as Python's objects a file may need twenty times its size
+_REMAINS = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}", re.DOTALL)  # as `tempfile` names folders
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -40,6 +41,19 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     _sync_folder(target.parent)
+
+
+def remains_in(folder: Path) -> dict[Path, list[Path]]:
+    """What processes that were killed, or still run, have in `atomic_path` in a folder, by the file it was to become.
+
+    Whoever removes any of it must hold a lock without which nobody writes that file.
+    """
+    found: dict[Path, list[Path]] = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        named = _REMAINS.fullmatch(entry.name)
+        if named is not None and entry.is_dir() and not entry.is_symlink():
+            found.setdefault(folder / named["target"], []).append(entry)
+    return found
 
 
 def require_absent(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from atlasnet.cohort import Subject
 from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, UnusualInputError, explained
-from atlasnet.execution import Execution, NamingReporter, Stages, give_back_memory, hold
+from atlasnet.execution import Execution, NamingReporter, Stages, give_back_memory, hold, remains_in
 from atlasnet.execution.stages import MIB
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.output import (
@@ -21,6 +22,7 @@ from atlasnet.prediction.output import (
     RTSTRUCT,
     check_own,
     check_places,
+    every_file,
     is_whole,
     is_written,
     provenance,
@@ -135,11 +137,13 @@ def predict_cases(
     check_places(cases, paths, outputs)
     request = _Request(predictor, options, outputs, report, overwrite)
     batch, alone = Batch(), len(cases) == 1
+    remains = {path: left for place in {p.parent for p in paths.values()} for path, left in remains_in(place).items()}
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         execution.pause()
         path = paths[case.name]
         try:
             with _held(path):
+                _clear(case, path, remains, execution)
                 request.attempt(case, path, batch, alone=alone)
         except InputError as held:
             # For a result that is there, nothing need be written; what another process writes stays as it is.
@@ -263,6 +267,18 @@ def _held(path: Path) -> AbstractContextManager[None]:
         busy="another process is segmenting this case",
         remedy="give another folder or name with -o",
     )
+
+
+def _clear(case: Subject, path: Path, remains: Mapping[Path, Sequence[Path]], execution: Execution) -> None:
+    """Remove what a process that was killed had begun to write of a case; no other can be writing it now."""
+    begun = [folder for file in every_file(path) for folder in remains.get(file, ()) if folder.is_dir()]
+    for folder in begun:
+        shutil.rmtree(folder, ignore_errors=True)
+    if begun:
+        text = (
+            f"what a process that was killed had begun to write was removed: {counted(len(begun), 'temporary folder')}"
+        )
+        execution.reporter.note(f"{case.name}: {text}")
 
 
 def _withdraw(case: Subject, path: Path, execution: Execution) -> None:

@@ -53,6 +53,12 @@ def output_files(path: Path, output: str) -> dict[str, Path]:
     return {output: file} | ({f"{output}_voxels": file.with_suffix(".raw")} if file.suffix.lower() == ".mhd" else {})
 
 
+def every_file(path: Path) -> list[Path]:
+    """All that a prediction whose labels lie at ``path`` may be written into."""
+    outputs = (LABELS, RECORD, *MAPS, DICOM_SEG, RTSTRUCT, REPORT)
+    return [file for output in outputs for file in output_files(path, output).values()]
+
+
 def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: Collection[str]) -> None:
     """Find out before any work that a result would take the place of a scan, a mask, another result or a folder.
 
