@@ -211,7 +211,9 @@ def test_subjects_that_fit_no_atlas_at_all_are_an_error(
     monkeypatch.setattr(Predictor, "ask", ask_for_more)
     options = FitOptions(atlases=1, width=0.25, epochs=1, operator="identity")
     with pytest.raises(RegistrationError, match="no subject"):
-        cross_validate(cohort, tmp_path / "x", options, folds=2, execution=ONE)
+        cross_validate(cohort, tmp_path / "x", options, folds=2, execution=replace(ONE, reporter=(told := Told())))
+    warnings = [text for text in told.warnings if "is not asked" in text]
+    assert sorted(text.partition(": ")[0] for text in warnings) == NAMES
 
 
 def test_too_many_folds_are_refused_before_training(cohort: Cohort, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ import SimpleITK as sitk
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.errors import Cancelled, CohortError, InputError, RegistrationError
-from atlasnet.execution import Execution, write_json
+from atlasnet.execution import Execution, SilentReporter, write_json
+from atlasnet.prediction import Predictor
+from atlasnet.prediction.answers import Answers
 from atlasnet.registration import make_operator
 from atlasnet.study import Study, StudyOptions, forecast_study, read_test_subjects, run_study, summarise, write_study
 from atlasnet.study.memory import RememberingOperator
@@ -172,6 +175,22 @@ def test_a_stopped_study_goes_on_to_the_same_scores(
         if r.run.fraction == 1 and r.run.method.name in ("propagation", "atlasnet")
     }
     assert {(r.run, r.case): r.scores for r in found.results} == expected
+
+
+def test_warnings_that_come_up_within_a_scan_name_it(
+    cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Left where they lie, scans and atlases do not fit each other well.
+    ask, reporter = Predictor.ask, SilentReporter()
+
+    def ask_for_more(self: Predictor, image: Volume, **options: Any) -> Answers:
+        return ask(self, image, **{**options, "minimum_quality": 0.5})
+
+    monkeypatch.setattr(Predictor, "ask", ask_for_more)
+    options = StudyOptions(**SETTINGS | {"operator": "identity", "width": 0.25}, methods=("atlasnet",))
+    run_study(cohort, tests, tmp_path / "s", options, execution=replace(ONE, reporter=reporter))
+    warnings = [text for text in reporter.warnings if "is not asked" in text]
+    assert sorted(text.partition(": ")[0] for text in warnings) == sorted(2 * TESTS)
 
 
 def test_another_study_in_the_folder_is_refused(study: Study, cohort: Cohort, tests: Sequence[Subject]) -> None:

@@ -12,7 +12,16 @@ import numpy as np
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import AtlasNetError, Cancelled, RegistrationError
 from atlasnet.evaluation import Table, evaluate_cohort
-from atlasnet.execution import Execution, atomic_path, file_digest, hold_folder, read_json, reading_back, write_json
+from atlasnet.execution import (
+    Execution,
+    NamingReporter,
+    atomic_path,
+    file_digest,
+    hold_folder,
+    read_json,
+    reading_back,
+    write_json,
+)
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
@@ -236,12 +245,13 @@ class _CrossValidation:
         predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)
         for name in self.execution.reporter.track(missing, "segmenting", len(missing)):
             path, subject = self._prediction(name), self.cohort[name]
+            naming = predictor.reporting_to(NamingReporter(self.execution.reporter, name))
             path.unlink(missing_ok=True)
             try:
                 image = subject.read_image()
-                answers = predictor.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))
-                prediction = predictor.fuse(answers)
-                samples = predictor.fusion_samples(answers, subject.read_labels(image.grid))
+                answers = naming.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))
+                prediction = naming.fuse(answers)
+                samples = naming.fusion_samples(answers, subject.read_labels(image.grid))
             except Cancelled:
                 raise
             except AtlasNetError as error:

@@ -17,7 +17,7 @@ from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.cohort.masks import are_masked, within
 from atlasnet.errors import AtlasNetError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
-from atlasnet.execution import Execution, WorkFolder, write_json
+from atlasnet.execution import Execution, NamingReporter, WorkFolder, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.canvas import write_canvas
@@ -43,7 +43,7 @@ from atlasnet.volume import Volume, canonical, read_labels
 CANVAS = "canvas"
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
 Fuse = Callable[[int | None], Prediction]
-Segment = Callable[[Volume, Volume | None], Fuse]  # of a scan, within its organ mask
+Segment = Callable[[Volume, Volume | None, Execution], Fuse]  # of a scan, within its organ mask
 
 
 def run_study(
@@ -210,7 +210,8 @@ class StudyRun(StudyRequest):
             self.execution.pause()
             try:
                 image = test.read_image()
-                fuse = segment(image, test.read_mask(image.grid))
+                naming = replace(self.execution, reporter=NamingReporter(self.say, test.name))
+                fuse = segment(image, test.read_mask(image.grid), naming)
             except (RegistrationError, VolumeError) as error:
                 for run in runs:
                     self._fail(run, test, error)
@@ -247,16 +248,17 @@ class StudyRun(StudyRequest):
                 )
             )
 
-        def segment(image: Volume, mask: Volume | None) -> Fuse:
-            for predictor in predictors:
+        def segment(image: Volume, mask: Volume | None, execution: Execution) -> Fuse:
+            naming = [predictor.reporting_to(execution.reporter) for predictor in predictors]
+            for predictor in naming:
                 predictor.require_memory(image.grid, wanted)
             # Networks on the canvas see a blank atlas, with which no registration agrees.
             quality = 0.0 if method.space == "own" else PredictOptions.minimum_quality
-            first, *others = [p.ask(image, minimum_quality=quality, fit=wanted.by_voxel, mask=mask) for p in predictors]
+            first, *others = [p.ask(image, minimum_quality=quality, fit=wanted.by_voxel, mask=mask) for p in naming]
             answers = first.and_those_of(others)
 
             def fuse(atlases: int | None) -> Prediction:
-                return predictors[0].fuse(answers if atlases is None else answers.first(atlases), wanted)
+                return naming[0].fuse(answers if atlases is None else answers.first(atlases), wanted)
 
             return fuse
 
@@ -270,11 +272,11 @@ class StudyRun(StudyRequest):
             planned_operator(self.options.operator, self.options.operator_settings, plan), self.work
         )
 
-        def segment(image: Volume, mask: Volume | None) -> Fuse:
+        def segment(image: Volume, mask: Volume | None, execution: Execution) -> Fuse:
             start = time.perf_counter()
             pairs = [(image, labels) for image, (_, labels) in zip(images, atlases, strict=True)]
             labels, seconds = propagate_labels(
-                image, pairs, self.values, operator, local=method.local, execution=self.execution
+                image, pairs, self.values, operator, local=method.local, execution=execution
             )
             if mask is not None:
                 labels = within(labels, mask)
