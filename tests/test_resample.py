@@ -28,6 +28,40 @@ SOURCE = turned_grid((14, 17, 20), (1.1, 1.4, 2.5), (3.0, -40.0, 100.0), (10, -2
 TARGET = turned_grid((15, 12, 18), (1.3, 2.0, 1.9), (2.0, -41.0, 102.0), (-15, 8, 70))
 
 
+@pytest.mark.parametrize(
+    ("affine", "fault"),
+    [
+        (np.diag([1.0, 0.0, 1.0, 1.0]), "spacing is not positive"),
+        (np.full((4, 4), np.nan), "affine of a grid cannot be used"),
+        (np.eye(3), "affine of a grid cannot be used"),
+        (np.eye(4) + np.eye(4)[3][:, None] * [1e-3, 0, 0, 0], "affine of a grid cannot be used"),
+        (np.eye(4) + np.outer([1, 0, 0, 0], [0, 0.01, 0, 0]), "axes of the grid are sheared"),
+        (np.array([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "axes of the grid are sheared"),
+    ],
+)
+def test_a_geometry_in_memory_that_no_image_has_is_refused(affine, fault):
+    with pytest.raises(VolumeError, match=fault) as caught:
+        Grid((3, 4, 5), affine)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 0.0, 1.0), (1.0, -1.0, 1.0), (1.0, np.nan, 1.0)])
+def test_a_spacing_that_is_not_positive_is_refused(spacing):
+    with pytest.raises(VolumeError, match="spacing is not positive"):
+        Grid.from_parts((3, 4, 5), spacing)
+
+
+def test_a_grid_has_three_axes():
+    with pytest.raises(VolumeError, match="three axes"):
+        Grid((3, 4), np.eye(4))
+
+
+def test_axes_off_by_rounding_and_mirrored_ones_are_taken():
+    turned = SOURCE.affine.astype(np.float32)
+    assert Grid(SOURCE.shape, turned).matches(SOURCE)
+    assert Grid(SOURCE.shape, SOURCE.affine @ np.diag([-1, 1, 1, 1])).spacing == pytest.approx(SOURCE.spacing)
+
+
 def test_a_cropped_grid_keeps_its_voxels_where_they_are() -> None:
     part = SOURCE.cropped((slice(1, 4), slice(0, 2), slice(3, 7)))
     assert part.shape == (3, 2, 4)

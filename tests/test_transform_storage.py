@@ -76,6 +76,16 @@ def test_a_changed_bit_is_noticed_wherever_it_is(tmp_path):
             Transform.load(broken)
 
 
+def test_a_geometry_that_no_image_has_is_refused_with_the_name_of_the_file(tmp_path):
+    transform, path = example(), tmp_path / "flat.safetensors"
+    flat = Grid.from_parts(GRID.shape)
+    object.__setattr__(flat, "affine", np.diag([1.0, 1, 0, 1]))
+    object.__setattr__(transform.forward.parts[0], "grid", flat)
+    transform.save(path)
+    with pytest.raises(TransformError, match=r"flat.safetensors: this is not a readable.*spacing is not positive"):
+        Transform.load(path)
+
+
 def test_foreign_and_absent_files_are_refused(tmp_path):
     with pytest.raises(TransformError, match="no such file"):
         Transform.load(tmp_path / "absent.safetensors")

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from atlasnet.errors import TransformError
+from atlasnet.errors import TransformError, VolumeError
 from atlasnet.execution import save_tensors
 from atlasnet.transform.maps import AffineMap, BSplineMap, CompositeMap, DisplacementMap, PointMap
 from atlasnet.volume.grid import Grid
@@ -65,7 +65,16 @@ def load_maps(path: str | Path) -> tuple[dict[str, PointMap], dict[str, dict[str
         if set(maps) != {"forward", "backward"}:
             raise KeyError("forward and backward")
         return maps, content["residual"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        VolumeError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise TransformError(
             "this is not a readable transform",
             path=path,

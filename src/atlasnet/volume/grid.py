@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from atlasnet.errors import VolumeError
+
 GRID_TOLERANCE = 0.05
 """Voxels by which the corners of one and the same grid may lie apart in two headers, which tools round."""
+
+_RIGHT_ANGLE = 2e-3  # cosine up to which two axes are at right angles, but for rounding
 
 Float = NDArray[np.float64]
 
@@ -25,6 +29,10 @@ class Grid:
     Args:
         shape: voxels along (z, y, x).
         affine: (4, 4), index (x, y, z, 1) to LPS mm.
+
+    Raises:
+        VolumeError: the shape has not three axes, or the affine is not of that form: finite, its axes of a length above
+            0 and at right angles to each other.
     """
 
     shape: tuple[int, int, int]
@@ -33,6 +41,7 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         affine = np.array(self.affine, dtype=np.float64)
+        _check(self.shape, affine)
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 
@@ -44,13 +53,29 @@ class Grid:
         origin: ArrayLike = (0.0, 0.0, 0.0),
         direction: ArrayLike | None = None,
     ) -> Grid:
-        """Build from ``shape`` (z, y, x) and ITK's ``spacing``, ``origin`` (x, y, z; mm) and ``direction`` (3, 3)."""
+        """Build from parts as ITK has them.
+
+        Args:
+            shape: voxels along (z, y, x).
+            spacing: along (x, y, z), mm.
+            origin: of voxel (0, 0, 0), (x, y, z) in LPS mm.
+            direction: (3, 3), its columns the unit vectors of the index axes (x, y, z); None: the patient's axes.
+
+        Raises:
+            VolumeError: as for the class, or a spacing is not positive.
+        """
+        steps = np.asarray(spacing, dtype=np.float64)
+        if not (steps > 0).all():
+            raise VolumeError(
+                "the spacing is not positive",
+                expected="millimetres above 0 along each axis; the direction says which way it runs",
+                found=str(steps.tolist()),
+            )
         affine = np.eye(4)
         axes = np.eye(3) if direction is None else np.asarray(direction, dtype=np.float64).reshape(3, 3)
-        affine[:3, :3] = axes * np.asarray(spacing, dtype=np.float64)
+        affine[:3, :3] = axes * steps
         affine[:3, 3] = origin
-        z, y, x = shape
-        return cls((z, y, x), affine)
+        return cls(tuple(shape), affine)  # type: ignore[arg-type] # of another length it is refused
 
     @property
     def spacing(self) -> Float:
@@ -128,3 +153,35 @@ class Grid:
             return "(" + ", ".join(f"{v:g}" for v in np.round(values, 4)) + ")"
 
         return f"Grid(shape={self.shape} zyx, spacing={three(self.spacing)} mm, origin={three(self.origin)} LPS mm)"
+
+
+def _check(shape: tuple[int, ...], affine: Float) -> None:
+    """Refuse a geometry that no image has; what files hold is refused with their names, before it comes here.
+
+    Raises:
+        VolumeError: see `Grid`.
+    """
+    if len(shape) != 3:
+        raise VolumeError("a grid has three axes", expected="a shape (z, y, x)", found=str(shape))
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.abs(affine[3] - (0, 0, 0, 1)).max() > 1e-9:
+        raise VolumeError(
+            "the affine of a grid cannot be used",
+            expected="(4, 4), finite, last row 0 0 0 1, from index (x, y, z, 1) to LPS mm",
+            found=str(affine.tolist()),
+        )
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (lengths > 0).all():
+        raise VolumeError(
+            "the spacing is not positive",
+            expected="millimetres above 0 along each axis",
+            found=str(lengths.tolist()),
+        )
+    axes = affine[:3, :3] / lengths
+    cosines = axes.T @ axes - np.eye(3)
+    if np.abs(cosines).max() > _RIGHT_ANGLE:
+        raise VolumeError(
+            "the axes of the grid are sheared",
+            expected="axes at right angles to each other",
+            found=str(np.round(axes, 4).tolist()),
+            remedy="resample the image onto a rectangular grid (gantry tilt), or correct the direction",
+        )
