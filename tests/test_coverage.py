@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from atlasnet.prediction import answers
 from atlasnet.prediction.answers import Answer, MappedAnswer
-from atlasnet.transform import Coverage, DisplacementMap, Transform, part_box
+from atlasnet.transform import Coverage, DisplacementMap, Transform, part_box, repair
 from atlasnet.volume import Grid
 from atlasnet.volume.sampling import inside
 
@@ -31,7 +31,7 @@ def deformed(seed: int, grid: Grid) -> Transform:
     random = np.random.default_rng(seed)
     field = np.stack([gaussian_filter(random.standard_normal(grid.shape), 5, mode="nearest") for _ in range(3)])
     moved = torch.from_numpy((4 * field / np.abs(field).max()).astype(np.float32))
-    return Transform.from_displacement(DisplacementMap(moved, grid))
+    return Transform.from_displacement(DisplacementMap(repair(moved, grid)[0], grid))
 
 
 SCANS = [

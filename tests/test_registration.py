@@ -24,6 +24,7 @@ from atlasnet.registration import (
 )
 from atlasnet.registration.intensity import _thinned
 from atlasnet.registration.learning import learn
+from atlasnet.registration.measured import Found, MeasuringOperator
 from atlasnet.registration.operator import Task
 from atlasnet.registration.settings import (
     DEFAULT_LEVELS,
@@ -303,6 +304,28 @@ def test_a_start_that_mirrors_is_named_as_the_cause(pair):
     mirror[0, 3] = 2 * source.grid.corners().mean(0)[0]  # about the middle of the source
     with pytest.raises(RegistrationError, match="begins with folds or mirrors"):
         register_images(source, target, initial=Transform.affine(mirror), execution=ONE)
+
+
+class Folding(MeasuringOperator):
+    """What an operator of one's own may give that does not take the folds out."""
+
+    name = "folding"
+
+    def settings(self):
+        return {}
+
+    def find(self, source, source_mask, task, execution):
+        grid = task.target.grid
+        field = torch.zeros(3, *grid.shape)
+        field[0, :, :, grid.shape[2] // 2 :] = -4 * float(grid.spacing[0])  # the second half goes over the first
+        forward = DisplacementMap(field, grid)
+        return Found(Transform(forward, forward))
+
+
+def test_a_map_of_ones_own_operator_that_folds_is_refused(pair):
+    source, target, _ = pair
+    with pytest.raises(RegistrationError, match="operator folding folds or mirrors: its least Jacobian is -3"):
+        register_images(source, target, operator=Folding(), execution=ONE)
 
 
 def test_one_source_onto_several_targets_is_as_onto_each(pair):

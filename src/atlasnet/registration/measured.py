@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,24 @@ class MeasuringOperator(ABC):
                 results.append(self._register_one(source, source_mask, task, execution))
             return results
 
+    def _folding(self, measured: Mapping[str, Any], start: Mapping[str, Any] | None) -> RegistrationError:
+        """What is wrong with a map that folds, by its geometry and that of its start, and what would help."""
+        least = f"its least Jacobian is {measured['jacobian_min']:.3g}"
+        if start is None:
+            return RegistrationError(
+                f"the map of the operator {self.name} folds or mirrors: {least}; a field is smoothed where it folds by "
+                "atlasnet.transform.repair"
+            )
+        if start["folded_share"] > 0:
+            return RegistrationError(
+                f"the map that the registration begins with folds or mirrors: its least Jacobian is "
+                f"{start['jacobian_min']:.3g}; begin with another one"
+            )
+        return RegistrationError(
+            f"the map of the operator {self.name} still folds after its repair: {least}; raise alpha or "
+            "smallest_jacobian, or register at a coarser spacing"
+        )
+
     def _register_one(
         self, source: Volume, source_mask: Volume | None, task: Task, execution: Execution
     ) -> Registration:
@@ -87,17 +105,11 @@ class MeasuringOperator(ABC):
         transform, measured = geometry(found.transform.to(device), task.target.grid, source.grid)
         if not any(residual["share"] for residual in transform.residual.values()):
             raise RegistrationError("nothing of the source lies in the target's field of view")
-        if found.start is not None and measured["folded_share"] > 0:
-            at_start = geometry(found.start.to(device), task.target.grid, source.grid)[1]
-            if at_start["folded_share"] > 0:
-                raise RegistrationError(
-                    f"the map that the registration begins with folds or mirrors: its least Jacobian is "
-                    f"{at_start['jacobian_min']:.3g}; begin with another one"
-                )
-            raise RegistrationError(
-                f"the map of the operator {self.name} still folds after its repair: its least Jacobian is "
-                f"{measured['jacobian_min']:.3g}; raise alpha or smallest_jacobian, or register at a coarser spacing"
-            )
+        if measured["folded_share"] > 0:
+            at_start = None
+            if found.start is not None:
+                at_start = geometry(found.start.to(device), task.target.grid, source.grid)[1]
+            raise self._folding(measured, at_start)
         maps = {"before": Transform.identity().forward, "after": transform.forward}
         if found.start is not None:
             maps["prealigned"] = found.start.forward

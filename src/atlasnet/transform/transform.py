@@ -15,13 +15,14 @@ from torch import Tensor
 from atlasnet.errors import TransformError
 from atlasnet.transform.field import consistency, displacement_on
 from atlasnet.transform.invert import inverse_grid, inverse_on, invert
-from atlasnet.transform.jacobian import jacobian_summary
+from atlasnet.transform.jacobian import corner_jacobians, jacobian_summary
 from atlasnet.transform.maps import AffineMap, DisplacementMap, FramedPoints, PointMap, compose
 from atlasnet.transform.storage import load_maps, save_maps
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.resample import torch_voxels, working_type
 from atlasnet.volume.sampling import inside, lattice, sample, slabs
 from atlasnet.volume.volume import Volume
+from atlasnet.wording import counted
 
 OVERLAP_VOXELS = 1_000_000  # that are looked at, at regular distances, to say how far two images meet
 _MODES = ("linear", "nearest", "label")
@@ -77,11 +78,16 @@ class Transform:
         Args:
             displacement: a fold-free field on the target grid (see `atlasnet.transform.repair`).
             affine: (4, 4), acting on LPS mm; none is the identity.
-            measure: fill in the residual of the field and its inverse, over their own grids. It costs nearly as much as
-                the inverse; leave it out where `measured` follows.
+            measure: look whether the field folds, and fill in the residual of the field and its inverse, over their own
+                grids. It costs more than the inverse; leave it out for a field that `repair` gave, where `measured`
+                follows.
+
+        Raises:
+            TransformError: ``affine`` is not invertible, or the field folds, so that it has no inverse.
         """
         linear = AffineMap(np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64))
         if measure:
+            _check_folds(displacement)
             inverse, residual = invert(displacement)
         else:
             inverse, residual = inverse_on(displacement, inverse_grid(displacement)), {}
@@ -232,3 +238,19 @@ class Transform:
         """
         maps, residual = load_maps(path)
         return cls(maps["forward"], maps["backward"], residual)
+
+
+def _check_folds(field: DisplacementMap) -> None:
+    """Refuse a field whose inverse would be one of several answers.
+
+    Raises:
+        TransformError: it folds.
+    """
+    corners = corner_jacobians(field.displacement, field.grid)
+    if not bool((corners > 0).all()):
+        raise TransformError(
+            "the displacement field folds, and has no inverse",
+            expected="corner Jacobians above 0 at every voxel",
+            found=f"{float(corners.min()):.3g} at least, {counted(int((corners <= 0).sum()), 'voxel')} not above 0",
+            remedy="smooth it there: atlasnet.transform.repair",
+        )
