@@ -129,6 +129,16 @@ def test_booleans_are_written_as_bytes(tmp_path: Path) -> None:
     assert read_volume(tmp_path / "v.mha").array.ravel().tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_voxels_that_nothing_could_read_again_are_not_written(tmp_path: Path, suffix: str, bad: float) -> None:
+    array = np.zeros((3, 4, 5), np.float32)
+    array[1, 2, 3] = bad
+    with pytest.raises(VolumeError, match=rf"v{suffix}: the image has voxels that are not finite.*replace them"):
+        write_volume(tmp_path / f"v{suffix}", Volume(array, Grid.from_parts(array.shape)))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_suffix_is_refused_on_writing(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="format"):
         write_volume(tmp_path / "v.png", volume())

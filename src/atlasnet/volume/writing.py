@@ -18,7 +18,7 @@ from atlasnet.execution import atomic_path
 from atlasnet.volume.headers import check_nifti
 from atlasnet.volume.io import itk_reason, quiet_itk
 from atlasnet.volume.names import check_name, image_suffix
-from atlasnet.volume.volume import Volume
+from atlasnet.volume.volume import Volume, all_finite
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -35,7 +35,8 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     stored as uint8, float16 as float32, 64-bit integers in the smallest integer type that holds every value.
 
     Raises:
-        VolumeError: an unknown suffix, a name that is not in UTF-8, or a voxel type that no format keeps faithfully.
+        VolumeError: an unknown suffix, a name that is not in UTF-8, a voxel type that no format keeps faithfully, or
+            voxels that are not finite, which nothing could read again.
         OSError: the file cannot be written whole, for one because the disk is full.
     """
     path = Path(path)
@@ -96,6 +97,13 @@ def _suffix(path: Path) -> str:
 def _as_stored(path: Path, volume: Volume) -> sitk.Image:
     """The image that ITK writes to ``path``, in a voxel type that the format keeps."""
     check_name(path)
+    if not all_finite(volume.array):
+        raise VolumeError(
+            "the image has voxels that are not finite",
+            path=path,
+            found="NaN or infinity",
+            remedy="replace them by a number, for instance the air or background value",
+        )
     vector = not _suffix(path).startswith(".nii")
     return to_sitk(Volume(_storable(path, volume.array), volume.grid), vector=vector)
 
