@@ -26,6 +26,7 @@ from atlasnet.cohort import Cohort, check_cohort
 from atlasnet.cohort.conversion import convert_cohort
 from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.segments import label_segments
+from atlasnet.cohort.structures import where
 from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.prediction.dicom import Origin
 from atlasnet.prediction.dicom_seg import write_dicom_seg
@@ -344,7 +345,7 @@ def test_labels_unite_cover_and_leave_out(tmp_path: Path) -> None:
     whole = (painted() > 0).astype(np.uint8)
     for name, mask in (("organ", whole), ("Left", painted() == 2), ("RIGHT", painted() * 0), ("else", whole)):
         write_labels(case / "masks" / f"{name}.nii.gz", Volume(mask[None].astype(np.uint8), volume.grid))
-    with pytest.raises(CohortError, match=r"overlaps other structures in .* --label in the order"):
+    with pytest.raises(CohortError, match=r"overlaps other structures in .* --label in the order .* --overlapping"):
         convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"])
     assert not (tmp_path / "data").exists()
     words = ["convert", str(tmp_path / "cases"), "-o", str(tmp_path / "data"), "--channel", "CT"]
@@ -352,6 +353,54 @@ def test_labels_unite_cover_and_leave_out(tmp_path: Path) -> None:
     cohort = Cohort.read(tmp_path / "data")
     assert dict(cohort.labels) == {"background": 0, "organ": 1, "spot": 2}
     np.testing.assert_array_equal(cohort["a"].read_labels().array[0], painted())
+
+
+def test_structures_that_overlap_are_kept_whole(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    whole, beside = np.zeros(painted().shape, bool), np.zeros(painted().shape, bool)
+    whole[1:5, 2:10, 2:9], beside[2:4, 8:12, 3:6] = True, True
+    core = whole & (random.random(whole.shape) < 0.4)
+    unclear = random.random(whole.shape) < 0.05
+    drawn = {
+        "a": {"tumour": whole, "core": core, "node": whole & False},
+        "b": {"tumour": whole, "core": core, "node": beside, "ignore": unclear},
+    }
+    for name, masks in drawn.items():
+        write_named(tmp_path / "cases" / name, **masks)
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], overlapping=True, allow_missing=True)
+    cohort = Cohort.read(tmp_path / "data")
+    assert cohort.ignore_label == 255
+    assert cohort.structures == {name: values for name, values in made.labels.items() if values not in (0, 255)}
+    for name, masks in drawn.items():
+        found = cohort[name].read_labels().array[0]
+        counts = ~masks.get("ignore", whole & False)
+        np.testing.assert_array_equal(found == 255, ~counts)
+        for structure in ("tumour", "core", "node"):
+            np.testing.assert_array_equal(where(found, made.labels[structure]), masks[structure] & counts)
+    # Of the first case the tumour alone and with its core; of the second, the node alone, with the tumour, with both.
+    assert made.labels["tumour"] == (1, 2, 4, 5)
+    assert made.labels["core"] == (2, 5)
+    assert made.labels["node"] == (3, 4, 5)
+    both = int((whole & core).sum() + (whole & core & ~beside & ~unclear).sum())
+    assert f"2 is 'core' and 'tumour': {both} voxels in 2 cases" in made.notes
+    assert check_cohort(tmp_path / "data").ok
+
+
+def test_structures_that_do_not_overlap_are_the_same_with_overlaps_allowed(tmp_path: Path) -> None:
+    write_masks(tmp_path / "cases" / "a")
+    words = ["convert", str(tmp_path / "cases"), "-o", str(tmp_path / "data"), "--channel", "CT", "--overlapping"]
+    assert main(words) == 0
+    content = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    assert content["labels"] == VALUES
+    np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_labels().array[0], painted())
+
+
+def test_more_overlaps_than_a_label_map_has_values_are_refused(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    write_named(tmp_path / "cases" / "a", **{f"s{n}": random.random(painted().shape) < 0.5 for n in range(9)})
+    with pytest.raises(CohortError, match="overlap in too many ways"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], overlapping=True)
+    assert not (tmp_path / "data").exists()
 
 
 def test_an_empty_entry_of_a_label_is_quoted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

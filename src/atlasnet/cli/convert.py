@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ones cover earlier ones (default: a label for each structure, which must not overlap)",
     )
     parser.add_argument(
+        "--overlapping",
+        action="store_true",
+        help="structures may overlap, or lie within each other, and are kept whole: voxels of several have a value of "
+        "their own, and dataset.json says which values a structure has",
+    )
+    parser.add_argument(
         "--allow-missing", action="store_true", help="a structure that a case does not have is not there in the patient"
     )
     add_output_options(parser)
@@ -79,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         images=args.image,
         structures=args.structures,
         labels=labels or None,
+        overlapping=args.overlapping,
         allow_missing=args.allow_missing,
         reporter=args.reporter,
     )

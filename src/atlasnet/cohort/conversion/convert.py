@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from atlasnet import __version__
-from atlasnet.cohort.conversion.find import Case, find_case, holds_documents_alone, open_structures
+from atlasnet.cohort.conversion.find import Case, find_case, holds_documents_alone
 from atlasnet.cohort.conversion.labels import (
     Chosen,
     Labels,
@@ -22,15 +18,16 @@ from atlasnet.cohort.conversion.labels import (
     is_ignored,
     label_values,
 )
-from atlasnet.cohort.conversion.structure_set import StructureSet
+from atlasnet.cohort.conversion.painting import Combining, Covering, Painting
 from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.layout import PARTS
 from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.segments import label_segments
+from atlasnet.cohort.structures import Values
 from atlasnet.cohort.subject import NOT_AS_DECLARED, Subject
 from atlasnet.errors import CohortError, InputError, VolumeError, require_folder
 from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_absent, write_json
-from atlasnet.volume import Grid, Volume, write_labels, write_volume
+from atlasnet.volume import Volume, write_labels, write_volume
 from atlasnet.volume.io import SEVERAL_VOLUMES
 from atlasnet.volume.kept import kept_open
 from atlasnet.wording import counted, shortened
@@ -46,14 +43,14 @@ class Conversion:
         folder: of the cohort.
         cases: their names.
         channels: their names.
-        labels: name to value, background included.
+        labels: name to value, background included; to values where structures overlap.
         notes: what was done that a person should know of.
     """
 
     folder: Path
     cases: tuple[str, ...]
     channels: tuple[str, ...]
-    labels: dict[str, int]
+    labels: dict[str, Values]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -75,6 +72,7 @@ def convert_cohort(
     images: Sequence[str] = (),
     structures: str | None = None,
     labels: Labels | None = None,
+    overlapping: bool = False,
     allow_missing: bool = False,
     reporter: Reporter | None = None,
 ) -> Conversion:
@@ -95,6 +93,8 @@ def convert_cohort(
         labels: names of the labels, in the order of their values, each with the structures that it unites, whose names
             are compared without regard to capitals. Where structures overlap, later labels cover earlier ones. By
             default every structure is a label, in the order of their names, and none may overlap.
+        overlapping: structures may overlap: voxels of several have a value of their own, and a label that others lie in
+            is declared as a region of several values.
         allow_missing: take a structure that a case does not have for absent in it, instead of refusing.
         reporter: follows the work.
 
@@ -116,6 +116,7 @@ def convert_cohort(
     _check_modality(cases, channels[0])
     wanted = every_structure(cases) if labels is None else labels
     values = label_values(wanted)
+    painting = Combining([*wanted]) if overlapping else Covering(values, ordered=labels is not None)
     chosen = [Chosen.of(case, wanted) for case in cases]
     notes = [*_left_out(source, beside), *check_missing(chosen, wanted, allow_missing)]
     notes += check_united(chosen, wanted, allow_missing)
@@ -123,12 +124,14 @@ def convert_cohort(
     with atomic_folder(folder) as made:
         for case in reporter.track(chosen, "converting", len(chosen)):
             try:
-                notes += _write_case(made, case, channels, values, ordered=labels is not None)
+                notes += _write_case(made, case, channels, painting)
             except InputError as error:
                 problems.append(f"{case.case.name}: {error}")
         _refuse(problems)
-        _declare(made, chosen, channels, values)
-    return Conversion(folder, tuple(case.name for case in cases), channels, values, tuple(notes))
+        declared = painting.declared()
+        _declare(made, chosen, channels, declared)
+    notes += painting.notes()
+    return Conversion(folder, tuple(case.name for case in cases), channels, declared, tuple(notes))
 
 
 def _cases(
@@ -206,16 +209,14 @@ def _check_modality(cases: Sequence[Case], channel: str) -> None:
         )
 
 
-def _write_case(
-    folder: Path, chosen: Chosen, channels: Sequence[str], values: Mapping[str, int], *, ordered: bool
-) -> list[str]:
+def _write_case(folder: Path, chosen: Chosen, channels: Sequence[str], painting: Painting) -> list[str]:
     """Write image and labels of a case; what is to be told of it."""
     case = chosen.case
     subject = Subject(case.name, case.images, channels=len(channels), series=case.series)
     with kept_open():
         image = _read(subject)
         doubts = header_doubts(subject, channels) + modality_doubts(subject, channels)
-    labels, notes = _painted(chosen, image.grid, values, ordered=ordered)
+    labels, notes = painting.paint(chosen, image.grid)
     notes += [f"{case.name}: {doubt}" for _, doubt in doubts]
     if case.elsewhere:
         notes.append(
@@ -239,45 +240,11 @@ def _read(subject: Subject) -> Volume:
         raise error.told(remedy=alone if len(subject.images) == 1 else each) from error
 
 
-def _painted(
-    chosen: Chosen, grid: Grid, values: Mapping[str, int], *, ordered: bool
-) -> tuple[NDArray[np.unsignedinteger[Any]], list[str]]:
-    """The label map (z, y, x), labels in their order, and what is to be told of it."""
-    case, opened = chosen.case, open_structures(chosen.case.annotation, chosen.case.images)
-    labels = np.zeros(grid.shape, dtype=np.min_scalar_type(max(values.values())))
-    notes = []
-    for label, structures in chosen.structures.items():
-        for name in structures:
-            mask = opened.mask(name, grid)
-            before = labels[mask]
-            covered = int(np.count_nonzero((before != 0) & (before != values[label])))
-            if covered and not ordered:
-                raise CohortError(
-                    f"{name!r} overlaps other structures in {counted(covered, 'voxel')}",
-                    path=case.annotation,
-                    remedy="name the labels with --label in the order in which later ones cover earlier ones",
-                )
-            if covered:
-                notes.append(f"{case.name}: {label!r} covers {counted(covered, 'voxel')} of labels before it")
-            labels[mask] = values[label]
-            if isinstance(opened, StructureSet):
-                if gaps := opened.gaps(name, grid):
-                    notes.append(f"{case.name}: {name!r} has no contour in {counted(gaps, 'slice')} between others")
-                slices, voxels = opened.overlaps[name]
-                if slices:
-                    notes.append(
-                        f"{case.name}: contours of {name!r} overlap in part, in {counted(voxels, 'voxel')} of "
-                        f"{counted(slices, 'slice')}: they are united; look at them, if one is meant for a hole"
-                    )
-                if not mask.any():
-                    notes.append(f"{case.name}: the contours of {name!r} enclose the centre of no voxel")
-    return labels, notes
-
-
-def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, int]) -> None:
+def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, Values]) -> None:
     """Write ``dataset.json``, with the colours and codes that the first case states that has the label."""
     segments = {}
-    for label in filterfalse(is_ignored, values):
+    # A region has no segment of its own in what a model writes.
+    for label in (name for name, value in values.items() if isinstance(value, int) and not is_ignored(name)):
         stated = ((c.case, c.structures[label]) for c in chosen if c.structures.get(label))
         entry = next((case.segments[names[0]] for case, names in stated if len(names) == 1), {})
         try:
