@@ -9,7 +9,7 @@ import pytest
 
 # As on the command line, and before any test brings torch: idle threads sleep, or tests beside a busy process crawl.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # A worker of pytest-xdist keeps to one processor: two workers with two threads each take twice the time of one thread.
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):

@@ -15,11 +15,11 @@ from atlasnet.cli.reporting import run_verb
 from atlasnet.cli.signals import ended_by_signals, ending
 from atlasnet.errors import AtlasNetError
 
-# Idle OpenMP threads spin for a tenth of a millisecond, which bridges the gaps between the operations of a network,
-# and sleep then: beside any other busy process, spinning on slows the work many times over. It must be said before the
-# first library that brings OpenMP is loaded.
+# Idle OpenMP threads try a thousand times, which bridges the gaps between the operations of a network, and sleep then:
+# beside any other busy process, trying on slows the work many times over (benchmarks/busy.py). It must be said before
+# the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 EXIT_CODES = """exit codes:
   0    done
