@@ -82,6 +82,42 @@ def test_an_nrrd_in_other_units_than_millimetres_is_refused(tmp_path: Path, unit
         read_volume(nrrd(tmp_path / "v.nrrd", NRRD | {"space units": units}))
 
 
+@pytest.mark.parametrize(
+    ("units", "wrong"),
+    [('"mm" "mm" "mm"', False), ('"" "" ""', False), ('"cm" "cm" "cm"', True), ('"mm" "mm" "m"', True)],
+)
+def test_an_nrrd_whose_axes_have_other_units_than_millimetres_is_refused(
+    tmp_path: Path, units: str, wrong: bool
+) -> None:
+    path = nrrd(tmp_path / "v.nrrd", BARE | {"spacings": "3 2 1", "units": units})
+    if wrong:
+        with pytest.raises(VolumeError, match="not in millimetres; expected units mm"):
+            read_volume(path)
+    else:
+        np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+
+
+def test_an_nrrd_axis_of_time_or_channels_may_have_a_unit_of_its_own(tmp_path: Path) -> None:
+    fields = {"dimension": "4", "sizes": f"2 {NRRD['sizes']}", "kinds": "list domain domain domain"}
+    fields |= {"spacings": "nan 1 1 1", "units": '"HU" "mm" "mm" "mm"'}
+    path = nrrd(tmp_path / "v.nrrd", BARE | fields, np.repeat(ARRAY, 2).tobytes())
+    assert read_volume(path, channels=True).channels == 2
+
+
+@pytest.mark.parametrize("name", ["v.nrrd", "v.nhdr"])
+def test_an_nrrd_with_more_voxels_than_its_header_says_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "v.raw").write_bytes(2 * ARRAY.tobytes())
+    beside = {"data file": "v.raw"} if name == "v.nhdr" else {}
+    with pytest.raises(VolumeError, match=r"more voxels.*expected 240 bytes; found 480 bytes"):
+        read_volume(nrrd(tmp_path / name, NRRD | beside, b"" if beside else 2 * ARRAY.tobytes()))
+
+
+@pytest.mark.parametrize("skip", ["7", "-1"])
+def test_an_nrrd_may_have_what_its_header_skips_before_the_voxels(tmp_path: Path, skip: str) -> None:
+    path = nrrd(tmp_path / "v.nrrd", NRRD | {"byte skip": skip}, b"\1" * 7 + ARRAY.tobytes())
+    np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+
+
 @pytest.mark.parametrize("unit", ["um", "cm", "m"])
 def test_a_metaimage_in_other_units_than_millimetres_is_refused(tmp_path: Path, unit: str) -> None:
     with pytest.raises(VolumeError, match="not in millimetres"):

@@ -253,7 +253,7 @@ def check_nrrd(path: Path, voxels: bool = True) -> None:
 
     Raises:
         VolumeError: not NRRD, truncated, damaged, empty, made of several files, in a space that is not the patient's,
-            a spacing is not positive, or lengths are not in mm.
+            a spacing is not positive, lengths are not in mm, or there are more voxels than the header says.
     """
     fields, start = _nrrd_fields(path)
     for key in ("dimension", "type", "sizes", "encoding"):
@@ -284,9 +284,12 @@ def _check_nrrd_geometry(path: Path, fields: Mapping[str, str], axes: int) -> No
         )
     units = re.findall(_QUOTED, fields.get("space units", ""))
     _check_millimetres(path, "space units", [unit.strip('"') for unit in units[:3]])
+    kinds = fields.get("kinds", " ".join(["domain"] * axes)).lower().split()
+    in_space = {"domain", "space"} if axes > 3 else {"domain", "space", "none", "???"}
+    # Of four axes whose kinds are not said, the first three are in space, as ITK has it.
+    each = [unit.strip('"') for unit in re.findall(_QUOTED, fields.get("units", ""))]
+    _check_millimetres(path, "units", [unit for unit, kind in zip(each, kinds, strict=False) if kind in in_space][:3])
     if "spacings" in fields:
-        kinds = fields.get("kinds", " ".join(["domain"] * axes)).lower().split()
-        in_space = {"domain", "space"} if axes > 3 else {"domain", "space", "none", "???"}
         spacings = list(map(float, fields["spacings"].split()))
         # An axis of channels or of time may have none. For one in space, ITK would make up 1 mm.
         check_spacing(
@@ -312,7 +315,10 @@ def _check_nrrd_voxels(path: Path, fields: Mapping[str, str], start: int, values
     if encoding in ("gz", "gzip"):
         check_deflated(path, file, offset, values * width)
     elif encoding == "raw":
-        _check_length(path, file, offset + max(0, int(fields.get("byte skip", "0"))), values * width)
+        skipped, lines = int(fields.get("byte skip", "0")), int(fields.get("line skip", "0"))
+        # Lines that are passed over have any length, and -1 says that the voxels are what is last.
+        exact = skipped >= 0 and lines == 0
+        _check_length(path, file, offset + max(0, skipped), values * width, exact=exact)
     elif encoding == "hex":
         _check_length(path, file, offset, 2 * values * width)
     elif encoding in ("txt", "text", "ascii"):
@@ -349,7 +355,7 @@ def _check_length(path: Path, file: Path, offset: int, expected: int, *, exact: 
             path=path,
             expected=f"{expected} bytes",
             found=f"{found} bytes" if file == path else f"{found} bytes in {file.name}",
-            remedy="correct sizes, type, channels or HeaderSize in the header, or export the image again",
+            remedy="correct sizes, type, channels or bytes to pass over in the header, or export the image again",
         )
 
 
