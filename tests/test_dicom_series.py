@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGLSLossless,
     MediaStorageDirectoryStorage,
     MRImageStorage,
@@ -248,14 +254,64 @@ def test_the_same_export_in_two_folders_is_told_as_copies_by_their_paths(tmp_pat
             read_volume(path)
 
 
-def test_time_points_in_folders_are_named_by_their_paths(tmp_path: Path) -> None:
-    for name in ("1", "2"):
-        made = series()
+def test_time_points_in_folders_are_named_by_their_paths_and_by_what_they_differ_in(tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        made = series(AcquisitionNumber=name, EchoTime=f"{2.5 * int(name)}", ContentTime="101010")
         for dataset in made:
             dataset.SOPInstanceUID += f".{name}"
         dicoms.save(tmp_path / name, made)
-    with pytest.raises(VolumeError, match="found 1/IM000 and 2/IM000; to mend it: keep one time point"):
+    told = r"3 volumes, not one.*found 1/IM000 and 2/IM000, which differ in AcquisitionNumber, EchoTime; .*of their own"
+    with pytest.raises(VolumeError, match=told):
         read_volume(tmp_path)
+    next((tmp_path / "3").iterdir()).unlink()
+    with pytest.raises(VolumeError, match=r"two slices lie at the same place.*keep one time point"):
+        read_volume(tmp_path)
+
+
+def test_a_malformed_value_that_only_messages_tell_of_is_no_obstacle(tmp_path: Path) -> None:
+    folder, value = dicoms.save(tmp_path, series(DiffusionBValue=1234.5)), np.float64(1234.5).tobytes()
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        assert content.count(b"FD\x08\x00" + value) == 1
+        file.write_bytes(content.replace(b"FD\x08\x00" + value, b"FD\x04\x00" + value[:4]))
+    np.testing.assert_array_equal(read_volume(folder).array[0], VOXELS)
+
+
+def test_two_stacks_one_between_the_slices_of_the_other_are_told_as_such(tmp_path: Path) -> None:
+    other = dicoms.slices(VOXELS, spacing=SPACING, origin=np.add(ORIGIN, [0, 0, 0.8]), AcquisitionNumber="2")
+    for dataset in other:
+        dataset.SOPInstanceUID += ".2"
+    dicoms.save(tmp_path / "1", series(AcquisitionNumber="1"))
+    dicoms.save(tmp_path / "2", other)
+    told = r"two interleaved stacks, not one.*found 0.8 and 1.7 mm in turn, as between 1/IM000, 2/IM000"
+    with pytest.raises(VolumeError, match=told):
+        read_volume(tmp_path)
+
+
+def jpeg_2000(pixels: NDArray[np.int16]) -> bytes:
+    """(y, x) whole numbers with a sign, as GDCM compresses them."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetFileName(f"{folder}/one.dcm")
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG2000")
+        writer.Execute(sitk.GetImageFromArray(pixels[None]))
+        return next(generate_frames(pydicom.dcmread(f"{folder}/one.dcm").PixelData, number_of_frames=1))
+
+
+def test_jpeg_2000_with_a_sign_is_read_and_refused_where_the_header_denies_it(tmp_path: Path) -> None:
+    made = series(RescaleIntercept="0")
+    for dataset, pixels in zip(made, VOXELS, strict=True):
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        dataset.PixelData = encapsulate([jpeg_2000(pixels)])
+        dataset["PixelData"].is_undefined_length = True
+    np.testing.assert_array_equal(read_volume(dicoms.save(tmp_path / "signed", made)).array[0], VOXELS)
+    assert VOXELS.min() < 0
+    for dataset in made:
+        dataset.PixelRepresentation = 0
+    with pytest.raises(VolumeError, match=r"IM\d+: the JPEG 2000 pixels have a sign.*expected PixelRepresentation 1"):
+        read_volume(dicoms.save(tmp_path / "denied", made))
 
 
 @pytest.mark.parametrize("target", ["/annex/objects/none", "IM021"])  # what a clone without contents has; a loop

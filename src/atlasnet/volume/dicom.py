@@ -20,6 +20,7 @@ from atlasnet.volume.dicom_files import DicomFile
 from atlasnet.volume.dicom_frames import Frame, check_rescale, frames_of
 from atlasnet.volume.dicom_pixels import decoded, rescaled
 from atlasnet.volume.dicom_series import Series, open_series
+from atlasnet.volume.dicom_stacks import SAME_PLACE, check_interleaved, repeated
 from atlasnet.volume.geometry import trusted_grid
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
@@ -64,8 +65,8 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
 
     Raises:
         VolumeError: there is no such series, a slice cannot be read, the slices are not of one patient, study and frame
-            of reference, or they do not make an even stack: unequal sizes or orientations, gaps, repeated positions, a
-            tilted gantry.
+            of reference, or they do not make one even stack: unequal sizes or orientations, gaps, repeated positions,
+            interleaved stacks, a tilted gantry.
     """
     with open_series(path, series) as found:
         frames, grid = _stacked(found)
@@ -178,17 +179,9 @@ def _checked_gap(series: Series, frames: Sequence[Frame], normal: Float) -> floa
     if len(gaps) == 0:
         return _thickness(frames[0].instance.header)
     spacing = float(np.median(gaps))
-    if gaps.min() <= 1e-3:
-        pair = frames[int(gaps.argmin()) :][:2]
-        one, other = (frame.instance for frame in pair)
-        uid = one.header.get("SOPInstanceUID")
-        copied = one is not other and uid and uid == other.header.get("SOPInstanceUID")
-        raise VolumeError(
-            "two slices lie at the same place",
-            path=series.path,
-            found=f"{pair[0].name} and {pair[1].name}" + (", both with the same SOPInstanceUID" if copied else ""),
-            remedy="take one of the copies out" if copied else "keep one time point or reconstruction of the series",
-        )
+    if gaps.min() <= SAME_PLACE:
+        raise repeated(series.path, frames, heights)
+    check_interleaved(series.path, frames, gaps, SLICE_TOLERANCE)
     if np.abs(gaps - spacing).max() > SLICE_TOLERANCE * spacing:
         at = int(np.abs(gaps - spacing).argmax())
         missing = round(gaps[at] / spacing) - 1

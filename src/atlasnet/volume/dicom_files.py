@@ -23,6 +23,11 @@ from atlasnet.errors import VolumeError
 from atlasnet.volume.dicom_patient import PATIENT, forget_patient
 from atlasnet.volume.names import begins_dicom, require_target
 
+TELLING = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "InversionTime", "TriggerTime"),
+    *("DiffusionBValue", "FrameReferenceTime", "AcquisitionTime", "ContentTime"),
+)
+"""Tags by which volumes of one series differ: time points, echoes, phases of the heart, diffusion weightings."""
 _HEADER = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -48,6 +53,7 @@ _HEADER = [
     "RescaleIntercept",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    *TELLING,
 ]
 _COUNTS = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 _UID = re.compile(r"\d+(\.\d+)+")
@@ -151,6 +157,7 @@ def read_header(file: Path) -> Dataset | None:
                         "convert the series to NIfTI, or take the file out",
                     )
                 raise unreadable(file, "no pixels: the file is cut off")
+            _forget_malformed(header)
             for element in header.iterall():  # values are converted when first asked for: here, where errors are caught
                 _ = element.value
             for keyword in _COUNTS:
@@ -160,6 +167,15 @@ def read_header(file: Path) -> Dataset | None:
     except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
         raise unreadable(file, f"a damaged header ({type(error).__name__})") from error
     return header
+
+
+def _forget_malformed(header: Dataset) -> None:
+    """Take out what only messages tell of and cannot be read: the file is none the worse for it."""
+    for keyword in TELLING:
+        try:
+            header.get(keyword)
+        except Exception:  # nor does pydicom say in a single way that a value is malformed
+            del header[keyword]
 
 
 def is_index(file: Path) -> bool:

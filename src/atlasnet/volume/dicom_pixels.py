@@ -16,8 +16,10 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames, parse_fragments
 from pydicom.uid import (
+    JPEG2000,
     UID,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
@@ -81,6 +83,8 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
         _check_bits(dataset, file)
         if syntax.is_encapsulated:
             stored.value = _resealed(stored.value, size[0])
+        if syntax in (JPEG2000, JPEG2000Lossless):
+            _check_sign(dataset, size[0], file)
         _write_bare(dataset, syntax, temporary)
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
@@ -111,6 +115,25 @@ def _check_bits(dataset: Dataset, file: Path) -> None:
             found=f"HighBit {highest}",
             remedy="export the series again, or convert it to NIfTI with a tool that knows this form",
         )
+
+
+def _check_sign(dataset: Dataset, count: int, file: Path) -> None:
+    """Refuse JPEG 2000 that says of its values that they have a sign, where the header says that they have none.
+
+    GDCM believes the header: what is below 0 becomes a large number. The other way round, header and bits agree.
+    """
+    for frame in generate_frames(dataset.PixelData, number_of_frames=count):
+        # ISO/IEC 15444-1 A.5.1: behind the marker SIZ come 38 bytes, then the first component's sign and depth.
+        marker = frame.find(b"\xff\x4f\xff\x51")
+        signed = marker >= 0 and frame[marker + 42 : marker + 43] >= b"\x80"
+        if signed and int(dataset.get("PixelRepresentation") or 0) == 0:
+            raise VolumeError(
+                "the JPEG 2000 pixels have a sign, and the header says that they have none",
+                path=file,
+                expected="PixelRepresentation 1",
+                found="0",
+                remedy="export the series again, uncompressed if need be, or correct the header",
+            )
 
 
 def _resealed(value: bytes, count: int) -> bytes:
