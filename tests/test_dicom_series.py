@@ -268,6 +268,12 @@ def test_time_points_in_folders_are_named_by_their_paths_and_by_what_they_differ
         read_volume(tmp_path)
 
 
+def test_time_points_in_one_file_are_told_as_volumes(tmp_path: Path) -> None:
+    multi = dicoms.enhanced(series(), [*range(5), *range(5)])
+    with pytest.raises(VolumeError, match=r"2 volumes, not one.*found frame 1 of IM000 and frame 6 of IM000.*to NIfTI"):
+        read_volume(dicoms.save(tmp_path, [multi]))
+
+
 def test_a_malformed_value_that_only_messages_tell_of_is_no_obstacle(tmp_path: Path) -> None:
     folder, value = dicoms.save(tmp_path, series(DiffusionBValue=1234.5)), np.float64(1234.5).tobytes()
     for file in folder.iterdir():

@@ -54,7 +54,9 @@ def repeated(path: Path, frames: Sequence[Frame], heights: Float) -> VolumeError
         path=path,
         expected="one time point, echo or reconstruction",
         found=found,
-        remedy="put the files of each volume into a folder of their own, and give one of the folders",
+        remedy="convert each volume to NIfTI (for instance with dcm2niix), and give one"
+        if one.instance is other.instance
+        else "put the files of each volume into a folder of their own, and give one of the folders",
     )
 
 
