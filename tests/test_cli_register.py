@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from atlasnet.cli import learn_metrics, register
 from atlasnet.cli.main import parser
+from atlasnet.cli.options import REGISTRATION_PRESETS, metric_settings
 from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import AtlasNetError, InputError, TransformError, VolumeError
 from atlasnet.registration.settings import PRESETS
@@ -341,7 +342,7 @@ def test_an_initial_map_takes_the_place_of_the_affine_alignment(scans, result):
 
 
 def test_the_command_line_names_every_preset():
-    assert set(register.PRESETS) == set(PRESETS)
+    assert set(REGISTRATION_PRESETS) == set(PRESETS)
 
 
 @pytest.mark.parametrize("name", ["fast", "fine", "publication"])
@@ -378,7 +379,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
     assert not (scans / "never").exists()
 
 
-@pytest.mark.parametrize("name", register.PRESETS)
+@pytest.mark.parametrize("name", REGISTRATION_PRESETS)
 def test_every_preset_searches_on_all_levels_where_the_metric_that_refinements_follow_is_left_out(scans, name):
     folder = scans / f"discrete-{name}"
     options = ["--preset", name, "--metrics", "mi=1", "--quiet", "--spacing", 4]
@@ -388,9 +389,9 @@ def test_every_preset_searches_on_all_levels_where_the_metric_that_refinements_f
 
 
 def test_spaces_in_a_list_of_metrics_do_not_matter_and_an_empty_entry_is_quoted():
-    assert register._metrics(" mi = 1, ncc=0.5 ") == {"metrics": {"mi": 1.0, "ncc": 0.5}}
+    assert metric_settings(" mi = 1, ncc=0.5 ") == {"metrics": {"mi": 1.0, "ncc": 0.5}}
     with pytest.raises(InputError, match=r"an entry of the list is empty.*found 'mi=1,,ncc=1'"):
-        register._metrics("mi=1,,ncc=1")
+        metric_settings("mi=1,,ncc=1")
 
 
 def test_spaces_in_the_lists_of_learn_metrics_do_not_matter():

@@ -15,13 +15,14 @@ from atlasnet.cli import learn_metrics as verb
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import Cancelled, CohortError, InputError, VolumeError
-from atlasnet.execution import Execution, WorkFolder
+from atlasnet.execution import Execution, SilentReporter, WorkFolder
 from atlasnet.prediction import Predictor
 from atlasnet.prediction.scan import Scan
 from atlasnet.registration import MetricWeights, MRFOperator, MRFSettings, TissueClass, make_operator, register_images
 from atlasnet.registration.context import ClassMap, point_weights
 from atlasnet.registration.learning import LearnSettings, SVMSettings, learn_metrics
 from atlasnet.registration.pyramid import LevelSettings, build_levels
+from atlasnet.registration.settings import DISCRETE_LEVELS
 from atlasnet.registration.similarity import unary_costs, weighted_costs
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
@@ -315,6 +316,54 @@ def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(coho
     grid = atlas.read_grid()
     apart = made.transform.displacement(grid) - expected.transform.displacement(grid)
     assert float(apart.abs().mean()) < 0.02  # mm; headers are rounded
+
+
+@pytest.mark.parametrize(
+    ("words", "metrics", "discrete"),
+    [
+        (["--registration-preset", "publication"], {"mi": 1.0, "ncc": 1.0, "dwt": 1.0}, True),
+        (["--metrics", "mi=1, ncc=0.5"], {"mi": 1.0, "ncc": 0.5}, False),
+    ],
+)
+def test_a_training_registers_by_the_metrics_that_the_command_line_names(data, tmp_path, words, metrics, discrete):
+    out = tmp_path / "m"
+    words = ["train", str(data), "-o", str(out), "--atlas", "s0", "--epochs", "1", "--width", "0.1", *words]
+    assert main([*words, "--threads", "1", "--quiet"]) == 0
+    model = Model.load(out)
+    assert model.operator_settings["metrics"] == metrics
+    if discrete:
+        assert model.operator_settings["levels"] == [asdict(level) for level in DISCRETE_LEVELS]
+    (record, *_) = [json.loads(path.read_text()) for path in out.glob("work/registrations/*/record.json")]
+    assert record["metrics"] == metrics
+    assert any(level["correlation_before_refinements"] for level in record["levels"]) is not discrete
+    assert main([*words, "--threads", "1", "--quiet"]) == 0  # the same request is finished
+
+
+@pytest.mark.parametrize("verb", ["train", "study"])
+@pytest.mark.parametrize("option", [["--metrics", "mi=1"], ["--registration-preset", "publication"]])
+def test_metrics_for_a_registration_that_has_none_are_refused_before_anything_is_read(
+    data, tmp_path, capsys, verb, option
+):
+    words = [verb, str(data), "-o", str(tmp_path / "m"), "--registration", "affine", *option]
+    if verb == "study":
+        names = tmp_path / "names.txt"
+        names.write_text("s0\n")
+        words += ["--test-subjects", str(names)]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "takes neither --metrics nor --registration-preset" in said
+    assert "checking the files" not in said
+
+
+def test_settings_that_an_operator_does_not_have_are_refused_before_any_file_is_read(cohort, tmp_path):
+    class Listening(SilentReporter):
+        def track(self, *_):
+            raise AssertionError("files are read")
+
+    options = FitOptions(atlases=("s0",), operator="affine", operator_settings={"metrics": {"mi": 1.0}})
+    with pytest.raises(InputError, match=r"'affine' does not take these settings; expected .*voxels.*; found metrics"):
+        fit(cohort, tmp_path / "m", options, execution=Execution(reporter=Listening()))
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_training_refuses_weights_that_were_learnt_for_other_labels(cohort, tmp_path):

@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atlasnet.cli.options import add_execution_options, execution_from, listed, make_folder, named_list, require_file
-from atlasnet.cli.register import PRESETS
+from atlasnet.cli.options import (
+    REGISTRATION_PRESETS,
+    add_execution_options,
+    execution_from,
+    listed,
+    make_folder,
+    named_list,
+    require_file,
+)
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
 
@@ -48,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the weights, as SVG")
     parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: beside the output, *_work)")
     group = parser.add_argument_group("the registration")
-    group.add_argument("--preset", choices=PRESETS, default="default", help="as for register (default: default)")
+    group.add_argument(
+        "--preset", choices=REGISTRATION_PRESETS, default="default", help="as for register (default: default)"
+    )
     group.add_argument("--spacing", type=float, metavar="MM", help="voxel size at which to register (default: by size)")
     group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness at the start")
     group = parser.add_argument_group("the learning")

@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 OPERATORS = ("mrf", "affine", "centre", "identity", "ants", "elastix", "greedy")
 # Those of `atlasnet.prediction.fusion`.
 FUSIONS = ("mean", "vote", "weighted", "local", "learnt", "staple")
+# Those of `atlasnet.registration.settings`. Of the others in a training, the plan says how fine a registration is.
+REGISTRATION_PRESETS = ("fast", "default", "fine", "publication")
+TRAINING_PRESETS = ("default", "publication")
 
 
 def add_fusion_option(parser: argparse.ArgumentParser, *, learnt: bool = True) -> None:
@@ -75,12 +79,29 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
         help="registration operator (default: mrf); the last three need their packages",
     )
     parser.add_argument(
-        "--metrics",
-        type=Path,
-        metavar="FILE",
-        help="weights of the registration's metrics by tissue, a file of learn-metrics; the atlases' references say "
-        "which tissue is where",
+        "--registration-preset",
+        default="default",
+        choices=TRAINING_PRESETS,
+        help="publication: the published metrics of the registration, mutual information, cross-correlation and "
+        "wavelets, by discrete search alone (default: default)",
     )
+    add_metrics_option(parser, "the atlases' references say which tissue is where")
+
+
+def add_metrics_option(parser: argparse._ActionsContainer, known: str) -> None:
+    """``--metrics``: what similarity is; ``known`` says where tissues are known from."""
+    parser.add_argument(
+        "--metrics",
+        type=_list_or_file,
+        metavar="NAME[=WEIGHT],... | FILE",
+        help="similarity of the registration: mi, ncc, dwt, sad and mind with their weights, as in mi=1,ncc=1,dwt=0.5; "
+        f"or a file of learn-metrics, with which {known}",
+    )
+
+
+def _list_or_file(text: str) -> str | Path:
+    """A file as a path, by which a log knows what to hide."""
+    return Path(text) if Path(text).suffix == ".json" or Path(text).is_file() else text
 
 
 def _weight(text: str) -> tuple[str, float]:
@@ -123,11 +144,57 @@ def spacing_from(args: argparse.Namespace) -> WantedSpacing | None:
     return None if args.spacing is None else wanted_spacing(args.spacing)
 
 
-def metric_settings(path: Path | None) -> dict[str, Any]:
-    """The settings of the registration that a file of learnt weights stands for; none without a file."""
-    from atlasnet.registration import MetricWeights
+def metric_settings(metrics: str | Path | None) -> dict[str, Any]:
+    """The settings of the registration that ``--metrics`` stands for.
 
-    return {} if path is None else MetricWeights.read(path).settings()
+    Raises:
+        InputError: it is no list of metrics with their weights, or the file is not one of learnt weights.
+    """
+    if metrics is None:
+        return {}
+    if isinstance(metrics, Path):
+        from atlasnet.registration import MetricWeights
+
+        return MetricWeights.read(metrics).settings()
+    parts = [_metric(part) for part in metrics.split(",")]
+    if len(dict(parts)) < len(parts):
+        raise InputError("a metric is named twice", found=metrics)
+    return {"metrics": dict(parts)}
+
+
+def _metric(text: str) -> tuple[str, float]:
+    name, equals, weight = (part.strip() for part in text.partition("="))
+    try:
+        if name:
+            return name, float(weight) if equals else 1.0
+        raise ValueError("no name")
+    except ValueError as error:
+        raise InputError(
+            "this is no metric with a weight",
+            expected="mi, ncc, dwt, sad and mind, as in mi=1,ncc=0.5, or a .json file",
+            found=repr(text),
+        ) from error
+
+
+def registration_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the registration that the options of `add_network_options` stand for, as JSON.
+
+    Raises:
+        InputError: as `metric_settings`, or the operator takes none of them.
+    """
+    from atlasnet.registration import preset
+
+    settings = metric_settings(args.metrics)
+    fields = preset(args.registration_preset, settings.get("metrics"))
+    if "levels" in fields:
+        fields["levels"] = [asdict(level) for level in fields["levels"]]
+    settings = {**fields, **settings}
+    if settings and args.registration not in (None, "mrf"):
+        raise InputError(
+            f"the registration {args.registration!r} takes neither --metrics nor --registration-preset",
+            remedy="leave them out, or use --registration mrf",
+        )
+    return settings
 
 
 def listed(text: str) -> list[str]:

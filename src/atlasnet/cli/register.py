@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import (
     OPERATORS,
+    REGISTRATION_PRESETS,
     add_execution_options,
+    add_metrics_option,
     execution_from,
-    listed,
     make_folder,
     metric_settings,
     remove_empty,
@@ -42,8 +43,6 @@ INVERSE_FIELD = "inverse_displacement.nii.gz"
 PREVIEW = "preview.png"
 REPORT = "report.html"
 _MAPS = f"a {TRANSFORM}, a linear ITK transform (.mat, .tfm, .h5), or an image of displacements such as {FIELD}"
-# Those of `atlasnet.registration`, named here so that --help need not import it.
-PRESETS = ("fast", "default", "fine", "publication")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=REGISTRATION_PRESETS,
         default="default",
         help="fast: at most 400,000 voxels; fine: at most 4 million; publication: mutual information, "
         "cross-correlation and wavelets (default: default, at most 1.5 million)",
@@ -115,12 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the mean of both directions: neither image is favoured; twice the time",
     )
     group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness")
-    group.add_argument(
-        "--metrics",
-        metavar="NAME[=WEIGHT],... | FILE",
-        help="similarity: mi, ncc, dwt, sad and mind with their weights, as in mi=1,ncc=1,dwt=0.5; or a file of "
-        "learn-metrics, with which labels of the source, else of the target, say which tissue is where",
-    )
+    add_metrics_option(group, "labels of the source, else of the target, say which tissue is where")
     group.add_argument(
         "--mi-range",
         nargs=2,
@@ -223,8 +217,7 @@ def _operator(args: argparse.Namespace) -> Operator:
         settings["spacing"] = args.spacing
     if args.mi_range is not None:
         settings["mi_range"] = args.mi_range
-    if args.metrics is not None:
-        settings = {**_metrics(args.metrics), **settings}
+    settings = {**metric_settings(args.metrics), **settings}
     if args.no_affine:
         settings["affine"] = False
     if args.symmetric:
@@ -244,34 +237,6 @@ def _operator(args: argparse.Namespace) -> Operator:
             remedy="leave them out, or use --operator mrf",
         )
     return make_operator("identity" if args.transform else args.operator, **settings)
-
-
-def _metrics(text: str) -> dict[str, Any]:
-    """The settings that a list of metrics, or a file of learnt weights, stands for."""
-    from atlasnet.errors import InputError
-
-    if Path(text).suffix == ".json" or Path(text).is_file():
-        return metric_settings(Path(text))
-    parts = [_metric(part) for part in listed(text)]
-    if len(dict(parts)) < len(parts):
-        raise InputError("a metric is named twice", found=text)
-    return {"metrics": dict(parts)}
-
-
-def _metric(text: str) -> tuple[str, float]:
-    from atlasnet.errors import InputError
-
-    name, equals, weight = (part.strip() for part in text.partition("="))
-    try:
-        if name:
-            return name, float(weight) if equals else 1.0
-        raise ValueError("no name")
-    except ValueError as error:
-        raise InputError(
-            "this is no metric with a weight",
-            expected="mi, ncc, dwt, sad and mind, as in mi=1,ncc=0.5, or a .json file",
-            found=repr(text),
-        ) from error
 
 
 def _write(

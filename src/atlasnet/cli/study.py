@@ -15,8 +15,8 @@ from atlasnet.cli.options import (
     add_spacing_option,
     execution_from,
     loss_weights_from,
-    metric_settings,
     patches_from,
+    registration_from,
     require_writable,
     spacing_from,
 )
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         width=args.width,
         spacing=spacing_from(args),
         operator=args.registration,
-        operator_settings=metric_settings(args.metrics),
+        operator_settings=registration_from(args),
         loss_weights=loss_weights_from(args),
         fusion=args.fusion,
         observers=tuple(args.observer),

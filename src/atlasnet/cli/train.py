@@ -16,7 +16,7 @@ from atlasnet.cli.options import (
     add_spacing_option,
     execution_from,
     loss_weights_from,
-    metric_settings,
+    registration_from,
     require_writable,
     spacing_from,
 )
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         spacing=spacing_from(args),
         sharing=args.sharing,
         operator=args.registration,
-        operator_settings=metric_settings(args.metrics),
+        operator_settings=registration_from(args),
         loss_weights=loss_weights_from(args),
         time_budget=args.time_budget,
     )

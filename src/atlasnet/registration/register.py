@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from atlasnet.errors import InputError
@@ -24,6 +26,12 @@ WITHOUT_SPACING = ("affine", "centre", "identity")
 WITHOUT_SETTINGS = {"centre": CentreOperator, "identity": IdentityOperator}
 """Operators that register nothing: they do not look at the images."""
 
+_WITH_SETTINGS: Mapping[str, tuple[Callable[[Any], Operator], Any]] = {
+    "mrf": (MRFOperator, MRFSettings),
+    "affine": (AffineOperator, AffineSettings),
+    **{name: (operator, ExternalSettings) for name, operator in EXTERNAL.items()},
+}
+
 
 def make_operator(name: str = "mrf", **settings: Any) -> Operator:
     """The operator of that name.
@@ -37,19 +45,21 @@ def make_operator(name: str = "mrf", **settings: Any) -> Operator:
     Raises:
         InputError: there is no such operator, it has no such setting, or its package is not installed.
     """
-    try:
-        if name == "mrf":
-            return MRFOperator(with_field_types(MRFSettings(**settings)))
-        if name == "affine":
-            return AffineOperator(with_field_types(AffineSettings(**settings)))
-        if name in WITHOUT_SETTINGS and not settings:
-            return WITHOUT_SETTINGS[name]()
-        if name in EXTERNAL:
-            return EXTERNAL[name](with_field_types(ExternalSettings(**settings)))
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"operator {name!r} does not take these settings", found=str(error)[:200]) from error
     if name in WITHOUT_SETTINGS:
-        raise InputError(f"operator {name!r} has no settings", found=", ".join(settings))
+        if settings:
+            raise InputError(f"operator {name!r} has no settings", found=", ".join(settings))
+        return WITHOUT_SETTINGS[name]()
+    if name in _WITH_SETTINGS:
+        operator, kind = _WITH_SETTINGS[name]
+        known = [field.name for field in fields(kind)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise InputError(
+                f"operator {name!r} does not take these settings", expected=", ".join(known), found=", ".join(unknown)
+            )
+        try:
+            return operator(with_field_types(kind(**settings)))
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"operator {name!r} does not take these settings", found=str(error)[:200]) from error
     raise InputError("no such registration operator", expected=" or ".join(OPERATORS), found=repr(name))
 
 

@@ -29,7 +29,7 @@ from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.network.inference import reduced_precision
-from atlasnet.registration import WITHOUT_SETTINGS, contextual
+from atlasnet.registration import WITHOUT_SETTINGS, contextual, make_operator
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.loss import Objective
@@ -151,6 +151,7 @@ class Fitting:
         if self.sharing.kind == "model" and self.update is None:
             raise InputError("there is no model whose weights to start from", remedy="name it with --update")
         self.atlases.check()
+        check_tissues(make_operator(self.operator, **self.options.operator_settings), self.values)
         if self.options.keep_epochs and self.options.time_budget is not None:
             raise InputError("no epochs can be kept where a time budget decides how many there are")
         if self.options.keep_epochs and self.sharing.kind == "model":
@@ -298,7 +299,6 @@ class Fitting:
     def transformer(self, plan: Plan) -> Transformer:
         """What maps the subjects onto the atlases."""
         operator = planned_operator(self.operator, self.options.operator_settings, plan)
-        check_tissues(operator, self.values)
         # What a network knows of the places where earlier subjects had structures is of use only where it is asked.
         return Transformer(
             plan,
