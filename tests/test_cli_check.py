@@ -11,9 +11,9 @@ import pytest
 
 from atlasnet.cli import check
 from atlasnet.cli.reporting import run_verb
-from atlasnet.cohort import Plan
+from atlasnet.cohort import Cohort, Plan, take_fingerprint, with_masks
 from atlasnet.errors import InputError
-from atlasnet.volume import Grid, Volume, write_volume
+from atlasnet.volume import Grid, Volume, read_labels, write_volume
 
 
 def run(*arguments: str | Path) -> int:
@@ -85,3 +85,50 @@ def test_the_plan_is_written_to_be_edited(cohort: Path, tmp_path: Path) -> None:
 def test_unlabelled_subjects_pass_when_asked(cohort: Path) -> None:
     (cohort / "labels/s0.nii.gz").unlink()
     assert run(cohort, "--unlabelled", "--quiet") == 0
+
+
+def test_a_part_of_the_cohort_is_read_and_planned_as_a_training_with_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = Grid.from_parts((40, 40, 40))
+    for number, size in enumerate((6, 6, 30)):
+        labels = np.zeros(grid.shape, np.uint8)
+        labels[2 : 2 + size, 2 : 2 + size, 2 : 2 + size] = 1
+        image = np.random.default_rng(number).normal(100, 10, grid.shape).astype(np.float32) + 50 * labels
+        write_volume(tmp_path / f"data/images/s{number}.nii.gz", Volume(image, grid))
+        write_volume(tmp_path / f"data/labels/s{number}.nii.gz", Volume(labels, grid))
+    (tmp_path / "data/labels/s2.nii.gz").write_bytes(b"damaged")
+    names = tmp_path / "names.txt"
+    names.write_text("s1\ns0\n", encoding="utf-8")
+    assert run(tmp_path / "data") == 1
+    assert run(tmp_path / "data", "--subjects", names, "--plan", tmp_path / "plan.json") == 0
+    assert "2 subjects read, 0 errors" in capsys.readouterr().out
+    cohort = Cohort.read(tmp_path / "data").select(["s0", "s1"])
+    assert Plan.read(tmp_path / "plan.json") == Plan.derive(take_fingerprint(cohort))
+    names.write_text("s1\ns9\n", encoding="utf-8")
+    assert run(tmp_path / "data", "--subjects", names) == 1
+    assert "these are not subjects of the cohort" in capsys.readouterr().out
+
+
+def test_organ_masks_are_checked_as_a_training_checks_them(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks, grid = cohort.parent / "masks", Grid.from_parts((4, 5, 6), (1, 1, 2))
+    half = np.zeros(grid.shape, np.uint8)
+    half[:2] = 1
+    write_volume(masks / "s0.nii.gz", Volume(half, grid))
+    assert run(cohort, "--organ-mask", masks) == 1
+    assert "no organ mask for 1 of 2 cases" in capsys.readouterr().out
+    write_volume(masks / "s1.nii.gz", Volume(half, grid))
+    plan = cohort.parent / "plan.json"
+    assert run(cohort, "--organ-mask", masks, "--plan", plan) == 0
+    assert Plan.read(plan) == Plan.derive(take_fingerprint(with_masks(Cohort.read(cohort), masks)))
+    within = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if line.startswith("s0 ")]
+    labels = read_labels(cohort / "labels/s0.nii.gz").array[0]
+    assert within == [pytest.approx(labels[:2].sum() * 2e-3)]  # ml
+    for fault, array, where in (
+        ("it is empty", np.zeros_like(half), grid),
+        ("it does not lie on the grid of s1.nii.gz", half, Grid.from_parts(grid.shape)),
+    ):
+        write_volume(masks / "s1.nii.gz", Volume(array, where))
+        assert run(cohort, "--organ-mask", masks) == 1
+        (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("error: s1: ")]
+        assert fault in line

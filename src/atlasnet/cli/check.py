@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atlasnet.cli.options import add_output_options, add_spacing_option, require_file, spacing_from
+from atlasnet.cli.options import (
+    add_mask_option,
+    add_output_options,
+    add_spacing_option,
+    require_file,
+    spacing_from,
+)
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
 from atlasnet.wording import counted, lengths
@@ -28,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data", type=Path, metavar="DATA", help="folder in nnU-Net's, the Decathlon's or the plain layout"
     )
     parser.add_argument("--unlabelled", action="store_true", help="subjects need no reference")
+    parser.add_argument("--subjects", type=Path, metavar="FILE", help="read these subjects only, one name a line")
+    add_mask_option(parser, "masks are checked too, and the plan is made by what lies within")
     add_spacing_option(parser)
     parser.add_argument("--plan", type=Path, metavar="FILE", help="write the plan there as JSON, to be edited")
     add_output_options(parser)
@@ -37,17 +45,23 @@ def run(args: argparse.Namespace) -> int:
     """Check; 0 when the cohort can be used, else 1.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or no list of subjects.
     """
     require_folder(args.data)
     if args.plan is not None:
         require_file(args.plan)
     from atlasnet.cohort.check import check_cohort
     from atlasnet.execution import SilentReporter
+    from atlasnet.training.subjects import read_names
 
-    reporter = SilentReporter() if args.json else args.reporter
-    spacing = spacing_from(args)
-    report = check_cohort(args.data, labelled=not args.unlabelled, spacing=spacing, reporter=reporter)
+    report = check_cohort(
+        args.data,
+        labelled=not args.unlabelled,
+        spacing=spacing_from(args),
+        subjects=None if args.subjects is None else read_names(args.subjects),
+        masks=args.organ_mask,
+        reporter=SilentReporter() if args.json else args.reporter,
+    )
     if args.plan is not None and report.plan is not None:
         report.plan.write(args.plan)
     tell(args, "\n".join(_lines(report)), report.to_json())

@@ -14,6 +14,7 @@ from atlasnet.cohort.cohort import Cohort, scan
 from atlasnet.cohort.doubts import AIR, TISSUE, cohort_doubts, header_doubts, is_hardly_hounsfield, modality_doubts
 from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
+from atlasnet.cohort.masks import with_masks, within
 from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
@@ -84,21 +85,26 @@ def check_cohort(
     *,
     labelled: bool = True,
     spacing: WantedSpacing | None = None,
+    subjects: Sequence[str] | None = None,
+    masks: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> CheckReport:
     """Read every file of a cohort and collect all that is wrong; nothing is raised for a fault of the data.
 
     Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
-    different grids, labels that are not whole or not declared, an image that is constant, or of a single slice where
-    most are volumes. Warnings: stray files, an empty reference, a single subject with one, a label that nobody has, a
-    channel that is constant beside others, CT without Hounsfield units, two subjects with the same voxels, a NIfTI
-    header that does not say how the image lies, a CT series in DICOM that does not say how its values are rescaled, a
-    spacing or size unlike the others'.
+    different grids, labels that are not whole or not declared, an organ mask that is missing, empty or on another grid,
+    an image that is constant, or of a single slice where most are volumes. Warnings: stray files, an empty reference, a
+    single subject with one, a label that nobody has, a channel that is constant beside others, CT without Hounsfield
+    units, two subjects with the same voxels, a NIfTI header that does not say how the image lies, a CT series in DICOM
+    that does not say how its values are rescaled, a spacing or size unlike the others'.
 
     Args:
         path: the cohort's folder.
         labelled: whether every subject must have a reference.
         spacing: of the plan; see `Plan.derive`.
+        subjects: names of those that are read, and by which the plan is made; None: all. What is wrong with files and
+            names of the others is told all the same, as a training refuses it.
+        masks: folder with the organ mask CASE.nii.gz of each of them.
         reporter: follows the reading.
 
     Raises:
@@ -110,6 +116,14 @@ def check_cohort(
         cohort, problems = scan(path, labelled=labelled)
     except CohortError as error:
         return CheckReport((Problem(_text(error), path=Path(error.path) if error.path else Path(path)),))
+    try:
+        if subjects is not None:
+            cohort = cohort.select(subjects)
+        if masks is not None:
+            cohort = with_masks(cohort, masks)
+    except CohortError as error:
+        problems.append(Problem(_text(error), path=Path(error.path or cohort.root)))
+        return CheckReport(tuple(problems), cohort)
     measured, seen = [], dict[str, str]()
     for subject in reporter.track(cohort, "checked", len(cohort)):
         found, part, voxels = _check_subject(cohort, subject)
@@ -135,7 +149,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
     def note(text: str, path: Path, *, warning: bool = False) -> None:
         problems.append(Problem(text, subject.name, path, "warning" if warning else "error"))
 
-    image = labels = None
+    image = labels = mask = None
     with kept_open():
         try:
             image = subject.read_image()
@@ -160,8 +174,15 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
         except InputError as error:
             note(_text(error), subject.labels)
             labels = None
+    if subject.mask is not None and image is not None:
+        try:
+            mask = subject.read_mask(image.grid)
+        except InputError as error:
+            note(_text(error), subject.mask)
     if image is None:
         return problems, None, None
+    if labels is not None and mask is not None:
+        labels = within(labels, mask)
     measured = measure(subject.name, image, labels, cohort.labels, cohort.ignore_label)
     return problems, measured, voxel_digest(image)
 

@@ -94,7 +94,7 @@ class Subject:
         Raises:
             CohortError: the subject has no reference.
             VolumeError: the file cannot be used, holds other than whole numbers, or does not lie on the image's grid
-                within 1e-3 voxels.
+                within `GRID_TOLERANCE` voxels.
         """
         if self.labels is None:
             raise CohortError(f"subject {self.name} has no reference", path=self.images[0])
@@ -112,7 +112,7 @@ class Subject:
 
         Raises:
             VolumeError: the file cannot be used, holds other than whole numbers, is empty, or does not lie on the
-                image's grid within 1e-3 voxels.
+                image's grid within `GRID_TOLERANCE` voxels.
         """
         if self.mask is None:
             return None
