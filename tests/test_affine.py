@@ -221,6 +221,13 @@ def test_a_small_part_is_aligned_by_itself(masked: str) -> None:
     assert error(np.array(record["matrix"]), wanted, points) < 0.6
 
 
+def test_a_mask_that_leaves_everything_is_none() -> None:
+    source, target = seen(SOURCE, affine((4, -6, 10), (5, 3, -4))), seen(TARGET)
+    masks = {f"{name}_mask": v.replace(np.ones_like(v.array)) for name, v in (("source", source), ("target", target))}
+    _, record = affine_register(source, target, **masks, execution=RUN)
+    assert np.array_equal(np.array(record["matrix"]), registered(source, target))
+
+
 def test_channels_are_averaged() -> None:
     wanted = affine((0, 0, 12), (9, -6, 4))
 

@@ -463,18 +463,31 @@ def test_scans_are_registered_to_the_same_bytes_on_any_number_of_threads(
     assert all(other == one for other in others)
 
 
-@pytest.mark.parametrize(("source", "target"), [("004", "006"), ("024", "025")])
-def test_a_mask_around_a_structure_brings_it_in_place(data_folder, source, target):
+@pytest.mark.parametrize(
+    ("source", "target", "masked", "voxels"),
+    [
+        ("004", "006", "target", 4),
+        ("024", "025", "target", 4),
+        ("288", "350", "target", 2),
+        ("083", "034", "target", 2),
+        ("350", "288", "source", 2),
+        ("332", "083", "source", 2),
+        ("332", "083", "target", 1),
+        ("024", "288", "source", 1),
+    ],
+)
+def test_a_mask_around_a_structure_brings_it_in_place(data_folder, source, target, masked, voxels):
     def read(part, name):
         return data_folder / "hippocampus" / part / f"hippocampus_{name}.nii.gz"
 
     images = [read_volume(read("imagesTr", f"{name}_0000")) for name in (source, target)]
     labels = [read_labels(read("labelsTr", name)) for name in (source, target)]
-    around = ndimage.binary_dilation(labels[1].array[0] > 0, iterations=4)[None]
-    mask = labels[1].replace(around.astype(np.uint8))
-    found = register_images(*images, operator="affine", target_mask=mask, execution=ONE)
+    whose = labels[0] if masked == "source" else labels[1]
+    around = ndimage.binary_dilation(whose.array[0] > 0, iterations=voxels)[None]
+    masks = {f"{masked}_mask": whose.replace(around.astype(np.uint8))}
+    found = register_images(*images, operator="affine", **masks, execution=ONE)
     carried = found.transform.warp(labels[0], images[1].grid, interpolation="label")
-    assert dice(carried.array > 0, labels[1].array > 0) > 0.7
+    assert dice(carried.array > 0, labels[1].array > 0) > 0.65
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ Float = NDArray[np.float64]
 
 # Lung against soft tissue against bone: neither vessels in the lungs nor dense bone decide where a chest lies.
 CT_WINDOW: Pair = (-500.0, 300.0)
+# Cost of a voxel out of view where a mask says what counts, which belongs into view: as much as unrelated images.
+MISSING_UNDER_MASK = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class AffineSettings:
         turn_count: how many steps to either side along each axis of rotation; 0 searches translations only.
         candidates: how many of the places found are refined before one is chosen.
         minimum_overlap: share of the smaller image that the other must see.
-        missing: cost of a voxel out of the other's view, between 0 (as good as a perfect match) and 1 (as bad as none).
+        missing: cost of a voxel out of the other's view, between 0 (as good as a perfect match) and 1 (as bad as none);
+            under a mask it is 1.
         scale_deviation: standard deviation of the logarithm of size between subjects.
         shear_deviation: standard deviation of the logarithms of anisotropic stretches.
         regularisation: weight of one such deviation, squared, against 1 - NCC^2.
@@ -217,6 +220,8 @@ def align_contents(
     d = here.level.dims
     penalty = Penalty(options.scale_deviation, options.shear_deviation, options.regularisation)
     coarse_target, coarse_source = pyramid[-1]
+    masked = here.level.masked or there.level.masked
+    missing = MISSING_UNDER_MASK if masked else options.missing
     headers = _headers(here, there)
     rotations = turns(d, options.turn_step, options.turn_count)
     claimed = headers[:d, :d]
@@ -226,9 +231,7 @@ def align_contents(
         np.radians(options.turn_step / 4)
     ):
         rotations.append(claimed)
-    poses = search(
-        coarse_target, coarse_source, rotations, minimum_overlap=options.minimum_overlap, missing=options.missing
-    )
+    poses = search(coarse_target, coarse_source, rotations, minimum_overlap=options.minimum_overlap, missing=missing)
     starts = [pose.matrix for pose in poses[: options.candidates]] + [headers]
 
     def improve(level: tuple[View, View], start: Float, stage: str) -> Fit:
@@ -237,7 +240,8 @@ def align_contents(
             start,
             stage,
             penalty,
-            missing=options.missing,
+            missing=missing,
+            masked=masked,
             iterations=options.iterations,
             tolerance=options.tolerance,
             checkpoint=execution.pause,
@@ -350,7 +354,8 @@ def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], 
     axes = tuple(axis for axis in range(3) if turned.grid.size[axis] > 1)
     if len(axes) < 2:
         raise VolumeError(f"the {name} is a line of voxels", expected="extent along two axes", found=str(image.grid))
-    counts = None if mask is None else orientation.apply(mask.array) != 0
+    # A mask that leaves everything is none.
+    counts = None if mask is None or mask.array.all() else orientation.apply(mask.array) != 0
     if counts is not None:
         turned, counts = _around(turned, counts)
     grid: Grid = turned.grid

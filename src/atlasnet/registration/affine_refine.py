@@ -39,6 +39,11 @@ class View:
     weight: Tensor
     total: float
 
+    @property
+    def volume(self) -> float:
+        """Of what counts, mm^3 (mm^2 in the plane)."""
+        return self.total * float(np.prod(self.level.spacing))
+
     @classmethod
     def of(cls, level: Level) -> View:
         """Prepare a level."""
@@ -201,6 +206,20 @@ def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, ra
     return Direction(cost / channels, gradient / channels, hessian / channels, correlations / channels, share)
 
 
+def _shares(looks: tuple[Direction, Direction], volumes: tuple[float, float] | None) -> tuple[float, float]:
+    """How much of each image the other sees; with ``volumes`` (mm^3) of what counts in them, one share for both.
+
+    A structure that a mask leaves of one image is a small part of the other, of which most is out of view wherever the
+    structure lies. So the smaller an image, the more its share counts.
+    """
+    there, back = (look.overlap for look in looks)
+    if volumes is None or not any(volumes):
+        return there, back
+    target, source = volumes
+    shared = (source * there + target * back) / (source + target)
+    return shared, shared
+
+
 def refine(
     target: View,
     source: View,
@@ -209,6 +228,7 @@ def refine(
     penalty: Penalty,
     *,
     missing: float,
+    masked: bool,
     iterations: int,
     tolerance: float,
     checkpoint: Callable[[], None],
@@ -223,6 +243,7 @@ def refine(
         penalty: on the strain of the map.
         missing: the cost of a voxel out of the other image's view; never below the cost at the start, so that leaving
             the view does not pay.
+        masked: whether a mask says what counts in either image; see `_shares`.
         iterations: at most.
         tolerance: in voxels of the target level.
         checkpoint: called once per iteration; may raise to stop.
@@ -231,6 +252,7 @@ def refine(
     directions = basis(d, stage)
     radius = float(target.level.extent.max()) / 2
     voxel = max(target.level.spacing)
+    volumes = (target.volume, source.volume) if masked else None
 
     def evaluate(matrix: Float) -> tuple[Direction, Direction]:
         back = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
@@ -245,10 +267,10 @@ def refine(
         gradient, hessian = np.zeros(d * (d + 1)), np.zeros((d * (d + 1),) * 2)
         gradient[entries] = slope / radius
         hessian[np.ix_(entries, entries)] = curvature / radius**2
-        for look in looks:
-            value += 0.5 * (look.overlap * look.cost + (1 - look.overlap) * missing)
-            gradient += 0.5 * look.overlap * look.gradient
-            hessian += 0.5 * look.overlap * look.hessian
+        for look, share in zip(looks, _shares(looks, volumes), strict=True):
+            value += 0.5 * (share * look.cost + (1 - share) * missing)
+            gradient += 0.5 * share * look.gradient
+            hessian += 0.5 * share * look.hessian
         return value, directions.T @ gradient, directions.T @ hessian @ directions
 
     def advanced(matrix: Float, step: Float) -> Float:
@@ -280,5 +302,5 @@ def refine(
         if length < tolerance or damping > 1e6:
             break
     correlation = (looks[0].correlation + looks[1].correlation) / 2
-    unseen = 1 - (looks[0].overlap + looks[1].overlap) / 2
+    unseen = 1 - sum(_shares(looks, volumes)) / 2
     return Fit(matrix, float(cost), float(correlation), max(look.overlap for look in looks), done, missing, unseen)
