@@ -21,10 +21,11 @@ import SimpleITK as sitk
 import torch
 
 import dicoms
-from atlasnet import __version__
+from atlasnet import __version__, evaluate
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Subject
-from atlasnet.errors import RegistrationError, UnusualInputError, explained
+from atlasnet.cohort.conversion.structures import SlicerSegmentation
+from atlasnet.errors import InputError, RegistrationError, UnusualInputError, explained
 from atlasnet.execution import Execution
 from atlasnet.prediction import Predictor, find_cases, predict_cases
 from atlasnet.prediction.record import doubts
@@ -295,6 +296,44 @@ def test_names_and_colours_of_labels_lie_beside_them(scans: Path, model: Model, 
             assert any("shell" in row for row in rows)
 
 
+def test_slicer_gets_a_segmentation_with_names_and_colours(scans: Path, model: Model, capsys: Capture) -> None:
+    arguments = [*predict(scans, model), "--suffix", ".seg.nrrd", "--agreement"]
+    assert done(capsys, arguments)["written"] == {"anna", "bert"}
+    out = scans.with_name("out")
+    assert not [*out.glob("*.nii.gz")]
+    assert (out / "anna_agreement.nrrd").is_file()
+    image = sitk.ReadImage(str(out / "anna.seg.nrrd"))
+    found = {int(image.GetMetaData(f"Segment{n}_LabelValue")): image.GetMetaData(f"Segment{n}_Name") for n in (0, 1)}
+    assert found == {value: name for name, value in model.labels.items() if value}
+    colour = [float(share) for share in image.GetMetaData("Segment0_Color").split()]
+    np.testing.assert_allclose(colour, np.array(model.segments[0].rgb) / 255, atol=1e-6)
+    # What Slicer reads is what `convert` makes a cohort of again.
+    read = SlicerSegmentation(out / "anna.seg.nrrd")
+    labels = read_labels(out / "anna.seg.nrrd")
+    for name, value in model.labels.items():
+        if value:
+            np.testing.assert_array_equal(read.mask(name, labels.grid), labels.array[0] == value)
+    assert done(capsys, arguments) == {"kept": {"anna", "bert"}}
+    write_labels(scans.with_name("refs") / "anna.nii.gz", labels)
+    assert list(evaluate(out, scans.with_name("refs")).cases) == ["anna"]
+    assert done(capsys, [*arguments, "--suffix", ".mha"])["written"] == {"anna", "bert"}
+    assert not [*out.glob("*.seg.nrrd"), *out.glob("*.nrrd")]
+
+
+def test_a_suffix_for_a_file_that_has_one_is_refused(scans: Path, model: Model, capsys: Capture) -> None:
+    scan = str(next(scans.glob("anna*")))
+    assert main(["predict", scan, "-m", str(model.folder), "-o", str(scans / "x.nii"), "--suffix", ".mha"]) == 2
+    assert "--suffix is for a folder" in capsys.readouterr().err
+
+
+def test_a_segmentation_of_slicer_is_no_scan(scans: Path, model: Model, capsys: Capture) -> None:
+    image = read_volume(scans / "anna.nii.gz")
+    write_labels(scans / "Segmentation.seg.nrrd", image.replace(image.array > 0))
+    assert {case.name for case in find_cases([scans], 1)} == {"anna", "bert"}
+    with pytest.raises(InputError, match="a segmentation of 3D Slicer and no scan"):
+        find_cases([scans / "Segmentation.seg.nrrd"], 1)
+
+
 def test_maps_that_nobody_asks_for_again_change_nothing(scans: Path, model: Model, capsys: Capture) -> None:
     main(predict(scans, model, "--quiet", "--agreement"))
     assert done(capsys, predict(scans, model))["kept"] == {"anna", "bert"}
@@ -362,7 +401,7 @@ def test_what_was_being_written_when_the_program_was_stopped_is_no_obstacle(
 ) -> None:
     out = scans.parent / "out"
 
-    def stopped(path: Path, labels: Volume) -> None:
+    def stopped(path: Path, labels: Volume, _: object) -> None:
         write_labels(path, labels)
         raise KeyboardInterrupt
 

@@ -260,6 +260,7 @@ class AtlasNet:
         *,
         masks: str | Path | None = None,
         series: str | None = None,
+        suffix: str = ".nii.gz",
         dicom_seg: bool = False,
         rtstruct: bool = False,
         report: bool = False,
@@ -275,6 +276,7 @@ class AtlasNet:
             folder: of the results.
             masks: folder with the organ mask CASE.nii.gz of each case.
             series: the number or UID of the series to take out of each DICOM folder or zip.
+            suffix: of the label maps; ``".seg.nrrd"`` is a segmentation of 3D Slicer, with names and colours.
             dicom_seg: also write CASE_seg.dcm, a DICOM segmentation; and so for the next.
             rtstruct: CASE_rtstruct.dcm, a DICOM structure set.
             report: CASE_report.html, and report.html with a row for each case.
@@ -308,7 +310,7 @@ class AtlasNet:
         batch = predict_cases(
             predictor,
             cases,
-            {case.name: _labels_path(folder, case.name) for case in cases},
+            {case.name: folder / f"{case.name}{suffix}" for case in cases},
             PredictOptions(**options),
             dicom_seg=dicom_seg,
             rtstruct=rtstruct,
@@ -425,10 +427,6 @@ class AtlasNet:
         if self.model is None:
             raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
         return Ensemble.of(self.model)
-
-
-def _labels_path(folder: Path, case: str) -> Path:
-    return folder / f"{case}.nii.gz"
 
 
 def _named(atlases: int | str | Path | Sequence[str | Path] | None) -> int | tuple[str, ...] | None:

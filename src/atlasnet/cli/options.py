@@ -156,7 +156,7 @@ def metric_settings(metrics: str | Path | None) -> dict[str, Any]:
         from atlasnet.registration import MetricWeights
 
         return MetricWeights.read(metrics).settings()
-    parts = [_metric(part) for part in metrics.split(",")]
+    parts = [_metric(part) for part in listed(metrics)]
     if len(dict(parts)) < len(parts):
         raise InputError("a metric is named twice", found=metrics)
     return {"metrics": dict(parts)}

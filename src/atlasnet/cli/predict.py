@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 HELP = "segment scans: register onto every atlas, classify, map back, fuse"
 
+_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".mhd")
 # Names of folders may have dots; few end in what looks like the suffix of a file.
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]{2,5}")
 
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="with an image suffix a file, else a folder with CASE.nii.gz and CASE.json for each case; beside them "
         "names and colours of the labels, for ITK-SNAP (.label) and 3D Slicer (.ctbl)",
+    )
+    parser.add_argument(
+        "--suffix",
+        choices=_SUFFIXES,
+        help="of the label maps in a folder (default: .nii.gz); .seg.nrrd is a segmentation of 3D Slicer, with names "
+        "and colours",
     )
     parser.add_argument("--series", metavar="S", help="number or UID of the DICOM series, where an input holds several")
     parser.add_argument(
@@ -128,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     if args.organ_mask is not None:
         cases = masked(cases, args.organ_mask)
     models.check_masks(cases)
-    paths = _places(args.output, cases, args.inputs)
+    paths = _places(args.output, cases, args.inputs, args.suffix)
     stem = image_stem(args.output)  # of the one file, None of a folder
     options = PredictOptions(
         fusion=args.fusion,
@@ -232,11 +239,12 @@ def _check_place(output: Path) -> None:
         )
 
 
-def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path]) -> dict[str, Path]:
+def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path], suffix: str | None) -> dict[str, Path]:
     """Where the labels of each case go.
 
     Raises:
-        InputError: several cases would go into one file, or results among the scans of a folder.
+        InputError: several cases would go into one file, or results among the scans of a folder; a suffix for a file
+            that has one.
     """
     from atlasnet.errors import InputError
     from atlasnet.volume.names import image_stem
@@ -248,7 +256,9 @@ def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path]) -> d
                 path=output,
                 remedy="give another folder after -o",
             )
-        return {case.name: output / f"{case.name}.nii.gz" for case in cases}
+        return {case.name: output / f"{case.name}{suffix or _SUFFIXES[0]}" for case in cases}
+    if suffix is not None:
+        raise InputError("--suffix is for a folder of results", path=output, remedy="leave it out")
     if len(cases) != 1:
         raise InputError(
             f"{len(cases)} cases cannot be written to one file", path=output, remedy="give a folder after -o"

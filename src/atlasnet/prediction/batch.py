@@ -251,6 +251,7 @@ class _Request:
             path,
             provenance=made_of,
             stages=stages,
+            segments=predictor.ensemble.segments,
             origin=origin,
             dicom_seg=dicom_seg,
             rtstruct=rtstruct,

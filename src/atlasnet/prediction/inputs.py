@@ -10,14 +10,23 @@ from atlasnet.cohort.layout import PARTS
 from atlasnet.errors import InputError
 from atlasnet.execution import Reporter, files_below
 from atlasnet.volume import volume_files
-from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES, case_and_channel, composed, image_stem, is_dicom
+from atlasnet.volume.names import (
+    DICOM_SUFFIXES,
+    READABLE_SUFFIXES,
+    SLICER_SUFFIXES,
+    case_and_channel,
+    composed,
+    image_stem,
+    is_dicom,
+    of_slicer,
+)
 from atlasnet.wording import counted, shortened
 
 # What lies beside scans and is none, by the end of its name: what other programs say of them, and results of ours.
 _BESIDE = (
     *(".json", ".csv", ".tsv", ".txt", ".md", ".pdf", ".xls", ".xlsx", ".docx", ".xml", ".yaml", ".yml", ".html"),
     *(".log", ".label", ".ctbl", ".bval", ".bvec", ".png", ".jpg", ".py", ".sh", ".db", ".ini", ".md5", ".sha256"),
-    *("_seg.dcm", "_rtstruct.dcm"),
+    *("_seg.dcm", "_rtstruct.dcm", *SLICER_SUFFIXES),
 )
 _NO_SUFFIX = ("README", "LICENSE", "VERSION", "DICOMDIR")
 
@@ -27,9 +36,10 @@ def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None =
 
     A file is a case, except that with several channels the files ``CASE_0000`` … of one case belong together (naming
     one of them is enough); a number that is no channel's, as in ``patient_1234`` without ``patient_0000``, is part of
-    the name of a file that holds all. With one channel ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside
-    it. A folder is a folder of cases when it holds image files, and then zips and sub-folders with DICOM files are
-    cases too; else it is a DICOM folder, which is one case, as a DICOM file and a zip are.
+    the name of a file that holds all. A ``.seg.nrrd``, a segmentation of 3D Slicer, is none. With one channel
+    ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside it. A folder is a folder of cases when it holds image
+    files, and then zips and sub-folders with DICOM files are cases too; else it is a DICOM folder, which is one case,
+    as a DICOM file and a zip are.
 
     Args:
         inputs: files and folders.
@@ -89,6 +99,8 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
         raise InputError("there is no such file or folder", path=path)
     if path.is_file():
         stem = image_stem(path)
+        if of_slicer(path):
+            raise InputError("this is a segmentation of 3D Slicer and no scan", path=path, remedy="name the image")
         if stem is None and is_dicom(path):
             return [_dicom(path, path.stem if path.suffix.lower() in DICOM_SUFFIXES else path.name, channels, series)]
         if stem is None:
@@ -101,7 +113,7 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
             raise InputError("a series can be chosen of a DICOM export only", path=path, found=f"series {series}")
         return [_case(path, stem, channels)]
     entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
-    files = [entry for entry in entries if image_stem(entry)]
+    files = [entry for entry in entries if image_stem(entry) and not of_slicer(entry)]
     if not files:
         _check_no_cohort(path, entries)
         return [_dicom(path, path.resolve().name, channels, series)]

@@ -69,7 +69,7 @@ def _itk_snap(segments: Sequence[Segment]) -> str:
     lines.append('0 0 0 0 0 0 0 "Clear Label"')
     for segment in segments:
         red, green, blue = segment.rgb
-        name = _printable(segment.name).replace('"', "'")
+        name = printable(segment.name).replace('"', "'")
         lines.append(f'{segment.value} {red} {green} {blue} 1 1 1 "{name}"')
     return "\n".join([*lines, ""])
 
@@ -79,13 +79,13 @@ def _slicer(segments: Sequence[Segment]) -> str:
     for segment in segments:
         red, green, blue = segment.rgb
         # Slicer cuts off ticks at the ends, and a name of nothing else would stop it.
-        name = "_".join(_printable(segment.name).split()).strip("'") or _UNNAMED
+        name = "_".join(printable(segment.name).split()).strip("'") or _UNNAMED
         lines.append(f"{segment.value} {name} {red} {green} {blue} 255")
     return "\n".join([*lines, ""])
 
 
-def _printable(name: str) -> str:
-    """The name on one line, never empty, cut where no viewer would read on."""
+def printable(name: str) -> str:
+    """A name on one line, never empty, cut where no viewer would read on."""
     text = "".join(letter if letter.isprintable() else " " for letter in name).strip()
     return text.encode()[:_LONGEST_NAME].decode(errors="ignore") or _UNNAMED
 

@@ -15,19 +15,21 @@ import torch
 
 from atlasnet import __version__
 from atlasnet.cohort import Subject
+from atlasnet.cohort.segments import Segment
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
 from atlasnet.network import code_digest
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.prediction import Prediction, PredictOptions
+from atlasnet.prediction.slicer import slicer_fields
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.registration import make_operator
 from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
 from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
 from atlasnet.volume.files import require_files
-from atlasnet.volume.names import image_stem
-from atlasnet.volume.writing import WRITABLE_SUFFIXES
+from atlasnet.volume.names import image_stem, of_slicer
+from atlasnet.volume.writing import LABEL_SUFFIXES
 
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
@@ -44,7 +46,8 @@ def output_path(path: Path, output: str) -> Path:
     if output == LABELS:
         return path
     stem = image_stem(path) or path.name
-    return path.with_name(stem + _OWN_SUFFIX.get(output, f"_{output}{path.name[len(stem) :]}"))
+    suffix = ".nrrd" if of_slicer(path) else path.name[len(stem) :]  # a map is no segmentation
+    return path.with_name(stem + _OWN_SUFFIX.get(output, f"_{output}{suffix}"))
 
 
 def output_files(path: Path, output: str) -> dict[str, Path]:
@@ -322,6 +325,7 @@ def write_prediction(
     *,
     provenance: Mapping[str, Any],
     stages: Stages | None = None,
+    segments: Sequence[Segment] = (),
     origin: Origin | None = None,
     dicom_seg: bool = False,
     rtstruct: bool = False,
@@ -330,15 +334,17 @@ def write_prediction(
     """Write the labels to ``path`` and, beside it under the same stem, the record and the maps that are there.
 
     ``STEM.json`` holds the record; ``STEM_probabilities``, ``STEM_agreement`` and ``STEM_entropy`` have the suffix of
-    ``path``. Each file is whole or absent. The record comes first, with what is going to be there, and again last, with
-    the SHA-256 of the others: where it has them, everything is there, and what it does not name is not ours. What an
-    earlier record names and this one does not is removed: it tells of another result.
+    ``path``, or ``.nrrd`` beside a ``.seg.nrrd``, which names and colours its segments for 3D Slicer. Each file is
+    whole or absent. The record comes first, with what is going to be there, and again last, with the SHA-256 of the
+    others: where it has them, everything is there, and what it does not name is not ours. What an earlier record names
+    and this one does not is removed: it tells of another result.
 
     Args:
         prediction: what is written.
         path: of the labels.
         provenance: see the function `provenance`.
         stages: what was done before the prediction, for the record.
+        segments: of the model, for a ``.seg.nrrd``.
         origin: the DICOM series that was segmented, for the next two.
         dicom_seg: whether to write ``STEM_seg.dcm``, a DICOM segmentation.
         rtstruct: whether to write ``STEM_rtstruct.dcm``, a DICOM structure set.
@@ -360,8 +366,10 @@ def write_prediction(
     write_json(record, {"outputs": begun, "provenance": dict(provenance)})
     with watch("writing"):
         for name, volume in volumes.items():
-            write = write_labels if name == LABELS else write_volume
-            write(written[name], volume)
+            if name == LABELS:
+                write_labels(path, volume, slicer_fields(segments, volume.grid.shape) if of_slicer(path) else None)
+            else:
+                write_volume(written[name], volume)
         if origin is not None and dicom_seg:
             from atlasnet.prediction.dicom_seg import write_dicom_seg
 
@@ -389,7 +397,7 @@ def _remove_written(path: Path, hashes: Mapping[str, Any], *, labels: bool = Fal
         labels: whether these are removed too; else those at ``path`` itself are left, to be replaced in one step.
     """
     stem = image_stem(path) or path.name
-    places = (path, *(path.with_name(stem + suffix) for suffix in WRITABLE_SUFFIXES))
+    places = (path, *(path.with_name(stem + suffix) for suffix in LABEL_SUFFIXES))
     outputs = (LABELS, *MAPS, DICOM_SEG, RTSTRUCT, REPORT)
     files = {f: name for place in places for output in outputs for name, f in output_files(place, output).items()}
     if not labels:

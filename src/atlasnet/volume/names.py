@@ -10,6 +10,8 @@ from atlasnet.execution import leads_nowhere
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
+SLICER_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
+"""Of segmentations of 3D Slicer: label maps, in one or more layers, whose headers name their segments."""
 LONGEST_FIRST = 1024  # bytes of a file's first element
 
 
@@ -20,9 +22,15 @@ def image_suffix(path: str | Path) -> str | None:
 
 
 def image_stem(path: Path) -> str | None:
-    """The file name without its image suffix, or None when it has none."""
-    suffix = image_suffix(path)
-    return None if suffix is None or len(path.name) == len(suffix) else path.name[: -len(suffix)]
+    """The file name without its image suffix (``.seg.nrrd`` as a whole), or None when it has none."""
+    name = path.name.lower()
+    suffix = next((suffix for suffix in SLICER_SUFFIXES if name.endswith(suffix)), image_suffix(path))
+    return None if suffix is None or len(name) == len(suffix) else path.name[: -len(suffix)]
+
+
+def of_slicer(path: Path) -> bool:
+    """Whether this is called like a segmentation of 3D Slicer."""
+    return path.name.lower().endswith(SLICER_SUFFIXES)
 
 
 def composed(name: str) -> str:

@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from atlasnet.volume.names import check_name, image_suffix
 from atlasnet.volume.volume import Volume, all_finite
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".mhd")  # the longer of two endings first
 
 _STORED_TYPES = tuple(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 _INTENT_OFFSET, _INTENT_LABEL = 68, 1002  # of a NIfTI-1 header: where its intent stands, and that of a label map
@@ -47,7 +49,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             os.replace(temporary.with_suffix(".raw"), path.with_suffix(".raw"))
 
 
-def write_labels(path: str | Path, labels: Volume) -> None:
+def write_labels(path: str | Path, labels: Volume, fields: Mapping[str, str] | None = None) -> None:
     """Write a label map as `write_volume` does, and in NIfTI say that it is one: intent code 1002, NIFTI_INTENT_LABEL.
 
     Viewers then show labels instead of intensities. The other formats have no word for it.
@@ -55,6 +57,7 @@ def write_labels(path: str | Path, labels: Volume) -> None:
     Args:
         path: of the file.
         labels: whole numbers in an integer type, or bool, (c, z, y, x).
+        fields: of the header, by their names; NRRD keeps them, the others have no place for them.
 
     Raises:
         VolumeError: as `write_volume`, or the voxels are of another type.
@@ -69,13 +72,20 @@ def write_labels(path: str | Path, labels: Volume) -> None:
             found=str(labels.array.dtype),
             remedy="write an image with write_volume, or convert labels to integers",
         )
-    if not _suffix(path).startswith(".nii"):
+    suffix = _suffix(path)
+    if not suffix.startswith(".nii") and not (fields and suffix == ".nrrd"):
         write_volume(path, labels)
         return
     image = _as_stored(path, labels)
+    if suffix == ".nrrd":
+        for name, value in (fields or {}).items():
+            image.SetMetaData(name, value)
+        with atomic_path(path) as temporary:
+            write_sitk(temporary, image, path)
+        return
     with atomic_path(path) as temporary:
         # Nothing can be changed within compressed bytes, so the header is completed before they are compressed.
-        plain = temporary.with_suffix("") if _suffix(path) == ".nii.gz" else temporary
+        plain = temporary.with_suffix("") if suffix == ".nii.gz" else temporary
         write_sitk(plain, image, path)
         with plain.open("r+b") as stream:
             stream.seek(_INTENT_OFFSET)

@@ -17,7 +17,7 @@ from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import files_below
 from atlasnet.volume.dicom_files import read_header
 from atlasnet.volume.dicom_series import no_slice, open_series
-from atlasnet.volume.names import composed, image_suffix, is_dicom
+from atlasnet.volume.names import composed, image_suffix, is_dicom, of_slicer
 from atlasnet.wording import shortened
 
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's
@@ -106,7 +106,7 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
 
 
 def _kind(file: Path) -> Kind | None:
-    if _of_slicer(file):
+    if of_slicer(file):
         return "segmentation"
     if image_suffix(file):
         return "image"
@@ -214,7 +214,7 @@ def open_structures(path: Path, images: Collection[Path] = ()) -> Structures:
     """
     if path.is_dir():
         return MaskFiles(path, images)
-    if _of_slicer(path):
+    if of_slicer(path):
         return SlicerSegmentation(path)
     if image_suffix(path):
         return LabelMap(path)
@@ -227,7 +227,3 @@ def open_structures(path: Path, images: Collection[Path] = ()) -> Structures:
             found="something else" if header is None else header.SOPClassUID.name,
         )
     return DicomSegmentation(path) if header.SOPClassUID in _SEGMENTATIONS else StructureSet(path)
-
-
-def _of_slicer(path: Path) -> bool:
-    return path.name.lower().endswith((".seg.nrrd", ".seg.nhdr"))
