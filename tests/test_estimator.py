@@ -10,7 +10,7 @@ import pytest
 
 import atlasnet
 from atlasnet.cohort import Cohort, check_cohort, take_fingerprint, with_masks
-from atlasnet.errors import CohortError, InputError, ModelError
+from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, read_json
 from atlasnet.prediction import Prediction
 from atlasnet.training.recipe import Recipe
@@ -155,6 +155,16 @@ def test_scans_that_were_trained_on_are_not_evaluated(net: atlasnet.AtlasNet, co
 
 def warned(prediction: Prediction, *warnings: str) -> Prediction:
     return replace(prediction, record=prediction.record | {"warnings": [*warnings]})
+
+
+def test_an_array_is_no_scan_and_a_folder_is_not_one(net: atlasnet.AtlasNet, cohort: Cohort) -> None:
+    scan = cohort.subjects[0].read_image()
+    with pytest.raises(VolumeError, match=r"the image is not given as a Volume.*read_volume reads a file"):
+        net.predict(scan.array)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(VolumeError, match="the mask is not given as a Volume"):
+        net.predict(scan, mask=scan.array > 0)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InputError, match="predict_all"):
+        net.predict(cohort.root / "imagesTr")
 
 
 def test_what_a_notebook_prints_is_short_and_tells_what_it_is(net: atlasnet.AtlasNet, cohort: Cohort) -> None:

@@ -33,6 +33,7 @@ from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import cohort_hashes
 from atlasnet.volume import Volume, read_labels
 from atlasnet.volume.kept import kept_open
+from atlasnet.volume.volume import require_volume
 from atlasnet.wording import counted, shortened
 
 
@@ -232,12 +233,20 @@ class AtlasNet:
             RegistrationError: it cannot be mapped onto any atlas.
         """
         predictor, chosen = self._ready(), PredictOptions(**options)
+        require_volume(image, path=True)
+        if mask is not None:
+            require_volume(mask, "the mask", path=True)
         left_open: list[str] = []
         against: list[str] = []
         if not isinstance(image, Volume):
             cases = find_cases([image], len(predictor.ensemble.channels), series)
             if len(cases) != 1:
-                raise InputError("the path is not that of one scan", path=image, found=counted(len(cases), "scan"))
+                raise InputError(
+                    "the path is not that of one scan",
+                    path=image,
+                    found=counted(len(cases), "scan"),
+                    remedy="predict_all segments a folder of scans",
+                )
             with kept_open():
                 predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
                 image = cases[0].read_image()

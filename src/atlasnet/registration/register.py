@@ -18,6 +18,7 @@ from atlasnet.registration.operator import Operator, Registration, contextual
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume, canonical
+from atlasnet.volume.volume import require_volume
 
 OPERATORS = ("mrf", "affine", "centre", "identity", *EXTERNAL)
 WITHOUT_SPACING = ("affine", "centre", "identity")
@@ -98,6 +99,8 @@ def register_images(
         InputError: labels are given to an operator to which they say nothing.
         RegistrationError: no acceptable map was found.
     """
+    for image, what in ((source, "the source"), (target, "the target")):
+        require_volume(image, what)
     chosen = make_operator(operator) if isinstance(operator, str) else operator
     labels: dict[str, Any] = {}
     if contextual(chosen):

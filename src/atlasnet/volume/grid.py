@@ -17,6 +17,8 @@ _RIGHT_ANGLE = 2e-3  # cosine up to which two axes are at right angles, but for 
 
 Float = NDArray[np.float64]
 
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS to RAS, and back
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -28,7 +30,7 @@ class Grid:
 
     Args:
         shape: voxels along (z, y, x).
-        affine: (4, 4), index (x, y, z, 1) to LPS mm.
+        affine: (4, 4), index (x, y, z, 1) to LPS mm; `from_ras` takes that of NIfTI.
 
     Raises:
         VolumeError: the shape has not three axes, or the affine is not of that form: finite, its axes of a length above
@@ -39,9 +41,9 @@ class Grid:
     affine: Float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         affine = np.array(self.affine, dtype=np.float64)
         _check(self.shape, affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 
@@ -76,6 +78,16 @@ class Grid:
         affine[:3, :3] = axes * steps
         affine[:3, 3] = origin
         return cls(tuple(shape), affine)  # type: ignore[arg-type] # of another length it is refused
+
+    @classmethod
+    def from_ras(cls, shape: Sequence[int], affine: ArrayLike) -> Grid:
+        """Build from ``shape`` (z, y, x) and NIfTI's affine (4, 4), index (x, y, z, 1) to RAS mm, as nibabel has it."""
+        return cls(tuple(shape), _FLIP @ np.asarray(affine, dtype=np.float64))  # type: ignore[arg-type] # as above
+
+    @property
+    def ras(self) -> Float:
+        """NIfTI's affine (4, 4), index (x, y, z, 1) to RAS mm."""
+        return _FLIP @ self.affine
 
     @property
     def spacing(self) -> Float:

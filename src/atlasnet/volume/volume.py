@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,26 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
     return tuple(box)
 
 
+def require_volume(image: object, what: str = "the image", *, path: bool = False) -> None:
+    """Refuse an array without geometry where a `Volume` is expected.
+
+    Args:
+        image: what was given.
+        what: it is to be.
+        path: whether the path of a file will do.
+
+    Raises:
+        VolumeError: it is something else.
+    """
+    if not isinstance(image, (Volume, str, os.PathLike) if path else Volume):
+        raise VolumeError(
+            f"{what} is not given as a Volume",
+            expected="a Volume, or a path" if path else "a Volume",
+            found=type(image).__name__,
+            remedy="Volume(array, grid) says where the voxels of an array lie; read_volume reads a file",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels with their geometry.
@@ -38,7 +59,7 @@ class Volume:
         grid: the lattice on which the voxels lie.
 
     Raises:
-        VolumeError: the array's shape is not that of the grid, or it has no voxels.
+        VolumeError: the array's shape is not that of the grid, which is a `Grid`, or it has no voxels.
     """
 
     array: NDArray[Any]
@@ -46,6 +67,12 @@ class Volume:
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
+        if not isinstance(self.grid, Grid):
+            raise VolumeError(
+                "where the voxels lie is not given as a Grid",
+                found=type(self.grid).__name__,
+                remedy="Grid.from_ras(shape, affine) takes the affine of NIfTI, Grid.from_parts spacing and origin",
+            )
         if array.ndim == 3:
             array = array[None]
         if array.ndim != 4 or array.shape[1:] != self.grid.shape:

@@ -1,0 +1,57 @@
+"""Arrays of other libraries, with the affine of NIfTI, as volumes; and what is no volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import atlasnet
+from atlasnet.errors import VolumeError
+from atlasnet.volume import Grid, Volume, read_volume, write_volume
+
+SHAPE = (5, 6, 7)
+AFFINE = np.array([[0.0, -1.2, 0.1, 40.0], [0.9, 0.0, 0.0, -30.0], [0.0, 0.1, 2.5, 12.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def sform(path: Path) -> np.ndarray:
+    """The affine that nibabel and MONAI take of a NIfTI file: three rows of four floats at byte 280 of the header."""
+    return np.vstack([np.frombuffer(path.read_bytes(), np.float32, 12, 280).reshape(3, 4), [0, 0, 0, 1]])
+
+
+def test_the_affine_of_a_nifti_file_and_its_array_give_the_volume_that_was_written(tmp_path: Path) -> None:
+    grid = Grid.from_parts(SHAPE, (0.9, 1.2, 2.5), (-40, 30, 12), [[0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    written = Volume(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), grid)
+    write_volume(tmp_path / "scan.nii", written)
+    affine = sform(tmp_path / "scan.nii")
+    array = written.array[0].T  # (x, y, z)
+    volume = Volume(array.T, Grid.from_ras(array.T.shape, affine))
+    read = read_volume(tmp_path / "scan.nii")
+    assert volume.grid.matches(read.grid, 1e-3)
+    np.testing.assert_array_equal(volume.array, read.array)
+    np.testing.assert_allclose(read.grid.ras, affine, atol=1e-4)
+
+
+def test_left_and_posterior_are_positive_once_they_are_turned_over() -> None:
+    grid = Grid.from_ras(SHAPE, AFFINE)
+    x, y, z, _ = AFFINE @ (2, 3, 4, 1)
+    np.testing.assert_allclose(grid.to_world((2, 3, 4)), (-x, -y, z))
+    np.testing.assert_array_equal(grid.ras, AFFINE)
+
+
+@pytest.mark.parametrize(("shape", "affine"), [((2, 5, 6, 7), np.eye(4)), ((5, 6, 7), np.eye(3)), ((6, 7), np.eye(4))])
+def test_a_grid_has_three_axes_and_no_channels(shape: tuple[int, int, int], affine: np.ndarray) -> None:
+    with pytest.raises(VolumeError, match="without channels, and an affine"):
+        Grid(shape, affine)
+
+
+def test_an_affine_is_no_grid() -> None:
+    with pytest.raises(VolumeError, match=r"found ndarray.*Grid\.from_ras"):
+        Volume(np.zeros(SHAPE), np.eye(4))  # type: ignore[arg-type]  # what is tested
+
+
+def test_an_array_is_no_image() -> None:
+    image = Volume(np.zeros(SHAPE, np.float32), Grid.from_parts(SHAPE))
+    with pytest.raises(VolumeError, match="the target is not given as a Volume"):
+        atlasnet.register(image, image.array)  # type: ignore[arg-type]  # what is tested
