@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 import atlasnet
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Grid, Volume, read_volume, write_volume
 
 SHAPE = (5, 6, 7)
-AFFINE = np.array([[0.0, -1.2, 0.1, 40.0], [0.9, 0.0, 0.0, -30.0], [0.0, 0.1, 2.5, 12.0], [0.0, 0.0, 0.0, 1.0]])
+TURN = Rotation.from_euler("xyz", [4, -3, 91], degrees=True).as_matrix()
+AFFINE = np.block([[TURN * (0.9, 1.2, 2.5), np.array([[40.0], [-30.0], [12.0]])], [np.zeros(3), np.ones(1)]])
 
 
 def sform(path: Path) -> np.ndarray:
@@ -42,7 +44,10 @@ def test_left_and_posterior_are_positive_once_they_are_turned_over() -> None:
 
 @pytest.mark.parametrize(("shape", "affine"), [((2, 5, 6, 7), np.eye(4)), ((5, 6, 7), np.eye(3)), ((6, 7), np.eye(4))])
 def test_a_grid_has_three_axes_and_no_channels(shape: tuple[int, int, int], affine: np.ndarray) -> None:
-    with pytest.raises(VolumeError, match="without channels, and an affine"):
+    with pytest.raises(
+        VolumeError,
+        match=r"three axes; expected a shape \(z, y, x\) without channels|affine of a grid cannot be used; expected \(4, 4\)",
+    ):
         Grid(shape, affine)
 
 

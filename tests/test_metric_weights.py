@@ -275,7 +275,7 @@ def test_the_verb_writes_weights_that_register_takes(data, tmp_path, capsys):
     [
         (["lungs"], "no class with labels"),
         (["=1"], "no class with labels"),
-        (["lungs="], "no class with labels"),
+        (["lungs="], "an entry of the list is empty"),
         (["lungs=1", "lungs=2"], "given twice"),
     ],
 )

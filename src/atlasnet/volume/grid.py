@@ -174,7 +174,7 @@ def _check(shape: tuple[int, ...], affine: Float) -> None:
         VolumeError: see `Grid`.
     """
     if len(shape) != 3:
-        raise VolumeError("a grid has three axes", expected="a shape (z, y, x)", found=str(shape))
+        raise VolumeError("a grid has three axes", expected="a shape (z, y, x) without channels", found=str(shape))
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.abs(affine[3] - (0, 0, 0, 1)).max() > 1e-9:
         raise VolumeError(
             "the affine of a grid cannot be used",
