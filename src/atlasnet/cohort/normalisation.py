@@ -63,7 +63,11 @@ class Normalisation:
             raise CohortError(f"the std of channel {self.channel!r} is not positive", found=repr(self.std))
 
     def apply(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """Normalise intensities of any shape and type; a constant image becomes zeros."""
+        """Intensities of any shape and type as a network sees them: of that shape, without unit.
+
+        Of CT, HU within the window minus the cohort's mean, over its standard deviation; of other images the same by
+        the percentiles, mean and deviation of the image itself. A constant image becomes zeros.
+        """
         if self.window is not None and self.mean is not None and self.std is not None:
             # In place: a scan of 800 slices has no room for a copy after every step.
             scaled = array.astype(np.float32)

@@ -116,7 +116,7 @@ class UNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of slices whose sides are multiples of ``divisibility``."""
+        """Logits (b, classes, [z,] y, x) of (b, inputs, [z,] y, x) whose sides are multiples of ``divisibility``."""
         skips: list[Tensor] = []
         for layers in self.down:
             x = layers(x)  # (b, f * 2**level, y / 2**level, x / 2**level)

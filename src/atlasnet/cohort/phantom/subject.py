@@ -62,7 +62,11 @@ def phantom_rendering(
     disease: bool = True,
     arms_down: bool = False,
 ) -> Rendering:
-    """Like `phantom_subject`, with the tissue of every voxel besides (`TISSUES` holds their values)."""
+    """Like `phantom_subject`, with the tissue of every voxel besides (`TISSUES` holds their values).
+
+    Raises:
+        InputError: an argument is out of range.
+    """
     if seed < 0:
         raise InputError("a phantom's seed must not be negative", found=str(seed))
     return render(
