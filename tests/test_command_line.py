@@ -65,6 +65,16 @@ def test_0_what_was_asked_for_is_done(scan: Path, model: Model) -> None:
     assert main(predict(scan, model, "--quiet")) == 0
 
 
+@pytest.mark.parametrize("words", [["check", "data", "--thread", "1"], ["model", "info", "m", "--thread", "1"]])
+def test_2_an_option_that_a_verb_does_not_have_is_told_with_that_verbs_help(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    verb = f"atlasnet {words[0]}"
+    said = capsys.readouterr().err
+    assert said == f"{verb}: error: unrecognized arguments: --thread 1; to mend it: see {verb} --help\n"
+
+
 def test_1_the_work_itself_failed(scan: Path, model: Model, capsys: Capture) -> None:
     write_volume(scan, subject(300)[0].replace(np.random.default_rng(0).normal(size=(14, 28, 32)).astype("f4")))
     assert main(predict(scan, model, "--overwrite", "--quiet")) == 1

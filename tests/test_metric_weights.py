@@ -17,6 +17,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.errors import Cancelled, CohortError, InputError, VolumeError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder
 from atlasnet.prediction import Predictor
+from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
 from atlasnet.registration import MetricWeights, MRFOperator, MRFSettings, TissueClass, make_operator, register_images
 from atlasnet.registration.context import ClassMap, point_weights
@@ -297,7 +298,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_learning(cohort, 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(cohort, tmp_path):
+def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(cohort, tmp_path, capsys):
     settings = {**WEIGHTS.settings(), "levels": [asdict(level) for level in LEVELS]}
     short = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
     options = FitOptions(atlases=("s0",), width=0.25, preset=short, operator_settings=settings)
@@ -308,7 +309,9 @@ def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(coho
     (member,) = Predictor(Model.load(tmp_path / "m.zip"), execution=ONE).members
     assert member.operator.settings()["classes"][2]["weights"] == dict(CLASSES[2].weights)
     (made,) = member.register(Scan(subject(9)[0], ONE))
-    assert made.record["classes_from"] == "target"
+    assert brief("s0", made.record)["classes_from"] == "target"  # what the record of a prediction keeps
+    assert main(["model", "info", str(tmp_path / "m.zip")]) == 0
+    assert "metrics learnt for background, shell, core" in capsys.readouterr().out
     atlas = cohort["s0"]
     (expected,) = member.operator.register(
         subject(9)[0], [atlas.read_image()], target_labels=[atlas.read_labels()], execution=ONE
@@ -325,7 +328,9 @@ def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(coho
         (["--metrics", "mi=1, ncc=0.5"], {"mi": 1.0, "ncc": 0.5}, False),
     ],
 )
-def test_a_training_registers_by_the_metrics_that_the_command_line_names(data, tmp_path, words, metrics, discrete):
+def test_a_training_registers_by_the_metrics_that_the_command_line_names(
+    data, tmp_path, capsys, words, metrics, discrete
+):
     out = tmp_path / "m"
     words = ["train", str(data), "-o", str(out), "--atlas", "s0", "--epochs", "1", "--width", "0.1", *words]
     assert main([*words, "--threads", "1", "--quiet"]) == 0
@@ -337,6 +342,8 @@ def test_a_training_registers_by_the_metrics_that_the_command_line_names(data, t
     assert record["metrics"] == metrics
     assert any(level["correlation_before_refinements"] for level in record["levels"]) is not discrete
     assert main([*words, "--threads", "1", "--quiet"]) == 0  # the same request is finished
+    assert main(["model", "info", str(out)]) == 0
+    assert ", ".join(f"{name} {weight:g}" for name, weight in metrics.items()) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["train", "study"])

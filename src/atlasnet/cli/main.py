@@ -87,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(command)
     try:
         try:
-            args = command.parse_args(arguments)
+            args, unknown = command.parse_known_args(arguments)
+            if unknown:
+                _Parser(prog=f"{command.prog} {args.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
         except Misuse as misuse:
             words = sys.argv[1:] if arguments is None else arguments
             log_misuse(words, next((word for word in words if word in VERBS), ""), misuse.message)

@@ -90,13 +90,22 @@ def _described(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _metrics(summary: dict[str, Any]) -> str:
+    """What is similar to a registration that was told so."""
+    if summary["registration_classes"]:
+        return f", metrics learnt for {', '.join(summary['registration_classes'])}"
+    metrics = summary["registration_metrics"] or {}
+    return "".join(f", {name} {weight:g}" for name, weight in metrics.items())
+
+
 def _of_one(summary: dict[str, Any]) -> list[str]:
     """What models that segment together need not have in common."""
     network = f"{summary['network']['name']}, width {summary['network']['width']:g}"
     lines = [
         f"network      {network}, voxels of {lengths(summary['network_spacing_mm'])} mm",
         f"epochs       {summary['epochs_of_networks'] or 'not known'}",
-        f"registration {summary['registration']}, voxels of {lengths(summary['registration_spacing_mm'])} mm",
+        f"registration {summary['registration']}, voxels of {lengths(summary['registration_spacing_mm'])} mm"
+        + _metrics(summary),
         f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),
         f"size         {summary['bytes'] / 2**20:.1f} MiB",

@@ -20,7 +20,7 @@ UNSURE_DICE = 0.5  # expected by the probabilities themselves, below which a res
 def brief(atlas: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """What a prediction's record keeps of the record of a registration onto the atlas of this name."""
     similarity = ("quality", "covered", "similarity_before", "similarity_after")
-    kept = (*similarity, "jacobian_min", "folded_share", "inverse_residual_mm")
+    kept = (*similarity, "classes_from", "jacobian_min", "folded_share", "inverse_residual_mm")
     seconds = {"seconds": record.get("seconds", 0.0)}
     return {"name": atlas, **seconds, **{key: record[key] for key in kept if key in record}}
 

@@ -405,6 +405,8 @@ class Model:
             "registration": self.operator,
             "network_spacing_mm": list(self.plan.spacing),
             "registration_spacing_mm": list(self.plan.registration_spacing),
+            "registration_metrics": self.operator_settings.get("metrics"),
+            "registration_classes": [one["name"] for one in self.operator_settings.get("classes", ())],
             "training_subjects": len(self.provenance.get("data", {})),
             "atlases": [atlas.to_json() | {"network_sees_mm": self.seen_mm(atlas)} for atlas in self.atlases],
             "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
