@@ -122,6 +122,20 @@ def test_a_masked_half_does_not_pull():
     assert step.correlation == pytest.approx(1, abs=1e-4)
 
 
+def test_the_edge_of_a_mask_is_no_edge_of_the_image():
+    shape = (12, 14, 16)
+    z, y, x = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    ramp = torch.from_numpy(10 + 0.5 * x - 0.3 * y + 0.2 * z).float()[None]
+    known = torch.zeros(shape, dtype=torch.bool)
+    known[3:9, 4:6, 5:12] = True
+    known[0, 0, 0] = True  # alone, it has no slope
+    slopes = room._gradient(ramp * known, known)
+    for slope, wanted in zip(slopes, (0.5, -0.3, 0.2), strict=True):
+        np.testing.assert_allclose(slope[0, 3:9, 4:6, 5:12], wanted, atol=1e-5)
+        assert not slope[0][~known].any()
+        assert slope[0, 0, 0, 0] == 0
+
+
 def test_refinement_finds_tenths_of_a_voxel_that_the_search_does_not():
     shape = (40, 44, 48)
     grid = Grid.from_parts(shape, (1.5, 1.5, 1.5))

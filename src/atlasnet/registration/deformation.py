@@ -78,15 +78,8 @@ class Image:
             weight = along_axes(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
         values = torch.stack(channels)
 
-        def voxels(distance: float) -> tuple[int, int, int]:
-            z, y, x = (
-                min(max(1, round(distance / step)), n - 1)
-                for step, n in zip(reversed(grid.spacing.tolist()), grid.shape, strict=True)
-            )
-            return z, y, x
-
-        contrast = local_contrast(values, weight, voxels(CONTRAST_REACH * spacing))
-        described = self_similarity(values, weight, voxels(spacing)) if descriptor else None
+        contrast = local_contrast(values, weight, _voxels(CONTRAST_REACH * spacing, grid))
+        described = self_similarity(values, weight, _voxels(spacing, grid)) if descriptor else None
         return cls(values, contrast, described, weight, grid, tuple(windows))
 
     @property
@@ -117,6 +110,15 @@ class Image:
         index = FramedPoints(points, grid.affine).relative_to(self.grid.affine)
         values, contrast, descriptor, known = self.at(index)
         return Image(values, contrast, descriptor, known[None].to(torch.float32), grid, self.windows)
+
+
+def _voxels(distance: float, grid: Grid) -> tuple[int, int, int]:
+    """A distance in mm as voxels along (z, y, x): one at least, and none along an axis of a single voxel."""
+    z, y, x = (
+        min(max(1, round(distance / step)), n - 1)
+        for step, n in zip(reversed(grid.spacing.tolist()), grid.shape, strict=True)
+    )
+    return z, y, x
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -291,7 +293,9 @@ def deform(
         correlations = []
         for _ in range(level.settings.refinements):
             # The contrasts stand for all metrics together.
-            step = _refine(source, here, displacement, initial, level, settings, sum(weights.values()))
+            step = _refine(
+                source, here, displacement, initial, level, settings, sum(weights.values()), finest_spacing(target.grid)
+            )
             displacement = compose(step_field(step.coefficients, level.control, level.image), displacement)
             correlations.append(round(step.correlation, 6))
         record["correlation_before_refinements"] = correlations
@@ -336,16 +340,25 @@ def _refine(
     level: Level,
     settings: MRFSettings,
     weight: float | Tensor,
+    spacing: float,
 ) -> Step:
-    """One step between the labels; ``target`` at the voxels of the level."""
+    """One step between the labels; ``target`` at the voxels of the level, ``spacing`` (mm) that of the registration."""
     index = warped_voxels(source.grid, displacement, (0, 0, 0), initial, level.grid)
+    seen = target.counted & source.known(index)
+    ours, theirs = target.contrast, sample(source.contrast, index)
+    masked = [not bool(image.counted.all()) for image in (target, source)]
+    if sum(masked) == 1:
+        # The contrast beside the edge of a mask is that of one side of it, in the image without a mask too.
+        reach, weights = _voxels(CONTRAST_REACH * spacing, level.grid), seen[None].to(ours.dtype)
+        ours, theirs = (local_contrast(v, weights, reach) for v in (target.values, sample(source.values, index)))
     return refine(
-        target.contrast,
-        sample(source.contrast, index),
-        target.counted & source.known(index),
+        ours,
+        theirs,
+        seen,
         Supports(lattice.support(level.image, level.control, displacement.device)),
         level_smoothness(displacement, level, settings.alpha, settings.truncation),
         weight,
+        masked=any(masked),
     )
 
 

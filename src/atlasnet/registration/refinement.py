@@ -49,6 +49,8 @@ def refine(
     supports: Supports,
     smoothness: Smoothness,
     weight: float | Tensor = 1.0,
+    *,
+    masked: bool = False,
 ) -> Step:
     """One regularised Gauss-Newton step.
 
@@ -60,11 +62,15 @@ def refine(
         smoothness: the quadratic penalty, with the displacement that the control points already have. Its truncation
             does not matter here: steps of less than a voxel do not jump.
         weight: of the images against the penalty, everywhere or (cz, cy, cx) at each control point.
+        masked: whether a mask takes voxels of either image away; the contrast has no slope towards these.
     """
     seen = counted.to(target.dtype)
     target, source = _standardised(target, seen), _standardised(source, seen)
     difference = target - source
-    gradient = [(ours + theirs) / 2 for ours, theirs in zip(_gradient(target), _gradient(source), strict=True)]
+    known = counted if masked else None
+    gradient = [
+        (ours + theirs) / 2 for ours, theirs in zip(_gradient(target, known), _gradient(source, known), strict=True)
+    ]
     curvature = weight * torch.stack([supports.mean((gradient[i] * gradient[j]).mean(0)) for i, j in UPPER])
     slope = weight * torch.stack([supports.mean((component * difference).mean(0)) for component in gradient])
     factors = slope.new_tensor(smoothness.weights)
@@ -81,11 +87,28 @@ def _standardised(contrast: Tensor, seen: Tensor) -> Tensor:
     return contrast * power.clamp(min=1e-12).rsqrt().masked_fill(power <= 1e-12, 0.0)
 
 
-def _gradient(image: Tensor) -> list[Tensor]:
-    """Derivatives of (c, z, y, x) along (x, y, z): central, one-sided at the border, 0 along a single voxel."""
+def _gradient(image: Tensor, known: Tensor | None) -> list[Tensor]:
+    """Derivatives of (c, z, y, x) along (x, y, z): central, one-sided at the border, 0 along a single voxel.
+
+    With ``known`` (z, y, x), bool, its edge is a border like that of the image, and what is not known has none.
+    """
+    if known is not None:
+        return [_gradient_within(image, known, axis) for axis in (3, 2, 1)]
     return [
         torch.gradient(image, dim=axis)[0] if image.shape[axis] > 1 else torch.zeros_like(image) for axis in (3, 2, 1)
     ]
+
+
+def _gradient_within(image: Tensor, known: Tensor, axis: int) -> Tensor:
+    """The mean of the differences along one axis of (c, z, y, x) to those neighbours that are ``known``."""
+    count = image.shape[axis]
+    both = known.narrow(axis - 1, 0, count - 1) & known.narrow(axis - 1, 1, count - 1)
+    difference, sides = image.diff(dim=axis) * both, both.to(image.dtype)
+    total, number = torch.zeros_like(image), torch.zeros_like(image[0])
+    for first in (0, 1):
+        total.narrow(axis, first, count - 1).add_(difference)
+        number.narrow(axis - 1, first, count - 1).add_(sides)
+    return total / number.clamp(min=1)
 
 
 def _penalty_gradient(displacement: Tensor, factors: Tensor) -> Tensor:
