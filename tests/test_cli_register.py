@@ -466,6 +466,28 @@ def test_labels_on_another_grid_are_refused_by_name(scans):
     assert not (scans / "never").exists()
 
 
+def test_labels_of_a_part_of_the_image_are_put_in_their_place(scans, tmp_path):
+    """As 3D Slicer saves a segmentation: cropped to what is drawn."""
+    labels = read_volume(scans / "labels.nii.gz")
+    box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(labels.array[0]))
+    write_volume(tmp_path / "part.nrrd", Volume(labels.array[0][box], labels.grid.cropped(box)))
+    for name, path in (("whole", scans / "labels.nii.gz"), ("part", tmp_path / "part.nrrd")):
+        call(
+            scans / "source.nii.gz", scans / "target.mha", "-o", tmp_path / name, "--operator", "affine",
+            "--source-labels", path, "--quiet",
+        )  # fmt: skip
+    whole, part = (read_volume(tmp_path / name / "warped_labels.nii.gz").array for name in ("whole", "part"))
+    assert part.any()
+    np.testing.assert_array_equal(part, whole)
+
+
+@pytest.mark.parametrize("name", ["map.h5", "map.tfm", "field.nii.gz", "transform.safetensors"])
+def test_the_name_of_a_file_is_none_of_a_folder(scans, tmp_path, name):
+    with pytest.raises(InputError, match=r"name a folder; it gets transform\.safetensors, and with --fields"):
+        call(scans / "source.nii.gz", scans / "target.mha", "-o", tmp_path / name)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_file_in_place_of_the_folder_is_refused(scans):
     with pytest.raises(InputError, match="folder"):
         call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "source.nii.gz")

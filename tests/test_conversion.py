@@ -558,7 +558,7 @@ def test_a_cohort_needs_no_conversion(tmp_path: Path) -> None:
 
 def test_what_an_image_shows_must_be_known(tmp_path: Path) -> None:
     write_masks(tmp_path / "cases" / "a")
-    with pytest.raises(InputError, match="--channel CT"):
+    with pytest.raises(InputError, match=r"--channel CT.*found images that do not say it"):
         convert_cohort(tmp_path / "cases", tmp_path / "data")
 
 

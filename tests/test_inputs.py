@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import dicoms
-from atlasnet.cohort import Subject
+from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.masks import find_masks
-from atlasnet.errors import InputError
+from atlasnet.errors import CohortError, InputError
 from atlasnet.prediction import find_cases, unread
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, write_volume
@@ -69,6 +69,12 @@ def test_what_may_be_a_scan_and_is_no_case_is_told(tmp_path: Path) -> None:
     assert unread([tmp_path, tmp_path / "b", tmp_path / "a.mhd"], find_cases([tmp_path, tmp_path / "b"], 1)) == loose
     several = [Subject("a", (tmp_path / "a.mhd",), channels=2)]  # a series has one channel
     assert unread([tmp_path], several) == sorted([*loose, tmp_path / "b", tmp_path / "c.zip"])
+
+
+def test_images_in_folders_of_their_own_are_told(tmp_path: Path) -> None:
+    touch(tmp_path / "p1" / "ct.nrrd", tmp_path / "p1" / "s.seg.nrrd", tmp_path / "p2" / "ct.nrrd")
+    with pytest.raises(InputError, match=r"folders of their own.*found p1/ct\.nrrd, p2/ct\.nrrd; .*each of these"):
+        find_cases([tmp_path], 1)
 
 
 def test_dicom_behind_a_link_is_a_case_even_where_the_link_leads_nowhere(tmp_path: Path) -> None:
@@ -161,6 +167,12 @@ def test_a_list_of_subjects_that_cannot_be_used_is_refused(tmp_path: Path, text:
     file.write_text(text)
     with pytest.raises(InputError, match=problem):
         read_names(file)
+
+
+def test_the_folder_above_a_cohort_is_no_cohort(tmp_path: Path) -> None:
+    (tmp_path / "Dataset004_Hippocampus" / "imagesTr").mkdir(parents=True)
+    with pytest.raises(CohortError, match=r"name the folder of the data set, .*Dataset004_Hippocampus"):
+        Cohort.read(tmp_path)
 
 
 def test_the_folder_of_a_cohort_is_told_from_one_of_scans(tmp_path: Path) -> None:

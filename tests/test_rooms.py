@@ -52,6 +52,11 @@ def loaded_modules(code: str) -> set[str]:
     )
 
 
+def test_the_package_runs_as_a_module() -> None:
+    words = [sys.executable, "-m", "atlasnet", "--version"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.startswith("atlasnet ")
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = "from atlasnet.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass"
     assert not loaded_modules(code) & {"torch", "numpy", "scipy", "SimpleITK", "matplotlib", "tqdm"}

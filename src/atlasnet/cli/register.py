@@ -18,6 +18,7 @@ from atlasnet.cli.options import (
 )
 from atlasnet.cli.register_inputs import (
     check_apart,
+    check_folder,
     check_overlap,
     check_range,
     given_map,
@@ -132,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.cohort import Subject
     from atlasnet.registration import contextual, regional_quality, register_images
 
+    check_folder(args.output)
     operator = _operator(args)
     execution = execution_from(args)
     require_memory(args, operator, execution, 1 + len(args.source_channel))
@@ -139,8 +141,8 @@ def run(args: argparse.Namespace) -> int:
     if args.channels:
         require_memory(args, operator, execution, source.channels)
     check_range(args, source, target)
-    labels = labels_on(source, args.source_labels, "source")
-    target_labels = labels_on(target, args.target_labels, "target")
+    labels = labels_on(source, args.source_labels)
+    target_labels = labels_on(target, args.target_labels)
     given = given_map(args)
     check_overlap(args, given, source, target)
     tissue: dict[str, Volume | None] = {}
@@ -326,7 +328,7 @@ def _summary(args: argparse.Namespace, record: dict[str, Any]) -> str:
     done = "registered" if args.transform is None else "mapped"
     lines = [
         f"{args.output}: {done} in {record['seconds']:.1f} s, quality {record['quality']:.2f}"
-        + (f" over {record['covered']:.0%} of the target" if "covered" in record else ""),
+        + (f" over {100 * record['covered']:.0f} % of the target" if "covered" in record else ""),
         "similarity " + ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in after),
         f"smallest Jacobian {record['jacobian_min']:.3f}, folded voxels {100 * record['folded_share']:.3g} %, "
         f"inverse residual {residual['mean']:.3f} mm (99.9 %: {residual['p999']:.3f} mm)",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from atlasnet.volume import Volume
 
 
+_TRANSFORMS = (".safetensors", ".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """The map that an option gives.
@@ -38,6 +41,24 @@ class Given:
         if self.points is None:
             return self.record
         return {"landmarks": {**self.record["landmarks"], "after_mm": landmark_errors(found, self.points)}}
+
+
+def check_folder(output: Path) -> None:
+    """Refuse the name of an image or a transform: what is written is a folder.
+
+    Raises:
+        InputError: it is one.
+    """
+    from atlasnet.errors import InputError
+    from atlasnet.volume.names import image_suffix
+
+    if not output.is_dir() and (image_suffix(output) or output.suffix.lower() in _TRANSFORMS):
+        raise InputError(
+            "this is the name of a file, and the results are a folder",
+            path=output,
+            remedy="name a folder; it gets transform.safetensors, and with --fields displacement.nii.gz, which 3D "
+            "Slicer, ITK and ANTs read",
+        )
 
 
 def require_memory(args: argparse.Namespace, operator: Operator, execution: Execution, channels: int) -> None:
@@ -239,23 +260,16 @@ def check_range(args: argparse.Namespace, source: Volume, target: Volume) -> Non
                 )
 
 
-def labels_on(image: Volume, path: Path | None, name: str) -> Volume | None:
-    """The label map of an image called ``name``.
+def labels_on(image: Volume, path: Path | None) -> Volume | None:
+    """The label map of an image; one of a part of it, as 3D Slicer saves, is put in its place.
 
     Raises:
-        VolumeError: it cannot be used, or does not lie on the image's grid.
+        VolumeError: it cannot be used, or does not lie on the image's voxels.
     """
-    from atlasnet.errors import VolumeError
-    from atlasnet.volume import read_labels
+    from atlasnet.cohort.conversion.lattice import placed
+    from atlasnet.volume import Volume, read_labels
 
     if path is None:
         return None
     labels = read_labels(path)
-    if not labels.grid.matches(image.grid):
-        raise VolumeError(
-            f"the labels do not lie on the {name}'s grid",
-            path=path,
-            expected=repr(image.grid),
-            found=repr(labels.grid),
-        )
-    return labels
+    return Volume(placed(labels.array[0], labels.grid, image.grid, path), image.grid)

@@ -63,13 +63,18 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
             )
         if any(image_suffix(entry) for entry in root.iterdir()):
             return _folders("plain", root, root / "labels", channels, declaration.file_ending, labelled)
+    within = [entry for entry in sorted(root.iterdir()) if (entry / "imagesTr").is_dir()]
     raise CohortError(
         "no layout of subjects is recognised",
         path=root,
         expected="imagesTr/ and labelsTr/ (nnU-Net), a dataset.json with a 'training' list (Decathlon), "
         "or images/ and labels/",
         found=", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder",
-        remedy=f"name the folder above, {root.absolute().parent}" if root.name in PARTS else None,
+        remedy=f"name the folder above, {root.absolute().parent}"
+        if root.name in PARTS
+        else f"name the folder of the data set, {within[0]}"
+        if within
+        else None,
     )
 
 

@@ -79,9 +79,11 @@ def evaluate_folder(
             f"no prediction for {len(missing)} of {counted(len(truth), 'reference')}",
             path=predictions,
             expected="a file CASE.nii.gz, or with another image suffix, for each reference",
-            found="none for " + shortened(missing),
+            found="none for "
+            + shortened(missing)
+            + (f"; those that there are: {shortened([*found])}" if len(missing) == len(truth) else ""),
             remedy="predict these cases"
-            + ("" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
+            + (", or name both alike" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
         )
     check_ignore_label(ignore_label)
     declared = _declaration(Path(references))

@@ -143,8 +143,18 @@ def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
             found=", ".join(entry.name for entry in parts),
             remedy=f"name the folder of the scans, such as {(scans or parts)[-1]}",
         )
-    if not files_below(path):
+    below = files_below(path)
+    if not below:
         raise InputError("there is nothing in this folder", path=path, expected=expected)
+    images = [file for file in below if image_stem(file) and not of_slicer(file)]
+    if images and not any(is_dicom(file) for file in below):
+        raise InputError(
+            "the images lie in folders of their own",
+            path=path,
+            expected=f"{expected}, in the folder itself",
+            found=shortened([str(file.relative_to(path)) for file in images], 3),
+            remedy="give each of these folders as an input, or the files; cases are called after the files",
+        )
 
 
 def _is_export(entry: Path) -> bool:

@@ -192,7 +192,10 @@ def _ambiguous(path: Path, found: Sequence[Series], chosen: Sequence[Series], wa
     else:
         problem = f"{len(chosen) or 'none'} of the DICOM series is {wanted}"
         expected = "the number or the SeriesInstanceUID of one"
-    remedy = "name one with --series (register: --source-series, --target-series), or give it a folder of its own"
+    remedy = (
+        "name one with --series (register: --source-series, --target-series), or give it a folder of its own; to "
+        "predict, several exports are several inputs (exports/*)"
+    )
     return VolumeError(problem, path=path, expected=expected, found=listing, remedy=remedy)
 
 

@@ -188,12 +188,14 @@ def _refuse(problems: Sequence[str]) -> None:
 def _modality(cases: Sequence[Case]) -> str:
     """What all images show, where all are DICOM and say it."""
     found = {case.modality for case in cases if len(case.images) == 1}
-    if len(found) == 1 and (modality := found.pop()):
+    (modality,) = found if len(found) == 1 else (None,)
+    if modality is not None:
         return modality
     raise InputError(
         "what the images show is not known",
         expected="--channel CT for CT in Hounsfield units, or another name such as T1, for each --image",
-        found=shortened(sorted(modality or "not said" for modality in found)) or "several images of each case",
+        found=shortened(sorted(modality or "images that do not say it" for modality in found))
+        or "several images of each case",
     )
 
 

@@ -1,8 +1,9 @@
-"""Masks brought onto the grid of their image without interpolation."""
+"""Masks and label maps brought onto the grid of their image without interpolation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +11,16 @@ from numpy.typing import NDArray
 from atlasnet.errors import VolumeError
 from atlasnet.volume import Grid
 
+V = TypeVar("V", bound=np.generic)
 TOLERANCE = 0.05
 """Voxels of the image by which a mask's voxels may lie beside them: numbers that a tool has rounded."""
 
 
-def placed(mask: NDArray[np.bool_], grid: Grid, target: Grid, path: Path) -> NDArray[np.bool_]:
+def placed(mask: NDArray[V], grid: Grid, target: Grid, path: Path) -> NDArray[V]:
     """Put a mask where it lies on another grid of the same voxels: other axes, another field of view.
 
     Args:
-        mask: (z, y, x) on ``grid``.
+        mask: (z, y, x) on ``grid``, or a label map; what lies beyond it is 0.
         grid: of the mask.
         target: of the result.
         path: of the mask, for messages.
@@ -56,7 +58,7 @@ def placed(mask: NDArray[np.bool_], grid: Grid, target: Grid, path: Path) -> NDA
             found=f"{outside} voxels outside",
             remedy="give the image on which it was drawn",
         )
-    result = np.zeros(target.size, dtype=bool)
+    result = np.zeros(target.size, dtype=mask.dtype)
     if part.size:
         result[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))] = part
     return result.T
