@@ -131,6 +131,31 @@ def test_what_a_process_that_was_killed_had_begun_is_removed_and_what_one_that_r
     assert {path.name for path in out.iterdir()} == {*before, foreign.name}
 
 
+_UNTIL = """
+import sys, time
+from pathlib import Path
+from atlasnet.prediction.batch import _held
+with _held(Path(sys.argv[1])):
+    print("held", flush=True)
+    while not Path(sys.argv[2]).is_file():
+        time.sleep(0.02)
+"""
+
+
+def test_a_case_that_another_process_was_at_is_looked_at_again_after_the_others(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", _UNTIL, str(out / "anna.nii.gz"), str(out / ".bert.lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert main(predict(scans, model, "--json")) == 0
+    said = capsys.readouterr()
+    assert set(json.loads(said.out)["written"]) == {"anna", "bert"}
+    assert "anna: another process is segmenting this case; it is looked at again after the others" in said.err
+
+
 def predict(scans: Path, model: Model, *options: str) -> list[str]:
     return ["predict", str(scans), "-m", str(model.folder), "-o", str(scans.parent / "out"), *options]
 

@@ -105,7 +105,8 @@ def predict_cases(
     a hash) and every output that is wanted has the SHA-256 that the record says. An earlier result of another request,
     whose case fails now, is removed, as far as its record knows the files: it would pass for one of this call. Where
     the input cannot be read, no one can tell, and the result stays; so does one of this very request. One of a case
-    that is refused is removed.
+    that is refused is removed. A case that another process is segmenting is looked at again after the others: it is
+    kept if that one has finished it, attempted if that one is gone, and has failed if it is still at it.
 
     Args:
         predictor: the model or models, ready.
@@ -135,24 +136,24 @@ def predict_cases(
     predictor.ensemble.check_masks(cases)
     outputs = wanted_outputs(options, dicom_seg=dicom_seg, rtstruct=rtstruct, report=report is not None)
     check_places(cases, paths, outputs)
-    request = _Request(predictor, options, outputs, report, overwrite)
-    batch, alone = Batch(), len(cases) == 1
     remains = {path: left for place in {p.parent for p in paths.values()} for path, left in remains_in(place).items()}
+    request = _Request(predictor, options, outputs, report, overwrite, remains)
+    batch, alone = Batch(), len(cases) == 1
+    busy: list[Subject] = []
     for case in execution.reporter.track(cases, "segmenting", len(cases)):
         execution.pause()
-        path = paths[case.name]
-        try:
-            with _held(path):
-                _clear(case, path, remains, execution)
-                request.attempt(case, path, batch, alone=alone)
-        except InputError as held:
-            # For a result that is there, nothing need be written; what another process writes stays as it is.
-            if not overwrite and request.is_kept(case, path):
-                batch.kept[case.name] = path
-                continue
+        held = request.attempt_held(case, paths[case.name], batch, alone=alone)
+        if held is not None and (alone or overwrite):
             batch.failed[case.name] = held
-            if not alone:
-                execution.reporter.warn(f"{case.name}: {held}")
+        elif held is not None:
+            busy.append(case)
+            execution.reporter.note(f"{case.name}: {held.problem}; it is looked at again after the others")
+    for case in busy:  # by now the other process has finished it, or is gone
+        execution.pause()
+        held = request.attempt_held(case, paths[case.name], batch, alone=alone)
+        if held is not None:
+            batch.failed[case.name] = held
+            execution.reporter.warn(f"{case.name}: {held}")
     return batch
 
 
@@ -165,6 +166,7 @@ class _Request:
     outputs: Collection[str]
     report: Report | None
     overwrite: bool
+    remains: Mapping[Path, Sequence[Path]]
 
     def is_kept(self, case: Subject, path: Path) -> bool:
         """Whether the case is segmented as it is wanted, as far as it can be read."""
@@ -172,6 +174,19 @@ class _Request:
             return is_written(path, self._made_of(case), self.outputs, strict=self.options.strict)
         except (AtlasNetError, OSError):
             return False
+
+    def attempt_held(self, case: Subject, path: Path, batch: Batch, *, alone: bool) -> InputError | None:
+        """Attempt a case that no other process is at; otherwise say why not, unless its result is there."""
+        try:
+            with _held(path):
+                _clear(case, path, self.remains, self.predictor.execution)
+                self.attempt(case, path, batch, alone=alone)
+        except InputError as held:
+            # For a result that is there, nothing need be written; what another process writes stays as it is.
+            if self.overwrite or not self.is_kept(case, path):
+                return held
+            batch.kept[case.name] = path
+        return None
 
     def attempt(self, case: Subject, path: Path, batch: Batch, *, alone: bool) -> None:
         """Note in ``batch`` what becomes of a case; raises nothing of what is wrong with it."""
