@@ -44,10 +44,7 @@ def test_left_and_posterior_are_positive_once_they_are_turned_over() -> None:
 
 @pytest.mark.parametrize(("shape", "affine"), [((2, 5, 6, 7), np.eye(4)), ((5, 6, 7), np.eye(3)), ((6, 7), np.eye(4))])
 def test_a_grid_has_three_axes_and_no_channels(shape: tuple[int, int, int], affine: np.ndarray) -> None:
-    with pytest.raises(
-        VolumeError,
-        match=r"three axes; expected a shape \(z, y, x\) without channels|affine of a grid cannot be used; expected \(4, 4\)",
-    ):
+    with pytest.raises(VolumeError, match=r"expected (a shape \(z, y, x\) without channels|\(4, 4\), finite)"):
         Grid(shape, affine)
 
 
