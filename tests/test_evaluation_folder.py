@@ -158,6 +158,13 @@ def test_another_grid_is_refused_naming_both_files(folders) -> None:
     assert str(folders[1] / "two.nii.gz") in str(caught.value)
 
 
+def test_a_segmentation_of_slicer_on_a_part_of_the_scan_is_to_be_converted(tmp_path) -> None:
+    write(tmp_path / "found" / "a.nii.gz", {1: 2})
+    write(tmp_path / "drawn" / "a.seg.nrrd", {1: 2}, Grid.from_parts((4, 5, 6), (1, 1, 1)))
+    with pytest.raises(VolumeError, match=r"grid of its reference.*atlasnet convert"):
+        evaluate_folder(tmp_path / "found" / "a.nii.gz", tmp_path / "drawn" / "a.seg.nrrd")
+
+
 def test_a_folder_that_is_absent_or_empty_is_refused(folders, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no such folder"):

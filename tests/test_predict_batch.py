@@ -59,6 +59,20 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+def test_a_scan_that_was_trained_on_is_told(
+    cohort: Cohort, scans: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learnt = cohort.subjects[0].images[0]
+    (scans / "carl.nii.gz").write_bytes(learnt.read_bytes())
+    assert main(predict(scans, model)) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "was trained on this scan" in line]
+    assert len(told) == 1
+    assert "carl: " in told[0]
+    for name, count in (("carl", 1), ("anna", 0)):
+        record = json.loads((scans.parent / "out" / f"{name}.json").read_text(encoding="utf-8"))
+        assert sum("was trained on" in text for text in record["warnings"]) == count
+
+
 _SEGMENTING = """
 import sys
 from pathlib import Path

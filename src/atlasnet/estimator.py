@@ -386,7 +386,7 @@ class AtlasNet:
 
     def _require_unseen(self, cohort: Cohort) -> None:
         """Refuse subjects whose scans were trained on: their scores would be too good."""
-        known = frozenset[tuple[str, ...]]().union(*(model.seen for model in self._models().models))
+        known = self._models().seen
         scans = {name: tuple(of["images"]) for name, of in cohort_hashes(cohort, self.execution.reporter).items()}
         seen = [name for name, images in scans.items() if images in known]
         if seen:

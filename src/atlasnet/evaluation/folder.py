@@ -19,7 +19,7 @@ from atlasnet.evaluation.scores import LabelScores, SliceScores, check_ignore_la
 from atlasnet.evaluation.table import Table
 from atlasnet.execution import Execution
 from atlasnet.volume.io import read_labels
-from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_stem
+from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_stem, of_slicer
 from atlasnet.wording import counted, shortened
 
 _TABLE_SIZE = 2**20
@@ -113,7 +113,9 @@ def evaluate_folder(
                 path=found[case],
                 expected=f"{reference.grid!r} as {path}",
                 found=repr(prediction.grid),
-                remedy="resample the prediction onto the grid of the reference",
+                remedy="make label maps on the scans' grids of what 3D Slicer saved: atlasnet convert"
+                if of_slicer(path) or of_slicer(found[case])
+                else "resample the prediction onto the grid of the reference",
             )
         unknown |= label_values(prediction.array) - {0, ignore_label, *named.values()}
         mask = cases[case].read_mask(reference.grid)

@@ -36,6 +36,8 @@ from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import image_stem
 from atlasnet.wording import counted
 
+TRAINED_ON = "the model was trained on this scan: how well it does here says nothing of other scans"
+
 E = TypeVar("E", bound=AtlasNetError)
 # Writes the page of a case: its name, its image, what became of it, where the page goes, the record.
 Report = Callable[[str, Volume, Prediction, Path, Mapping[str, Any]], None]
@@ -247,14 +249,16 @@ class _Request:
             origin = find_origin(case, predictor.ensemble) if dicom_seg or rtstruct else None
             image = case.read_image()
             mask = case.read_mask(image.grid)
-            left_open = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
+            told = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
+            if tuple(case.hashes()["images"]) in predictor.ensemble.seen:
+                told.append(TRAINED_ON)
             against = [text for _, text in modality_doubts(case, predictor.ensemble.channels)]
-        for text in left_open:
+        for text in told:
             execution.reporter.warn(f"{case.name}: {text}")
         if not alone:
             predictor = predictor.reporting_to(NamingReporter(execution.reporter, case.name))
         prediction = predictor.predict(image, asked, mask=mask, against=against)
-        prediction.record["warnings"][:0] = left_open
+        prediction.record["warnings"][:0] = told
         prediction.record["estimated_memory_mib"] = round(needed / MIB, 1)
         page = None
         if self.report is not None:

@@ -135,6 +135,11 @@ class Ensemble:
         return list(zip(self.names, self.models, strict=True))
 
     @property
+    def seen(self) -> frozenset[tuple[str, ...]]:
+        """The images that any of the models was trained on; see `Model.seen`."""
+        return frozenset[tuple[str, ...]]().union(*(model.seen for model in self.models))
+
+    @property
     def organ_mask(self) -> bool:
         """Whether a scan needs an organ mask."""
         return any(model.organ_mask for model in self.models)
