@@ -452,7 +452,7 @@ def test_the_record_says_how_well_each_label_fits(scans, result, capsys):
         assert found["dice"] == pytest.approx(measures.GetDiceCoefficient(int(label)), abs=1e-6)
         assert found["ncc"] > 0.3
     assert "label 7: mi" in capsys.readouterr().out
-    with pytest.raises(VolumeError, match="target's grid"):
+    with pytest.raises(VolumeError, match="not drawn on the voxels of the image"):
         call(*words[:3], scans / "o", "--target-labels", scans / "labels.nii.gz")
 
 
