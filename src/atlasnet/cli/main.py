@@ -16,8 +16,8 @@ from atlasnet.cli.signals import ended_by_signals, ending
 from atlasnet.errors import AtlasNetError
 
 # Idle OpenMP threads try a thousand times, which bridges the gaps between the operations of a network, and sleep then:
-# beside any other busy process, trying on slows the work many times over (benchmarks/busy.py). It must be said before
-# the first library that brings OpenMP is loaded.
+# beside other busy processes, trying on keeps processors from whom they wait for (benchmarks/busy.py). It must be said
+# before the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
