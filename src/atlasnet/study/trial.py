@@ -91,7 +91,7 @@ def measure_scan(run: StudyRequest, fitting: Fitting, plan: Plan, pair: Pair, lo
         reference = _reference(pair.source)
         found = reference.replace(np.roll(reference.array, 1, axis=-1))
         with stages("score"):
-            evaluate_subject(found, reference, run.labels, ignore_label=run.cohort.ignore_label)
+            evaluate_subject(found, reference, run.cohort.structures, ignore_label=run.cohort.ignore_label)
             describe(replace(prediction, labels=found), reference, run.cohort.ignore_label)
             write_labels(Path(folder) / "found.nii.gz", found)
     seconds = stages.seconds
@@ -114,6 +114,7 @@ def _untrained(folder: Path, run: StudyRequest, fitting: Fitting, plan: Plan, pa
         network=fitting.planned_spec(plan, fitting.spec(plan), pair.case.labels.shape),
         atlases=(atlas,),
         provenance={},
+        regions=run.cohort.regions,
     )
     write_volume(model.atlas_path(atlas), pair.target.read())
     network = build_network(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -405,8 +405,7 @@ class Model:
             "registration": self.operator,
             "network_spacing_mm": list(self.plan.spacing),
             "registration_spacing_mm": list(self.plan.registration_spacing),
-            "registration_metrics": self.operator_settings.get("metrics"),
-            "registration_classes": [one["name"] for one in self.operator_settings.get("classes", ())],
+            **_similarity(self.operator_settings),
             "training_subjects": len(self.provenance.get("data", {})),
             "atlases": [atlas.to_json() | {"network_sees_mm": self.seen_mm(atlas)} for atlas in self.atlases],
             "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
@@ -498,6 +497,17 @@ def _provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = {name: content[name] for name in ("data", "versions", "loss_weights") if name in content}
     return dict(content) | {name: dict(value) for name, value in known.items()}
+
+
+def _similarity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By which metrics a registration was told to register, and for which tissues they were learnt, if it was."""
+    metrics, classes = settings.get("metrics"), settings.get("classes")
+    told = isinstance(metrics, Mapping) and all(isinstance(weight, int | float) for weight in metrics.values())
+    several = classes if isinstance(classes, Sequence) else ()
+    return {
+        "registration_metrics": metrics if told else None,
+        "registration_classes": [str(one["name"]) for one in several if isinstance(one, Mapping) and "name" in one],
+    }
 
 
 def _optional(content: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
