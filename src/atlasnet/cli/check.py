@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(report: CheckReport) -> list[str]:
+    from atlasnet.cohort.structures import regions_shown
+
     lines = [f"error: {problem}" for problem in report.errors]
     lines += [f"warning: {problem}" for problem in report.warnings]
     if report.cohort is not None:
         labels = ", ".join(f"{name} = {value}" for name, value in report.cohort.labels.items())
         labels += "".join(
-            f"; region {name} = {' + '.join(map(str, values))}"
-            for name, values in report.cohort.regions.items()
-            if isinstance(values, tuple)
+            f"; region {name} = {values}" for name, values in regions_shown(report.cohort.regions).items()
         )
         ignored = "" if report.cohort.ignore_label is None else f"; ignored = {report.cohort.ignore_label}"
         lines += [

@@ -108,7 +108,9 @@ def _labels(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _lines(conversion: Conversion) -> list[str]:
-    labels = ", ".join(f"{name} = {value}" for name, value in conversion.labels.items())
+    from atlasnet.cohort.structures import shown
+
+    labels = ", ".join(f"{name} = {shown(values)}" for name, values in conversion.labels.items())
     channels = ", ".join(conversion.channels)
     return [
         *(f"note: {note}" for note in conversion.notes),

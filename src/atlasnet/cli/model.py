@@ -71,9 +71,10 @@ def _read_all(models: Ensemble) -> int:
 
 
 def _described(summary: dict[str, Any]) -> str:
+    from atlasnet.cohort.structures import regions_shown
+
     labels = ", ".join(f"{name} = {value}" for name, value in summary["labels"].items() if value)
-    several = {name: values for name, values in summary["regions"].items() if isinstance(values, tuple)}
-    regions = "".join(f"; region {name} = {' + '.join(map(str, values))}" for name, values in several.items())
+    regions = "".join(f"; region {name} = {values}" for name, values in regions_shown(summary["regions"]).items())
     what = [f"labels       {labels}{regions}", f"channels     {', '.join(summary['channels'])}"]
     if "models" not in summary:
         return "\n".join(what + _of_one(summary))

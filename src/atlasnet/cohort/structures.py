@@ -23,6 +23,16 @@ def all_values(values: Values | Sequence[int]) -> tuple[int, ...]:
     return (values,) if isinstance(values, int) else tuple(values)
 
 
+def regions_shown(regions: Mapping[str, Values]) -> dict[str, str]:
+    """Those of several values, by name, for a person."""
+    return {name: shown(values) for name, values in regions.items() if isinstance(values, tuple)}
+
+
+def shown(values: Values) -> str:
+    """A structure's values for a person, as ``2 + 3``."""
+    return " + ".join(map(str, all_values(values)))
+
+
 def where(array: NDArray[Any], values: Values | Sequence[int]) -> NDArray[np.bool_]:
     """Where a label map holds a structure."""
     several = all_values(values)

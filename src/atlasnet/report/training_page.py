@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atlasnet.cohort.structures import regions_shown
 from atlasnet.execution import Execution, reading_back
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.display import window
@@ -93,8 +94,7 @@ def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
     told = model.summary()
     names = {segment.name: segment.colour for segment in model.segments}
     labels: list[list[str | Cell]] = [[Cell(n, names.get(n, "")), str(v)] for n, v in model.labels.items()]
-    regions = {name: values for name, values in model.regions.items() if isinstance(values, tuple)}
-    labels += [[Cell(f"{name} (region)"), " + ".join(map(str, values))] for name, values in regions.items()]
+    labels += [[Cell(f"{name} (region)"), values] for name, values in regions_shown(model.regions).items()]
     page.table(["label", "value"], labels)
     recipe = model.provenance["recipe"]
     waiting = []
