@@ -31,7 +31,7 @@ from atlasnet.prediction.output import (
 )
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
-from atlasnet.volume import Volume
+from atlasnet.volume import Volume, volume_digest
 from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import image_stem
 from atlasnet.wording import counted
@@ -250,7 +250,7 @@ class _Request:
             image = case.read_image()
             mask = case.read_mask(image.grid)
             told = [text for _, text in header_doubts(case, predictor.ensemble.channels)]
-            if tuple(case.hashes()["images"]) in predictor.ensemble.seen:
+            if tuple(map(volume_digest, case.images)) in predictor.ensemble.seen:
                 told.append(TRAINED_ON)
             against = [text for _, text in modality_doubts(case, predictor.ensemble.channels)]
         for text in told:

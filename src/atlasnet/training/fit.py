@@ -214,9 +214,11 @@ class Fitting:
             copy_file(folder / LOG, log_path(self.folder, name))
             if name is not None:
                 copy_file(folder / WEIGHTS, weights_path(self.folder, by_name[name]))
-            for epoch in self.options.keep_epochs if name not in tuned else ():
-                # A network that is tuned has by then been the one that it starts from.
-                for atlas in (*tuned, *([] if name is None else [name])):
+            if name in tuned:
+                continue
+            # A network that is tuned has been the one that it starts from.
+            for atlas in tuned if name is None else (name, *tuned):
+                for epoch in self.options.keep_epochs:
                     copy_file(epoch_weights(folder, epoch), weights_path(self.folder, by_name[atlas], epoch))
         model = Model(
             folder=self.folder,
