@@ -206,7 +206,7 @@ def training(size: Size, execution: Any, device: torch.device, work: Path) -> di
     train_network(cases, NetworkSpec("segnet", size.width), recipe, CLASSES, work / "network", execution)
     with (work / "network" / LOG).open(encoding="utf-8") as stream:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
-    dtype = reduced_precision(device) or torch.float32
+    dtype = reduced_precision(device, 2) or torch.float32
     peaks = matrix_peak(device, dtype, size.matrix)
     each, peak = operations(size.width, size.side), max(peaks)
     epochs = [

@@ -40,7 +40,6 @@ CASES = (
     Case("unet", 1.0, (40, 64, 64)),
     Case("unet", 0.5, (40, 64, 64)),
     Case("unet", 1.0, (60, 96, 96)),
-    Case("unet3d", 1.0, (32, 48, 48)),
     Case("segnet", 0.25, (40, 128, 128)),
     Case("segnet", 1.0, (40, 128, 128)),
 )
@@ -77,7 +76,7 @@ def main() -> None:
             options.output = work / "training_speed.json"
         bench = Bench(options, work)
         execution = Execution(threads=options.threads, seed=options.seed)
-        own = reduced_precision(torch.device("cpu"))
+        own = reduced_precision(torch.device("cpu"), 2)
         bench.result |= {"computes_in_bfloat16": own is not None, "networks": []}
         print(summary_lines({name: bench.result[name] for name in ("machine", "versions")}), flush=True)
         for number, case in enumerate(SMOKE if options.smoke else CASES):

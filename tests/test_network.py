@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from atlasnet.errors import InputError, ModelError
 from atlasnet.network import NetworkSpec, SegNet, Traits, UNet, UNet3D, build_network, load_weights, register_network
-from atlasnet.network.weights import write_tensors
+from atlasnet.network.weights import tensor_channels_last, write_tensors
 
 
 def parameters(module: nn.Module) -> int:
@@ -67,6 +68,55 @@ def test_segnet_classifier_takes_64_channels_to_the_classes() -> None:
 
 def test_segnet_of_half_the_width_has_about_a_quarter_of_the_parameters() -> None:
     assert parameters(SegNet(1, 2, width=0.5)) / parameters(SegNet(1, 2)) == pytest.approx(0.25, abs=0.01)
+
+
+def test_segnet_computes_what_its_layers_say() -> None:
+    """Convolutions with their biases, and pooling undone, by torch's own functions; values and gradients."""
+    torch.manual_seed(0)
+    network = SegNet(1, 3, width=0.1).double()
+    image, kept = torch.randn(2, 1, 64, 96, dtype=torch.float64), copy.deepcopy(network.state_dict())
+    x, where = image, []
+    for stage in network.encoder:
+        for layer in stage:
+            x = layer[2](layer[1](layer[0](x)))
+        x, indices = nn.functional.max_pool2d(x, 2, return_indices=True)
+        where.append(indices)
+    for stage in network.decoder:
+        x = nn.functional.max_unpool2d(x, where.pop(), [2, 2])
+        for layer in stage:
+            x = layer[2](layer[1](layer[0](x)))
+    wanted = network.classifier(x)
+    wanted.square().sum().backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    learnt = {name: value.clone() for name, value in network.state_dict().items()}
+    network.zero_grad()
+    network.load_state_dict(kept)
+    found = network(tensor_channels_last(image))
+    found.square().sum().backward()
+    assert torch.allclose(found, wanted, rtol=1e-9)
+    for name, parameter in network.named_parameters():
+        if parameter.grad is None:  # a bias that the normalisation takes away
+            assert name.endswith("0.bias")
+            assert torch.allclose(
+                gradients[name], torch.zeros(()).double(), atol=1e-9 * float(wanted.detach().square().sum())
+            )
+        else:
+            assert torch.allclose(
+                parameter.grad, gradients[name], rtol=1e-6, atol=1e-8 * float(gradients[name].abs().max())
+            )
+    assert all(torch.allclose(value, learnt[name]) for name, value in network.state_dict().items())
+    network.eval()
+    assert torch.allclose(network(image), network(tensor_channels_last(image)))
+
+
+def test_an_image_of_one_channel_is_laid_out_channels_last_to_all_that_follows() -> None:
+    image = torch.randn(2, 1, 8, 12)
+    laid = tensor_channels_last(image)
+    assert torch.equal(laid, image)
+    assert laid.stride() == torch.empty(laid.shape, memory_format=torch.channels_last).stride()
+    answer = nn.Conv2d(1, 4, 3, padding=1).to(memory_format=torch.channels_last)(laid)
+    assert answer.is_contiguous(memory_format=torch.channels_last)
+    assert not answer.is_contiguous()
 
 
 def test_segnet_keeps_the_sides() -> None:

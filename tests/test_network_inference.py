@@ -97,12 +97,13 @@ def test_a_processor_that_computes_in_bfloat16_trains_in_it(
     told: dict[str, bool], wanted: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
-    assert inference_module.reduced_precision(torch.device("cpu")) == wanted
+    assert inference_module.reduced_precision(torch.device("cpu"), 2) == wanted
+    assert inference_module.reduced_precision(torch.device("cpu"), 3) is None
 
 
 def test_a_torch_that_does_not_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert inference_module.reduced_precision(torch.device("cpu")) is None
+    assert inference_module.reduced_precision(torch.device("cpu"), 2) is None
 
 
 def test_probabilities_do_not_depend_on_what_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atlasnet.errors import Cancelled, InputError
 from atlasnet.execution.memory import require_memory
@@ -15,6 +15,9 @@ from atlasnet.execution.reporter import Reporter, SilentReporter
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
+
+Place = tuple[int, tuple[int, ...], tuple[int, ...], str]
 
 
 def _never() -> bool:
@@ -70,6 +73,7 @@ class Execution:
     reporter: Reporter = field(default_factory=SilentReporter, repr=False)
     cancelled: Callable[[], bool] = field(default=_never, repr=False)
     check_memory: bool = True
+    _kept: dict[Place, tuple[NDArray[Any], torch.Tensor]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -103,6 +107,37 @@ class Execution:
                 remedy="choose --device cpu, or install a build of PyTorch for the accelerator, and its driver",
             ) from error
         return device
+
+    def keeping(self, *arrays: NDArray[Any]) -> Execution:
+        """The same, which moves an array to a GPU once, however often `tensor` is asked for it, and these at once.
+
+        What it holds goes with it. The arrays must stay as they are meanwhile. On the CPU there is nothing to keep.
+        """
+        if self.torch_device().type == "cpu":
+            return self
+        kept = replace(self, _kept=dict(self._kept or {}))
+        for array in arrays:
+            kept.tensor(array)
+        return kept
+
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """A tensor of an array, whatever its type and strides, on the device; not to be written to: it may be shared.
+
+        Types that torch does not compute with become float32.
+        """
+        import numpy as np
+        import torch
+
+        place = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str)
+        if self._kept is not None and place in self._kept:
+            return self._kept[place][1]
+        plain = array
+        if array.dtype.byteorder not in "=|" or array.dtype in (np.uint16, np.uint32, np.uint64):
+            plain = array.astype(np.float32)
+        tensor = torch.from_numpy(np.ascontiguousarray(plain)).to(self.torch_device())
+        if self._kept is not None:
+            self._kept[place] = array, tensor  # with the array, whose memory is nobody else's so long
+        return tensor
 
     @contextmanager
     def active(self) -> Iterator[torch.device]:

@@ -6,6 +6,9 @@ makes millimetres of such a bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -34,10 +37,26 @@ def batched_product(left: Tensor, right: Tensor) -> Tensor:
     come from other code, which adds in another order. A thread that has products enough of its own cuts none.
     """
     threads, products = torch.get_num_threads(), len(left)
-    if threads <= products:
+    if threads <= products or left.device.type != "cpu":
         return torch.bmm(left, right)
-    torch.set_num_threads(max(1, products))
+    with _threads(max(1, products)):
+        return torch.bmm(left, right)
+
+
+def on_one_thread(small: bool) -> AbstractContextManager[None]:
+    """Compute on one thread inside the block if the work is small.
+
+    `batched_product` asks for as few threads as it has products, again and again; each time torch ends the others and
+    begins them anew, which on many cores takes longer than small products do.
+    """
+    return _threads(1) if small and torch.get_num_threads() > 1 else nullcontext()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        return torch.bmm(left, right)
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

@@ -22,14 +22,17 @@ GPU_BATCH_PIXELS = 2**20
 BLOCK_VOXELS = 2**21  # of a block for a 3-D network, so that its activations fit a workstation
 
 
-def reduced_precision(device: torch.device) -> torch.dtype | None:
+def reduced_precision(device: torch.device, spatial_dims: int) -> torch.dtype | None:
     """The type for mixed precision: bfloat16, or float16 on older accelerators; None where it would be slower.
 
     On a CPU it is bfloat16 where AVX512-BF16 or AMX computes in it, in training alone: see `probabilities`. Whether it
     has one of them is asked and not measured, so that a machine never does the same training in two ways. Old versions
-    of PyTorch do not tell: float32 then.
+    of PyTorch do not tell: float32 then. So it is in three dimensions, where the gradient of a convolution of few
+    voxels holds whatever was in memory before (oneDNN in PyTorch 2.13): no two trainings are alike, and some diverge.
     """
     if device.type == "cpu":
+        if spatial_dims == 3:
+            return None
         told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         return torch.bfloat16 if told.get("avx512_bf16") or told.get("amx_bf16") else None
     if device.type != "cuda":
@@ -39,9 +42,9 @@ def reduced_precision(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if native else torch.float16
 
 
-def mixed(device: torch.device) -> AbstractContextManager[Any]:
+def mixed(device: torch.device, spatial_dims: int) -> AbstractContextManager[Any]:
     """Mixed precision where the device has it."""
-    dtype = reduced_precision(device)
+    dtype = reduced_precision(device, spatial_dims)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
@@ -80,17 +83,19 @@ def probabilities(
     where = torch.device(device)
     module.eval()
     with torch.inference_mode():
-        run = _softmax_of(module, where)
+        run = _softmax_of(module, where, traits.spatial_dims)
         if traits.spatial_dims == 3:
             return _by_blocks(run, traits, image, batch)
         pixels = BATCH_PIXELS if where.type == "cpu" else GPU_BATCH_PIXELS
         return _by_slices(run, traits, image, batch, pixels)
 
 
-def _softmax_of(module: nn.Module, device: torch.device) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+def _softmax_of(
+    module: nn.Module, device: torch.device, spatial_dims: int
+) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     def run(array: NDArray[Any]) -> NDArray[np.float32]:
         inputs = torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32)
-        with nullcontext() if device.type == "cpu" else mixed(device):
+        with nullcontext() if device.type == "cpu" else mixed(device, spatial_dims):
             logits = module(tensor_channels_last(inputs))
         result: NDArray[np.float32] = torch.softmax(logits.float(), 1).cpu().numpy()
         return result

@@ -148,4 +148,10 @@ def channels_last(module: nn.Module) -> nn.Module:
 def tensor_channels_last(tensor: Tensor) -> Tensor:
     """Lay a tensor out channels last, (b, c, y, x) or (b, c, z, y, x); others as they are."""
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
-    return tensor if layout is None else tensor.contiguous(memory_format=layout)
+    if layout is None:
+        return tensor
+    laid = tensor.contiguous(memory_format=layout)
+    if tensor.shape[1] == 1:
+        # Of one channel both layouts are one, and torch takes it for the other one: what follows would have that too.
+        laid = laid.as_strided(laid.shape, torch.empty(laid.shape, device="meta", memory_format=layout).stride())
+    return laid

@@ -26,7 +26,7 @@ from atlasnet.registration.affine_search import search, turns
 from atlasnet.registration.intensity import CT_CLAMP, Pair, Ranges, choose_windows
 from atlasnet.registration.operator import check_mask
 from atlasnet.transform import Transform
-from atlasnet.volume import Grid, Volume, canonical
+from atlasnet.volume import Volume, canonical
 from atlasnet.volume.volume import bounding_box
 
 Float = NDArray[np.float64]
@@ -182,8 +182,8 @@ def affine_register(
     """
     options, place = settings or AffineSettings(), execution or Execution()
     begin = time.perf_counter()
-    with place.active() as device:
-        here, there = contents_of(target, target_mask, source, source_mask, options, device)
+    with place.active():
+        here, there = contents_of(target, target_mask, source, source_mask, options, place)
         # Thousands of operations on a few thousand voxels: waking a second thread for each takes far longer.
         with replace(place, threads=1).active():
             pyramid = build_pyramid(here.level, there.level, options.voxels, place.pause)
@@ -323,7 +323,7 @@ def contents_of(
     source: Volume,
     source_mask: Volume | None,
     options: AffineSettings,
-    device: torch.device,
+    execution: Execution,
 ) -> tuple[Content, Content]:
     """The target and the source, checked against each other, each in its own frame.
 
@@ -338,7 +338,7 @@ def contents_of(
     ):
         check_mask(f"{name} mask", image, mask)
         limits = [CT_WINDOW if options.clamp is None and w.clamp == CT_CLAMP else w.clamp for w in own]
-        contents.append(_content(name, image, mask, limits, device))
+        contents.append(_content(name, image, mask, limits, execution))
     here, there = contents
     if here.axes != there.axes:
         raise VolumeError(
@@ -349,18 +349,20 @@ def contents_of(
     return here, there
 
 
-def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], device: torch.device) -> Content:
-    turned, orientation = canonical(image)
-    axes = tuple(axis for axis in range(3) if turned.grid.size[axis] > 1)
+def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], execution: Execution) -> Content:
+    grid, orientation = canonical(image.grid)
+    axes = tuple(axis for axis in range(3) if grid.size[axis] > 1)
     if len(axes) < 2:
         raise VolumeError(f"the {name} is a line of voxels", expected="extent along two axes", found=str(image.grid))
     # A mask that leaves everything is none.
     counts = None if mask is None or mask.array.all() else orientation.apply(mask.array) != 0
+    stored = orientation.turn(execution.tensor(image.array))
     if counts is not None:
-        turned, counts = _around(turned, counts)
-    grid: Grid = turned.grid
+        # What counts, with a voxel around it.
+        box = bounding_box(counts[0]) or ()
+        grid, stored, counts = grid.cropped(box), stored[:, *box], counts[:, *box]
     kept = tuple(grid.shape[2 - axis] for axis in axes[::-1])
-    values = torch.from_numpy(turned.array.astype(np.float32)).reshape(-1, *kept).to(device)
+    values = stored.to(torch.float32, copy=True, memory_format=torch.contiguous_format).reshape(-1, *kept)
     for channel, (low, high) in zip(values, limits, strict=True):
         channel.clamp_(low, high)
     # A channel that was not acquired, one of several, has nothing to say; the others have.
@@ -368,21 +370,14 @@ def _content(name: str, image: Volume, mask: Volume | None, limits: list[Pair], 
         raise VolumeError(
             f"the {name} is constant" + ("" if mask is None else " where its mask lies"),
             expected="different intensities, of those that count: " + ", ".join(f"{a:g} to {b:g}" for a, b in limits),
-            found=f"{float(turned.array.min()):g} to {float(turned.array.max()):g}",
+            found=f"{float(stored.min()):g} to {float(stored.max()):g}",
         )
-    weight = torch.ones((), device=device).expand(1, *kept)  # one number in memory
+    weight = torch.ones((), device=values.device).expand(1, *kept)  # one number in memory
     if counts is not None:
-        weight = torch.from_numpy(counts.astype(np.float32)).reshape(1, *kept).to(device)
+        weight = torch.from_numpy(counts.astype(np.float32)).reshape(1, *kept).to(values.device)
     frame = np.eye(4)
     frame[:3, :3], frame[:3, 3] = grid.direction, grid.centre
     return Content(Level(values, weight, tuple(float(grid.spacing[axis]) for axis in axes)), frame, axes)
-
-
-def _around(image: Volume, counts: NDArray[np.bool_]) -> tuple[Volume, NDArray[np.bool_]]:
-    """The part of an image and of its mask (1, z, y, x) that holds what counts, with a voxel around it."""
-    box = bounding_box(counts[0]) or ()
-    part = (slice(None), *box)
-    return Volume(image.array[part], image.grid.cropped(box)), counts[part]
 
 
 def _names(axes: tuple[int, ...]) -> str:

@@ -58,7 +58,7 @@ class Image:
         mask: Volume | None,
         windows: list[Window],
         grid: Grid,
-        device: torch.device,
+        execution: Execution,
         *,
         spacing: float,
         descriptor: bool,
@@ -68,14 +68,14 @@ class Image:
         ``spacing`` (mm) is that of the registration: the boxes of the contrast reach `CONTRAST_REACH` times as far.
         ``descriptor`` asks for the self-similarity, in patches that reach one such spacing.
         """
-        matrices = lattice.interpolation(Lattice.of(volume.grid), Lattice.of(grid), device)
+        matrices = lattice.interpolation(Lattice.of(volume.grid), Lattice.of(grid), execution.torch_device())
         channels = [
-            along_axes(matrices, window.normalise(_tensor(channel, device)))
-            for channel, window in zip(volume.array, windows, strict=True)
+            along_axes(matrices, window.normalise(channel))
+            for channel, window in zip(execution.tensor(volume.array), windows, strict=True)
         ]
         weight = None
         if mask is not None:
-            weight = along_axes(matrices, _tensor(mask.array[0] != 0, device).to(torch.float32))[None]
+            weight = along_axes(matrices, (execution.tensor(mask.array)[0] != 0).to(torch.float32))[None]
         values = torch.stack(channels)
 
         contrast = local_contrast(values, weight, _voxels(CONTRAST_REACH * spacing, grid))
@@ -121,20 +121,13 @@ def _voxels(distance: float, grid: Grid) -> tuple[int, int, int]:
     return z, y, x
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """A tensor of a voxel array, whatever its type and strides."""
-    if array.dtype.byteorder not in "=|" or array.dtype in (np.uint16, np.uint32, np.uint64):
-        array = array.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-
 def prepare_pair(
     source: Volume,
     source_mask: Volume | None,
     target: Volume,
     target_mask: Volume | None,
     grid: Grid,
-    device: torch.device,
+    execution: Execution,
     *,
     clamp: Ranges | None = None,
     mi_range: OptionalRanges | None = None,
@@ -149,7 +142,7 @@ def prepare_pair(
         target: with as many channels.
         target_mask: where the target counts.
         grid: concentric with the target's, on which is worked.
-        device: where to compute.
+        execution: where to compute.
         clamp: see `MRFSettings`.
         mi_range: see `MRFSettings`.
         windows: how the source's and the target's channels are read, instead of by ``clamp`` and ``mi_range``.
@@ -158,8 +151,10 @@ def prepare_pair(
     source_windows, target_windows = windows or choose_windows(source, target, clamp, mi_range)
     spacing, source_grid = finest_spacing(grid), comparable_grid(source.grid, grid)
     return (
-        Image.prepare(source, source_mask, source_windows, source_grid, device, spacing=spacing, descriptor=descriptor),
-        Image.prepare(target, target_mask, target_windows, grid, device, spacing=spacing, descriptor=descriptor),
+        Image.prepare(
+            source, source_mask, source_windows, source_grid, execution, spacing=spacing, descriptor=descriptor
+        ),
+        Image.prepare(target, target_mask, target_windows, grid, execution, spacing=spacing, descriptor=descriptor),
     )
 
 

@@ -24,6 +24,7 @@ OptionalRanges = tuple[Pair | None, ...]
 CT_CLAMP: Pair = (-1000.0, 600.0)
 # At most this many voxels decide percentiles; they are taken at regular distances.
 PERCENTILE_VOXELS = 1 << 20
+RARE = 0.005  # share of the voxels that are left out at either end
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,17 @@ def choose_windows(
 
 
 def in_hounsfield_units(image: NDArray[Any]) -> bool:
-    """Whether intensities (z, y, x) look like Hounsfield units: they reach below -500 and above 0."""
-    low, high = np.percentile(_thinned(image), (0.5, 99.5))
-    return bool(low < -500 and high > 0)
+    """Whether intensities (z, y, x) look like Hounsfield units: they reach below -500 and above 0.
+
+    That is, 0.5 % of the voxels do, and more; counting them takes a tenth of the time of percentiles.
+    """
+    some = _thinned(image)
+    least = RARE * some.size
+    return bool(np.count_nonzero(some < -500) > least and np.count_nonzero(some > 0) > least)
 
 
 def _robust_range(image: NDArray[Any]) -> Pair:
-    low, high = (float(v) for v in np.percentile(_thinned(image), (0.5, 99.5)))
+    low, high = (float(v) for v in np.percentile(_thinned(image), (100 * RARE, 100 * (1 - RARE))))
     if high - low < 1e-6 * max(1.0, abs(high)):
         low, high = float(image.min()), float(image.max())
     return (low, high) if high > low else (low, low + 1.0)

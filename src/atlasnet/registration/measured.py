@@ -72,10 +72,11 @@ class MeasuringOperator(ABC):
         self, source: Volume, source_mask: Volume | None, wanted: Sequence[Task], execution: Execution
     ) -> list[Registration]:
         with execution.active():
-            results = []
+            results, holding = [], execution.keeping(*(image.array for image in (source, source_mask) if image))
             for task in wanted:
                 execution.pause()
-                results.append(self._register_one(source, source_mask, task, execution))
+                # Its own target each lets go of.
+                results.append(self._register_one(source, source_mask, task, holding.keeping()))
             return results
 
     def _folding(self, measured: Mapping[str, Any], start: Mapping[str, Any] | None) -> RegistrationError:

@@ -41,8 +41,8 @@ def mirror_correlations(
     """
     place = execution or Execution()
     found = {}
-    with place.active() as device:
-        here, there = contents_of(target, None, source, None, MIRROR_SETTINGS, device)
+    with place.active():
+        here, there = contents_of(target, None, source, None, MIRROR_SETTINGS, place)
         with replace(place, threads=1).active():
             pyramid = build_pyramid(here.level, there.level, MIRROR_SETTINGS.voxels, place.pause)
             for mirrored in itertools.product((False, True), repeat=here.level.dims):

@@ -176,7 +176,7 @@ class MRFOperator(MeasuringOperator):
             task.target,
             task.mask,
             grid,
-            execution.torch_device(),
+            execution,
             clamp=self.clamp,
             mi_range=self.mi_range,
         )
@@ -219,7 +219,6 @@ def displacement_of(
         classes: see `deform`.
         witness: see `deform`.
     """
-    device = execution.torch_device()
     grid = registration_grid(task.target.grid, options.spacing, options.voxels)
     weights = (options.metrics_on(grid), *(one.weights for one in options.classes))
     there, here = prepare_pair(
@@ -228,13 +227,13 @@ def displacement_of(
         task.target,
         task.mask,
         grid,
-        device,
+        execution,
         clamp=options.clamp,
         mi_range=options.mi_range,
         descriptor=any(row.get("mind", 0) > 0 for row in weights),
     )
     levels = build_levels(grid, options.levels_on(grid))
-    forward = initial.forward.to(device)
+    forward = initial.forward.to(execution.torch_device())
     steps, records = deform(there, here, forward, levels, options, execution, classes=classes, witness=witness)
     return DisplacementMap(_to_millimetres(steps, levels[-1].grid), levels[-1].grid), records
 

@@ -165,6 +165,11 @@ def _exchange(
 def _minimum_convolution(costs: Tensor, penalty: Tensor, label_axis: int) -> Tensor:
     """Minimum over l of costs[l] + penalty[l, k], along one label axis: (lz, ly, lx, ...) to the same shape."""
     count = costs.shape[label_axis]
+    if costs.device.type != "cpu":
+        # A GPU is kept waiting by many small operations; this is one, of as many times the memory as there are labels.
+        shape = [1, 1, 1, 1, *penalty.shape[2:]]
+        shape[label_axis : label_axis + 2] = penalty.shape[:2]
+        return (costs.unsqueeze(label_axis + 1) + penalty.reshape(shape)).amin(label_axis)
     shape = [1, 1, 1, *penalty.shape[2:]]
     shape[label_axis] = count
     result = costs.narrow(label_axis, 0, 1) + penalty[0].reshape(shape)

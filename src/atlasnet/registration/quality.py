@@ -66,7 +66,7 @@ def similarities(
         task.target,
         task.mask,
         level.grid,
-        device,
+        execution,
         clamp=clamp,
         mi_range=mi_range,
         windows=windows,

@@ -230,7 +230,7 @@ class Fitting:
             operator_settings=operator.settings(),
             network=spec,
             atlases=tuple(atlases),
-            provenance=self._provenance(settings, recipe, networks, hashes, targets),
+            provenance=self._provenance(settings, spec, recipe, networks, hashes, targets),
             regions=self.cohort.regions,
             segment_table=self.segments,
             typical=typical,
@@ -365,7 +365,7 @@ class Fitting:
     def _finer(self) -> bool:
         """Whether voxels finer than a scan's are planned."""
         spec = NetworkSpec(self.options.network or Plan.network, self.options.width or Plan.width)
-        return self.recipe.finer(Traits.of(self._built(spec), spec.name).spatial_dims)
+        return self.recipe.finer(self._traits(spec).spatial_dims)
 
     def _plan_key(self, hashes: Mapping[str, Any]) -> str:
         """What a derived plan follows from."""
@@ -484,6 +484,9 @@ class Fitting:
         """The network with fresh weights."""
         return build_network(spec, len(self.cohort.channels), len(self.values), allow_module=self.options.allow_module)
 
+    def _traits(self, spec: NetworkSpec) -> Traits:
+        return Traits.of(self._built(spec), spec.name)
+
     def planned_spec(self, plan: Plan, spec: NetworkSpec, shape: Sequence[int]) -> NetworkSpec:
         """The spec with the options that depend on the size of the slices of a case (z, y, x)."""
         if self.update is not None:
@@ -505,11 +508,13 @@ class Fitting:
     def _provenance(
         self,
         settings: str,
+        spec: NetworkSpec,
         recipe: Recipe,
         networks: AtlasNetworks,
         hashes: dict[str, Any],
         targets: Sequence[Keyed],
     ) -> dict[str, Any]:
+        device, dims = torch.device(self.execution.device), self._traits(spec).spatial_dims
         record = {
             "settings": settings,
             "recipe": recipe.to_json(),
@@ -517,7 +522,7 @@ class Fitting:
             "seed": self.execution.seed,
             "threads": self.execution.threads,
             "device": self.execution.device,
-            "precision": str(reduced_precision(torch.device(self.execution.device)) or torch.float32).split(".")[-1],
+            "precision": str(reduced_precision(device, dims) or torch.float32).split(".")[-1],
             "data": hashes,
             ATLAS_KEYS: {target.name: target.key for target in targets},
             "versions": {

@@ -6,7 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def train_network(
     record = {"key": identity, "network": spec.to_json(), "channels": channels, "classes": classes}
     folder.mkdir(parents=True, exist_ok=True)
     remove_remains(folder)
-    with execution.active() as device, _reproducible(device), kept_memory():
+    with execution.active() as device, _reproducible(device), kept_memory(), _memory_of_the_gpu():
         training = _Training(
             cases, table, spec, recipe, classes, objective, device, execution, key, allow_module, start
         )
@@ -185,7 +185,8 @@ class _Training:
         self.batch = recipe.batch(voxels)
         self.voxels = self.batch * voxels
         self.steps = recipe.steps(len(table), self.batch * self.slices)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=reduced_precision(device) == torch.float16)
+        dtype = reduced_precision(device, self.traits.spatial_dims)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         weights = objective.weights(table.counts, balancing=recipe.balancing)
         self.weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.waited = 0.0  # seconds of this epoch
@@ -201,7 +202,7 @@ class _Training:
         self.optimiser = _optimiser(self.module, self.recipe)
 
     def require_memory(self) -> None:
-        """Refuse steps that the memory does not suffice for; a GPU says so itself, see `epoch`.
+        """Refuse steps that the memory does not suffice for; a GPU says so itself.
 
         Raises:
             InputError: it does not.
@@ -217,7 +218,6 @@ class _Training:
         """Train for one epoch and give its row of the log.
 
         Raises:
-            InputError: the memory of the GPU does not suffice.
             AtlasNetError: the loss is not finite.
         """
         started = time.perf_counter()
@@ -229,14 +229,7 @@ class _Training:
         for step, (images, target, draw) in enumerate(self._batches(random)):
             self.execution.pause()
             rate = self.recipe.rate(epoch * self.steps + step, self.steps)
-            try:
-                total += self._step(images, target, draw, rate)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    "the memory of the GPU does not suffice for a step of the training",
-                    found=str(error).splitlines()[0],
-                    remedy=_SMALLER,
-                ) from error
+            total += self._step(images, target, draw, rate)
             seen += len(images)
         loss = float(total) / self.steps
         if not math.isfinite(loss):
@@ -291,7 +284,7 @@ class _Training:
             target = target[:, 0]
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        with mixed(self.device):
+        with mixed(self.device, self.traits.spatial_dims):
             logits = self.module(tensor_channels_last(images))
         loss = segmentation_loss(logits, target, self.weights, dice=self.recipe.dice, objective=self.objective)
         self.optimiser.zero_grad(set_to_none=True)
@@ -328,6 +321,19 @@ class _reproducible(AbstractContextManager[None]):  # noqa: N801 - used as a fun
     def __exit__(self, *error: Any) -> None:
         self._cudnn.__exit__(*error)
         self._random.__exit__(*error)
+
+
+@contextmanager
+def _memory_of_the_gpu() -> Iterator[None]:
+    """Say in words that it does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            "the memory of the GPU does not suffice for the training",
+            found=str(error).splitlines()[0],
+            remedy=_SMALLER,
+        ) from error
 
 
 def _finished(path: Path, identity: str) -> bool:

@@ -11,17 +11,20 @@ from scipy import ndimage
 from torch import Tensor
 
 from atlasnet.errors import TransformError
+from atlasnet.execution.reductions import on_one_thread
 from atlasnet.transform.jacobian import corner_jacobians
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import along_axes, grown
 
-Field = NDArray[np.float32]
+Box = tuple[slice, ...]
 
 # Regions grow by a voxel every so many rounds; after the last round the whole field is smoothed instead.
 ROUNDS_PER_VOXEL = 3
 LOCAL_ROUNDS = 60
 # Of a Gaussian, in its standard deviations.
 TRUNCATE = 4.0
+# Numbers of a field on which one thread is done before others are awake.
+SMALL = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -68,25 +71,21 @@ def repair(displacement: Tensor, grid: Grid, *, floor: float = 0.05) -> tuple[Te
     displacement = displacement.detach().to(torch.float32)
     if not bool(torch.isfinite(displacement).all()):
         raise TransformError("a displacement field that is not finite cannot be repaired")
-    # Where the field is: one without folds does not leave a GPU.
-    corners = corner_jacobians(displacement.contiguous(), grid, outside=True)
-    before = float(corners.min())
-    if bool((corners > floor).all()):
+    least = corner_jacobians(displacement.contiguous(), grid, outside=True)
+    before = float(least.min())
+    if bool((least > floor).all()):
         return displacement.clone(), RepairRecord(before, before, 0, 0)
-    field, least = displacement.cpu().numpy().copy(), corners.cpu().numpy()
-    original = field.copy()
-    rounds = 0
-    while rounds < LOCAL_ROUNDS and not (least > floor).all():
+    field, rounds = displacement.clone(memory_format=torch.contiguous_format), 0
+    while rounds < LOCAL_ROUNDS and not bool((least > floor).all()):
         _smooth_regions(field, least, grid, floor, reach=1 + rounds // ROUNDS_PER_VOXEL)
         rounds += 1
-    while not (least > floor).all():
+    while not bool((least > floor).all()):
         sigma = 2.0 ** (rounds - LOCAL_ROUNDS)
         field = _smoothed(field, sigma)
         least = _least(field, grid)
         rounds += 1
-    changed = int((field != original).any(0).sum())
-    record = RepairRecord(before, float(least.min()), changed, rounds)
-    return torch.from_numpy(field).to(displacement.device), record
+    changed = int((field != displacement).any(0).sum())
+    return field, RepairRecord(before, float(least.min()), changed, rounds)
 
 
 def smooth_at(displacement: Tensor, grid: Grid, where: Tensor, *, reach: int = 1) -> Tensor:
@@ -101,58 +100,71 @@ def smooth_at(displacement: Tensor, grid: Grid, where: Tensor, *, reach: int = 1
     Returns:
         The field, float32 on the device of the input.
     """
-    field = displacement.detach().to("cpu", torch.float32).numpy().copy()
-    wanted = np.where(where.cpu().numpy(), np.float32(-1), np.float32(1))
+    field = displacement.detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
+    wanted = torch.where(where.to(field.device), -1.0, 1.0)
     _smooth_regions(field, wanted, grid, 0.0, reach)
-    return torch.from_numpy(field).to(displacement.device)
+    return field
 
 
-def _smooth_regions(field: Field, least: Field, grid: Grid, floor: float, reach: int) -> None:
+def _smooth_regions(field: Tensor, least: Tensor, grid: Grid, floor: float, reach: int) -> None:
     """One round, in place: blend every bad region with its surroundings and bring ``least`` up to date there."""
     # A determinant beyond the range of float32 compares false with everything, and is bad.
     bad = ~(least > floor)
-    regions, _ = ndimage.label(_dilated(bad, reach))
-    sigma = 0.5 + 0.5 * reach
-    beyond = reach // 2
-    for number, box in enumerate(ndimage.find_objects(regions), start=1):
+    sigma, beyond = 0.5 + 0.5 * reach, reach // 2
+    box_filter = np.full(2 * beyond + 1, 1 / (2 * beyond + 1))
+    regions, boxes = _regions(_dilated(bad, reach))
+    for number, box in enumerate(boxes, start=1):
         changed, seen = (grown(box, margin, grid.shape) for margin in (beyond, 2 * beyond))
-        inside = (regions[seen] == number).astype(np.float32)
-        weight = _filtered(inside[None], _within(changed, seen), np.full(2 * beyond + 1, 1 / (2 * beyond + 1)))
-        part = field[:, *changed]
-        part += weight * (_smoothed_box(field, changed, sigma) - part)
-        # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
-        stale = grown(changed, 1, grid.shape)
-        halo = grown(stale, 1, grid.shape)
-        least[stale] = _least(field[:, *halo], _part_of(grid, halo))[_within(stale, halo)]
+        with on_one_thread(field[:, *changed].numel() < SMALL):
+            inside = (regions[seen] == number).to(field.dtype)
+            weight = _filtered(inside[None], _within(changed, seen), box_filter)
+            part = field[:, *changed]
+            part += weight * (_smoothed_box(field, changed, sigma) - part)
+            # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
+            stale = grown(changed, 1, grid.shape)
+            halo = grown(stale, 1, grid.shape)
+            least[stale] = _least(field[:, *halo], _part_of(grid, halo))[_within(stale, halo)]
 
 
-def _within(inner: tuple[slice, ...], outer: tuple[slice, ...]) -> tuple[slice, ...]:
+def _within(inner: Box, outer: Box) -> Box:
     """The slices of ``inner`` in an array cut out by ``outer``."""
     return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
 
 
-def _dilated(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """The mask and all voxels up to ``reach`` away along every axis.
+def _regions(mask: Tensor) -> tuple[Tensor, list[Box]]:
+    """What is to be smoothed together: the number of the region at every voxel, from 1, and a box around each.
 
-    Shifted copies are an order of magnitude faster than SciPy's filters on so small a range.
+    On a CPU a region is what is connected, for most fields fold in a few places. On a GPU all is one: the whole field
+    is smoothed there before a second region would have begun.
+    """
+    if mask.device.type != "cpu":
+        return mask.to(torch.uint8), [tuple(slice(0, n) for n in mask.shape)]
+    regions, _ = ndimage.label(mask.numpy())
+    return torch.from_numpy(regions), ndimage.find_objects(regions)
+
+
+def _dilated(mask: Tensor, reach: int) -> Tensor:
+    """The mask (z, y, x) and all voxels up to ``reach`` away along every axis.
+
+    Shifted copies are an order of magnitude faster than filters on so small a range.
     """
     for axis in range(3):
-        seen, mask = np.moveaxis(mask, axis, 0), mask.copy()
-        result = np.moveaxis(mask, axis, 0)
+        seen, mask = mask.movedim(axis, 0), mask.clone()
+        result = mask.movedim(axis, 0)
         for step in range(1, min(reach, len(seen) - 1) + 1):
             result[step:] |= seen[:-step]
             result[:-step] |= seen[step:]
     return mask
 
 
-def _smoothed(field: Field, sigma: float) -> Field:
+def _smoothed(field: Tensor, sigma: float) -> Tensor:
     """Gaussian average of every component; beyond the size of the field, its mean."""
     if sigma > max(field.shape[1:]):
-        return np.broadcast_to(field.mean((1, 2, 3), dtype=np.float64, keepdims=True), field.shape).astype(np.float32)
+        return field.mean((1, 2, 3), dtype=torch.float64, keepdim=True).to(field.dtype).expand_as(field).contiguous()
     return _smoothed_box(field, tuple(slice(0, n) for n in field.shape[1:]), sigma)
 
 
-def _smoothed_box(field: Field, box: tuple[slice, ...], sigma: float) -> Field:
+def _smoothed_box(field: Tensor, box: Box, sigma: float) -> Tensor:
     """The Gaussian average of every component in a box, which reads no more of the surroundings than it needs."""
     reach = int(TRUNCATE * sigma + 0.5)
     wide = grown(box, reach, field.shape[1:])
@@ -160,18 +172,17 @@ def _smoothed_box(field: Field, box: tuple[slice, ...], sigma: float) -> Field:
     return _filtered(field[:, *wide], _within(box, wide), kernel / kernel.sum())
 
 
-def _filtered(values: Field, kept: tuple[slice, ...], kernel: NDArray[np.float64]) -> Field:
+def _filtered(values: Tensor, kept: Box, kernel: NDArray[np.float64]) -> Tensor:
     """Convolve (c, z, y, x) with ``kernel`` along every axis, and keep a box; the edge value continues beyond the edge.
 
     A matrix per axis: several times faster than SciPy's filters, which compute in double precision on one thread.
     """
     reach = len(kernel) // 2
     z, y, x = (
-        _band(np.arange(part.start, part.stop), n, kernel, reach)
+        _band(np.arange(part.start, part.stop), n, kernel, reach).to(values.device)
         for part, n in zip(kept, values.shape[1:], strict=True)
     )
-    filtered: Field = along_axes((z, y, x), torch.from_numpy(np.ascontiguousarray(values))).numpy()
-    return filtered
+    return along_axes((z, y, x), values.contiguous())
 
 
 def _band(rows: NDArray[np.int_], count: int, kernel: NDArray[np.float64], reach: int) -> Tensor:
@@ -182,12 +193,11 @@ def _band(rows: NDArray[np.int_], count: int, kernel: NDArray[np.float64], reach
     return torch.from_numpy(matrix)
 
 
-def _least(field: Field, grid: Grid) -> Field:
-    least: Field = corner_jacobians(torch.from_numpy(np.ascontiguousarray(field)), grid, outside=True).numpy()
-    return least
+def _least(field: Tensor, grid: Grid) -> Tensor:
+    return corner_jacobians(field.contiguous(), grid, outside=True)
 
 
-def _part_of(grid: Grid, box: tuple[slice, ...]) -> Grid:
+def _part_of(grid: Grid, box: Box) -> Grid:
     """The grid of a block of voxels; only its axes matter here."""
     z, y, x = (s.stop - s.start for s in box)
     return Grid((z, y, x), grid.affine)

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
@@ -33,6 +34,12 @@ class Orientation:
         lead = tuple(range(array.ndim - 3))
         turned = array.transpose(*lead, *(len(lead) + axis for axis in self.axes))
         return _contiguous(turned[(..., *self._slices())])
+
+    def turn(self, tensor: Tensor) -> Tensor:
+        """`apply` for a tensor on any device; a view where no axis is flipped."""
+        lead = tuple(range(tensor.ndim - 3))
+        turned = tensor.permute(*lead, *(len(lead) + axis for axis in self.axes))
+        return turned.flip([len(lead) + axis for axis, flip in enumerate(self.flipped) if flip])
 
     def restore(self, array: NDArray[Any]) -> NDArray[Any]:
         """A canonical array (..., z, y, x) in stored order: the exact inverse of `apply`."""
