@@ -3,10 +3,10 @@
     python benchmarks/registration_profile.py DATA [--add]
 
 One pair of chest CTs, prepared as in `registration.py`, is registered on one thread, deformable part only. Of every
-stage: the seconds of the fastest of three runs; the gigabytes that its tensor operations read and write, counted
-operation by operation, and the seconds that these take at the bandwidth at which this machine adds large arrays; the
-arithmetic of its matrix products, and the seconds that this takes at the rate of a large one. Operations on blocks that
-stay in a cache are faster than that bandwidth; what SciPy does (in the repair) is in the seconds alone. With
+stage: the seconds of the fastest of three runs; its tensor operations and the gigabytes that they read and write, and
+the seconds that these take at the bandwidth at which this machine adds large arrays; the arithmetic of its matrix
+products, and the seconds that this takes at the rate of a large one. Operations on blocks that stay in a cache are
+faster than that bandwidth; what SciPy does (in the repair) is in the seconds alone. With
 ``--add`` the profile is added to those of other versions in the output.
 """
 
@@ -31,6 +31,7 @@ SOURCE, TARGET = "chest_102", "chest_101"
 REPEATS = 3
 # Functions by the module in whose name space they are looked up; a stage entered within another is not counted there.
 STAGES = {
+    "affine alignment": (("mrf", "started"),),
     "images and contrasts": (("mrf", "prepare_pair"),),
     "search": (("deformation", "align"), ("deformation", "_search")),
     "refinement": (("deformation", "_refine"),),
@@ -45,13 +46,15 @@ REST = "the rest"
 
 
 class Clock:
-    """Seconds by stage; the one that was entered last runs."""
+    """Seconds by stage; the one that was entered last runs. ``settle`` waits until a device has nothing left to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.settle = settle
         self.running, self.since = [REST], time.perf_counter()
 
     def turn(self) -> None:
+        self.settle()
         now = time.perf_counter()
         self.seconds[self.running[-1]] += now - self.since
         self.since = now
@@ -70,17 +73,19 @@ class Clock:
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that tensor operations read and write, by stage; views move nothing."""
+    """Tensor operations and the bytes that they read and write, by stage; views move nothing."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as torch leaves it
         self.clock = clock
         self.bytes: dict[str, int] = defaultdict(int)
+        self.operations: dict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+            self.operations[self.clock.running[-1]] += 1
             self.bytes[self.clock.running[-1]] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return result
 
@@ -100,31 +105,31 @@ class Products(FlopCounterMode):
         return result
 
 
-def fastest(function: Callable[[], object], repeats: int = 7) -> float:
+def fastest(function: Callable[[], object], settle: Callable[[], None], repeats: int = 7) -> float:
     function()
     seconds = []
     for _ in range(repeats):
+        settle()
         start = time.perf_counter()
         function()
+        settle()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 
-def rates() -> dict[str, float]:
+def rates(device: torch.device, settle: Callable[[], None]) -> dict[str, float]:
     """GB/s of adding two arrays that no cache holds, Gflop/s of a large matrix product."""
-    a, b = torch.rand(2, 1 << 26)
+    a, b = torch.rand(2, 1 << 26, device=device)
     total = torch.empty_like(a)
-    square = torch.rand(2048, 2048)
+    square = torch.rand(2048, 2048, device=device)
     return {
-        "gigabytes_per_second": 3e-9 * 4 * a.numel() / fastest(lambda: torch.add(a, b, out=total)),
-        "gigaflops_per_second": 2e-9 * 2048**3 / fastest(lambda: square @ square),
+        "gigabytes_per_second": 3e-9 * 4 * a.numel() / fastest(lambda: torch.add(a, b, out=total), settle),
+        "gigaflops_per_second": 2e-9 * 2048**3 / fastest(lambda: square @ square, settle),
     }
 
 
 def profile(pair: Pair) -> dict[str, Any]:
-    """The stages of one registration."""
-    from importlib import import_module
-
+    """The stages of one registration on one thread of the CPU."""
     from atlasnet import read_volume
     from atlasnet.execution import Execution
     from atlasnet.registration import make_operator, register_images
@@ -136,6 +141,18 @@ def profile(pair: Pair) -> dict[str, Any]:
         read_labels(pair.path("moving_mask")),
     )
     operator, execution = make_operator("mrf", affine=False), Execution(threads=1)
+    return stages_of(
+        lambda: register_images(source, target, operator=operator, source_mask=seen, execution=execution),
+        torch.device("cpu"),
+    )
+
+
+def stages_of(
+    register: Callable[[], object], device: torch.device, settle: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Where the time of ``register`` goes on a device, which ``settle`` waits for."""
+    from importlib import import_module
+
     places = [
         (import_module(f"atlasnet.registration.{module}"), name, stage)
         for stage, functions in STAGES.items()
@@ -144,25 +161,30 @@ def profile(pair: Pair) -> dict[str, Any]:
     plain = [getattr(module, name) for module, name, _ in places]
 
     def run(mode: Callable[[Clock], Any] | None = None) -> tuple[Clock, Any]:
-        clock = Clock()
-        for (module, name, stage), function in zip(places, plain, strict=True):
-            setattr(module, name, clock.timed(stage, function))
-        counter = None if mode is None else mode(clock)
-        clock.since = time.perf_counter()
-        with counter or nullcontext():
-            register_images(source, target, operator=operator, source_mask=seen, execution=execution)
-        clock.turn()
+        clock = Clock(settle)
+        try:
+            for (module, name, stage), function in zip(places, plain, strict=True):
+                setattr(module, name, clock.timed(stage, function))
+            counter = None if mode is None else mode(clock)
+            clock.since = time.perf_counter()
+            with counter or nullcontext():
+                register()
+            clock.turn()
+        finally:
+            for (module, name, _), function in zip(places, plain, strict=True):
+                setattr(module, name, function)
         return clock, counter
 
     clocks = [run()[0] for _ in range(REPEATS + 1)][1:]
     best = min(clocks, key=lambda clock: sum(clock.seconds.values())).seconds
     traffic, products = run(Traffic)[1], run(Products)[1]
-    speed = rates()
+    speed = rates(device, settle)
     stages = {}
     for stage in [*STAGES, REST]:
         gigabytes, gigaflops = 1e-9 * traffic.bytes[stage], 1e-9 * products.operations[stage]
         stages[stage] = {
             "seconds": round(best[stage], 3),
+            "operations": traffic.operations[stage],
             "gigabytes": round(gigabytes, 2),
             "seconds_at_bandwidth": round(gigabytes / speed["gigabytes_per_second"], 3),
             "matrix_gigaflops": round(gigaflops, 2),
