@@ -9,7 +9,7 @@ import pytest
 
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.network.spec import Traits
-from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices
+from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, network_inputs
 from atlasnet.training.loss import UNCOUNTED
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase, SliceTable
@@ -116,7 +116,7 @@ def test_rare_foreground_slices_are_drawn_more_often() -> None:
 def test_slices_of_different_size_are_padded_with_edge_and_uncounted_voxels() -> None:
     cases = [make("a", (4, 9, 7)), make("b", (5, 6, 12), seed=1)]
     table = SliceTable.of(cases, 3)
-    images, target = load_slices(cases, table, np.array([0, 8]), Traits(2, 1, 4))
+    images, target = network_inputs(*load_slices(cases, table, np.array([0, 8]), Traits(2, 1, 4)))
     assert images.shape == (2, 3, 12, 12)
     assert target.shape == (2, 1, 12, 12)
     np.testing.assert_array_equal(images[1, 1, :6], cases[1].image[0, 4])
@@ -130,7 +130,9 @@ def test_slices_of_different_size_are_padded_with_edge_and_uncounted_voxels() ->
 def test_a_block_holds_the_slice_that_it_was_drawn_for() -> None:
     cases = [make("a", (9, 8, 8))]
     table = SliceTable.of(cases, 3)
-    images, target = load_blocks(cases, table, np.array([7]), Traits(3, 0, 4), np.random.default_rng(0))
+    images, target = network_inputs(
+        *load_blocks(cases, table, np.array([7]), Traits(3, 0, 4), np.random.default_rng(0))
+    )
     assert images.shape == (1, 1, 12, 8, 8)
     np.testing.assert_array_equal(images[0, 0, :9], cases[0].image[0])
     np.testing.assert_array_equal(target[0, :9], cases[0].labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -76,21 +76,21 @@ def load_slices(
     """The slices ``rows`` of ``table`` for a 2-D network, padded to one size.
 
     Returns:
-        Images (b, c * (2 * context + 1), y, x) float32, padded with their edge; targets (b, 1, y, x) int64, `UNCOUNTED`
-        in the padding and wherever a voxel does not count.
+        Images (b, c * (2 * context + 1), y, x) as they are stored, padded with their edge; labels (b, 1, y, x) uint8,
+        `IGNORED` in the padding. What a network takes is made of them by `network_inputs`.
     """
     chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
     height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
     channels = chosen[0][0].image.shape[0]
-    images = np.empty((len(rows), traits.input_channels(channels), height, width), dtype=np.float32)
-    target = np.full((len(rows), 1, height, width), IGNORED, dtype=np.uint8)
+    images = np.empty((len(rows), traits.input_channels(channels), height, width), dtype=chosen[0][0].image.dtype)
+    labels = np.full((len(rows), 1, height, width), IGNORED, dtype=np.uint8)
     for row, (case, z) in enumerate(chosen):
         depth, y, x = case.labels.shape
         around = neighbours([z], traits.context, depth)[0]
         stack = case.image[:, around].transpose(1, 0, 2, 3).reshape(-1, y, x)
-        images[row] = stack[:, edge_indices(y, height)][:, :, edge_indices(x, width)]
-        target[row, 0, :y, :x] = case.labels[z]
-    return torch.from_numpy(images), _targets(target)
+        images[row] = _padded(stack, height, width)
+        labels[row, 0, :y, :x] = case.labels[z]
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def load_blocks(
@@ -103,23 +103,32 @@ def load_blocks(
     """Blocks for a 3-D network, each at a random position that holds the slice of its row.
 
     Returns:
-        Images (b, c, z, y, x) float32 and targets (b, z, y, x) int64, padded as by `load_slices`.
+        Images (b, c, z, y, x) and labels (b, z, y, x) uint8, padded as by `load_slices`.
     """
     chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
     height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
     deepest = max(case.labels.shape[0] for case, _ in chosen)
     depth = block_depth(height * width, deepest, traits.divisibility)
-    images = np.empty((len(rows), chosen[0][0].image.shape[0], depth, height, width), dtype=np.float32)
-    target = np.full((len(rows), depth, height, width), IGNORED, dtype=np.uint8)
+    stored = chosen[0][0].image
+    images = np.empty((len(rows), stored.shape[0], depth, height, width), dtype=stored.dtype)
+    labels = np.full((len(rows), depth, height, width), IGNORED, dtype=np.uint8)
     for row, (case, z) in enumerate(chosen):
         slices, y, x = case.labels.shape
         lowest, highest = max(0, z - depth + 1), max(0, min(z, slices - depth))
         start = int(random.integers(min(lowest, highest), highest + 1))
         stop = min(slices, start + depth)
         planes = np.minimum(np.arange(start, start + depth), slices - 1)
-        images[row] = case.image[:, planes][:, :, edge_indices(y, height)][..., edge_indices(x, width)]
-        target[row, : stop - start, :y, :x] = case.labels[start:stop]
-    return torch.from_numpy(images), _targets(target)
+        images[row] = _padded(case.image[:, planes], height, width)
+        labels[row, : stop - start, :y, :x] = case.labels[start:stop]
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def network_inputs(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images in float32, and class indices int64, `UNCOUNTED` wherever a voxel does not count; on the device of both.
+
+    A GPU makes them itself: a quarter of the bytes has to reach it.
+    """
+    return images.to(torch.float32), labels.to(torch.int64).masked_fill_(labels == IGNORED, UNCOUNTED)
 
 
 def ahead(batches: Iterator[T]) -> Iterator[T]:
@@ -131,7 +140,9 @@ def ahead(batches: Iterator[T]) -> Iterator[T]:
             yield batch
 
 
-def _targets(labels: NDArray[np.uint8]) -> Tensor:
-    target = labels.astype(np.int64)
-    target[labels == IGNORED] = UNCOUNTED
-    return torch.from_numpy(target)
+def _padded(slices: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """(..., y, x) continued with its edge to (..., height, width); as it is where it is as large."""
+    y, x = slices.shape[-2:]
+    if (y, x) == (height, width):
+        return slices
+    return slices[..., edge_indices(y, height), :][..., edge_indices(x, width)]

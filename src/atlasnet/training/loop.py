@@ -22,7 +22,15 @@ from atlasnet.network.registry import build_network
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.weights import channels_last, load_weights, read_tensors, tensor_channels_last, write_tensors
 from atlasnet.training.augmentation import Draw, move, recolour
-from atlasnet.training.batches import ahead, epoch_batches, epoch_random, load_blocks, load_slices, typical_sample
+from atlasnet.training.batches import (
+    ahead,
+    epoch_batches,
+    epoch_random,
+    load_blocks,
+    load_slices,
+    network_inputs,
+    typical_sample,
+)
 from atlasnet.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -226,10 +234,10 @@ class _Training:
         self.module.train()
         total, seen, rate = torch.zeros((), device=self.device), 0, 0.0
         self.waited = 0.0
-        for step, (images, target, draw) in enumerate(self._batches(random)):
+        for step, (images, labels, draw) in enumerate(self._batches(random)):
             self.execution.pause()
             rate = self.recipe.rate(epoch * self.steps + step, self.steps)
-            total += self._step(images, target, draw, rate)
+            total += self._step(images, labels, draw, rate)
             seen += len(images)
         loss = float(total) / self.steps
         if not math.isfinite(loss):
@@ -261,21 +269,21 @@ class _Training:
             yield batch
 
     def _loaded(self, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Draw]]:
-        """Images, target and changes of every batch; whoever asks for it, the random numbers come in one order."""
+        """Images, labels and changes of every batch; whoever asks for it, the random numbers come in one order."""
         for rows in epoch_batches(self.table, self.recipe, self.batch, random, slices=self.slices):
             if self.traits.spatial_dims == 2:
-                images, target = load_slices(self.cases, self.table, rows, self.traits)
+                images, labels = load_slices(self.cases, self.table, rows, self.traits)
             else:
-                images, target = load_blocks(self.cases, self.table, rows, self.traits, random)
+                images, labels = load_blocks(self.cases, self.table, rows, self.traits, random)
             draw = Draw.of(self.recipe.augmentation, len(rows), random)
             if self.device.type == "cuda":
                 with torch.cuda.device(self.device):  # a thread begins on the first GPU
-                    images, target = images.pin_memory(), target.pin_memory()
-            yield images, target, draw
+                    images, labels = images.pin_memory(), labels.pin_memory()
+            yield images, labels, draw
 
-    def _step(self, images: Tensor, target: Tensor, draw: Draw, rate: float) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, draw: Draw, rate: float) -> Tensor:
         """One step of the optimiser; gives the loss, still on the device."""
-        images, target = (part.to(self.device, non_blocking=True) for part in (images, target))
+        images, target = network_inputs(*(part.to(self.device, non_blocking=True) for part in (images, labels)))
         shape = images.shape
         planes = images.flatten(1, -3)  # (b, channels [* z], y, x): a block turns as its slices do
         planes, target = move(planes, target, draw)
