@@ -11,7 +11,7 @@ given beside them. All times are taken with the device idle before and after, an
   the CPU, and how far that of the CPU is from its own where the scan has a thousandth of a Hounsfield unit of noise
   more; and by stages as in `registration_profile.py`: seconds, operations, and what the bytes that these
   read and write take at the bandwidth of the device.
-- six atlases: a scan onto six others in one call, by how many of them are worked on at a time.
+- six atlases: a scan onto six others in one call.
 - training: SegNet on slices of 512 x 512 by the publication's recipe, from mapped cases on disk: the images a second of
   every epoch, the share of its time in which it waited for slices, and the share of the matrix peak that its arithmetic
   reaches. That peak is measured: the fastest of several products of large square matrices in the precision of the
@@ -183,22 +183,15 @@ def lengths(apart: torch.Tensor, shown: torch.Tensor) -> dict[str, dict[str, flo
 
 
 def several(source: Any, targets: list[Any], runs: int, execution: Any, device: torch.device) -> dict[str, Any]:
-    """One scan onto several in one call, several times, by how many are worked on at a time."""
-    from unittest.mock import patch
-
-    from atlasnet.execution import together
+    """One scan onto several in one call, several times."""
     from atlasnet.registration import make_operator
 
-    operator, found = make_operator("mrf"), {}
-    for at_once in sorted({1, together.AT_ONCE_ON_GPU, len(targets)}):
-        with patch.object(together, "AT_ONCE_ON_GPU", at_once):
-            seconds = [
-                timed(lambda: operator.register(source, targets, execution=execution), device)[0]
-                for _ in range(runs + 1)
-            ]
-        found[str(at_once)] = {"warm_up": round(seconds[0], 3), "runs": [round(value, 3) for value in seconds[1:]]}
-        print(f"{len(targets)} atlases, {at_once} at a time", found[str(at_once)], flush=True)
-    return {"atlases": len(targets), "chosen": together.AT_ONCE_ON_GPU, "at_a_time": found}
+    operator, found = make_operator("mrf"), []
+    for number in range(runs + 1):
+        seconds, made = timed(lambda: operator.register(source, targets, execution=execution), device)
+        found.append({"seconds": round(seconds, 3), "each": [one.record["seconds"] for one in made]})
+        print(f"{len(targets)} atlases", "warm-up" if number == 0 else number, found[-1], flush=True)
+    return {"atlases": len(targets), "warm_up": found[0], "runs": found[1:]}
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, rows: int) -> list[float]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import threading
-import time
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,6 @@ from atlasnet.execution import (
     atomic_folder,
     atomic_path,
     digest,
-    each,
     file_digest,
     pack,
     peak_memory,
@@ -202,33 +198,3 @@ if sys.platform == "linux":
         import os
 
         assert Execution().threads == len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_pieces_of_work_give_their_results_in_order_and_stop_where_one_fails(
-    device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Execution, "torch_device", lambda self: torch.device(self.device))
-    begun, wait = [], threading.Event()
-
-    def square(number: int) -> int:
-        begun.append(number)
-        if number == 0 and device != "cpu":
-            wait.wait(10)  # the later ones are done first
-        if number == 2:
-            wait.set()
-        if number == 5:
-            raise ValueError(number)
-        if number > 5:
-            time.sleep(0.02)
-        return number * number
-
-    place = Execution(device=device, threads=1)
-    assert list(each(square, range(5), place)) == [0, 1, 4, 9, 16]
-    assert sorted(begun) == list(range(5))
-    begun.clear()
-    with pytest.raises(ValueError, match="5"):
-        list(each(square, range(4, 100), place))
-    assert len(begun) < 20
-    with pytest.raises(Cancelled):
-        list(each(square, range(4), replace(place, cancelled=lambda: True)))

@@ -24,7 +24,6 @@ from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import NamingReporter, Reporter, SilentReporter, TextReporter, WitnessReporter
 from atlasnet.execution.stages import Stages, peak_memory
 from atlasnet.execution.tensors import save_tensors
-from atlasnet.execution.together import each
 from atlasnet.execution.work import WorkFolder
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "atomic_path",
     "copy_file",
     "digest",
-    "each",
     "file_digest",
     "files_below",
     "give_back_memory",

@@ -18,7 +18,7 @@ from atlasnet.network import load_network, probabilities
 from atlasnet.prediction.answers import Answer
 from atlasnet.prediction.ensemble import atlas_keys, pair_keys
 from atlasnet.prediction.record import brief
-from atlasnet.prediction.scan import Onto, Scan
+from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.verdict import Verdict, judge
 from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator, shortcoming
 from atlasnet.training.mapping import (
@@ -129,9 +129,9 @@ class Member:
 
     def register(self, scan: Scan) -> Made:
         """The scan's map onto each atlas, or why there is none."""
-        onto = [Onto(*atlas) for atlas in zip(self._pair_keys, self.images, self.labels, strict=True)]
-        made = scan.registered(self.operator, onto)
-        return list(scan.execution.reporter.track(made, "registering onto the atlases", len(onto)))
+        pairs = list(zip(self._pair_keys, self.images, self.labels, strict=True))
+        tracked = scan.execution.reporter.track(pairs, "registering onto the atlases", len(pairs))
+        return [scan.registered(key, self.operator, image, labels) for key, image, labels in tracked]
 
     def judge(self, scan: Scan, made: Made) -> Verdict:
         """Whether the scan is like the training subjects.

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
-
 from atlasnet.cohort import Plan
 from atlasnet.errors import RegistrationError
-from atlasnet.execution import Execution, Stages, each
+from atlasnet.execution import Execution, Stages
 from atlasnet.registration import Operator, Registration, labelled
 from atlasnet.training.evidence import orientation
 from atlasnet.training.mapping import prepare
 from atlasnet.volume import Volume, canonical
-
-
-class Onto(NamedTuple):
-    """An atlas that a scan is registered onto.
-
-    Args:
-        key: of the operator and the atlas.
-        image: (c, z, y, x), canonical orientation.
-        labels: (1, z, y, x) its reference, if the operator asks for it.
-    """
-
-    key: str
-    image: Volume
-    labels: Volume | None
 
 
 class Scan:
@@ -40,6 +23,7 @@ class Scan:
         self.given, self.execution = image.grid, execution
         self.stages = Stages(device=execution.device)
         self.source, self.orientation = canonical(image)
+        self._keeping: Execution | None = None  # the scan on a GPU, for all its registrations
         self._prepared: tuple[Plan, Volume] | None = None
         self._registrations: dict[str, Registration | RegistrationError] = {}
         self._margins: dict[str, tuple[float, str] | None] = {}
@@ -52,22 +36,29 @@ class Scan:
                 self._prepared = plan, prepare(self.source, plan)
         return self._prepared[1]
 
-    def registered(self, operator: Operator, onto: Sequence[Onto]) -> Iterator[Registration | RegistrationError]:
-        """The map onto each atlas, or why there is none; equal keys mean an equal operator and an equal atlas."""
-        execution = self.execution.keeping(self.source.array)
+    def registered(
+        self, key: str, operator: Operator, atlas: Volume, labels: Volume | None = None
+    ) -> Registration | RegistrationError:
+        """The map onto an atlas, or why there is none.
 
-        def register(atlas: Onto) -> Registration | RegistrationError:
-            if atlas.key not in self._registrations:
-                try:
-                    known = labelled(operator, [atlas.labels])
-                    (made,) = operator.register(self.source, [atlas.image], execution=execution, **known)
-                    self._registrations[atlas.key] = made
-                except RegistrationError as error:
-                    self._registrations[atlas.key] = error
-            return self._registrations[atlas.key]
-
-        with self.stages("registration"):
-            yield from each(register, onto, execution)
+        Args:
+            key: equal keys mean an equal operator and an equal atlas.
+            operator: registers.
+            atlas: (c, z, y, x), canonical orientation.
+            labels: (1, z, y, x) its reference, if the operator asks for it.
+        """
+        if key not in self._registrations:
+            self.execution.pause()
+            if self._keeping is None:
+                self._keeping = self.execution.keeping(self.source.array)
+            try:
+                known = labelled(operator, [labels])
+                with self.stages("registration"):
+                    (made,) = operator.register(self.source, [atlas], execution=self._keeping, **known)
+                self._registrations[key] = made
+            except RegistrationError as error:
+                self._registrations[key] = error
+        return self._registrations[key]
 
     def margin(self, key: str, atlas: Volume) -> tuple[float, str] | None:
         """By how much the scan fits an atlas better than its mirror images do, see `orientation`.

@@ -61,10 +61,6 @@ class Level:
         """Whether there are voxels that do not count; one number in memory says that there are none."""
         return any(self.weight.stride())
 
-    def on_host(self) -> Level:
-        """The level in host memory."""
-        return replace(self, image=self.image.cpu(), weight=self.weight.cpu())
-
     def tensor(self, values: Float | tuple[float, ...]) -> Tensor:
         """A small float32 tensor beside the image."""
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.image.device)
@@ -178,7 +174,7 @@ def gaussian_contrast(level: Level, width: float) -> Level:
 def build_pyramid(
     target: Level, source: Level, voxels: tuple[int, ...], checkpoint: Callable[[], None]
 ) -> list[tuple[Level, Level]]:
-    """Both images at common spacings, finest first, in host memory: a GPU would do nothing but wait for so few voxels.
+    """Both images at common spacings, finest first.
 
     ``voxels`` is the budget at each level of the larger image, or of what the smaller mask leaves.
     """
@@ -194,7 +190,7 @@ def build_pyramid(
         spacing = (volume / max(budget * share, FEWEST_VOXELS)) ** (1 / dims)
         pair = (coarser(pair[0], spacing), coarser(pair[1], spacing))
         if position == 0:
-            pair = (standardised(pair[0].on_host()), standardised(pair[1].on_host()))
+            pair = (standardised(pair[0]), standardised(pair[1]))
         levels.append(pair)
     return levels
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atlasnet.errors import RegistrationError
-from atlasnet.execution import Execution, each
+from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.intensity import OptionalRanges, Ranges
 from atlasnet.registration.operator import Registration, Task, tasks
@@ -38,7 +38,7 @@ class Found:
 
 
 class MeasuringOperator(ABC):
-    """Each target on its own, each map measured in the same way; subclasses find the map."""
+    """One target after the other, each map measured in the same way; subclasses find the map."""
 
     name: str
     seeded: bool = False
@@ -72,12 +72,12 @@ class MeasuringOperator(ABC):
         self, source: Volume, source_mask: Volume | None, wanted: Sequence[Task], execution: Execution
     ) -> list[Registration]:
         with execution.active():
-            holding = execution.keeping(*(image.array for image in (source, source_mask) if image))
-
-            def register(task: Task) -> Registration:
-                return self._register_one(source, source_mask, task, holding.keeping())
-
-            return list(each(register, wanted, execution))
+            results, holding = [], execution.keeping(*(image.array for image in (source, source_mask) if image))
+            for task in wanted:
+                execution.pause()
+                # Its own target each lets go of.
+                results.append(self._register_one(source, source_mask, task, holding.keeping()))
+            return results
 
     def _folding(self, measured: Mapping[str, Any], start: Mapping[str, Any] | None) -> RegistrationError:
         """What is wrong with a map that folds, by its geometry and that of its start, and what would help."""

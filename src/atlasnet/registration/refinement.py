@@ -116,11 +116,11 @@ def _penalty_gradient(displacement: Tensor, factors: Tensor) -> Tensor:
 
     ``factors`` (3, 3) are the weights of `Smoothness`.
     """
-    result = torch.zeros_like(displacement)
+    result, twice = torch.zeros_like(displacement), 2 * factors[..., None, None, None]
     for axis in range(3):
         count = displacement.shape[axis + 1]
         if count > 1:
-            pull = 2 * factors[axis, :, None, None, None] * displacement.diff(dim=axis + 1)
+            pull = twice[axis] * displacement.diff(dim=axis + 1)
             result.narrow(axis + 1, 0, count - 1).sub_(pull)
             result.narrow(axis + 1, 1, count - 1).add_(pull)
     return result
@@ -128,12 +128,11 @@ def _penalty_gradient(displacement: Tensor, factors: Tensor) -> Tensor:
 
 def _solve(curvature: Tensor, slope: Tensor, factors: Tensor) -> Tensor:
     """Solve (H + P) d = slope by conjugate gradients with the diagonal as preconditioner."""
-    xx, yy, zz, xy, xz, yz = curvature
+    rows = curvature[[0, 3, 4, 3, 1, 5, 4, 5, 2]].unflatten(0, (3, 3))  # of xx, yy, zz, xy, xz, yz
     damping = DAMPING * ordered_sum(curvature[:3]) / curvature[:3].numel()
 
     def product(d: Tensor) -> Tensor:
-        x, y, z = d
-        data = torch.stack([xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z])
+        data: Tensor = rows[:, 0] * d[0] + rows[:, 1] * d[1] + rows[:, 2] * d[2]
         return data + damping * d + _penalty_gradient(d, factors)
 
     both_neighbours = 4 * factors.sum(0)
