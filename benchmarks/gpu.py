@@ -294,9 +294,10 @@ def main() -> None:
         bench.result["training"] = training(size, execution, device, work)
         bench.write()
         bench.result["several_atlases"] = several(source, targets, size.calls, execution, device)
-        medians = {name: statistics.median(run["seconds"] for run in bench.result[name]["runs"]) for name in pairs}
-        of_several = bench.result["several_atlases"]
-        medians["several_atlases"] = statistics.median(of_several["at_a_time"][str(of_several["chosen"])]["runs"])
+        medians = {
+            name: statistics.median(run["seconds"] for run in bench.result[name]["runs"])
+            for name in (*pairs, "several_atlases")
+        }
         share = statistics.median(epoch["share_of_peak"] for epoch in bench.result["training"]["epochs"])
         rate = statistics.median(epoch["images_per_second"] for epoch in bench.result["training"]["epochs"])
         bench.result["median"] = {

@@ -115,12 +115,21 @@ class Supports:
 
 def expected_difference(a: Tensor, b: Tensor) -> float:
     """E|A - B| for independent draws A of ``a`` and B of ``b``: the value of a difference metric without alignment."""
+    return expected_differences(a.reshape(1, -1), b.reshape(1, -1))[0]
+
+
+def expected_differences(a: Tensor, b: Tensor) -> list[float]:
+    """`expected_difference` of every row of ``a`` (rows, draws) and the same of ``b``; a GPU is waited for twice."""
     if a.numel() == 0 or b.numel() == 0:
-        return 0.0
-    low, high = float(torch.minimum(a.min(), b.min())), float(torch.maximum(a.max(), b.max()))
-    if high <= low:
-        return 0.0
-    below_a, below_b = (
-        torch.histc(v.float().reshape(-1), DIFFERENCE_BINS, low, high).double().cumsum(0) / v.numel() for v in (a, b)
-    )
-    return float((below_a * (1 - below_b) + below_b * (1 - below_a)).sum()) * (high - low) / DIFFERENCE_BINS
+        return [0.0] * len(a)
+    low, high = torch.minimum(a.amin(1), b.amin(1)), torch.maximum(a.amax(1), b.amax(1))
+    limits = torch.stack([low, high], 1).tolist()
+
+    def below(values: Tensor) -> Tensor:
+        counts = [torch.histc(row, DIFFERENCE_BINS, *limit) for row, limit in zip(values.float(), limits, strict=True)]
+        return torch.stack(counts).double().cumsum(1) / values.shape[1]
+
+    below_a, below_b = below(a), below(b)
+    apart = (below_a * (1 - below_b) + below_b * (1 - below_a)).sum(1) * (high.double() - low.double())
+    found: list[float] = (apart / DIFFERENCE_BINS).tolist()
+    return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atlasnet.execution.reductions import ordered_sum
-from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_difference
+from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_differences
 
 # Two decompositions: blocks of 4 voxels, about one support.
 DEPTH = 2
@@ -49,8 +49,7 @@ class WaveletDifference:
             coverage = _halved_mean(coverage, axes)
             alike = _alike(coverage)
             for channel in range(len(pair.target)):
-                bands = zip(ours[:, channel], theirs[:, channel], strict=True)
-                expected[channel] += sum(_expected(a, b, alike) for a, b in bands) / size
+                expected[channel] += sum(_expected(ours[:, channel], theirs[:, channel], alike)) / size
         scale = torch.where(expected > 0, 1 / expected.clamp(min=1e-12), 1.0).to(pair.target)
         self.scale = scale[:, None, None, None]
 
@@ -82,18 +81,26 @@ def _halved_mean(values: Tensor, axes: list[bool]) -> Tensor:
 
 
 def _alike(coverage: Tensor) -> list[tuple[Tensor, float]]:
-    """Blocks (z, y, x) by the share of them that is covered, an octave together; and how many, per covered block.
+    """Blocks (z, y, x) by the share of them that is covered, an octave together: where they are, as indices into all;
+    and how many, per covered block.
 
     A block of which little is covered has small coefficients, and is compared with its like.
     """
-    whole, octaves = max(float(coverage.double().sum()), 1e-12), coverage.clamp(min=1e-6).log2().ceil()
-    groups = [octaves == octave for octave in range(-3 * DEPTH, 1)]
-    return [(chosen, count / whole) for chosen in groups if (count := int(chosen.sum()))]
+    whole, octaves = max(float(coverage.double().sum()), 1e-12), coverage.clamp(min=1e-6).log2().ceil().flatten()
+    groups = [(octaves == octave).nonzero()[:, 0] for octave in range(-3 * DEPTH, 1)]
+    return [(chosen, len(chosen) / whole) for chosen in groups if len(chosen)]
 
 
-def _expected(ours: Tensor, theirs: Tensor, alike: list[tuple[Tensor, float]]) -> float:
-    """What coefficients (z, y, x) of unrelated images differ by, per covered share of a block; see `_alike`."""
-    return sum(expected_difference(ours[chosen], theirs[chosen]) * share for chosen, share in alike)
+def _expected(ours: Tensor, theirs: Tensor, alike: list[tuple[Tensor, float]]) -> list[float]:
+    """What the coefficients of each band (bands, z, y, x) of unrelated images differ by, per covered share of a block;
+    see `_alike`.
+    """
+    ours, theirs = ours.flatten(1), theirs.flatten(1)
+    found = [0.0] * len(ours)
+    for chosen, share in alike:
+        apart = expected_differences(ours[:, chosen], theirs[:, chosen])
+        found = [total + share * value for total, value in zip(found, apart, strict=True)]
+    return found
 
 
 def decompose(values: Tensor) -> list[Tensor]:
