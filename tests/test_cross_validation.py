@@ -18,11 +18,11 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Fingerprint, Plan, take_fingerprint
 from atlasnet.errors import InputError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table
-from atlasnet.execution import Execution, Reporter, SilentReporter
+from atlasnet.execution import Execution, Reporter, SilentReporter, hold
 from atlasnet.execution.memory import Room
 from atlasnet.prediction import Ensemble, Predictor
 from atlasnet.prediction.answers import Answers
-from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split
+from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split, train_fold
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import Volume
@@ -158,6 +158,92 @@ def test_the_same_call_goes_on_where_it_was_stopped(
 def test_other_folds_in_the_same_folder_are_refused(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
     with pytest.raises(InputError, match="other folds"):
         cross_validate(cohort, folder, QUICK, folds=4, execution=ONE)
+
+
+def _times(folder: Path) -> dict[str, int]:
+    """When the models and predictions of a cross-validation were written."""
+    files = [*folder.glob("fold_*/model.json"), *folder.glob("predictions/*"), *folder.glob("fusion_samples/*")]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files}
+
+
+def test_folds_that_were_trained_one_by_one_are_gathered_without_doing_anything_again(
+    found: CrossValidation, cohort: Cohort, tmp_path: Path
+) -> None:
+    other = tmp_path / ".fold_1.lock"
+    with hold(other, place=tmp_path, busy="busy", remedy=""):  # the first fold's job is still at it
+        second = train_fold(cohort, tmp_path, 2, QUICK, folds=2, execution=ONE)
+        with pytest.raises(InputError, match="another process works at this fold"):
+            train_fold(cohort, tmp_path, 1, QUICK, folds=2, execution=ONE)
+        assert not (tmp_path / "fold_1").exists()
+        with pytest.raises(InputError, match="another process works at this fold"):
+            cross_validate(cohort, tmp_path, QUICK, folds=2, execution=ONE)
+    assert (second.left_out, second.missing) == (found.folds[1], ())
+    assert "fold 2 of 2" in second.text()
+    train_fold(cohort, tmp_path, 1, QUICK, folds=2, execution=ONE)
+    before = _times(tmp_path)
+    assert len(before) == 2 + 4 * 3
+    gathered = cross_validate(cohort, tmp_path, QUICK, folds=2, execution=ONE)
+    assert gathered.as_json() == found.as_json()
+    assert _times(tmp_path) == before
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_fold_whose_job_was_stopped_is_gone_on_with_where_it_was(
+    found: CrossValidation, cohort: Cohort, tmp_path: Path
+) -> None:
+    train_fold(cohort, tmp_path, 1, QUICK, folds=2, execution=ONE)
+    (tmp_path / "fold_1" / "model.json").unlink()
+    networks = {path: path.stat().st_mtime_ns for path in (tmp_path / "fold_1" / "work" / "networks").rglob("*.*")}
+    gathered = cross_validate(cohort, tmp_path, QUICK, folds=2, execution=ONE)
+    assert gathered.as_json() == found.as_json()
+    assert {path: path.stat().st_mtime_ns for path in networks} == networks
+
+
+def test_a_fold_takes_over_what_the_training_of_all_subjects_has_registered(
+    found: CrossValidation, cohort: Cohort, folder: Path, tmp_path: Path
+) -> None:
+    told = Told()
+    train_fold(cohort, tmp_path, 1, QUICK, folds=2, earlier=folder / "work", execution=replace(ONE, reporter=told))
+    kept = {path.name: path for path in (folder / "work" / "registrations").iterdir()}
+    taken = list((tmp_path / "fold_1" / "work" / "registrations").iterdir())
+    assert taken
+    assert all((path / "checksums.json").samefile(kept[path.name] / "checksums.json") for path in taken)
+
+
+@pytest.mark.parametrize("number", [0, 3, -1])
+def test_a_fold_that_there_is_not_is_refused(cohort: Cohort, tmp_path: Path, number: int) -> None:
+    with pytest.raises(InputError, match=r"no such fold.*1 to 2"):
+        train_fold(cohort, tmp_path / "x", number, QUICK, folds=2, execution=ONE)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_trains_single_folds_by_the_plan_beside_the_model(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "m"
+    base = ["train", str(cohort.root), "-o", str(model), "--atlases", "1", "--width", "0.25", "--epochs", "1"]
+    words = [*base, "--registration", "affine", "--threads", "1", "--json"]
+    assert main([*words, "--folds", "2", "--only-fold", "2", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["subjects"] == 2
+    assert not model.exists()
+    assert main([*words, "--only-fold", "2"]) == 2
+    assert main([*words, "--folds", "2", "--only-fold", "2", "--ensemble"]) == 2
+    assert main([*words, "--folds", "2", "--only-fold", "3"]) == 2
+    told = capsys.readouterr().err
+    assert [text in told for text in ("there are no folds", "--ensemble is for all folds", "no such fold")] == [
+        True
+    ] * 3
+    plan = Plan.derive(take_fingerprint(cohort), registered=True)
+    replace(plan, spacing=(9.0, 9.0, 9.0)).write(model / "plan.json")
+    assert main([*words, "--folds", "2", "--only-fold", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["fold"], result["folds"], len(result["left_out"]), result["missing"]) == (2, 2, 2, [])
+    assert Model.load(model / "cross_validation" / "fold_2").plan.spacing == (9.0, 9.0, 9.0)
+    assert not (model / "model.json").exists()
+    before = _times(model / "cross_validation")
+    assert main([*words, "--folds", "2"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["cross_validation"]["folds"]) == 2
+    assert before.items() <= _times(model / "cross_validation").items()
 
 
 def test_a_subject_that_is_an_atlas_is_not_left_out(cohort: Cohort, tmp_path: Path) -> None:

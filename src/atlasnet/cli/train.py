@@ -82,11 +82,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each is left out in turn) or in those of a file: nnU-Net's splits_final.json, or lists of names in JSON",
     )
     parser.add_argument(
+        "--only-fold",
+        type=int,
+        metavar="N",
+        help="of --folds, train and apply the model of fold N (from 1) only, as several jobs may do side by side; the "
+        "same command without it takes what they made and trains what is missing",
+    )
+    parser.add_argument(
         "--ensemble",
         action="store_true",
         help="keep the models of --folds to segment together: predict -m MODEL/cross_validation",
     )
-    parser.add_argument("--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work)")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="work folder (default: MODEL/work; with --only-fold in its folder)"
+    )
     parser.add_argument(
         "--report",
         action="store_true",
@@ -124,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.output / "model.json")
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
-    from atlasnet.study import CROSS_VALIDATION, plan_folds, validate_model
+    from atlasnet.study import CROSS_VALIDATION, fold_of, plan_folds, validate_fold, validate_model
     from atlasnet.training.fit import fit
     from atlasnet.training.model import Model
     from atlasnet.training.options import FitOptions
@@ -138,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.ensemble and args.folds is None:
         raise InputError("there are no models to make an ensemble of", remedy="add --folds")
+    _check_only_fold(args)
     update = None if args.update is None else Model.load(args.update)
     cohort = Cohort.read(args.data)
     if args.subjects is not None:
@@ -163,8 +173,16 @@ def run(args: argparse.Namespace) -> int:
     if args.folds is not None:
         # What is wrong with the folds is said before hours of training.
         folds = plan_folds(cohort, args.output / CROSS_VALIDATION, options, _folds(args.folds), execution)
+        if args.only_fold is not None:
+            fold_of(folds, args.only_fold)
     if args.dry_run:
         return _dry_run(args, cohort, options, update, folds, work, execution)
+    if folds is not None and args.only_fold is not None:
+        trained = validate_fold(
+            args.output, cohort, options, folds, args.only_fold, work=args.work, execution=execution
+        )
+        tell(args, trained.text(), trained.as_json())
+        return 1 if trained.missing else 0
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
     text = f"model with {counted(len(model.atlases), 'atlas')}: {args.output}"
@@ -196,6 +214,26 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _check_only_fold(args: argparse.Namespace) -> None:
+    """Refuse one fold of none, and with it what only all folds have.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    from atlasnet.errors import InputError
+
+    if args.only_fold is None:
+        return
+    if args.folds is None:
+        raise InputError("there are no folds to take one of", remedy="say how many with --folds K")
+    for option in ("ensemble", "report"):
+        if getattr(args, option):
+            raise InputError(
+                f"--{option} is for all folds, not for --only-fold",
+                remedy="leave it out, and give it with the call that gathers the folds, without --only-fold",
+            )
+
+
 def _dry_run(
     args: argparse.Namespace,
     cohort: Cohort,
@@ -208,6 +246,15 @@ def _dry_run(
     from atlasnet.study import CROSS_VALIDATION, fold_name, fold_pairs
     from atlasnet.training.forecast import forecast_fit
 
+    if folds is not None and args.only_fold is not None:
+        rest = [subject.name for subject in cohort if subject.name not in folds[args.only_fold - 1]]
+        place = args.output / CROSS_VALIDATION / fold_name(args.only_fold)
+        only = forecast_fit(
+            cohort.select(rest), place, options, work=args.work, earlier=args.output / "work", execution=execution
+        )
+        segmented = f"segmenting the {counted(len(folds[args.only_fold - 1]), 'subject')} left out is not estimated"
+        tell(args, as_text([*training_lines(only, place), f"             {segmented}"]), only.to_json())
+        return 0
     found = forecast_fit(cohort, args.output, options, update=update, work=work, execution=execution)
     lines, result = training_lines(found, args.output), found.to_json()
     if folds is not None:

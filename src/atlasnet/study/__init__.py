@@ -6,10 +6,12 @@ from atlasnet.study.cross_validation import (
     cross_validate,
     keep_ensemble,
     keep_learnt,
+    validate_fold,
     validate_model,
 )
 from atlasnet.study.folds import FoldsFile, fold_name, plan_folds, read_folds, split
 from atlasnet.study.forecast import StudyForecast, fold_pairs, forecast_study
+from atlasnet.study.one_fold import TrainedFold, fold_of, train_fold
 from atlasnet.study.page import PAGE, write_study
 from atlasnet.study.records import Study, StudyOptions
 from atlasnet.study.study import run_study
@@ -25,8 +27,10 @@ __all__ = [
     "Study",
     "StudyForecast",
     "StudyOptions",
+    "TrainedFold",
     "cross_validate",
     "fold_name",
+    "fold_of",
     "fold_pairs",
     "forecast_study",
     "keep_ensemble",
@@ -38,6 +42,8 @@ __all__ = [
     "run_study",
     "split",
     "summarise",
+    "train_fold",
+    "validate_fold",
     "validate_model",
     "write_study",
 ]

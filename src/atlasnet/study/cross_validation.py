@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,28 +10,19 @@ from typing import Any
 import numpy as np
 
 from atlasnet.cohort import Cohort, Plan
-from atlasnet.errors import AtlasNetError, Cancelled, RegistrationError
+from atlasnet.errors import RegistrationError
 from atlasnet.evaluation import Table, evaluate_cohort
-from atlasnet.execution import (
-    Execution,
-    NamingReporter,
-    atomic_path,
-    file_digest,
-    hold_folder,
-    read_json,
-    reading_back,
-    write_json,
-)
-from atlasnet.prediction import PredictOptions, Predictor, provenance, write_ensemble, write_prediction
+from atlasnet.execution import Execution, hold_folder, read_json, reading_back, write_json
+from atlasnet.prediction import write_ensemble
 from atlasnet.prediction.verdict import UNUSUAL
-from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
+from atlasnet.study.folds import Folds, fold_name, plan_folds
+from atlasnet.study.one_fold import WORK, FoldWork, TrainedFold, prediction_path, samples_path, train_fold
 from atlasnet.study.statistics import FEWEST_FOR_TAIL, few_subjects, interval, worst_tenth
 from atlasnet.training.estimate import DiceEstimate, fit_estimate
-from atlasnet.training.fit import Fitting, fit
+from atlasnet.training.fit import Fitting
 from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn_weights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.volume import volume_digest
 from atlasnet.wording import counted
 
 CROSS_VALIDATION = "cross_validation"  # in the folder of a model
@@ -177,153 +168,79 @@ def cross_validate(
 
     Raises:
         InputError: the folds or the atlases cannot be used, ``folder`` holds a cross-validation with other folds, or
-            another process works there.
+            another process works there or at a fold.
         CohortError: the cohort cannot be trained on.
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
     folder, options, execution = Path(folder), options or FitOptions(), execution or Execution()
     with hold_folder(folder):
-        return _CrossValidation(cohort, folder, options, folds, plan, work, execution).result()
-
-
-class _CrossValidation:
-    """One call of `cross_validate`."""
-
-    def __init__(
-        self,
-        cohort: Cohort,
-        folder: Path,
-        options: FitOptions,
-        folds: Folds | None,
-        plan: Plan | None,
-        work: str | Path | None,
-        execution: Execution,
-    ) -> None:
-        self.cohort, self.folder, self.options, self.execution = cohort, folder, options, execution
-        self.work = Path(work or folder / "work")
-        self.plan = plan
-        self.folds = plan_folds(cohort, folder, options, folds, execution)
-        left_out = {name for fold in self.folds for name in fold}
-        self.validated = cohort.select([subject.name for subject in cohort if subject.name in left_out])
-        self.never_left_out = tuple(subject.name for subject in cohort if subject.name not in left_out)
-        write_json(folder / FOLDS, [list(fold) for fold in self.folds])
-
-    def result(self) -> CrossValidation:
-        for number, fold in enumerate(self.folds, start=1):
-            self.execution.reporter.note(f"fold {number} of {len(self.folds)}: without {', '.join(fold)}")
-            rest = [subject.name for subject in self.cohort if subject.name not in fold]
-            place = self.folder / fold_name(number)
-            if self.plan is not None:
-                self.plan.write(place / "plan.json")
-            model = fit(
-                self.cohort.select(rest),
-                place,
-                self.options,
-                work=self.work,
-                execution=self.execution,
-            )
-            self._predict(model, fold)
-        found = self._evaluate()
-        found.table.write(self.folder / "table.json")
-        write_json(self.folder / "cross_validation.json", found.as_json())
+        groups = plan_folds(cohort, folder, options, folds, execution)
+        one = FoldWork(cohort, folder, options, groups, plan, execution)
+        for number, _ in enumerate(groups, start=1):
+            place = folder / fold_name(number)
+            # What a job that trained this fold alone has begun is gone on with.
+            own = place / WORK if (place / WORK).is_dir() else None
+            shared = Path(work or folder / WORK)
+            one.done(number, own or shared, None if own is None else shared)
+        found = _evaluated(cohort, folder, groups, execution)
+        found.table.write(folder / "table.json")
+        write_json(folder / "cross_validation.json", found.as_json())
         return found
 
-    def _prediction(self, name: str) -> Path:
-        return self.folder / "predictions" / f"{name}.nii.gz"
 
-    def _samples(self, name: str) -> Path:
-        return self.folder / "fusion_samples" / f"{name}.safetensors"
-
-    def _predict(self, model: Model, fold: Sequence[str]) -> None:
-        """Segment the fold's subjects, but for those that this very model has segmented before."""
-        (self.folder / "predictions").mkdir(parents=True, exist_ok=True)
-        made_of = {name: self._made_of(name, model) for name in fold}
-        missing = [name for name in fold if not self._is_of(name, made_of[name])]
-        if not missing:
-            return
-        predictor = Predictor(model, execution=self.execution, allow_module=self.options.allow_module)
-        for name in self.execution.reporter.track(missing, "segmenting", len(missing)):
-            path, subject = self._prediction(name), self.cohort[name]
-            naming = predictor.reporting_to(NamingReporter(self.execution.reporter, name))
-            path.unlink(missing_ok=True)
-            try:
-                image = subject.read_image()
-                answers = naming.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))
-                prediction = naming.fuse(answers)
-                samples = naming.fusion_samples(answers, subject.read_labels(image.grid))
-            except Cancelled:
-                raise
-            except AtlasNetError as error:
-                self.execution.reporter.warn(f"{name}: {error}")
-                continue
-            with atomic_path(self._samples(name)) as place:
-                samples.write(place)
-            kept = {"fusion_samples_sha256": file_digest(self._samples(name))}
-            write_prediction(prediction, path, provenance=made_of[name] | kept)
-
-    def _made_of(self, name: str, model: Model) -> dict[str, Any]:
-        subject = self.cohort[name]
-        reference = None if subject.labels is None else volume_digest(subject.labels)
-        allowed = self.options.allow_module
-        made_of = provenance(subject, model, PredictOptions(), self.execution, allow_module=allowed)
-        return made_of | {"reference_sha256": reference}
-
-    def _is_of(self, name: str, made_of: Mapping[str, Any]) -> bool:
-        path = self._prediction(name)
-        record = path.with_name(f"{name}.json")
-        samples = self._samples(name)
-        # The record is written last: where it is, labels and samples were whole.
-        if not (path.is_file() and samples.is_file() and record.exists()):
-            return False
-        with reading_back(record):
-            content = read_json(record)
-            before = content["provenance"]
-            return (
-                all(before.get(key) == made_of[key] for key in ("request", "reference_sha256"))
-                and before.get("fusion_samples_sha256") == file_digest(samples)
-                and bool(content["outputs"]["labels"] == file_digest(path))
-            )
-
-    def _evaluate(self) -> CrossValidation:
-        if not any(self._prediction(subject.name).exists() for subject in self.validated):
-            raise RegistrationError(
-                "no subject could be mapped onto an atlas of the model that has not seen it; the warnings above say why"
-            )
-        places = {subject.name: self._prediction(subject.name) for subject in self.validated}
-        table = evaluate_cohort(self.validated, places, execution=self.execution)
-        labels, rows = table.labels, table.rows
-        intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
-        records = {}
-        for name in table.cases:
-            place = self._prediction(name).with_name(f"{name}.json")
-            with reading_back(place):
-                records[name] = read_json(place)
-        weights = learn_weights([FusionSamples.read(self._samples(name)) for name in table.cases])
-        dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
-        unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
-        return CrossValidation(
-            self.folds, table, intervals, fit_estimate(records, dice), weights, unusual, self.never_left_out
+def _evaluated(
+    cohort: Cohort, folder: Path, folds: tuple[tuple[str, ...], ...], execution: Execution
+) -> CrossValidation:
+    """The scores of what the models of all folds have segmented, and what is learnt from them."""
+    left_out = {name for fold in folds for name in fold}
+    validated = cohort.select([subject.name for subject in cohort if subject.name in left_out])
+    never_left_out = tuple(subject.name for subject in cohort if subject.name not in left_out)
+    places = {subject.name: prediction_path(folder, subject.name) for subject in validated}
+    if not any(place.exists() for place in places.values()):
+        raise RegistrationError(
+            "no subject could be mapped onto an atlas of the model that has not seen it; the warnings above say why"
         )
+    table = evaluate_cohort(validated, places, execution=execution)
+    labels, rows = table.labels, table.rows
+    intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
+    records = {}
+    for name in table.cases:
+        place = places[name].with_name(f"{name}.json")
+        with reading_back(place):
+            records[name] = read_json(place)
+    weights = learn_weights([FusionSamples.read(samples_path(folder, name)) for name in table.cases])
+    dice = {label: {row.case: row.dice for row in rows if row.label == label} for label in labels}
+    unusual = tuple(name for name, r in records.items() if (r.get("verdict") or {}).get("result") == UNUSUAL)
+    return CrossValidation(folds, table, intervals, fit_estimate(records, dice), weights, unusual, never_left_out)
 
 
 def changed_plan(
-    model: Model, cohort: Cohort, options: FitOptions, work: str | Path, execution: Execution
+    folder: Path,
+    cohort: Cohort,
+    options: FitOptions,
+    work: Path,
+    execution: Execution,
+    hashes: Mapping[str, Any] | None = None,
 ) -> Plan | None:
-    """The plan of a model where it is not the one that follows from its cohort: somebody changed it, or brought it.
+    """The plan beside a model where it is not the one that follows from its cohort: somebody changed or brought it.
 
     A cross-validation takes it for its folds then: what is measured are networks like the model's. Else each fold
     derives its own from the subjects that it trains on.
 
     Args:
-        model: that was trained.
-        cohort: on which.
-        options: with which.
-        work: its work folder, which may hold the plan that follows.
+        folder: of the model, which need not be trained yet.
+        cohort: all its subjects.
+        options: of its training.
+        work: its work folder, which may hold the plan that follows; it is only looked at.
         execution: device, threads, seed, progress.
+        hashes: of the cohort's files, where they are known.
     """
-    run = Fitting(cohort, model.folder, options, work=work, execution=execution)
-    return None if model.plan == run.derived_plan(model.provenance["data"]) else model.plan
+    run = Fitting(cohort, folder, options, work=work, execution=execution, frozen=True)
+    if not run.plan_path.exists():
+        return None
+    plan = Plan.read(run.plan_path)
+    return None if plan == run.derived_plan(run.hashes() if hashes is None else hashes) else plan
 
 
 def validate_model(
@@ -350,12 +267,42 @@ def validate_model(
     Returns:
         The model with what this has learnt, and the result.
     """
-    folder, plan = model.folder / CROSS_VALIDATION, changed_plan(model, cohort, options, work, execution)
+    folder, data = model.folder / CROSS_VALIDATION, model.provenance["data"]
+    plan = changed_plan(model.folder, cohort, options, Path(work), execution, data)
     found = cross_validate(cohort, folder, options, folds=folds, plan=plan, work=work, execution=execution)
     learnt = keep_learnt(model, found)
     if ensemble:
         keep_ensemble(folder, found)
     return learnt, found
+
+
+def validate_fold(
+    folder: str | Path,
+    cohort: Cohort,
+    options: FitOptions,
+    folds: Folds,
+    number: int,
+    *,
+    work: str | Path | None = None,
+    execution: Execution,
+) -> TrainedFold:
+    """One fold of the cross-validation of a model, whether that is trained already or not; see `train_fold`.
+
+    Args:
+        folder: of the model; what its training has registered is taken over from ``work`` in it.
+        cohort: all subjects.
+        options: of the training.
+        folds: from `plan_folds`.
+        number: of the fold, from 1.
+        work: the work folder of this fold.
+        execution: device, threads, seed, progress.
+    """
+    folder = Path(folder)
+    plan = changed_plan(folder, cohort, options, folder / WORK, execution)
+    place, earlier = folder / CROSS_VALIDATION, folder / WORK
+    return train_fold(
+        cohort, place, number, options, folds=folds, plan=plan, work=work, earlier=earlier, execution=execution
+    )
 
 
 def keep_ensemble(folder: str | Path, found: CrossValidation) -> Path:

@@ -57,6 +57,7 @@ def fit(
     *,
     update: Model | None = None,
     work: str | Path | None = None,
+    earlier: str | Path | None = None,
     execution: Execution | None = None,
 ) -> Model:
     """Train a model on every subject of ``cohort`` and write it into ``folder``.
@@ -72,6 +73,8 @@ def fit(
         options: what the user chooses.
         update: a finished model that takes in what has been added to the cohort, or atlases; it is left as it is.
         work: folder of intermediate results, ``folder/work`` by default.
+        earlier: another one, whose finished pieces are taken over and which is only read; in an update that of its
+            model, by default.
         execution: device, threads, seed, progress.
 
     Raises:
@@ -83,7 +86,7 @@ def fit(
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = Fitting(cohort, folder, options, update=update, work=work, execution=execution)
+    run = Fitting(cohort, folder, options, update=update, work=work, earlier=earlier, execution=execution)
     with hold_folder(run.folder), run.work.locked():
         return run.model()
 
@@ -99,6 +102,7 @@ class Fitting:
         *,
         update: Model | None = None,
         work: str | Path | None = None,
+        earlier: str | Path | None = None,
         execution: Execution | None = None,
         frozen: bool = False,  # whether the work folder is only looked at
     ) -> None:
@@ -107,7 +111,8 @@ class Fitting:
         self.execution = execution or Execution()
         self.say = self.execution.reporter
         self.update = None if update is None else Update(update, cohort)
-        earlier = None if self.update is None else self.update.work
+        if self.update is not None:
+            earlier = earlier or self.update.work
         self.work = WorkFolder(work or self.folder / "work", earlier, frozen=frozen)
         for place in (self.folder, self.work.root):
             require_apart(place, cohort.subjects, cohort.root)

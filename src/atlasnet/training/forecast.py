@@ -163,6 +163,7 @@ def forecast_fit(
     *,
     update: Model | None = None,
     work: str | Path | None = None,
+    earlier: str | Path | None = None,
     execution: Execution | None = None,
 ) -> Forecast:
     """What `fit` with the same arguments would do; nothing is written but into the system's temporary folder.
@@ -176,6 +177,7 @@ def forecast_fit(
         options: what the user chooses.
         update: the model that would be updated.
         work: folder of intermediate results.
+        earlier: another one, from which pieces would be taken over.
         execution: device, threads, seed, progress.
 
     Raises:
@@ -183,7 +185,7 @@ def forecast_fit(
         InputError: an option cannot be used.
         ModelError: ``folder`` holds another finished model.
     """
-    run = Fitting(cohort, folder, options, update=update, work=work, execution=execution, frozen=True)
+    run = Fitting(cohort, folder, options, update=update, work=work, earlier=earlier, execution=execution, frozen=True)
     hashes = run.hashes()
     plan = run.plan(hashes)
     settings, spec = run.settings(plan, hashes), run.spec(plan)
