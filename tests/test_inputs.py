@@ -77,6 +77,37 @@ def test_images_in_folders_of_their_own_are_told(tmp_path: Path) -> None:
         find_cases([tmp_path], 1)
 
 
+def test_cases_are_called_after_their_folders_where_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("anna", "bert"):
+        touch(tmp_path / name / "CT Chest.nrrd")
+    files = sorted(tmp_path.glob("*/CT Chest.nrrd"))
+    with pytest.raises(InputError, match=r"both be called 'CT Chest'.*--name-from folder"):
+        find_cases(files, 1)
+    assert [(case.name, case.images) for case in find_cases(files, 1, name_from="folder")] == [
+        ("anna", (files[0],)),
+        ("bert", (files[1],)),
+    ]
+    assert [case.name for case in find_cases(sorted(tmp_path.iterdir()), 1, name_from="folder")] == ["anna", "bert"]
+    touch(tmp_path / "anna" / "PET.nrrd")
+    with pytest.raises(InputError, match=r"both be called 'anna'.*rename one, or predict them into two folders"):
+        find_cases([tmp_path / "anna"], 1, name_from="folder")
+    with pytest.raises(InputError, match="expected file or folder; found patient"):
+        find_cases(files, 1, name_from="patient")
+
+
+def test_the_folder_of_a_case_is_that_of_its_channels_or_of_its_dicom_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "p1" / "mr_0000.nii.gz", tmp_path / "p1" / "mr_0001.nii.gz")
+    (case,) = find_cases([tmp_path / "p1" / "mr_0001.nii.gz"], 2, name_from="folder")
+    assert (case.name, len(case.images)) == ("p1", 2)
+    dicoms.save(tmp_path / "p2" / "series", dicoms.slices(np.zeros((2, 3, 4), np.int16)))
+    touch(tmp_path / "p3" / "study.zip")
+    monkeypatch.chdir(tmp_path / "p2")
+    inputs = [Path("series"), Path("../p3/study.zip")]
+    assert [case.name for case in find_cases(inputs, 1, name_from="folder")] == ["p2", "p3"]
+
+
 def test_dicom_behind_a_link_is_a_case_even_where_the_link_leads_nowhere(tmp_path: Path) -> None:
     touch(tmp_path / "in" / "a.nii.gz")
     dicoms.save(tmp_path / "store", dicoms.slices(np.zeros((2, 3, 4), np.int16)))

@@ -73,6 +73,22 @@ def test_a_scan_that_was_trained_on_is_told(
         assert sum("was trained on" in text for text in record["warnings"]) == count
 
 
+def test_scans_of_one_name_are_called_after_their_folders_and_the_log_names_none(
+    scans: Path, model: Model, tmp_path: Path
+) -> None:
+    for name in ("anna", "bert"):
+        (tmp_path / "patients" / name).mkdir(parents=True)
+        (scans / f"{name}.nii.gz").rename(tmp_path / "patients" / name / "CT.nii.gz")
+    files = sorted(map(str, tmp_path.glob("patients/*/CT.nii.gz")))
+    log = tmp_path / "run.log"
+    words = ["predict", *files, "-m", str(model.folder), "-o", str(tmp_path / "out"), "--threads", "1"]
+    assert main([*words, "--quiet"]) == 2
+    assert main([*words, "--name-from", "folder", "--quiet", "--log", str(log)]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"anna.nii.gz", "bert.nii.gz"}
+    assert "anna" not in log.read_text()
+    assert "bert" not in log.read_text()
+
+
 _SEGMENTING = """
 import sys
 from pathlib import Path

@@ -269,6 +269,7 @@ class AtlasNet:
         *,
         masks: str | Path | None = None,
         series: str | None = None,
+        name_from: str = "file",
         suffix: str = ".nii.gz",
         dicom_seg: bool = False,
         rtstruct: bool = False,
@@ -285,6 +286,7 @@ class AtlasNet:
             folder: of the results.
             masks: folder with the organ mask CASE.nii.gz of each case.
             series: the number or UID of the series to take out of each DICOM folder or zip.
+            name_from: what cases are called after, their file or, with ``"folder"``, the folder in which it lies.
             suffix: of the label maps; ``".seg.nrrd"`` is a segmentation of 3D Slicer, with names and colours.
             dicom_seg: also write CASE_seg.dcm, a DICOM segmentation; and so for the next.
             rtstruct: CASE_rtstruct.dcm, a DICOM structure set.
@@ -306,10 +308,12 @@ class AtlasNet:
         if isinstance(inputs, Cohort):
             if series is not None:
                 raise InputError("the series of a cohort's scans are known", found=f"series {series}")
+            if name_from != "file":
+                raise InputError("the subjects of a cohort have names", found=f"name_from {name_from}")
             cases = inputs.subjects
         else:
             paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
-            cases = find_cases(paths, len(predictor.ensemble.channels), series)
+            cases = find_cases(paths, len(predictor.ensemble.channels), series, name_from=name_from)
             warn_of_unread(unread(paths, cases), self.execution.reporter)
         if dicom_seg or rtstruct:
             require_writers()

@@ -64,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the label maps in a folder (default: .nii.gz); .seg.nrrd is a segmentation of 3D Slicer, with names "
         "and colours",
     )
+    parser.add_argument(
+        "--name-from",
+        default="file",
+        choices=("file", "folder"),
+        help="what cases are called after: their files, or the folders in which these lie, for patients/*/ct.nrrd "
+        "(default: file)",
+    )
     parser.add_argument("--series", metavar="S", help="number or UID of the DICOM series, where an input holds several")
     parser.add_argument(
         "--dicom-seg", action="store_true", help="also write CASE_seg.dcm, a DICOM segmentation of the DICOM input"
@@ -127,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if wants_dicom:
         require_writers()
     models = Ensemble.load(args.model)
-    cases = find_cases(args.inputs, len(models.channels), args.series)
+    cases = find_cases(args.inputs, len(models.channels), args.series, name_from=args.name_from)
     left = unread(args.inputs, cases)
     warn_of_unread(left, execution.reporter)
     if wants_dicom:

@@ -145,6 +145,9 @@ def _hidden(args: argparse.Namespace) -> Hidden:
     for option in _LISTS:
         if vars(args).get(option) is not None:
             names |= _listed(vars(args)[option])
+    if vars(args).get("name_from") == "folder":
+        above = {path.absolute().parent.name for path in args.inputs}
+        names |= {*filter(_tells, (name for folder in above for name in _spoken(folder)))}
     folds = vars(args).get("folds")
     # Not a number, but a file, which names subjects too.
     if folds is not None and (Path(folds).suffix or Path(folds).is_file()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from atlasnet.cohort import Subject
@@ -28,10 +30,13 @@ _BESIDE = (
     *(".log", ".label", ".ctbl", ".bval", ".bvec", ".png", ".jpg", ".py", ".sh", ".db", ".ini", ".md5", ".sha256"),
     *("_seg.dcm", "_rtstruct.dcm", *SLICER_SUFFIXES),
 )
+NAMES_FROM = ("file", "folder")
 _NO_SUFFIX = ("README", "LICENSE", "VERSION", "DICOMDIR")
 
 
-def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None = None) -> list[Subject]:
+def find_cases(
+    inputs: Sequence[str | Path], channels: int, series: str | None = None, *, name_from: str = "file"
+) -> list[Subject]:
     """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
 
     A file is a case, except that with several channels the files ``CASE_0000`` … of one case belong together (naming
@@ -45,13 +50,20 @@ def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None =
         inputs: files and folders.
         channels: how many channels the model expects.
         series: the number or UID of the series to take out of each DICOM folder or zip.
+        name_from: ``"folder"`` calls a case after the folder in which its file, zip or DICOM folder lies, as where each
+            patient has a folder and all files have one name.
 
     Raises:
         InputError: something is absent, is no image, lacks a channel, or two cases have one name.
     """
+    if name_from not in NAMES_FROM:
+        raise InputError("cases cannot be called so", expected=" or ".join(NAMES_FROM), found=name_from)
     cases: dict[str, Subject] = {}
     for path in map(Path, inputs):
-        for case in _cases_of(path, channels, series):
+        for found in _cases_of(path, channels, series):
+            case = found if name_from == "file" else replace(found, name=_folder_of(found))
+            if not case.name:
+                raise InputError("no folder lies around this input to call it after", path=path)
             other = cases.get(case.name)
             if other == case:
                 continue
@@ -60,10 +72,22 @@ def find_cases(inputs: Sequence[str | Path], channels: int, series: str | None =
                     f"two inputs would both be called {case.name!r}",
                     path=case.images[0],
                     found=str(other.images[0]),
-                    remedy="rename one, or predict them into two folders",
+                    remedy=_told_apart(case, other, name_from),
                 )
             cases[case.name] = case
     return list(cases.values())
+
+
+def _folder_of(case: Subject) -> str:
+    """The name of the folder in which a case's input lies."""
+    return composed(Path(os.path.abspath(case.images[0])).parent.name)
+
+
+def _told_apart(one: Subject, other: Subject, name_from: str) -> str:
+    """How two cases come to have two names."""
+    if name_from == "file" and _folder_of(one) != _folder_of(other):
+        return "call cases after their folders with --name-from folder (name_from in Python)"
+    return "rename one, or predict them into two folders"
 
 
 def unread(inputs: Sequence[str | Path], cases: Sequence[Subject]) -> list[Path]:
@@ -153,7 +177,8 @@ def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
             path=path,
             expected=f"{expected}, in the folder itself",
             found=shortened([str(file.relative_to(path)) for file in images], 3),
-            remedy="give each of these folders as an input, or the files; cases are called after the files",
+            remedy="give each of these folders as an input, or the files; cases are called after the files, with "
+            "--name-from folder after the folders",
         )
 
 
