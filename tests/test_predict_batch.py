@@ -89,6 +89,24 @@ def test_scans_of_one_name_are_called_after_their_folders_and_the_log_names_none
     assert "bert" not in log.read_text()
 
 
+def test_what_is_no_scan_among_several_inputs_is_passed_over_and_told(
+    scans: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    (scans / "notes.txt").write_text("of the day")
+    (scans / "anna.seg.nrrd").write_text("of Slicer")
+    (scans / "empty").mkdir()
+    words = ["predict", *sorted(map(str, scans.iterdir())), "-m", str(model.folder), "-o", str(tmp_path / "out")]
+    assert main([*words, "--dry-run", "--quiet"]) == 1
+    assert main([*words, "--json"]) == 1
+    said = capsys.readouterr()
+    result, strays = json.loads(said.out), [str(scans / name) for name in ("anna.seg.nrrd", "empty", "notes.txt")]
+    assert ([*result["written"]], result["failed"], result["not_read"]) == (["anna", "bert"], {}, strays)
+    assert said.err.splitlines()[-1] == f"atlasnet predict: error: no scan, and not read: {', '.join(strays)}"
+    assert main(["predict", str(scans), *words[-4:], "--quiet"]) == 0  # of a folder nobody named them
+    assert main(["predict", strays[2], strays[1], *words[-4:]]) == 2
+    assert "notes.txt: the file is not an image that can be read" in capsys.readouterr().err
+
+
 _SEGMENTING = """
 import sys
 from pathlib import Path

@@ -297,7 +297,7 @@ class AtlasNet:
 
         Raises:
             ModelError: nothing was fitted or loaded, or the model needs masks.
-            InputError: an input is no scan, or a result would take the place of one.
+            InputError: no input is a scan, one is absent, or a result would take the place of one.
             Cancelled: on request; the same call goes on.
         """
         from atlasnet.prediction.dicom import require_dicom, require_writers

@@ -19,6 +19,7 @@ from atlasnet.cli.options import (
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import UnusualInputError
+from atlasnet.wording import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
     models = Ensemble.load(args.model)
     cases = find_cases(args.inputs, len(models.channels), args.series, name_from=args.name_from)
     left = unread(args.inputs, cases)
+    strays = [str(path) for path in args.inputs if path in left]
     warn_of_unread(left, execution.reporter)
     if wants_dicom:
         require_dicom(cases)
@@ -165,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
             execution=execution,
         )
         tell(args, as_text(batch_lines(found, args.output)), found.to_json() | {"not_read": list(map(str, left))})
-        return 1 if found.unreadable else 0
+        return 1 if found.unreadable or strays else 0
     models.check(options)
     folder = next(iter(paths.values())).parent if paths else args.output
     made = make_folder(folder)
@@ -207,9 +209,11 @@ def run(args: argparse.Namespace) -> int:
     tell(args, f"{batch.summary()}; in {args.output}", result)
     for name, error in problems.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
+    if strays:
+        print(f"atlasnet predict: error: no scan, and not read: {shortened(strays)}", file=sys.stderr)
     if unwritten is not None:
         raise unwritten
-    return 1 if batch.failed else UnusualInputError.exit_code if batch.refused else 0
+    return 1 if batch.failed or strays else UnusualInputError.exit_code if batch.refused else 0
 
 
 def _report(predictor: Predictor) -> Report:

@@ -44,7 +44,8 @@ def find_cases(
     the name of a file that holds all. A ``.seg.nrrd``, a segmentation of 3D Slicer, is none. With one channel
     ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside it. A folder is a folder of cases when it holds image
     files, and then zips and sub-folders with DICOM files are cases too; else it is a DICOM folder, which is one case,
-    as a DICOM file and a zip are.
+    as a DICOM file and a zip are. Of several inputs, as a shell makes them of ``inbox/*``, files that are no images and
+    folders in which nothing lies are passed over, see `unread`; one alone is refused.
 
     Args:
         inputs: files and folders.
@@ -54,13 +55,19 @@ def find_cases(
             patient has a folder and all files have one name.
 
     Raises:
-        InputError: something is absent, is no image, lacks a channel, or two cases have one name.
+        InputError: something is absent or lacks a channel, nothing is an image, or two cases have one name.
     """
     if name_from not in NAMES_FROM:
         raise InputError("cases cannot be called so", expected=" or ".join(NAMES_FROM), found=name_from)
     cases: dict[str, Subject] = {}
+    strays: list[_NoScanError] = []
     for path in map(Path, inputs):
-        for found in _cases_of(path, channels, series):
+        try:
+            of_path = _cases_of(path, channels, series)
+        except _NoScanError as error:
+            strays.append(error)
+            continue
+        for found in of_path:
             case = found if name_from == "file" else replace(found, name=_folder_of(found))
             if not case.name:
                 raise InputError("no folder lies around this input to call it after", path=path)
@@ -75,7 +82,13 @@ def find_cases(
                     remedy=_told_apart(case, other, name_from),
                 )
             cases[case.name] = case
+    if strays and not cases:
+        raise strays[0]
     return list(cases.values())
+
+
+class _NoScanError(InputError):
+    """An input is certainly no scan."""
 
 
 def _folder_of(case: Subject) -> str:
@@ -91,9 +104,10 @@ def _told_apart(one: Subject, other: Subject, name_from: str) -> str:
 
 
 def unread(inputs: Sequence[str | Path], cases: Sequence[Subject]) -> list[Path]:
-    """What lies in folders of cases and may be a scan, but is none of the cases: single DICOM files, other formats.
+    """What no case was made of: inputs that are no scans, and what may be scans in folders of cases.
 
-    Not counted are what usually lies beside scans (tables, notes, results of AtlasNet), folders, and hidden files.
+    Those are single DICOM files and other formats. Not counted are what usually lies beside scans (tables, notes,
+    results of AtlasNet), folders, and hidden files.
 
     Args:
         inputs: as for `find_cases`.
@@ -101,7 +115,10 @@ def unread(inputs: Sequence[str | Path], cases: Sequence[Subject]) -> list[Path]
     """
     read = {file for case in cases for path in case.images for file in (path, *volume_files(path))}
     found = []
-    for folder in (path for path in map(Path, inputs) if path.is_dir() and path not in read):
+    for folder in (path for path in map(Path, inputs) if path not in read):
+        if not folder.is_dir() or not files_below(folder):
+            found.append(folder)
+            continue
         for entry in sorted(folder.iterdir()):
             usual = entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE) or entry.name in _NO_SUFFIX
             if entry not in read and not usual and (not entry.is_dir() or _is_export(entry)):
@@ -124,11 +141,11 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
     if path.is_file():
         stem = image_stem(path)
         if of_slicer(path):
-            raise InputError("this is a segmentation of 3D Slicer and no scan", path=path, remedy="name the image")
+            raise _NoScanError("this is a segmentation of 3D Slicer and no scan", path=path, remedy="name the image")
         if stem is None and is_dicom(path):
             return [_dicom(path, path.stem if path.suffix.lower() in DICOM_SUFFIXES else path.name, channels, series)]
         if stem is None:
-            raise InputError(
+            raise _NoScanError(
                 "the file is not an image that can be read",
                 path=path,
                 expected=" ".join((*READABLE_SUFFIXES, *DICOM_SUFFIXES)),
@@ -169,7 +186,7 @@ def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
         )
     below = files_below(path)
     if not below:
-        raise InputError("there is nothing in this folder", path=path, expected=expected)
+        raise _NoScanError("there is nothing in this folder", path=path, expected=expected)
     images = [file for file in below if image_stem(file) and not of_slicer(file)]
     if images and not any(is_dicom(file) for file in below):
         raise InputError(
