@@ -75,8 +75,36 @@ def test_values_that_nobody_declared_are_refused_before_any_registration(root: P
 def test_a_label_that_is_to_be_ignored_makes_another_training(root: Path, tmp_path: Path) -> None:
     fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
     declare(root, **LABELS, ignore=9)
-    with pytest.raises(ModelError, match="other data, options or plan"):
+    with pytest.raises(
+        ModelError, match="other data, options or plan; found ignore_label: nothing there, 9 asked for;"
+    ):
         fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+
+
+def test_what_differs_from_the_model_that_is_there_is_named(root: Path, tmp_path: Path) -> None:
+    model = fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+
+    def refused(options: FitOptions = QUICK, seed: int = 0) -> str | None:
+        with pytest.raises(ModelError, match="other data, options or plan") as error:
+            fit(Cohort.read(root), tmp_path / "m", options, execution=replace(ONE, seed=seed))
+        return error.value.found
+
+    assert refused(replace(QUICK, epochs=7, width=0.5)) == (
+        "width: 0.25 there, 0.5 asked for; epochs: nothing there, 7 asked for"
+    )
+    assert refused(seed=3) == "seed: 0 there, 3 asked for"
+    assert refused(replace(QUICK, operator_settings={"candidates": 2})) == (
+        "operator_settings.candidates: nothing there, 2 asked for"
+    )
+    replace(model.plan, batch_size=3).write(tmp_path / "m" / "plan.json")
+    assert refused() == f"plan.batch_size: {model.plan.batch_size} there, 3 asked for"
+    model.plan.write(tmp_path / "m" / "plan.json")
+    labels = root / "labelsTr" / "s1.nii.gz"
+    write_volume(labels, read_labels(labels).replace(np.zeros_like(read_labels(labels).array)))
+    assert refused() == "other files of s1 (labels)"
+    # A model that was trained before it told what was asked for.
+    replace(model, provenance={key: value for key, value in model.provenance.items() if key != "asked"}).save()
+    assert refused(replace(QUICK, epochs=7)) == "other files of s1 (labels)"
 
 
 def test_every_channel_of_an_outside_atlas_counts(root: Path, tmp_path: Path) -> None:
@@ -86,7 +114,8 @@ def test_every_channel_of_an_outside_atlas_counts(root: Path, tmp_path: Path) ->
     fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
     fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
     write_volume(tmp_path / "outside" / "ref_0001.nii.gz", subject(9)[0])
-    with pytest.raises(ModelError, match="other data, options or plan"):
+    atlas = r'\[\["ref_0000.nii.gz", "[0-9a-f]{8}…"\]\]'
+    with pytest.raises(ModelError, match=f"found atlases: {atlas} there, {atlas} asked for; to mend it"):
         fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
 
 
@@ -156,7 +185,7 @@ def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, mo
     importlib.reload(sys.modules["own_small"])
     assert request(allowed=True) != before[0]
     assert request(allowed=False) == before[1]
-    with pytest.raises(ModelError, match="other data, options or plan"):
+    with pytest.raises(ModelError, match=r"found code: [0-9a-f]{8}… there, [0-9a-f]{8}… asked for; to mend it"):
         fit(Cohort.read(root), tmp_path / "m", options, execution=ONE)
     work = tmp_path / "m" / "work"
     other = fit(Cohort.read(root), tmp_path / "n", options, work=work, execution=ONE)

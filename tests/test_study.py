@@ -195,8 +195,10 @@ def test_warnings_that_come_up_within_a_scan_name_it(
 
 def test_another_study_in_the_folder_is_refused(study: Study, cohort: Cohort, tests: Sequence[Subject]) -> None:
     options = StudyOptions(**SETTINGS | {"width": 0.25})
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match=r"other settings; found width: 0\.5 there, 0\.25 asked for; to mend it"):
         run_study(cohort, tests, study.folder, options, execution=ONE)
+    with pytest.raises(InputError, match=r"found tests: without t2; seed: 0 there, 1 asked for; to mend it"):
+        run_study(cohort, tests[:2], study.folder, QUICK, execution=replace(ONE, seed=1))
 
 
 @pytest.mark.parametrize("wrong", [{"network": "nope"}, {"operator": "nope"}, {"observers": (Path("nowhere"),)}])
@@ -332,7 +334,7 @@ def test_another_fusion_is_asked_of_the_same_networks(
         maps[method] = [read_labels(folder / path).array for folder in (study.folder, found.folder)]
         assert dice(maps[method][0] > 0, maps[method][1] > 0) > 0.9
     assert (maps["atlasnet-2"][0] != maps["atlasnet-2"][1]).any()
-    with pytest.raises(InputError, match="another options"):
+    with pytest.raises(InputError, match=f"fusion: mean there, {fusion} asked for"):
         run_study(cohort, tests, study.folder, options, execution=ONE)
 
 
@@ -414,7 +416,7 @@ def test_corrected_references_need_a_folder_of_their_own(
     labels.array[labels.array == 4] = 2
     write_volume(tmp_path / "t0.nii.gz", labels)
     changed = (replace(tests[0], labels=tmp_path / "t0.nii.gz"), *tests[1:])
-    with pytest.raises(InputError, match="another tests"):
+    with pytest.raises(InputError, match="found tests: other files of t0;"):
         run_study(cohort, changed, study.folder, QUICK, execution=ONE)
 
 

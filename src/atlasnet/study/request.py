@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from atlasnet.cohort.apart import require_apart
 from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError
-from atlasnet.execution import Execution, WorkFolder, digest, read_json, reading_back
+from atlasnet.execution import Execution, WorkFolder, read_json, reading_back
 from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.registration import WITHOUT_SETTINGS, make_operator
 from atlasnet.study.kept import KeptResults
@@ -22,6 +23,7 @@ from atlasnet.study.records import Run, StudyOptions
 from atlasnet.study.shares import check_shares, check_shares_of_slices
 from atlasnet.study.software import Versions, decisive, today, versions
 from atlasnet.study.subjects import check_observer, check_test_subjects, subject_digests
+from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.model import class_values
 from atlasnet.training.pairs import check_tissues, planned_operator
 from atlasnet.training.recipe import check_epochs
@@ -187,12 +189,12 @@ class StudyRequest:
         with reading_back(path):
             before["options"].setdefault("fusion", "mean")  # what studies did before they could be asked
             before["options"]["allow_module"] = False
-            changed = [key for key, value in settings.items() if digest(before.get(key)) != digest(value)]
+            changed = _changed(*(json.loads(json.dumps(each)) for each in (before, settings)))
         if changed:
             raise InputError(
                 "the folder holds a study with other settings",
                 path=path,
-                found="another " + ", another ".join(changed),
+                found=told(changed),
                 remedy="give another folder with -o",
             )
         return settings | self._recorded(path)
@@ -233,3 +235,12 @@ class StudyRequest:
             if not all(result is not None and result.scores for result in results):
                 unfinished.append(test)
         return unfinished
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How the settings of two studies differ."""
+    subjects = ("training", "tests")
+    found = [f"{name}: {text}" for name in subjects for text in changed_subjects(before.get(name) or {}, now[name])]
+    rest = [name for name in now if name not in (*subjects, "options")]
+    found += differences(before.get("options"), now["options"])
+    return found + differences({name: before.get(name) for name in rest}, {name: now[name] for name in rest})

@@ -6,6 +6,7 @@ one stopped, and a stage whose input did not change is not done again.
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.network.inference import reduced_precision
 from atlasnet.registration import WITHOUT_SETTINGS, contextual, make_operator
 from atlasnet.training.atlases import AtlasSet
+from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.loss import Objective
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
@@ -44,10 +46,11 @@ from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
-from atlasnet.training.update import ATLAS_KEYS, LOSS_WEIGHTS, Changes, Update
-from atlasnet.wording import counted, shortened
+from atlasnet.training.update import ATLAS_KEYS, LOSS_WEIGHTS, Update
+from atlasnet.wording import counted
 
 PLANS = "plans"  # in the work folder
+ASKED = "asked"  # in the provenance: options, seed and labels of the training
 
 
 def fit(
@@ -178,7 +181,7 @@ class Fitting:
         changes = None if self.update is None else self.update.changes(hashes, self.atlases.count)
         plan = self.plan(hashes)
         settings = self.settings(plan, hashes)
-        finished = self._finished(settings, hashes)
+        finished = self._finished(settings, plan, hashes)
         if finished is not None:
             return finished
         if changes is not None:
@@ -235,7 +238,7 @@ class Fitting:
             operator_settings=operator.settings(),
             network=spec,
             atlases=tuple(atlases),
-            provenance=self._provenance(settings, spec, recipe, networks, hashes, targets),
+            provenance=self._provenance(settings, self.asked(plan), spec, recipe, networks, hashes, targets),
             regions=self.cohort.regions,
             segment_table=self.segments,
             typical=typical,
@@ -270,6 +273,10 @@ class Fitting:
 
     def settings(self, plan: Plan, hashes: Mapping[str, Any]) -> str:
         """What a finished model depends on."""
+        return digest({"plan": plan.to_json(), "data": hashes, **self.asked(plan)})
+
+    def asked(self, plan: Plan) -> dict[str, Any]:
+        """The same but for plan and data."""
         options = asdict(self.options) | {"atlases": self.atlases.identity(), "sharing": asdict(self.sharing)}
         for name in ("keep_epochs", "spacing"):  # the model is the same, and the plan says it
             del options[name]
@@ -281,10 +288,8 @@ class Fitting:
         if not options["loss_weights"]:
             del options["loss_weights"]
         options["allow_module"] = False  # the code itself is asked for below
-        depends_on = {
-            "plan": plan.to_json(),
+        depends_on: dict[str, Any] = {
             "options": options,
-            "data": hashes,
             "seed": self.execution.seed,
             "labels": self.cohort.labels,
         }
@@ -297,7 +302,7 @@ class Fitting:
         network = self.options.network or plan.network
         if (code := code_digest(network, allow_module=self.options.allow_module)) is not None:
             depends_on["code"] = code
-        return digest(depends_on)
+        return depends_on
 
     def planned_recipe(self, plan: Plan) -> Recipe:
         """The recipe, its batches within the plan's."""
@@ -427,12 +432,13 @@ class Fitting:
             spacing=self.options.spacing,
         )
 
-    def same_model(self, settings: str, hashes: Mapping[str, Any]) -> Model | None:
+    def same_model(self, settings: str, plan: Plan, hashes: Mapping[str, Any]) -> Model | None:
         """The finished model that lies in the folder already.
 
         Args:
             settings: from `settings`.
-            hashes: from `hashes`, to say by whom it differs.
+            plan: from `plan`, to say how it differs.
+            hashes: from `hashes`, likewise.
 
         Raises:
             ModelError: it is another one than was asked for.
@@ -445,27 +451,30 @@ class Fitting:
             remedy = "delete model.json there: the same command makes the model again from what is kept"
             raise error.told(remedy=remedy) from error
         if model.provenance.get("settings") != settings:
-            raise self._other(model, hashes)
+            raise self._other(model, plan, hashes)
         if not all(model.weights_path(a, epoch).is_file() for a in model.atlases for epoch in self.options.keep_epochs):
             return None
         return model
 
-    def _other(self, model: Model, hashes: Mapping[str, Any]) -> ModelError:
+    def _other(self, model: Model, plan: Plan, hashes: Mapping[str, Any]) -> ModelError:
         """The error that the folder holds this model, which is another than was asked for."""
-        found = Changes.between(model.provenance.get("data", {}), hashes)
-        parts = (("more subjects", found.added), ("without", found.removed), ("other files of", found.changed))
-        update = f"train a new one that takes them in with -o and --update {self.folder}, " if found.added else ""
+        data = model.provenance.get("data", {})
+        found = [*changed_subjects(data, hashes), *differences(model.plan.to_json(), plan.to_json(), "plan")]
+        if ASKED in model.provenance:  # models of before do not tell
+            before, now = model.provenance[ASKED], json.loads(json.dumps(self.asked(plan)))
+            found += differences({**before.pop("options"), **before}, {**now.pop("options"), **now})
+        update = f"train a new one that takes them in with -o and --update {self.folder}, "
         return ModelError(
             "the folder holds a finished model that was trained with other data, options or plan",
             path=self.folder,
-            found="; ".join(f"{what} {shortened(names)}" for what, names in parts if names) or None,
-            remedy=f"{update}give another folder with -o, or delete its model.json, and plan.json for a new plan, to "
-            "train anew from what is cached",
+            found=told(found),
+            remedy=f"{update if hashes.keys() - data.keys() else ''}give another folder with -o, or delete its "
+            "model.json, and plan.json for a new plan, to train anew from what is cached",
         )
 
-    def _finished(self, settings: str, hashes: Mapping[str, Any]) -> Model | None:
+    def _finished(self, settings: str, plan: Plan, hashes: Mapping[str, Any]) -> Model | None:
         """The same, its codes and colours brought up to date."""
-        model = self.same_model(settings, hashes)
+        model = self.same_model(settings, plan, hashes)
         if model is None:
             return None
         if model.segment_table != self.segments:
@@ -513,6 +522,7 @@ class Fitting:
     def _provenance(
         self,
         settings: str,
+        asked: Mapping[str, Any],
         spec: NetworkSpec,
         recipe: Recipe,
         networks: AtlasNetworks,
@@ -522,6 +532,7 @@ class Fitting:
         device, dims = torch.device(self.execution.device), self._traits(spec).spatial_dims
         record = {
             "settings": settings,
+            ASKED: asked,
             "recipe": recipe.to_json(),
             "sharing": asdict(self.sharing) | {"tuned": networks.tuned},
             "seed": self.execution.seed,

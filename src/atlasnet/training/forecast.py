@@ -190,7 +190,7 @@ def forecast_fit(
     plan = run.plan(hashes)
     settings, spec = run.settings(plan, hashes), run.spec(plan)
     subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in cohort]
-    model = run.same_model(settings, hashes)
+    model = run.same_model(settings, plan, hashes)
     if model is not None:
         names = tuple(atlas.name for atlas in model.atlases)
         return Forecast(plan, spec, len(subjects), len(names), names, finished=True)
