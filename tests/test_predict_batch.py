@@ -107,6 +107,22 @@ def test_what_is_no_scan_among_several_inputs_is_passed_over_and_told(
     assert "notes.txt: the file is not an image that can be read" in capsys.readouterr().err
 
 
+def test_the_quality_that_is_asked_of_registrations_is_an_option(
+    cohort: Cohort, scans: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(predict(scans, model, "--minimum-quality", "0.999")) == 1
+    assert "a registration quality of at least 0.999 is needed" in capsys.readouterr().err
+    assert main(predict(scans, model, "--minimum-quality", "1.5")) == 2
+    assert "expected 0 to 1; found 1.5" in capsys.readouterr().err
+    assert main(predict(scans, model, "--minimum-quality", "0", "--quiet")) == 0
+    made_of = json.loads((tmp_path / "out" / "anna.json").read_text(encoding="utf-8"))["provenance"]
+    assert made_of["options"]["minimum_quality"] == 0
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlas", "s0", "--registration", "affine"]
+    assert main([*words, "--epochs", "1", "--width", "0.25", "--minimum-quality", "0.999"]) == 0
+    assert "s1 does not train the network of atlas s0: registration quality" in capsys.readouterr().err
+    assert main([*words, "--minimum-quality", "nan"]) == 2
+
+
 _SEGMENTING = """
 import sys
 from pathlib import Path

@@ -62,6 +62,8 @@ class AtlasNet:
             with their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
         loss_weights: by name of a label or a region, how much it counts in the loss, 1 where nothing is said.
+        minimum_quality: a subject whose registration onto an atlas has a lower quality, 0 to 1, does not train its
+            network; that of a prediction is an option of `predict`.
         time_budget: seconds that a training may take, for as many epochs as fit.
         allow_module: whether the code that ``network`` names may be imported.
         execution: device, threads, seed, progress: ``Execution(device="cuda", reporter=TextReporter())``, say.
@@ -80,6 +82,7 @@ class AtlasNet:
         registration: str | None = None,
         registration_settings: dict[str, Any] | None = None,
         loss_weights: dict[str, float] | None = None,
+        minimum_quality: float = FitOptions.minimum_quality,
         time_budget: float | None = None,
         allow_module: bool = False,
         execution: Execution | None = None,
@@ -96,6 +99,7 @@ class AtlasNet:
             operator=registration,
             operator_settings=registration_settings or {},
             loss_weights=loss_weights or {},
+            minimum_quality=minimum_quality,
             time_budget=time_budget,
         )
         self.execution = execution or Execution()

@@ -39,6 +39,17 @@ def add_fusion_option(parser: argparse.ArgumentParser, *, learnt: bool = True) -
     )
 
 
+def add_quality_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--minimum-quality``: which registrations are used; ``what`` becomes of the others."""
+    parser.add_argument(
+        "--minimum-quality",
+        type=float,
+        default=0.05,  # that of `FitOptions` and `PredictOptions`
+        metavar="Q",
+        help=f"{what} whose registration has a lower quality, from 0 (all are used) to 1 (default: 0.05)",
+    )
+
+
 def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = False) -> None:
     """What is trained and how, and what registers; with ``updates``, a model may decide where they are silent."""
     parser.add_argument(

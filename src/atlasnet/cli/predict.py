@@ -13,6 +13,7 @@ from atlasnet.cli.options import (
     add_execution_options,
     add_fusion_option,
     add_mask_option,
+    add_quality_option,
     execution_from,
     make_folder,
     remove_empty,
@@ -92,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_mask_option(parser, "the result is background outside; of a single case, its file will do")
     add_fusion_option(parser)
+    add_quality_option(parser, "do not ask an atlas")
     parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each label")
     parser.add_argument(
         "--minimum-size", type=float, default=0.0, metavar="ML", help="drop components of fewer millilitres"
@@ -152,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         agreement=args.agreement,
         largest_component=args.largest_component,
         minimum_size_ml=args.minimum_size,
+        minimum_quality=args.minimum_quality,
         strict=args.strict,
     )
     if args.dry_run:

@@ -13,6 +13,7 @@ from atlasnet.cli.options import (
     add_execution_options,
     add_mask_option,
     add_network_options,
+    add_quality_option,
     add_spacing_option,
     execution_from,
     loss_weights_from,
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mask_option(parser, "what lies outside trains nothing, and is background in predictions, which need masks too")
     add_network_options(parser, updates=True)
     add_spacing_option(parser)
+    add_quality_option(parser, "leave a subject out of the training of an atlas's network")
     parser.add_argument(
         "--time-budget",
         type=_seconds,
@@ -166,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
         operator=args.registration,
         operator_settings=registration_from(args),
         loss_weights=loss_weights_from(args),
+        minimum_quality=args.minimum_quality,
         time_budget=args.time_budget,
     )
     work = args.work or args.output / "work"

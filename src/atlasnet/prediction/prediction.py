@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnet.errors import InputError
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
+from atlasnet.registration import require_quality
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
 from atlasnet.wording import counted
@@ -26,7 +27,7 @@ class PredictOptions:
         largest_component: keep the largest connected component of each label.
         minimum_size_ml: drop connected components that are smaller, in millilitres.
         minimum_quality: an atlas onto which the registration's quality is lower is not asked, nor one of which the scan
-            covers hardly anything (see `atlasnet.registration.shortcoming`).
+            covers hardly anything, 0 to 1 (see `atlasnet.registration.shortcoming`).
         strict: refuse a scan that is not like the training subjects.
     """
 
@@ -43,6 +44,7 @@ class PredictOptions:
             raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
         if not (math.isfinite(self.minimum_size_ml) and self.minimum_size_ml >= 0):
             raise InputError("the minimum size must not be negative", found=f"{self.minimum_size_ml:g} ml")
+        require_quality(self.minimum_quality)
 
     @property
     def by_voxel(self) -> bool:

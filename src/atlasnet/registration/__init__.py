@@ -17,7 +17,7 @@ from atlasnet.registration.mirrors import mirror_correlations, orientation_margi
 from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration, contextual, labelled
 from atlasnet.registration.pyramid import LevelSettings
-from atlasnet.registration.quality import regional_quality, shortcoming
+from atlasnet.registration.quality import regional_quality, require_quality, shortcoming
 from atlasnet.registration.register import WITHOUT_SETTINGS, WITHOUT_SPACING, make_operator, register_images
 from atlasnet.registration.settings import MRFSettings, preset
 
@@ -53,6 +53,7 @@ __all__ = [
     "regional_quality",
     "register_images",
     "registration_bytes",
+    "require_quality",
     "shortcoming",
     "work_bytes",
 ]

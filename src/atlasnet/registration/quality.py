@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from atlasnet.errors import InputError
 from atlasnet.execution import Execution
 from atlasnet.registration.deformation import align, prepare_pair
 from atlasnet.registration.intensity import OptionalRanges, Ranges, Window, choose_windows
@@ -149,6 +150,16 @@ def quality(similarity: Mapping[str, float], covered: float = 1.0) -> float:
     """
     mean = sum(max(0.0, value) for value in similarity.values()) / max(1, len(similarity))
     return round(min(mean / covered, 1.0), 6) if covered > 0 else 0.0
+
+
+def require_quality(minimum: float) -> None:
+    """Refuse what cannot be the least quality that is asked of a registration, see `shortcoming`.
+
+    Raises:
+        InputError: it is not from 0 to 1.
+    """
+    if not 0 <= minimum <= 1:
+        raise InputError("the least quality of a registration cannot be used", expected="0 to 1", found=f"{minimum:g}")
 
 
 def shortcoming(record: Mapping[str, Any], minimum_quality: float) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.errors import InputError
+from atlasnet.registration import require_quality
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
 
@@ -34,7 +35,7 @@ class FitOptions:
             model's.
         operator_settings: passed to the operator, over what the plan says.
         minimum_quality: a subject whose registration onto an atlas has a lower quality, or covers hardly any of it,
-            does not train its network (see `atlasnet.registration.shortcoming`).
+            does not train its network, 0 to 1 (see `atlasnet.registration.shortcoming`).
         time_budget: seconds that the call may take; the networks get as many epochs as fit, at most the recipe's. The
             number is decided once, by timing some steps, and kept: the same call goes on with it after a stop, and the
             model says how many it was.
@@ -60,5 +61,6 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         require_spacing(self.spacing)
+        require_quality(self.minimum_quality)
         if self.width is not None and not (math.isfinite(self.width) and self.width > 0):
             raise InputError("the width of a network must be positive", found=f"{self.width:g}")
