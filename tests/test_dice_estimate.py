@@ -11,18 +11,32 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from atlasnet import AtlasNet
 from atlasnet.cohort import Cohort
 from atlasnet.evaluation import Table
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, SilentReporter
 from atlasnet.prediction import Predictor
 from atlasnet.study import CrossValidation, keep_learnt
 from atlasnet.training.estimate import FEATURES, DiceEstimate, Line, features, fit_estimate
 from atlasnet.training.fit import fit
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from synthetic import subject, write_cohort
+from atlasnet.volume import write_volume
+from pages import check
+from synthetic import LABELS, subject, write_cohort
 
 ONE = Execution(threads=1)
+
+
+class Notes(SilentReporter):
+    """Keeps notes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def record(fit: float, expected: float) -> dict[str, Any]:
@@ -155,3 +169,25 @@ def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
     expected = 0.6 + 0.4 * (fit_there - 0.5) + 0.2 * (after["agreement"]["expected_dice"] - 0.5)
     value = after["estimated_dice"]["labels"]["shell"]
     assert value == {"value": pytest.approx(np.clip(expected, 0, 1), abs=1e-4), "error": 0.05}
+
+
+def test_the_estimate_stands_in_the_line_of_a_case_and_in_the_page_of_many(tmp_path: Path) -> None:
+    options = FitOptions(atlases=1, width=0.5, epochs=8, operator="affine")
+    model = fit(Cohort.read(write_cohort(tmp_path / "data", range(2))), tmp_path / "m", options, execution=ONE)
+    scans = [tmp_path / "in" / f"c{number}.nii.gz" for number in (20, 21)]
+    for number, path in zip((20, 21), scans, strict=True):
+        write_volume(path, subject(number)[0])
+    pages = {}
+    for name, error in (("without", None), ("with", 0.05)):
+        line = Line((0.0, 0.0), (0.0, 0.0), 0.8, 0.04, 9)
+        lines = dict.fromkeys((label for label, value in LABELS.items() if value), line)
+        learnt = replace(model, dice_estimate=None if error is None else DiceEstimate(lines, error))
+        learnt.save()
+        net = AtlasNet.load(model.folder, execution=replace(ONE, reporter=(told := Notes())))
+        net.predict_all(scans, tmp_path / name, report=True)
+        said = [note for note in told.notes if note.startswith("c20: ")]
+        assert [note.endswith("; estimated Dice 0.800 ± 0.050") for note in said] == [error is not None]
+        pages[name] = check(tmp_path / name / "report.html").text
+    assert pages["with"].count("0.800 ± 0.050") == 2
+    assert "estimated Dice, mean" in pages["with"]
+    assert "estimated Dice" not in pages["without"]

@@ -81,7 +81,10 @@ class Prediction:
         return f"Prediction({self.summary()}{warned}; labels {self.labels!r})"
 
     def summary(self) -> str:
-        """One line: the volume of each label and how far the atlases agreed."""
+        """One line: the volume of each label, how far the atlases agreed, and the Dice that is expected of that."""
         volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())
         agreement = self.record["agreement"]["foreground"]
-        return f"{volumes}; " + ("nothing found" if agreement is None else f"agreement {agreement:.3f}")
+        parts = [volumes, "nothing found" if agreement is None else f"agreement {agreement:.3f}"]
+        if (estimate := (self.record.get("estimated_dice") or {}).get("mean")) is not None:
+            parts.append(f"estimated Dice {estimate['value']:.3f} ± {estimate['error']:.3f}")
+        return "; ".join(parts)

@@ -236,7 +236,7 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
     without = [f"{name}: {error}" for name, error in batch.failed.items()]
     without += [f"{name}: refused: {error}" for name, error in batch.refused.items()]
     page.warnings(without, "Every case was segmented.")
-    found: list[tuple[tuple[bool, float], list[str | Cell]]] = []
+    found: list[tuple[tuple[bool, float], list[str | Cell], str]] = []
     for name, place in {**batch.written, **batch.kept}.items():
         file = output_path(place, RECORD)
         with reading_back(file):
@@ -251,8 +251,11 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
                 *(number(record["volumes_ml"].get(label), ".4g") for label in names),
                 number(sum(record["seconds"].values()), ".1f"),
             ]
-            found.append(((not warned, -1.0 if agreement is None else agreement), row))
+            estimate = (record.get("estimated_dice") or {}).get("mean")
+            estimated = "" if estimate is None else f"{estimate['value']:.3f} ± {estimate['error']:.3f}"
+            found.append(((not warned, -1.0 if agreement is None else agreement), row, estimated))
     found.sort(key=lambda entry: entry[0])
+    told = any(estimated for *_, estimated in found)  # by a model that was cross-validated
     page.text("Cases with warnings come first, then those on which the atlases agreed least.")
     head = [
         "case",
@@ -261,7 +264,8 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
         "lowest registration quality",
         *(f"{name}, ml" for name in names),
         "seconds",
+        *(["estimated Dice, mean"] if told else []),
     ]
-    page.table(head, [row for _, row in found])
+    page.table(head, [[*row, *([estimated] if told else [])] for _, row, estimated in found])
     page.text(NO_DEVICE, small=True)
     return page.write(path)
