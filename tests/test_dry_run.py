@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
     assert main([*command, "--overwrite"]) == 1
     said = capsys.readouterr().out
     assert "to segment   c0, c1, c2" in said
+    assert re.search(r"disk         about [1-9]\d* KiB of results", said)
     assert "would fail   b: " in said
     assert content(tmp_path) == before
     (tmp_path / "in" / "b.nii.gz").unlink()

@@ -194,7 +194,7 @@ def test_a_training_says_what_it_takes(cohort: Cohort, tmp_path: Path) -> None:
 
     options = replace(QUICK, atlases=2, epochs=4)
     fit(cohort, tmp_path / "m", options, execution=Execution(threads=1, reporter=Notes()))
-    assert any(re.fullmatch(r"registering and mapping takes up to 0\.\d GiB of memory", text) for text in Notes.said)
+    assert any(re.fullmatch(r"registering and mapping takes up to \d+ MiB of memory", text) for text in Notes.said)
     assert "epochs: 4 for a common one, 1 for each of 2" in Notes.said
     # Two of the common one's four epochs are done by then, and none of the others'.
     speed = r"networks: \d+\.\d s an epoch, \d+ slices a second; 4 epochs left, about \d+ s"

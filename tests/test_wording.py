@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atlasnet.wording import counted
+from atlasnet.wording import counted, size
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,19 @@ from atlasnet.wording import counted
 )
 def test_a_number_of_things_is_singular_for_one_only(number: int, noun: str, said: str) -> None:
     assert counted(number, noun) == said
+
+
+@pytest.mark.parametrize(
+    ("mib", "said"),
+    [
+        (0, "0 KiB"),
+        (0.0001, "1 KiB"),
+        (0.02, "21 KiB"),
+        (1, "1.0 MiB"),
+        (9.94, "9.9 MiB"),
+        (640, "640 MiB"),
+        (1536, "1.5 GiB"),
+    ],
+)
+def test_a_size_that_is_something_is_never_called_none(mib: float, said: str) -> None:
+    assert size(mib) == said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 QUOTED = re.compile("“[^”]*”")
 """What `quoted` gives; no log takes it."""
@@ -27,7 +28,9 @@ def lengths(values: Iterable[float]) -> str:
 
 
 def size(mib: float) -> str:
-    """MiB to two digits or so, in MiB or GiB."""
+    """MiB to two digits or so, in KiB, MiB or GiB; what is something is never called none."""
+    if mib < 1:
+        return f"{ceil(mib * 1024)} KiB"
     if mib < 1000:
         return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
     return f"{mib / 1024:.1f} GiB"

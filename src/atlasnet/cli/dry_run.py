@@ -167,7 +167,7 @@ def _cost_lines(
 
 
 def _memory_line(peak: float | None) -> list[str]:
-    return [] if peak is None else [f"memory       about {peak / 1024:.1f} GiB"]
+    return [] if peak is None else [f"memory       about {size(peak)}"]
 
 
 def as_text(lines: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_output_options, require_writable
 from atlasnet.cli.reporting import tell
-from atlasnet.wording import counted, lengths
+from atlasnet.wording import counted, lengths, size
 
 if TYPE_CHECKING:
     from atlasnet.prediction import Ensemble
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             if args.output.suffix != ".zip":
                 raise InputError("a model is exported as a zip", path=args.output, expected="a name that ends in .zip")
             models.export(args.output)
-            text = f"written: {args.output}, {args.output.stat().st_size / 2**20:.1f} MiB"
+            text = f"written: {args.output}, {size(args.output.stat().st_size / 2**20)}"
     tell(args, text, models.summary())
     return 0
 
@@ -83,7 +83,7 @@ def _described(summary: dict[str, Any]) -> str:
         f"models       {len(summary['models'])}, which segment together: {names}",
         *what,
         f"a scan       is registered {counted(summary['registrations'], 'time')}",
-        f"size         {summary['bytes'] / 2**20:.1f} MiB",
+        f"size         {size(summary['bytes'] / 2**20)}",
         f"checksum     {summary['checksum']}",
     ]
     for model in summary["models"]:
@@ -109,7 +109,7 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
         + _metrics(summary),
         f"trained on   {counted(summary['training_subjects'], 'subject')}"
         + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),
-        f"size         {summary['bytes'] / 2**20:.1f} MiB",
+        f"size         {size(summary['bytes'] / 2**20)}",
         f"made with    {', '.join(f'{name} {version}' for name, version in summary['versions'].items())}",
         f"checksum     {summary['checksum']}",
         "atlases      registration quality of the other training subjects: lowest, median, highest",

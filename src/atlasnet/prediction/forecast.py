@@ -73,7 +73,7 @@ class BatchForecast:
             "case_seconds": None if case is None else {stage: round(value, 2) for stage, value in case.items()},
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
-            "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 2),
+            "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 4),
         }
 
 

@@ -122,7 +122,7 @@ class StudyForecast:
             "measured_scan": {space: scan.to_json() for space, scan in self.scans.items()},
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
-            "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 1),
+            "disk_mib": None if self.disk_mib is None else round(self.disk_mib, 4),
         }
 
 

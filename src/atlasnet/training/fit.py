@@ -47,7 +47,7 @@ from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
 from atlasnet.training.update import ATLAS_KEYS, LOSS_WEIGHTS, Update
-from atlasnet.wording import counted
+from atlasnet.wording import counted, size
 
 PLANS = "plans"  # in the work folder
 ASKED = "asked"  # in the provenance: options, seed and labels of the training
@@ -259,7 +259,7 @@ class Fitting:
         raised = "registration_spacing" if spacing is None else "spacing"
         remedy = f"crop or resample the largest scans, or raise {raised} in {self.plan_path.name}"
         self.execution.require_memory(needed, remedy, self.cohort.root)
-        self.say.note(f"registering and mapping takes up to {needed / 2**30:.1f} GiB of memory")
+        self.say.note(f"registering and mapping takes up to {size(needed / 2**20)} of memory")
 
     @property
     def goes_on(self) -> Update | None:

@@ -152,7 +152,7 @@ class Forecast:
             "measured": None if self.cost is None else asdict(self.cost),
             "seconds": {stage: round(value, 1) for stage, value in self.seconds.items()},
             "peak_memory_mib": None if self.peak_mib is None else round(self.peak_mib),
-            "disk_mib": {part: round(value, 1) for part, value in self.disk_mib.items()},
+            "disk_mib": {part: round(value, 4) for part, value in self.disk_mib.items()},
         }
 
 
