@@ -397,6 +397,13 @@ def test_settings_that_make_no_sense_are_refused(wrong):
         LearnSettings(**wrong)
 
 
+def test_too_few_pairs_are_told_by_the_option_that_mends_it():
+    with pytest.raises(InputError, match=r"no pair to learn from; expected 1 pair or more; found 0; .*--pairs"):
+        LearnSettings(pairs=0)
+    with pytest.raises(InputError, match=r"judging pairs must not be negative; found -1; .*--judging-pairs"):
+        LearnSettings(judging=-1)
+
+
 def test_a_cost_beyond_what_the_solver_resolves_is_refused():
     with pytest.raises(InputError, match="100000"):
         replace(SVMSettings(), cost=1e7)

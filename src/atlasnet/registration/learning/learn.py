@@ -64,8 +64,19 @@ class LearnSettings:
             raise InputError(
                 "weights are learnt of several metrics", expected="two different ones", found=", ".join(self.metrics)
             )
-        if self.pairs < 1 or self.judging < 0:
-            raise InputError("the number of pairs must be positive", found=f"{self.pairs} and {self.judging}")
+        if self.pairs < 1:
+            raise InputError(
+                "there is no pair to learn from",
+                expected="1 pair or more",
+                found=str(self.pairs),
+                remedy="give another number with --pairs (pairs in Python), or leave it out for 20",
+            )
+        if self.judging < 0:
+            raise InputError(
+                "the number of judging pairs must not be negative",
+                found=str(self.judging),
+                remedy="give 0 with --judging-pairs (judging in Python) to judge by none",
+            )
         taken = sorted({"metrics", "classes"} & set(self.registration))
         if taken or self.start({"background": [0]}).truncation is not None:
             raise InputError(
