@@ -10,8 +10,11 @@ from scipy.spatial.transform import Rotation
 
 import atlasnet
 from atlasnet.errors import VolumeError
-from atlasnet.volume import Grid, Volume, read_volume, write_volume
+from atlasnet.execution import Execution
+from atlasnet.volume import Grid, Volume, read_labels, read_volume, write_volume
+from synthetic import subject
 
+ONE = Execution(threads=1)
 SHAPE = (5, 6, 7)
 TURN = Rotation.from_euler("xyz", [4, -3, 91], degrees=True).as_matrix()
 AFFINE = np.block([[TURN * (0.9, 1.2, 2.5), np.array([[40.0], [-30.0], [12.0]])], [np.zeros(3), np.ones(1)]])
@@ -51,6 +54,20 @@ def test_a_grid_has_three_axes_and_no_channels(shape: tuple[int, int, int], affi
 def test_an_affine_is_no_grid() -> None:
     with pytest.raises(VolumeError, match=r"found ndarray.*Grid\.from_ras"):
         Volume(np.zeros(SHAPE), np.eye(4))  # type: ignore[arg-type]  # what is tested
+
+
+def test_files_are_registered_as_what_they_hold(tmp_path: Path) -> None:
+    (first, labels), (second, _) = subject(1), subject(2)
+    paths = [tmp_path / name for name in ("a.nii.gz", "b.nrrd", "mask.nii.gz")]
+    for path, volume in zip(paths, (first, second, labels.replace((labels.array > 0).astype(np.uint8))), strict=True):
+        write_volume(path, volume)
+    wanted = atlasnet.register(
+        *map(atlasnet.read_volume, paths[:2]), operator="affine", source_mask=read_labels(paths[2]), execution=ONE
+    )
+    found = atlasnet.register(str(paths[0]), paths[1], operator="affine", source_mask=paths[2], execution=ONE)
+    np.testing.assert_array_equal(found.transform.displacement(second.grid), wanted.transform.displacement(second.grid))
+    with pytest.raises(VolumeError, match=r"none\.nii\.gz"):
+        atlasnet.register(tmp_path / "none.nii.gz", second)
 
 
 def test_an_array_is_no_image() -> None:

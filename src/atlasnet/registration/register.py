@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import InputError
@@ -17,7 +18,7 @@ from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.operator import Operator, Registration, contextual
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
-from atlasnet.volume import Volume, canonical
+from atlasnet.volume import Volume, canonical, read_labels, read_volume
 from atlasnet.volume.volume import require_volume
 
 OPERATORS = ("mrf", "affine", "centre", "identity", *EXTERNAL)
@@ -65,15 +66,15 @@ def make_operator(name: str = "mrf", **settings: Any) -> Operator:
 
 
 def register_images(
-    source: Volume,
-    target: Volume,
+    source: Volume | str | Path,
+    target: Volume | str | Path,
     *,
     operator: Operator | str = "mrf",
-    source_mask: Volume | None = None,
-    target_mask: Volume | None = None,
+    source_mask: Volume | str | Path | None = None,
+    target_mask: Volume | str | Path | None = None,
     initial: Transform | None = None,
-    source_labels: Volume | None = None,
-    target_labels: Volume | None = None,
+    source_labels: Volume | str | Path | None = None,
+    target_labels: Volume | str | Path | None = None,
     execution: Execution | None = None,
 ) -> Registration:
     """Register one source onto one target.
@@ -83,7 +84,7 @@ def register_images(
         back = result.transform.inverse.warp(atlas_labels, ct.grid, interpolation="label")
 
     Args:
-        source: (c, z, y, x), any orientation.
+        source: (c, z, y, x), any orientation; a path is read, as by `read_volume`, and so in the place of the others.
         target: with as many channels.
         operator: an operator or its name, with its default settings.
         source_mask: on the source's grid, non-zero where voxels count.
@@ -95,16 +96,19 @@ def register_images(
         execution: device, threads, seed, progress; by default all CPU threads.
 
     Raises:
-        VolumeError: images, masks or labels that do not fit each other.
+        VolumeError: images, masks or labels that do not fit each other, or cannot be read.
         InputError: labels are given to an operator to which they say nothing.
         RegistrationError: no acceptable map was found.
     """
-    for image, what in ((source, "the source"), (target, "the target")):
-        require_volume(image, what)
+    source, target = _image(source, "the source"), _image(target, "the target")
+    masks = [_labels(mask, f"the {of}'s mask") for of, mask in (("source", source_mask), ("target", target_mask))]
     chosen = make_operator(operator) if isinstance(operator, str) else operator
     labels: dict[str, Any] = {}
     if contextual(chosen):
-        labels = {"source_labels": _upright(source_labels), "target_labels": [_upright(target_labels)]}
+        labels = {
+            "source_labels": _upright(_labels(source_labels, "the source's label map")),
+            "target_labels": [_upright(_labels(target_labels, "the target's label map"))],
+        }
     elif source_labels is not None or target_labels is not None:
         raise InputError(
             "labels say nothing to a registration whose metric weights do not depend on the tissue",
@@ -114,13 +118,27 @@ def register_images(
     (result,) = chosen.register(
         canonical(source)[0],
         [canonical(target)[0]],
-        source_mask=_upright(source_mask),
-        target_masks=[_upright(target_mask)],
+        source_mask=_upright(masks[0]),
+        target_masks=[_upright(masks[1])],
         initial=[initial],
         **labels,
         execution=execution or Execution(),
     )
     return result
+
+
+def _image(image: Volume | str | Path, what: str) -> Volume:
+    """The image, read where it is a path."""
+    require_volume(image, what, path=True)
+    return image if isinstance(image, Volume) else read_volume(image)
+
+
+def _labels(labels: Volume | str | Path | None, what: str) -> Volume | None:
+    """The same of a mask or label map, if there is one."""
+    if labels is None:
+        return None
+    require_volume(labels, what, path=True)
+    return labels if isinstance(labels, Volume) else read_labels(labels)
 
 
 def _upright(volume: Volume | None) -> Volume | None:
