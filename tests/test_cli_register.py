@@ -64,7 +64,7 @@ def scans(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(scans):
     code = call(
-        scans / "source.nii.gz", scans / "target.mha", "-o", scans / "out", "--fields",
+        scans / "source.nii.gz", scans / "target.mha", "-o", scans / "out", "--fields", "--itk",
         "--source-labels", scans / "labels.nii.gz", "--quiet",
     )  # fmt: skip
     assert code == 0
@@ -77,6 +77,7 @@ def itk_transform(path):
 
 def test_exactly_the_promised_files_are_written(result):
     extra = {"warped_labels.nii.gz", "displacement.nii.gz", "inverse_displacement.nii.gz"}
+    extra |= {"transform.h5", "inverse_transform.h5"}
     assert {path.name for path in result.iterdir()} == FILES | extra
 
 
@@ -87,6 +88,20 @@ def test_simpleitk_gets_the_same_warped_image_from_the_field(scans, result):
     ours = sitk.GetArrayFromImage(sitk.ReadImage(str(result / "warped.nii.gz")))
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, atol=2.0)  # intensities up to about 2000, float32 coordinates
+
+
+def test_simpleitk_reads_the_same_maps_from_the_transforms(scans, result):
+    source, target = (sitk.ReadImage(str(scans / name), sitk.sitkFloat32) for name in ("source.nii.gz", "target.mha"))
+    there, back = (sitk.ReadTransform(str(result / name)) for name in ("transform.h5", "inverse_transform.h5"))
+    theirs = sitk.GetArrayFromImage(sitk.Resample(source, target, there))
+    ours = sitk.GetArrayFromImage(sitk.ReadImage(str(result / "warped.nii.gz")))
+    np.testing.assert_allclose(ours, theirs, atol=2.0)
+    stored = Transform.load(result / "transform.safetensors").inverse
+    grid = read_volume(scans / "source.nii.gz").grid
+    field = stored.displacement(grid).numpy()
+    for z, y, x in np.random.default_rng(1).integers(0, grid.shape, (50, 3)):
+        point = grid.to_world(np.array([x, y, z], dtype=float))
+        np.testing.assert_allclose(back.TransformPoint(point.tolist()), point + field[:, z, y, x], atol=1e-3)
 
 
 def test_results_lie_on_the_targets_grid_and_the_inverse_field_on_the_sources(scans, result):
@@ -146,7 +161,7 @@ def test_the_record_holds_what_the_documentation_promises(result):
 def test_a_second_run_leaves_no_file_that_describes_the_first_map(scans):
     folder = scans / "again"
     common = [scans / "source.nii.gz", scans / "target.mha", "-o", folder, "--quiet", "--operator", "identity"]
-    call(*common, "--fields")
+    call(*common, "--fields", "--itk")
     call(*common)
     assert {path.name for path in folder.iterdir()} == FILES
 

@@ -41,6 +41,8 @@ TRANSFORM = "transform.safetensors"
 RECORD = "record.json"
 FIELD = "displacement.nii.gz"
 INVERSE_FIELD = "inverse_displacement.nii.gz"
+ITK = "transform.h5"
+INVERSE_ITK = "inverse_transform.h5"
 PREVIEW = "preview.png"
 REPORT = "report.html"
 _MAPS = f"a {TRANSFORM}, a linear ITK transform (.mat, .tfm, .h5), or an image of displacements such as {FIELD}"
@@ -78,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fields", action="store_true", help=f"also write {FIELD} and {INVERSE_FIELD}: ITK vectors in LPS mm"
+    )
+    parser.add_argument(
+        "--itk",
+        action="store_true",
+        help=f"also write {ITK} and {INVERSE_ITK}: transforms of ITK for SimpleITK, ANTs and 3D Slicer",
     )
     parser.add_argument("--preview", action="store_true", help=f"also draw {PREVIEW}: a checkerboard and the Jacobian")
     parser.add_argument("--report", action="store_true", help=f"also write {REPORT}, a page to look at")
@@ -251,14 +258,14 @@ def _write(
 ) -> None:
     """Write every file whole; what an earlier run left and this one does not replace goes: it describes another map."""
     from atlasnet.execution import write_json
-    from atlasnet.transform import write_itk_field
+    from atlasnet.transform import write_itk_field, write_itk_transform
     from atlasnet.volume import write_labels, write_volume
 
     folder = args.output
     # The record says that everything beside it belongs together, so it goes first and comes last. Where there is
     # neither it nor a transform, which a run that was stopped has written, what lies there is not ours.
     if (folder / RECORD).is_file() or (folder / TRANSFORM).is_file():
-        for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, PREVIEW, REPORT):
+        for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, ITK, INVERSE_ITK, PREVIEW, REPORT):
             (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)
     warped = _warped(source, target, transform)
@@ -268,6 +275,9 @@ def _write(
     if args.fields:
         write_itk_field(folder / FIELD, transform.forward, target.grid)
         write_itk_field(folder / INVERSE_FIELD, transform.backward, source.grid)
+    if args.itk:
+        write_itk_transform(folder / ITK, transform.forward, target.grid)
+        write_itk_transform(folder / INVERSE_ITK, transform.backward, source.grid)
     if args.preview:
         _draw(folder / PREVIEW, target, warped, transform, f"{args.source.name} onto {args.target.name}")
     if args.report:

@@ -56,8 +56,8 @@ def check_folder(output: Path) -> None:
         raise InputError(
             "this is the name of a file, and the results are a folder",
             path=output,
-            remedy="name a folder; it gets transform.safetensors, and with --fields displacement.nii.gz, which 3D "
-            "Slicer, ITK and ANTs read",
+            remedy="name a folder; it gets transform.safetensors, and with --fields displacement.nii.gz or "
+            "with --itk transform.h5, which 3D Slicer, ITK and ANTs read",
         )
 
 

@@ -4,6 +4,7 @@ from atlasnet.transform.coverage import Coverage, part_box
 from atlasnet.transform.field import consistency, displacement_on, length_summary
 from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
+from atlasnet.transform.itk_transform import itk_transform, write_itk_transform
 from atlasnet.transform.jacobian import corner_jacobians, jacobian_determinant, jacobian_summary
 from atlasnet.transform.landmarks import landmark_transform, read_landmarks
 from atlasnet.transform.maps import (
@@ -37,6 +38,7 @@ __all__ = [
     "inverse_on",
     "invert",
     "itk_field",
+    "itk_transform",
     "jacobian_determinant",
     "jacobian_summary",
     "landmark_transform",
@@ -48,4 +50,5 @@ __all__ = [
     "repair",
     "smooth_at",
     "write_itk_field",
+    "write_itk_transform",
 ]
