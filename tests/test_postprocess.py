@@ -67,6 +67,25 @@ def test_voxels_that_share_a_corner_belong_together() -> None:
     np.testing.assert_array_equal(postprocess(labels, grid(labels), largest_component=True), labels)
 
 
+def test_a_region_is_cleaned_as_a_whole_and_what_lies_within_it_stays_in_it() -> None:
+    # Background 0, edema 1, necrosis 2, enhancing 3: the whole tumour 1 + 2 + 3, its core 2 + 3, the enhancing part 3.
+    line = [0, 1, 1, 3, 2, 1, 3, 3, 1, 0, 0, 1, 2, 0, 0, 3, 0]
+    labels = np.array(line, dtype=np.uint8).reshape(1, 1, -1)
+    tumour = [(1, 2, 3), (2, 3), (3,)]
+    cleaned = postprocess(labels, grid(labels), largest_component=True, structures=tumour)
+    # The whole keeps its one large part; of the core, 3 2 and 3 3 are as large; of the enhancing part the larger stays,
+    # and the other is necrosis.
+    assert cleaned.ravel().tolist() == [0, 1, 1, 2, 2, 1, 3, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    one = np.array([0, 1, 1, 3, 1, 2, 2, 3, 1, 0], dtype=np.uint8).reshape(1, 1, -1)
+    cleaned = postprocess(one, grid(one), largest_component=True, structures=tumour)
+    assert cleaned.ravel().tolist() == [0, 1, 1, 1, 1, 2, 2, 3, 1, 0]
+    # By labels, the parts of the tumour would tear each other.
+    alone = postprocess(one, grid(one), largest_component=True)
+    assert alone.ravel().tolist() == [0, 1, 1, 3, 0, 2, 2, 3, 0, 0]
+    small = postprocess(labels, grid(labels), minimum_size_mm3=2 * np.prod(grid(labels).spacing), structures=tumour)
+    assert small.ravel().tolist() == [0, 1, 1, 2, 2, 1, 3, 3, 1, 0, 0, 1, 1, 0, 0, 0, 0]
+
+
 def test_only_the_labels_named_are_cleaned() -> None:
     labels = scattered(1)
     cleaned = postprocess(labels, grid(labels), largest_component={2}, minimum_size_mm3={2: 3.0})

@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mask_option(parser, "the result is background outside; of a single case, its file will do")
     add_fusion_option(parser)
     add_quality_option(parser, "do not ask an atlas")
-    parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each label")
+    parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each structure")
     parser.add_argument(
         "--minimum-size", type=float, default=0.0, metavar="ML", help="drop components of fewer millilitres"
     )

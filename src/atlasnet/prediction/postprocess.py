@@ -1,8 +1,8 @@
-"""Cleaning a label map: the largest component and a minimum size per label."""
+"""Cleaning a label map: the largest component and a minimum size of every structure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,14 @@ def postprocess(
     *,
     largest_component: bool | Collection[int] = False,
     minimum_size_mm3: float | Mapping[int, float] = 0.0,
+    structures: Iterable[Sequence[int]] = (),
 ) -> NDArray[Any]:
     """Remove loose parts of a label map.
 
     Components are 26-connected: voxels that share a corner belong together, so that thin oblique parts stay whole. What
-    is removed becomes background. The result does not depend on the order or direction of the axes.
+    is removed becomes background; of a structure within another one, such as the core of a tumour, the label that the
+    other has beside it. Structures are cleaned from the outside in, each as a whole. The result does not depend on the
+    order or direction of the axes.
 
     Args:
         labels: (z, y, x) integers, 0 being background; left as they are.
@@ -34,6 +37,7 @@ def postprocess(
         largest_component: keep only the largest component of every label (true), or of these labels; several of exactly
             the largest size are all kept.
         minimum_size_mm3: components smaller than this are removed, of every label or as given for each.
+        structures: the labels of each structure, where some have several; by default every label is one.
 
     Returns:
         The cleaned (z, y, x) labels; ``labels`` itself where nothing is asked for.
@@ -49,23 +53,39 @@ def postprocess(
         return labels
     cleaned = labels.copy()
     voxel_mm3 = float(np.prod(grid.spacing))
-    for label in np.unique(labels).tolist():
-        if label == 0:
-            continue
-        largest = largest_component if isinstance(largest_component, bool) else label in largest_component
-        minimum = minimum_size_mm3.get(label, 0.0) if isinstance(minimum_size_mm3, Mapping) else minimum_size_mm3
+    groups = {frozenset(group) for group in structures} or {
+        frozenset((label,)) for label in np.unique(labels).tolist() if label != 0
+    }
+    for group in sorted(groups, key=lambda group: (-len(group), sorted(group))):
+        alone = min(group) if len(group) == 1 else None
+        largest = largest_component if isinstance(largest_component, bool) else alone in largest_component
+        minimum = minimum_size_mm3
+        if isinstance(minimum, Mapping):
+            minimum = 0.0 if alone is None else minimum.get(alone, 0.0)
         if largest or minimum > 0:
-            _clean_label(cleaned, label, largest, minimum / voxel_mm3)
+            _clean(cleaned, group, largest, minimum / voxel_mm3, _around(group, groups))
     return cleaned
 
 
-def _clean_label(labels: NDArray[Any], label: int, largest: bool, minimum_voxels: float) -> None:
-    """Remove components of one label that occurs, in place."""
-    mask = labels == label
+def _around(group: frozenset[int], groups: Collection[frozenset[int]]) -> int:
+    """What a voxel is that is no part of a structure: of the one around it the label that lies in fewest others."""
+    outer = min(
+        (other for other in groups if group < other), key=lambda other: (len(other), sorted(other)), default=None
+    )
+    if outer is None:
+        return 0
+    return min(outer - group, key=lambda label: (sum(label in other for other in groups), label))
+
+
+def _clean(labels: NDArray[Any], group: frozenset[int], largest: bool, minimum_voxels: float, instead: int) -> None:
+    """Remove components of one structure, in place."""
+    mask = np.isin(labels, sorted(group))
+    if not mask.any():
+        return
     box = ndimage.find_objects(mask.view(np.int8))[0]
     components, count = ndimage.label(mask[box], structure=_NEIGHBOURS)
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     removed = sizes < minimum_voxels * (1 - _ROUNDING)
     if largest:
         removed |= sizes < sizes.max()
-    labels[box][np.concatenate([[False], removed])[components]] = 0
+    labels[box][np.concatenate([[False], removed])[components]] = instead

@@ -24,7 +24,7 @@ class PredictOptions:
             `atlasnet.prediction.fusion`).
         probabilities: whether the fused class probabilities are wanted.
         agreement: whether the maps of agreement, entropy and confidence are wanted.
-        largest_component: keep the largest connected component of each label.
+        largest_component: keep the largest connected component of each label, or of each region where there are some.
         minimum_size_ml: drop connected components that are smaller, in millilitres.
         minimum_quality: an atlas onto which the registration's quality is lower is not asked, nor one of which the scan
             covers hardly anything, 0 to 1 (see `atlasnet.registration.shortcoming`).

@@ -275,6 +275,7 @@ class Predictor:
                     answers.source,
                     largest_component=options.largest_component,
                     minimum_size_mm3=1000 * options.minimum_size_ml,
+                    structures=self.ensemble.structures.values(),
                 )
         labels = label_values(self.ensemble.values)[indices][None]
 
