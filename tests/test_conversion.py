@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from itertools import permutations, product
 from pathlib import Path
@@ -25,7 +26,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, check_cohort
 from atlasnet.cohort.conversion import convert_cohort
 from atlasnet.cohort.conversion.structure_set import StructureSet
-from atlasnet.cohort.segments import label_segments
+from atlasnet.cohort.segments import label_segments, region_segments
 from atlasnet.cohort.structures import where
 from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.prediction.dicom import Origin
@@ -384,6 +385,20 @@ def test_structures_that_overlap_are_kept_whole(tmp_path: Path) -> None:
     both = int((whole & core).sum() + (whole & core & ~beside & ~unclear).sum())
     assert f"2 is 'core' and 'tumour': {both} voxels in 2 cases" in made.notes
     assert check_cohort(tmp_path / "data").ok
+
+
+def test_a_structure_that_others_lie_in_keeps_its_code_and_colour(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        volume, origin = series_of(tmp_path / "cases" / name)
+        both, table = {"both": (1, 2)}, {"both": {**TABLE["Lung"], "colour": "#204060"}}
+        origin = replace(origin, segments=(*origin.segments, *region_segments(VALUES, table, both)))
+        write_dicom_seg(tmp_path / "cases" / name / "SEG.dcm", volume.replace(painted()[None]), origin)
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", overlapping=True)
+    assert isinstance(made.labels["both"], tuple)
+    cohort = Cohort.read(tmp_path / "data")
+    assert cohort.segments["both"]["type"] == TABLE["Lung"]["type"]
+    shade = np.array(list(bytes.fromhex(cohort.segments["both"]["colour"][1:])))
+    assert np.abs(shade - (0x20, 0x40, 0x60)).max() <= 1  # through CIELab
 
 
 def test_structures_that_do_not_overlap_are_the_same_with_overlaps_allowed(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 import dicoms
-from atlasnet.cohort.segments import label_segments
-from atlasnet.errors import VolumeError
+from atlasnet.cohort.segments import label_segments, region_segments
+from atlasnet.errors import InputError, VolumeError
 from atlasnet.prediction.dicom import Origin, check_source
 from atlasnet.prediction.dicom_seg import write_dicom_seg
 from atlasnet.prediction.rtstruct import slice_polygons, write_rtstruct
@@ -148,6 +148,46 @@ def test_the_segmentation_holds_the_labels_voxel_by_voxel(tmp_path: Path) -> Non
     masks = seg.get_pixels_by_source_instance(uids, segment_numbers=[1, 2, 3], assert_missing_frames_are_empty=True)
     for name, number in NUMBERS.items():
         np.testing.assert_array_equal(masks[..., number - 1] == 1, labels.array[0] == LABELS[name])
+
+
+@pytest.mark.parametrize("multi_frame", [False, True])
+def test_a_region_of_several_labels_is_a_segment_beside_theirs(tmp_path: Path, multi_frame: bool) -> None:
+    made = [dicoms.enhanced(series(), [4, 2, 0, 5, 3, 1])] if multi_frame else series()
+    labels, origin = written(tmp_path, made)
+    regions = {"big": 5, "both": (2, 5)}
+    table = {**TABLE, "both": {"colour": "#123456"}}
+    segments = (*label_segments(LABELS, table, regions), *region_segments(LABELS, table, regions))
+    origin = replace(origin, segments=segments)
+    write_dicom_seg(tmp_path / "seg.dcm", labels, origin)
+    write_rtstruct(tmp_path / "rt.dcm", labels, origin)
+    seg = hd.seg.segread(str(tmp_path / "seg.dcm"))
+    assert [str(item.SegmentLabel) for item in seg.SegmentSequence] == ["small", "absent", "big", "both"]
+    assert seg.SegmentsOverlap == "YES"
+    voxel = float(np.prod(SPACING))
+    for number, values in ((1, (2,)), (3, (5,)), (4, (2, 5))):
+        inside = np.isin(labels.array[0], values)
+        volume = seg.get_volume(segment_numbers=[number])
+        index = np.argwhere(volume.array[..., 0]).mean(0)
+        expected = labels.grid.to_world(np.argwhere(inside).mean(0)[::-1])
+        assert np.count_nonzero(volume.array) == np.count_nonzero(inside)
+        np.testing.assert_allclose((volume.affine @ [*index, 1])[:3], expected, atol=0.01)
+        areas = [0.0]
+        for _, points in contours(tmp_path / "rt.dcm", number):
+            x, y = points[:, 0], points[:, 1]
+            areas.append((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
+        assert abs(sum(areas)) * SPACING[2] == pytest.approx(np.count_nonzero(inside) * voxel, rel=1e-3)
+    roi = pydicom.dcmread(tmp_path / "rt.dcm")
+    assert [item.ROIName for item in roi.StructureSetROISequence] == ["small", "absent", "big", "both"]
+    assert list(roi.ROIContourSequence[3].ROIDisplayColor) == [0x12, 0x34, 0x56]
+
+
+def test_what_describes_no_label_and_no_region_of_several_is_refused() -> None:
+    with pytest.raises(InputError, match="labels that there are not; found 'both'"):
+        label_segments(LABELS, {"both": {"colour": "#123456"}}, {"big": 5})
+    with pytest.raises(InputError, match="the colour of segment 'both'"):
+        region_segments(LABELS, {"both": {"colour": "red"}}, {"both": (2, 5)})
+    (region,) = region_segments(LABELS, {}, {"big": 5, "both": (2, 5)})
+    assert region.colour not in {segment.colour for segment in label_segments(LABELS, {})}
 
 
 @pytest.mark.parametrize("multi_frame", [False, True])

@@ -20,7 +20,8 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
 from atlasnet.execution import read_json, write_json
-from atlasnet.prediction import find_cases
+from atlasnet.prediction import Ensemble, find_cases
+from atlasnet.prediction.dicom import find_origin
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -116,6 +117,19 @@ def test_a_zip_is_unpacked_once_and_each_header_read_once(
     words = ["predict", str(tmp_path / "scan.zip"), "-m", str(model.folder), "-o", str(tmp_path / "out")]
     assert main([*words, "--dicom-seg", "--threads", "1"]) == 0
     assert counts == {"unpack": 1, "read_header": 14}
+
+
+def test_the_regions_of_a_model_follow_its_labels(model: Model, export: Path) -> None:
+    with_region = replace(
+        model, regions={"whole": (1, 2), "core": 2}, labels={"background": 0, "label 1": 1, "core": 2}, segment_table={}
+    )
+    (case,) = find_cases([export / "3"], 1)
+    origin = find_origin(case, Ensemble.of(with_region))
+    assert [(segment.name, segment.values) for segment in origin.segments] == [
+        ("label 1", (1,)),
+        ("core", (2,)),
+        ("whole", (1, 2)),
+    ]
 
 
 def test_several_series_are_refused_with_their_list_before_the_networks_run(

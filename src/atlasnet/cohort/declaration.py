@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cohort.segments import label_segments
+from atlasnet.cohort.segments import label_segments, region_segments
 from atlasnet.cohort.structures import Values, all_values
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import read_json
@@ -72,7 +72,8 @@ def read_declaration(path: Path) -> Declaration:
         ending = "." + ending.lower().lstrip(".")
     segments = content.get("segments", {})
     try:
-        label_segments(labels or {}, segments)
+        label_segments(labels or {}, segments, regions)
+        region_segments(labels or {}, segments, regions)
     except InputError as error:
         raise CohortError(f"dataset.json: {error}", path=path) from error
     dataset, count = content.get("dataset"), content.get("numTraining")

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from atlasnet.cohort.structures import Values
 from atlasnet.errors import InputError
 
 # Okabe and Ito's colours, which people with any colour vision tell apart (jfly.uni-koeln.de/color).
@@ -47,15 +48,16 @@ UNSPECIFIED = Code("85756007", "SCT", "Tissue")
 
 @dataclass(frozen=True)
 class Segment:
-    """One label as other software is told of it.
+    """One label, or region of several, as other software is told of it.
 
     Args:
         name: of the label.
-        value: in label files.
+        value: in label files; 0 of a region, which has none of its own.
         category: the general kind, of DICOM's context group 7150.
         kind: what it is.
         modifier: which of several, left or right say.
         colour: ``#rrggbb``.
+        region: the values of a region.
     """
 
     name: str
@@ -64,6 +66,12 @@ class Segment:
     kind: Code
     modifier: Code | None
     colour: str
+    region: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Those of its voxels in label files."""
+        return self.region or (self.value,)
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -84,19 +92,22 @@ def palette_colour(place: int) -> str:
     return "#" + "".join(f"{round(channel + abs(blend) * (ground - channel)):02X}" for channel in channels)
 
 
-def label_segments(labels: Mapping[str, int], table: Mapping[str, Any]) -> tuple[Segment, ...]:
+def label_segments(
+    labels: Mapping[str, int], table: Mapping[str, Any], regions: Mapping[str, Values] | None = None
+) -> tuple[Segment, ...]:
     """Describe every label but the background, in the order of their values.
 
     Args:
         labels: name to value.
         table: what ``dataset.json`` says under ``segments``, possibly nothing.
+        regions: that the table may describe too, see `region_segments`.
 
     Raises:
         InputError: an entry is for no label, or is not understood.
     """
     if not isinstance(table, Mapping):
         raise InputError("'segments' is not an object", expected="one entry per label", found=type(table).__name__)
-    unknown = sorted(set(table) - {name for name, value in labels.items() if value != 0})
+    unknown = sorted(set(table) - {name for name, value in labels.items() if value != 0} - _several(regions).keys())
     if unknown:
         raise InputError("'segments' describes labels that there are not", found=", ".join(map(repr, unknown)))
     described: list[Segment] = []
@@ -106,7 +117,32 @@ def label_segments(labels: Mapping[str, int], table: Mapping[str, Any]) -> tuple
     return tuple(described)
 
 
-def _segment(name: str, value: int, entry: Any, colour: str) -> Segment:
+def region_segments(
+    labels: Mapping[str, int], table: Mapping[str, Any], regions: Mapping[str, Values]
+) -> tuple[Segment, ...]:
+    """Describe every region of several values, in their order; their colours follow those of the labels.
+
+    Args:
+        labels: name to value.
+        table: what ``dataset.json`` says under ``segments``.
+        regions: name to values.
+
+    Raises:
+        InputError: an entry is not understood.
+    """
+    first = sum(value != 0 for value in labels.values())
+    return tuple(
+        _segment(name, 0, table.get(name, {}), palette_colour(first + place), values)
+        for place, (name, values) in enumerate(_several(regions).items())
+    )
+
+
+def _several(regions: Mapping[str, Values] | None) -> dict[str, tuple[int, ...]]:
+    """The regions of several values."""
+    return {name: values for name, values in (regions or {}).items() if isinstance(values, tuple)}
+
+
+def _segment(name: str, value: int, entry: Any, colour: str, region: tuple[int, ...] = ()) -> Segment:
     if not isinstance(entry, Mapping) or not set(entry) <= _KEYS:
         raise InputError(
             f"the segment {name!r} is not understood", expected=", ".join(sorted(_KEYS)), found=repr(entry)
@@ -123,6 +159,7 @@ def _segment(name: str, value: int, entry: Any, colour: str) -> Segment:
         _code(name, entry["type"]) if "type" in entry else UNSPECIFIED,
         _code(name, entry["modifier"]) if "modifier" in entry else None,
         chosen,
+        region,
     )
 
 

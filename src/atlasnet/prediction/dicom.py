@@ -66,7 +66,8 @@ class Origin:
 
     Args:
         source: the series that was segmented.
-        segments: of the model, in the order of their values; the n-th of them is segment or region n.
+        segments: of the model, labels in the order of their values and then its regions of several; the n-th of them is
+            segment or region of interest n.
         model: checksum of the model or models.
         created: when.
     """
@@ -115,7 +116,7 @@ def find_origin(case: Subject, ensemble: Ensemble) -> Origin:
 
     source = read_dicom_source(case.images[0], case.series)
     check_source(source, case.images[0])
-    return Origin(source, ensemble.segments, ensemble.checksum, datetime.now())
+    return Origin(source, (*ensemble.segments, *ensemble.region_segments), ensemble.checksum, datetime.now())
 
 
 def check_source(source: DicomSource, path: Path) -> None:

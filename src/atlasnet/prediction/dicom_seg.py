@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import highdicom as hd
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedConcept
@@ -14,6 +16,7 @@ from pydicom.valuerep import DA, DT, TM, format_number_as_ds
 
 from atlasnet import __version__
 from atlasnet.cohort.segments import Code, Segment
+from atlasnet.cohort.structures import where
 from atlasnet.execution import atomic_path
 from atlasnet.prediction.dicom import LOSSY, MANUFACTURER, Origin, check_labels
 from atlasnet.prediction.dicom_identity import UTF_8, copied
@@ -27,7 +30,7 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
     """Write labels as one DICOM segmentation object.
 
     Every segment of the model is described, whether or not it was found, so that its number is always the same; frames
-    without a voxel are left out.
+    without a voxel are left out. A region of several labels is a segment that overlaps theirs.
 
     Args:
         path: the file.
@@ -39,9 +42,7 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
     """
     check_labels(labels, origin)
     made = origin.made
-    numbers = np.zeros(labels.grid.shape, dtype=np.uint8 if len(origin.segments) < 256 else np.uint16)
-    for number, segment in enumerate(origin.segments, start=1):
-        numbers[labels.array[0] == segment.value] = number
+    numbers = _numbers(labels, origin.segments)
     with quiet_pydicom():
         images = _source_images(origin)
         if origin.source.frames[0] is not None:  # the order of the frames in their file
@@ -79,6 +80,17 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
             item.DimensionOrganizationUID = dimensions
         with atomic_path(path) as temporary:
             seg.save_as(temporary)
+
+
+def _numbers(labels: Volume, segments: Sequence[Segment]) -> NDArray[Any]:
+    """(z, y, x) numbers of segments; where some are regions, (z, y, x, segments), 1 in each."""
+    if any(segment.region for segment in segments):
+        inside = [where(labels.array[0], segment.values) for segment in segments]
+        return np.stack(inside, axis=-1).astype(np.uint8)
+    numbers = np.zeros(labels.grid.shape, dtype=np.uint8 if len(segments) < 256 else np.uint16)
+    for number, segment in enumerate(segments, start=1):
+        numbers[labels.array[0] == segment.value] = number
+    return numbers
 
 
 def _described(number: int, segment: Segment) -> hd.seg.SegmentDescription:

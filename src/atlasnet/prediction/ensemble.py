@@ -124,6 +124,11 @@ class Ensemble:
         return self.models[0].segments
 
     @property
+    def region_segments(self) -> tuple[Segment, ...]:
+        """Every region of several labels likewise."""
+        return self.models[0].region_segments
+
+    @property
     def checksum(self) -> str:
         """Of all models in their order; of a single one, its own."""
         checksums = [model.checksum for model in self.models]

@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 
 from atlasnet import __version__
 from atlasnet.cohort.segments import Segment
+from atlasnet.cohort.structures import where
 from atlasnet.execution import atomic_path
 from atlasnet.prediction.dicom import (
     MANUFACTURER,
@@ -171,7 +172,7 @@ def _contours(number: int, segment: Segment, labels: Volume, origin: Origin) -> 
     region.ReferencedROINumber = number
     region.ROIDisplayColor = list(segment.rgb)
     contours: list[Dataset] = []
-    for index, points in _outlines(labels.array[0] == segment.value, origin):
+    for index, points in _outlines(where(labels.array[0], segment.values), origin):
         contour = Dataset()
         contour.ContourImageSequence = referenced(origin.source, [index])
         contour.ContourGeometricType = "CLOSED_PLANAR"

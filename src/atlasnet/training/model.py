@@ -25,7 +25,7 @@ import numpy as np
 
 from atlasnet import __version__
 from atlasnet.cohort import Plan
-from atlasnet.cohort.segments import Segment, label_segments
+from atlasnet.cohort.segments import Segment, label_segments, region_segments
 from atlasnet.cohort.structures import Values, all_values, read_regions, structures_of
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
@@ -147,13 +147,22 @@ class Model:
     @property
     def structures(self) -> dict[str, Values]:
         """What was learnt, is scored and reported: name to values, of the regions where there are any, or labels."""
-        labels = {name: value for name, value in self.labels.items() if value != self.ignore_label}
-        return structures_of(labels, self.regions)
+        return structures_of(self._annotated, self.regions)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Every label but the background as other software is told of it, in the order of their values."""
-        return label_segments({n: v for n, v in self.labels.items() if v != self.ignore_label}, self.segment_table)
+        return label_segments(self._annotated, self.segment_table, self.regions)
+
+    @property
+    def region_segments(self) -> tuple[Segment, ...]:
+        """Every region of several labels likewise, in their order."""
+        return region_segments(self._annotated, self.segment_table, self.regions)
+
+    @property
+    def _annotated(self) -> dict[str, int]:
+        """Name to value of every label but the one that is ignored."""
+        return {name: value for name, value in self.labels.items() if value != self.ignore_label}
 
     @property
     def place(self) -> Path:
@@ -338,7 +347,7 @@ class Model:
                 regions=read_regions(content.get("regions", {})),
                 _unpacked=unpacked,
             )
-            _ = model.segments  # what it says of the labels is understood
+            _ = model.segments, model.region_segments  # what it says of the labels is understood
             if not {value for values in model.regions.values() for value in all_values(values)} <= {*model.values[1:]}:
                 raise ValueError("a region has a value that no label has")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -245,8 +245,7 @@ def _read(subject: Subject) -> Volume:
 def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, Values]) -> None:
     """Write ``dataset.json``, with the colours and codes that the first case states that has the label."""
     segments = {}
-    # A region has no segment of its own in what a model writes.
-    for label in (name for name, value in values.items() if isinstance(value, int) and not is_ignored(name)):
+    for label in (name for name in values if not is_ignored(name)):
         stated = ((c.case, c.structures[label]) for c in chosen if c.structures.get(label))
         entry = next((case.segments[names[0]] for case, names in stated if len(names) == 1), {})
         try:
