@@ -11,7 +11,7 @@ import pytest
 
 from atlasnet.cli.main import main
 from atlasnet.errors import CohortError, InputError, VolumeError
-from atlasnet.evaluation import Table, evaluate_folder
+from atlasnet.evaluation import PatchProtocol, Table, evaluate_folder
 from atlasnet.evaluation.folder import label_values
 from atlasnet.evaluation.scores import LabelScores
 from atlasnet.execution import Execution, SilentReporter
@@ -58,6 +58,19 @@ def test_cases_are_paired_by_name_and_labels_named_by_their_value_without_datase
         ("two", "1", pytest.approx(2 / 3)),
         ("two", "2", 1.0),
     ]
+
+
+@pytest.mark.parametrize("jobs", [2, 7])
+def test_several_cases_at_a_time_give_the_same_table(folders, tmp_path: Path, jobs: int) -> None:
+    protocol = PatchProtocol.parse("1", 2)
+    expected = evaluate_folder(*folders, per_slice=True, patches=protocol).as_json()
+    assert evaluate_folder(*folders, per_slice=True, patches=protocol, jobs=jobs).as_json() == expected
+    words = ["evaluate", *map(str, folders), "-o", str(tmp_path / "table.json"), "--quiet", "--jobs"]
+    assert main([*words, str(jobs)]) == 0
+    assert main([*words, "0"]) == 2
+    write(folders[0] / "two.nii.gz", {1: 4}, Grid.from_parts((4, 6, 8), (1.0, 1.0, 3.0)))
+    with pytest.raises(VolumeError, match=r"two\.nii\.gz: the prediction does not lie on the grid"):
+        evaluate_folder(*folders, jobs=jobs)
 
 
 def test_suffixes_may_differ(folders) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from atlasnet.execution import (
     atomic_path,
     digest,
     file_digest,
+    in_order,
     pack,
     peak_memory,
     read_json,
@@ -171,6 +175,40 @@ def test_a_silent_reporter_says_nothing(capsys: pytest.CaptureFixture[str]) -> N
     reporter.note("hidden")
     assert list(reporter.track(range(2), "hidden")) == [0, 1]
     assert capsys.readouterr() == ("", "")
+
+
+def test_work_is_done_side_by_side_and_given_in_order() -> None:
+    meet = threading.Barrier(3, timeout=30)  # which one thread alone would never pass
+
+    def work(number: int) -> int:
+        meet.wait()
+        time.sleep(0.02 * (3 - number))
+        return number * number
+
+    assert list(in_order(work, range(3), 3)) == [0, 1, 4]
+    assert list(in_order(lambda number: number, range(3), 1)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_no_more_is_taken_than_is_done_at_a_time_and_an_error_ends_it(jobs: int) -> None:
+    taken, began, found = list[int](), list[int](), list[int]()
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    def work(number: int) -> int:
+        began.append(number)
+        if number == 4:
+            raise ValueError("four")
+        return number
+
+    with pytest.raises(ValueError, match="four"):
+        found.extend(in_order(work, items(), jobs))
+    assert found == [0, 1, 2, 3]
+    assert len(taken) <= 4 + jobs
+    assert set(began) <= set(taken)
 
 
 def test_an_error_names_file_expectation_finding_and_remedy() -> None:

@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="leave out references without a prediction instead of refusing"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="cases that are scored at a time, each in memory (default: 1)"
+    )
     parser.add_argument("--report", action="store_true", help="also write TABLE.html, a page to look at")
     add_output_options(parser)
 
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         patches=patches_from(args),
         allow_missing=args.allow_missing,
         organ_masks=args.organ_mask,
+        jobs=args.jobs,
         execution=Execution(reporter=args.reporter),
     )
     written = table.write(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.structures import Values, all_values, structures_of
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
-from atlasnet.evaluation.scores import LabelScores, SliceScores, check_ignore_label, evaluate_subject
+from atlasnet.evaluation.scores import LabelScores, SliceScores, SubjectScores, check_ignore_label, evaluate_subject
 from atlasnet.evaluation.table import Table
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, in_order
+from atlasnet.volume import Volume
 from atlasnet.volume.io import read_labels
 from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_stem, of_slicer
 from atlasnet.wording import counted, shortened
@@ -39,6 +41,7 @@ def evaluate_folder(
     patches: PatchProtocol | None = None,
     allow_missing: bool = False,
     organ_masks: str | Path | None = None,
+    jobs: int = 1,
     execution: Execution | None = None,
 ) -> Table:
     """Compare label maps with references of the same case name.
@@ -59,17 +62,20 @@ def evaluate_folder(
             because a mean without the failures flatters. Predictions without a reference are named in the table.
         organ_masks: folder of CASE.nii.gz, an organ mask of each case, or one file: what lies outside is background in
             prediction and reference.
+        jobs: how many cases are scored at a time, each in memory; files are read one after the other.
         execution: its reporter and its cancellation are used.
 
     Raises:
         InputError: a folder is absent or empty, predictions are missing, an unknown label, the background as
-            ignore label, a negative tolerance.
+            ignore label, a negative tolerance, no job.
         CohortError: ``dataset.json`` cannot be used, or an organ mask is missing.
         VolumeError: a file cannot be read, a mask is empty, or files of a case do not lie on one grid.
     """
     execution = execution or Execution()
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError("the tolerance cannot be used", expected="0 mm or more", found=str(tolerance_mm))
+    if jobs < 1:
+        raise InputError("the number of jobs must be positive", found=str(jobs))
     truth, found = _cases(Path(references)), _cases(Path(predictions))
     if Path(references).is_file() and Path(predictions).is_file():
         found = dict(zip(truth, found.values(), strict=True))
@@ -104,8 +110,10 @@ def evaluate_folder(
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
     unknown: set[int] = set()
-    for case, path in execution.reporter.track(pairs.items(), "evaluating", total=len(pairs)):
+
+    def read(case: str) -> _Pair:
         execution.pause()
+        path = pairs[case]
         prediction, reference = read_labels(found[case]), read_labels(path)
         if not prediction.grid.matches(reference.grid):
             raise VolumeError(
@@ -117,22 +125,33 @@ def evaluate_folder(
                 if of_slicer(path) or of_slicer(found[case])
                 else "resample the prediction onto the grid of the reference",
             )
-        unknown |= label_values(prediction.array) - {0, ignore_label, *named.values()}
-        mask = cases[case].read_mask(reference.grid)
+        return _Pair(case, prediction, reference, cases[case].read_mask(reference.grid))
+
+    def score(pair: _Pair) -> tuple[str, SubjectScores, PatchCounts | None, set[int]]:
+        with_patches = None
         scores = evaluate_subject(
-            prediction,
-            reference,
+            pair.prediction,
+            pair.reference,
             scored,
-            case=case,
+            case=pair.case,
             ignore_label=ignore_label,
             tolerance_mm=tolerance_mm,
             per_slice=per_slice,
-            mask=mask,
+            mask=pair.mask,
         )
+        if patches is not None:
+            with_patches = patches.count(
+                pair.prediction, pair.reference, named, ignore_label=ignore_label, mask=pair.mask, case=pair.case
+            )
+        return pair.case, scores, with_patches, label_values(pair.prediction.array)
+
+    results = in_order(score, map(read, pairs), jobs)
+    for case, scores, with_patches, occurring in execution.reporter.track(results, "evaluating", total=len(pairs)):
+        unknown |= occurring - {0, ignore_label, *named.values()}
         rows += scores.rows
         slices += scores.slices
-        if patches is not None:
-            counts[case] = patches.count(prediction, reference, named, ignore_label=ignore_label, mask=mask, case=case)
+        if with_patches is not None:
+            counts[case] = with_patches
     if unknown:
         execution.reporter.warn(
             "values that no reference holds and no dataset.json declares are in predictions, and not scored: "
@@ -151,6 +170,16 @@ def evaluate_folder(
         unscored=tuple(sorted(unknown)),
         unreferenced=tuple(sorted(set(found) - set(truth) - {f"{case}_{name}" for case in truth for name in _MAPS})),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """A case as it is scored, on one grid."""
+
+    case: str
+    prediction: Volume
+    reference: Volume
+    mask: Volume | None
 
 
 def label_values(array: NDArray[Any]) -> set[int]:

@@ -22,6 +22,7 @@ from atlasnet.execution.locks import hold, hold_folder
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
 from atlasnet.execution.reporter import NamingReporter, Reporter, SilentReporter, TextReporter, WitnessReporter
+from atlasnet.execution.side_by_side import in_order
 from atlasnet.execution.stages import Stages, peak_memory
 from atlasnet.execution.tensors import save_tensors
 from atlasnet.execution.work import WorkFolder
@@ -48,6 +49,7 @@ __all__ = [
     "give_back_memory",
     "hold",
     "hold_folder",
+    "in_order",
     "json_text",
     "kept_memory",
     "leads_nowhere",

@@ -1,0 +1,39 @@
+"""Pieces of work side by side in threads, their results in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+    """What ``work`` gives for each item, in their order.
+
+    Items are taken in the caller's thread, at most ``jobs`` before their results are asked for, so that no more of them
+    are in memory. Where one raises, nothing that has not begun is done.
+
+    Args:
+        work: is called in several threads; numpy and SciPy let them run at the same time.
+        items: in order.
+        jobs: how many at a time; one is done in the caller's thread.
+    """
+    if jobs == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) == jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
