@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import AtlasNetError, InputError, explained
 from atlasnet.execution import Execution
 from atlasnet.network import NetworkSpec
@@ -87,12 +88,14 @@ def deformed(image: Volume, seed: int = 0) -> Volume:
     return image.replace(ndimage.map_coordinates(image.array[0], places, order=1, mode="nearest")[None])
 
 
-def trained(spec: NetworkSpec, folder: Path, execution: Execution, **options: bool) -> bytes:
-    """The weights after a few steps on two small cases."""
+def trained(spec: NetworkSpec, folder: Path, execution: Execution, *, hidden: Hidden = (), **options: bool) -> bytes:
+    """The weights after a few steps on two small cases, in one of which nobody annotated the ``hidden`` classes."""
     random = np.random.default_rng(0)
     shape = (6, 40, 36)
     images, labels = random.normal(size=(2, 1, *shape)).astype(np.float16), random.integers(0, 3, (2, *shape), "u1")
-    cases = [MappedCase(*case) for case in zip("ab", images, labels, strict=True)]
+    for index, stands in hidden:
+        labels[1][labels[1] == index] = stands
+    cases = [MappedCase(*case) for case in zip("ab", images, labels, ((), hidden), strict=True)]
     recipe = replace(Recipe.preset("default", epochs=2), iterations=3, passes=0.0, batch_slices=4)
     return train_network(cases, spec, recipe, 3, folder, execution, **options).read_bytes()
 
@@ -204,13 +207,15 @@ def test_an_array_is_moved_to_the_device_once() -> None:
     assert HERE.keeping(array) is HERE
 
 
-@pytest.mark.parametrize("network", ["unet", "segnet", "unet3d"])
-def test_a_training_gives_the_weights_of_the_cpu(tmp_path: Path, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("network", "hidden"), [("unet", ()), ("segnet", ()), ("unet3d", ()), ("unet", ((2, 0),))])
+def test_a_training_gives_the_weights_of_the_cpu(
+    tmp_path: Path, network: str, hidden: Hidden, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # the other device computes in float32
     spec = NetworkSpec.planned(network, (6, 40, 36), width=0.25)
-    wanted = trained(spec, tmp_path / "here", HERE)
+    wanted = trained(spec, tmp_path / "here", HERE, hidden=hidden)
     with OtherDevice():
-        assert trained(spec, tmp_path / "there", THERE) == wanted
+        assert trained(spec, tmp_path / "there", THERE, hidden=hidden) == wanted
 
 
 @needs_gpu

@@ -128,3 +128,69 @@ def test_every_class_as_a_structure_of_its_own_is_learnt_as_by_default(case: tup
 def test_weights_that_mean_nothing_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Objective.of(LABELS, REGIONS, VALUES, weights)
+
+
+def marginal_loss(logits: np.ndarray, target: np.ndarray, shown: np.ndarray, structures: list[list[int]]) -> float:
+    """Cross-entropy and Dice voxel by voxel, from their definitions."""
+    odds = np.exp(logits.astype(np.float64))
+    probability = odds / odds.sum(1, keepdims=True)
+    entropy, common, size = [], np.zeros(len(structures)), np.zeros(len(structures))
+    for b, *place in np.argwhere(target != UNCOUNTED):
+        here, true = probability[(b, slice(None), *place)], target[(b, *place)]
+        entropy.append(-np.log(here[shown[b] == true].sum()))
+        for number, classes in enumerate(structures):
+            if all((index in classes) == (stands in classes) for index, stands in enumerate(shown[b])):
+                common[number] += here[classes].sum() * (true in classes)
+                size[number] += here[classes].sum() + (true in classes)
+    seen = size > 0
+    return float(np.mean(entropy) + 1 - np.mean(2 * common[seen] / size[seen]))
+
+
+@pytest.mark.parametrize("structures", [[[1], [2], [3]], [[1, 2, 3], [2, 3], [3]]])
+def test_classes_that_nobody_annotated_count_with_what_stands_for_them(
+    case: tuple[torch.Tensor, torch.Tensor], structures: list[list[int]]
+) -> None:
+    logits, target = case
+    # In the background there may be 2; parts of 1 may be 2, and the background 3; all is annotated.
+    shown = torch.tensor([[0, 1, 0, 3], [0, 1, 1, 0], [0, 1, 2, 3]])
+    for sample, stands in enumerate(shown):
+        counted = target[sample] != UNCOUNTED
+        target[sample][counted] = stands[target[sample][counted]]
+    objective = Objective(() if len(structures[0]) == 1 else tuple(map(tuple, structures)))
+    found = segmentation_loss(logits, target, None, dice=True, objective=objective, shown=shown)
+    assert float(found) == pytest.approx(marginal_loss(*(x.numpy() for x in (logits, target, shown)), structures))
+    # Without the last sample no Dice is known of some structures, and they are in no mean.
+    first = segmentation_loss(logits[:2], target[:2], None, dice=True, objective=objective, shown=shown[:2])
+    assert float(first) == pytest.approx(marginal_loss(*(x[:2].numpy() for x in (logits, target, shown)), structures))
+
+
+def test_what_the_network_takes_for_a_hidden_class_in_the_background_costs_nothing() -> None:
+    logits = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    with torch.no_grad():
+        logits[:, 2] = 20.0
+    shown = torch.tensor([[0, 1, 0], [0, 1, 2]])
+    target = torch.zeros(2, 4, 4, dtype=torch.int64)
+    segmentation_loss(logits, target, None, dice=False, shown=shown).backward()
+    assert logits.grad is not None
+    assert float(logits.grad[0].abs().max()) < 1e-6
+    assert float(logits.grad[1].abs().max()) > 1e-3
+
+
+def test_a_class_that_stands_for_another_may_be_hidden_elsewhere() -> None:
+    logits = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.stack([torch.ones(4, 4, dtype=torch.int64), torch.zeros(4, 4, dtype=torch.int64)])
+    shown = torch.tensor([[0, 1, 1], [0, 0, 2]])
+    segmentation_loss(logits, target, None, dice=True, shown=shown).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_all_classes_annotated_in_all_samples_is_the_loss_without(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, target = case
+    themselves = torch.arange(4).repeat(3, 1)
+    weighted = Objective(dice_weights=(1.0, 2.0, 0.5))
+    for objective in (EACH_CLASS, weighted):
+        expected = segmentation_loss(logits, target, None, dice=True, objective=objective)
+        torch.testing.assert_close(
+            segmentation_loss(logits, target, None, dice=True, objective=objective, shown=themselves), expected
+        )

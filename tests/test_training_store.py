@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,13 @@ def test_a_block_holds_the_slice_that_it_was_drawn_for() -> None:
     np.testing.assert_array_equal(images[0, 0, :9], cases[0].image[0])
     np.testing.assert_array_equal(target[0, :9], cases[0].labels)
     assert (target[0, 9:] == UNCOUNTED).all()
+
+
+def test_what_stands_for_a_class_in_a_slice_is_that_of_its_case() -> None:
+    cases = [make("a"), replace(make("b", seed=1), hidden=((2, 0),))]
+    cases[1].labels[cases[1].labels == 2] = 0
+    table = SliceTable.of(cases, 3)
+    shown = table.shown_at(np.array([0, 11, 6]))
+    assert shown is not None
+    assert shown.tolist() == [[0, 1, 2], [0, 1, 0], [0, 1, 0]]
+    assert SliceTable.of([make("a")], 3).shown_at(np.array([0])) is None

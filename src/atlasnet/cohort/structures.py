@@ -12,6 +12,11 @@ Values = int | tuple[int, ...]
 """Of a structure: the value of a label, or those that a region is made of, in ascending order."""
 
 
+Hidden = tuple[tuple[int, int], ...]
+"""Values, or classes, that nobody annotated in a subject, each with the one that the reference has where it may be:
+``((2, 0),)`` where the background may be 2."""
+
+
 def structures_of(labels: Mapping[str, int], regions: Mapping[str, Values]) -> dict[str, Values]:
     """Name to values: the regions where some are declared, as nnU-Net has it, else every label but the background."""
     ordered = sorted(labels.items(), key=lambda item: item[1])
@@ -21,6 +26,15 @@ def structures_of(labels: Mapping[str, int], regions: Mapping[str, Values]) -> d
 def all_values(values: Values | Sequence[int]) -> tuple[int, ...]:
     """The values of a structure, also where it is a single one."""
     return (values,) if isinstance(values, int) else tuple(values)
+
+
+def annotated_structures(structures: Mapping[str, Values], hidden: Hidden) -> dict[str, Values]:
+    """Those that a reference tells: with a ``hidden`` value they hold its stand-in too, or neither of the two."""
+    return {
+        name: values
+        for name, values in structures.items()
+        if all((value in all_values(values)) == (stands in all_values(values)) for value, stands in hidden)
+    }
 
 
 def regions_shown(regions: Mapping[str, Values]) -> dict[str, str]:

@@ -46,6 +46,7 @@ from atlasnet.training.store import MappedCase, SliceTable
 WEIGHTS = "network.safetensors"
 LOG = "log.csv"
 _SMALLER = "lower batch_size or width, or raise spacing, in plan.json"
+_Batch = tuple[Tensor, Tensor, Draw, Tensor | None]  # images, target, changes, see `segmentation_loss`
 _COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "images_per_second", "waiting")
 
 
@@ -110,6 +111,8 @@ def train_network(
         "channels": channels,
         "cases": [list(case.labels.shape) for case in cases],
     } | objective.identity()
+    if table.shown is not None:
+        depends_on["hidden"] = [list(case.hidden) for case in cases]
     if start is not None:
         read_tensors(start)  # says what is wrong with it
         depends_on["start"] = file_digest(start)
@@ -234,10 +237,10 @@ class _Training:
         self.module.train()
         total, seen, rate = torch.zeros((), device=self.device), 0, 0.0
         self.waited = 0.0
-        for step, (images, labels, draw) in enumerate(self._batches(random)):
+        for step, (images, labels, draw, shown) in enumerate(self._batches(random)):
             self.execution.pause()
             rate = self.recipe.rate(epoch * self.steps + step, self.steps)
-            total += self._step(images, labels, draw, rate)
+            total += self._step(images, labels, draw, shown, rate)
             seen += len(images)
         loss = float(total) / self.steps
         if not math.isfinite(loss):
@@ -255,7 +258,7 @@ class _Training:
             "waiting": round(self.waited / seconds, 4),
         }
 
-    def _batches(self, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+    def _batches(self, random: np.random.Generator) -> Iterator[_Batch]:
         """The batches of an epoch, in host memory; while a GPU works on one, the next is made."""
         batches = self._loaded(random)
         if self.device.type != "cpu":
@@ -268,8 +271,8 @@ class _Training:
                 return
             yield batch
 
-    def _loaded(self, random: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Draw]]:
-        """Images, labels and changes of every batch; whoever asks for it, the random numbers come in one order."""
+    def _loaded(self, random: np.random.Generator) -> Iterator[_Batch]:
+        """Every batch; whoever asks for it, the random numbers come in one order."""
         for rows in epoch_batches(self.table, self.recipe, self.batch, random, slices=self.slices):
             if self.traits.spatial_dims == 2:
                 images, labels = load_slices(self.cases, self.table, rows, self.traits)
@@ -279,9 +282,10 @@ class _Training:
             if self.device.type == "cuda":
                 with torch.cuda.device(self.device):  # a thread begins on the first GPU
                     images, labels = images.pin_memory(), labels.pin_memory()
-            yield images, labels, draw
+            shown = self.table.shown_at(rows)
+            yield images, labels, draw, None if shown is None else torch.from_numpy(shown)
 
-    def _step(self, images: Tensor, labels: Tensor, draw: Draw, rate: float) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, draw: Draw, shown: Tensor | None, rate: float) -> Tensor:
         """One step of the optimiser; gives the loss, still on the device."""
         images, target = network_inputs(*(part.to(self.device, non_blocking=True) for part in (images, labels)))
         shape = images.shape
@@ -294,7 +298,9 @@ class _Training:
             group["lr"] = rate
         with mixed(self.device, self.traits.spatial_dims):
             logits = self.module(tensor_channels_last(images))
-        loss = segmentation_loss(logits, target, self.weights, dice=self.recipe.dice, objective=self.objective)
+        loss = segmentation_loss(
+            logits, target, self.weights, dice=self.recipe.dice, objective=self.objective, shown=shown
+        )
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimiser)

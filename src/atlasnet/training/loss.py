@@ -75,6 +75,18 @@ class Objective:
         """What a training depends on, nothing of what is so by default."""
         return {name: value for name, value in asdict(self).items() if value}
 
+    def told(self, shown: Tensor) -> Tensor:
+        """The structures, or classes where there are none, that the target of a sample tells; (b, structures) bool.
+
+        Args:
+            shown: (b, classes), see `segmentation_loss`.
+        """
+        classes = shown.shape[1]
+        members = torch.zeros(len(self.structures) or classes, classes, dtype=torch.bool, device=shown.device)
+        for structure, own in zip(members, self.structures or [(index,) for index in range(classes)], strict=True):
+            structure[list(own)] = True
+        return (members[:, shown] == members[:, None]).all(2).T
+
     def weights(self, counts: NDArray[np.int64], *, balancing: bool) -> NDArray[np.float32] | None:
         """Factors on the cross-entropy of the classes, (classes,) float32; None where all are 1.
 
@@ -96,7 +108,8 @@ def median_frequency_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
     """Weights of the classes by median frequency balancing (Eigen and Fergus, ICCV 2015; SegNet, PAMI 2017).
 
     The weight of class c is the median of all frequencies over that of c; the frequency of c is its pixels over all
-    annotated pixels of the slices in which c occurs. A class that never occurs gets weight 0 and no part in the median.
+    annotated pixels of the slices in which c occurs. A class that never occurs gets weight 0 and no part in the median;
+    slices in which nobody annotated it are none of those in which it occurs, and change nothing.
 
     Args:
         counts: (slices, classes) annotated pixels.
@@ -114,12 +127,23 @@ def median_frequency_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def segmentation_loss(
-    logits: Tensor, target: Tensor, weights: Tensor | None, *, dice: bool, objective: Objective = EACH_CLASS
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    *,
+    dice: bool,
+    objective: Objective = EACH_CLASS,
+    shown: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy, plus one minus the mean soft Dice of the structures over the batch if ``dice``.
 
     The probability of a structure of several classes is the sum of theirs: a voxel of a region is right in it whichever
     of its classes the network takes it for.
+
+    Where nobody annotated a class, what stands for it in the target, mostly the background, may be that class: the
+    probability of such a voxel is the sum of both (the marginal loss of Fang and Yan, IEEE TMI 39(11), 2020, and Shi et
+    al., Medical Image Analysis 70, 2021). A structure that the target does not tell has no Dice in that sample, nor in
+    the mean where no sample has it.
 
     Args:
         logits: (b, classes, ...).
@@ -127,6 +151,8 @@ def segmentation_loss(
         weights: (classes,) of the cross-entropy, or None; see `Objective.weights`.
         dice: add the Dice term (Milletari et al., 3DV 2016; summed over the batch as in nnU-Net).
         objective: which structures the Dice is of, and how much each counts.
+        shown: (b, classes) int64 in host memory, the class that stands for each in the target of a sample; None: they
+            stand for themselves.
 
     Returns:
         A scalar; 0 when no voxel counts.
@@ -136,7 +162,11 @@ def segmentation_loss(
     safe = target.clamp_min(0)
     logarithm = F.log_softmax(logits, 1)
     voxel = counted.float() if weights is None else counted * weights[safe]
-    entropy = -(logarithm.gather(1, safe[:, None])[:, 0] * voxel).sum() / voxel.sum().clamp_min(1e-6)
+    true, known = logarithm, None
+    if shown is not None:
+        true = _marginal(logarithm, shown)
+        known = objective.told(shown).to(logits.device)
+    entropy = -(true.gather(1, safe[:, None])[:, 0] * voxel).sum() / voxel.sum().clamp_min(1e-6)
     if not dice:
         return entropy
     mask = counted[:, None].float()
@@ -147,12 +177,28 @@ def segmentation_loss(
             torch.stack([part[:, list(classes)].sum(1) for classes in objective.structures], 1)
             for part in (truth, probability)
         )
+    if known is not None:
+        truth, probability = (part * known.view(*known.shape, *[1] * (part.ndim - 2)) for part in (truth, probability))
     over = [0, *range(2, logits.ndim)]
     common, size = (probability * truth).sum(over), (probability + truth).sum(over)
     found = (2 * common + 1e-5) / (size + 1e-5)
     if not objective.structures:
         found = found[1:]  # the first is the background's
-    if not objective.dice_weights:
+    if not objective.dice_weights and known is None:
         return entropy + 1 - found.mean()
-    shares = found.new_tensor(objective.dice_weights)
-    return entropy + 1 - (found * shares).sum() / shares.sum()
+    shares = found.new_tensor(objective.dice_weights or [1.0] * len(found))
+    if known is not None:
+        shares = shares * known.any(0)[-len(found) :]
+    return entropy + 1 - (found * shares).sum() / shares.sum().clamp_min(1e-6)
+
+
+def _marginal(logarithm: Tensor, shown: Tensor) -> Tensor:
+    """Logarithms of probabilities (b, classes, ...), those of classes that stand for others with these together."""
+    channels = list(logarithm.split(1, 1))
+    for stands in sorted({stands for own in shown.tolist() for index, stands in enumerate(own) if stands != index}):
+        others = shown != stands
+        others[:, stands] = False
+        others = others.to(logarithm.device)
+        others = others.view(*others.shape, *[1] * (logarithm.ndim - 2))
+        channels[stands] = logarithm.masked_fill(others, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat(channels, 1)

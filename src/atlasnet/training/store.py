@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import atomic_path
 from atlasnet.wording import counted
@@ -26,6 +27,8 @@ class MappedCase:
         name: of the subject.
         image: (c, z, y, x), normalised, float16 or float32; slices along z.
         labels: (z, y, x) uint8 class indices, `IGNORED` where a voxel does not count.
+        hidden: classes that nobody annotated in the subject, each with the one that ``labels`` have where there may be
+            one of them. They are no part of the files.
 
     Raises:
         VolumeError: the arrays do not fit each other or are of other types.
@@ -34,6 +37,7 @@ class MappedCase:
     name: str
     image: NDArray[Any]
     labels: NDArray[np.uint8]
+    hidden: Hidden = ()
 
     def __post_init__(self) -> None:
         right = (
@@ -105,12 +109,14 @@ class SliceTable:
     Args:
         case: (n,) index of the case.
         z: (n,) index of the slice in it.
-        counts: (n, classes) annotated voxels of each class.
+        counts: (n, classes) annotated voxels of each class; those of hidden classes are among their stand-ins'.
+        shown: (cases, classes) the class that stands for each in the labels of a case, where not all are themselves.
     """
 
     case: NDArray[np.intp]
     z: NDArray[np.intp]
     counts: NDArray[np.int64]
+    shown: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.z)
@@ -150,4 +156,14 @@ class SliceTable:
                 found=counted(len(cases), "case"),
                 remedy="look at the registrations and at the ignore label",
             )
-        return cls(owner.astype(np.intp), z.astype(np.intp), counts.astype(np.int64))
+        shown = None
+        if any(case.hidden for case in cases):
+            shown = np.tile(np.arange(classes), (len(cases), 1))
+            for own, case in zip(shown, cases, strict=True):
+                for index, stands in case.hidden:
+                    own[index] = stands
+        return cls(owner.astype(np.intp), z.astype(np.intp), counts.astype(np.int64), shown)
+
+    def shown_at(self, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
+        """(rows, classes) of ``shown`` for these slices."""
+        return None if self.shown is None else self.shown[self.case[rows]]
