@@ -118,7 +118,12 @@ def _cohorts(folder: Path) -> dict[str, Specimen]:
     for name, content in (
         (
             "dataset.json",
-            {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lung": 1}, "file_ending": ".nii.gz"},
+            {
+                "channel_names": {"0": "CT"},
+                "labels": {"background": 0, "lung": 1, "airways": 2},
+                "annotated": {"s1": ["lung"]},
+                "file_ending": ".nii.gz",
+            },
         ),
         (
             "decathlon.json",

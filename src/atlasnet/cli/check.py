@@ -86,6 +86,8 @@ def _lines(report: CheckReport) -> list[str]:
             "",
             f"{report.cohort.format} layout; channels: {', '.join(report.cohort.channels)}; {labels}{ignored}",
         ]
+        if report.cohort.annotation:
+            lines.append(report.cohort.annotation)
     if report.fingerprint is not None:
         lines += ["", *_fingerprint_lines(report.fingerprint)]
     if report.plan is not None:

@@ -108,7 +108,8 @@ def _of_one(summary: dict[str, Any]) -> list[str]:
         f"registration {summary['registration']}, voxels of {lengths(summary['registration_spacing_mm'])} mm"
         + _metrics(summary),
         f"trained on   {counted(summary['training_subjects'], 'subject')}"
-        + (", within organ masks: every scan needs its own" if summary["organ_mask"] else ""),
+        + (", within organ masks: every scan needs its own" if summary["organ_mask"] else "")
+        + "".join(f"; {label} annotated in {count}" for label, count in summary["annotated_in"].items()),
         f"size         {size(summary['bytes'] / 2**20)}",
         f"made with    {', '.join(f'{name} {version}' for name, version in summary['versions'].items())}",
         f"checksum     {summary['checksum']}",

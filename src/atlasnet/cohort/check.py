@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from atlasnet.cohort.annotated import ANNOTATED, hidden_doubt
 from atlasnet.cohort.cohort import Cohort, scan
 from atlasnet.cohort.doubts import AIR, TISSUE, cohort_doubts, header_doubts, is_hardly_hounsfield, modality_doubts
 from atlasnet.cohort.duplicates import voxel_digest
@@ -18,6 +19,7 @@ from atlasnet.cohort.masks import with_masks, within
 from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
+from atlasnet.cohort.structures import Hidden
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
@@ -75,6 +77,7 @@ class CheckReport:
             "labels": None if self.cohort is None else self.cohort.labels,
             "regions": None if self.cohort is None else dict(self.cohort.regions),
             "ignore_label": None if self.cohort is None else self.cohort.ignore_label,
+            "annotated_in": None if self.cohort is None else self.cohort.annotated_in(),
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
             "plan": None if self.plan is None else self.plan.to_json(),
         }
@@ -92,11 +95,12 @@ def check_cohort(
     """Read every file of a cohort and collect all that is wrong; nothing is raised for a fault of the data.
 
     Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
-    different grids, labels that are not whole or not declared, an organ mask that is missing, empty or on another grid,
-    an image that is constant, or of a single slice where most are volumes. Warnings: stray files, an empty reference, a
-    single subject with one, a label that nobody has, a channel that is constant beside others, CT without Hounsfield
-    units, two subjects with the same voxels, a NIfTI header that does not say how the image lies, a CT series in DICOM
-    that does not say how its values are rescaled, a spacing or size unlike the others'.
+    different grids, labels that are not whole, not declared or not said to be annotated, a label that nobody annotated,
+    an organ mask that is missing, empty or on another grid, an image that is constant, or of a single slice where most
+    are volumes. Warnings: stray files, an empty reference, a single subject with one or with some label, a label that
+    nobody has, a channel that is constant beside others, CT without Hounsfield units, two subjects with the same
+    voxels, a NIfTI header that does not say how the image lies, a CT series in DICOM that does not say how its values
+    are rescaled, a spacing or size unlike the others'.
 
     Args:
         path: the cohort's folder.
@@ -166,7 +170,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
         except InputError as error:
             note(_text(error), subject.labels)
         else:
-            for text, warning in _label_doubts(cohort, labels):
+            for text, warning in _label_doubts(cohort, labels, subject.hidden):
                 note(text, subject.labels, warning=warning)
     if subject.labels is not None and image is not None and labels is not None:
         try:
@@ -183,7 +187,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
         return problems, None, None
     if labels is not None and mask is not None:
         labels = within(labels, mask)
-    measured = measure(subject.name, image, labels, cohort.labels, cohort.ignore_label)
+    measured = measure(subject.name, image, labels, cohort.labels_of(subject), cohort.ignore_label)
     return problems, measured, voxel_digest(image)
 
 
@@ -201,13 +205,15 @@ def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str, bool]]:
     return doubts
 
 
-def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
+def _label_doubts(cohort: Cohort, labels: Volume, hidden: Hidden) -> list[tuple[str, bool]]:
     """What is wrong with a reference, and whether that is only a warning."""
     values, counts = np.unique(labels.array, return_counts=True)
     strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in cohort.declared]
     if strange:
         listed = shortened([f"{value} ({counted(count, 'voxel')})" for value, count in strange], _LISTED)
         return [(f"label values that dataset.json does not declare: {listed}", False)]
+    if (found := hidden_doubt(labels, hidden)) is not None:
+        return [(f"labels that {ANNOTATED!r} in dataset.json does not name: {found}", False)]
     if set(values.tolist()) <= {0, cohort.ignore_label}:
         text = "nothing is labelled" if 0 in values else "every voxel has the ignore label"
         return [(text, True)]
@@ -217,6 +223,16 @@ def _label_doubts(cohort: Cohort, labels: Volume) -> list[tuple[str, bool]]:
 def _compare(cohort: Cohort, fingerprint: Fingerprint) -> list[Problem]:
     """What only shows beside the other subjects."""
     problems = [Problem(text, path=cohort.root, severity="warning") for text in cohort_doubts(cohort, fingerprint)]
+    try:
+        cohort.require_annotated()
+    except CohortError as error:
+        problems.append(Problem(_text(error), path=cohort.root))
+    for name, count in cohort.annotated_in().items() if cohort.hidden else ():
+        if count == 1:
+            text = (
+                f"{name} was annotated in a single subject: nothing is learnt of how it differs, and nothing measured"
+            )
+            problems.append(Problem(text, path=cohort.root, severity="warning"))
     prints = fingerprint.subjects
     labelled = [subject for subject in prints if subject.label_ml]
     if len(labelled) == 1:

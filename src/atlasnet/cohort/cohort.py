@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from atlasnet.cohort.annotated import ANNOTATED, hidden_values
 from atlasnet.cohort.declaration import BACKGROUND, Declaration, read_declaration, unnamed_label
 from atlasnet.cohort.layout import list_subjects
 from atlasnet.cohort.problem import Problem
-from atlasnet.cohort.structures import Values, structures_of
+from atlasnet.cohort.structures import Hidden, Values, annotated_structures, structures_of
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
@@ -93,6 +94,67 @@ class Cohort:
             )
         return replace(self, subjects=tuple(known[name] for name in names))
 
+    def annotated(self, names: Mapping[str, Sequence[str]]) -> Cohort:
+        """The cohort with what was annotated in some of its subjects, as ``annotated`` in ``dataset.json`` says it.
+
+            cohort.annotated({"case_b": ["liver"]})  # where case_b is background, there may be a spleen
+
+        See `atlasnet.cohort.annotated.hidden_values` for what a reference tells then.
+
+        Args:
+            names: by subject, the names of the labels and regions that were annotated in it; those of all others stay
+                as they are.
+
+        Raises:
+            CohortError: a name is unknown, or a list is empty.
+        """
+        hidden = hidden_values(names, self.labels, self.regions, self.root)
+        self.select([*names] or [subject.name for subject in self])  # says which are unknown
+        return replace(self, subjects=tuple(replace(s, hidden=hidden.get(s.name, s.hidden)) for s in self))
+
+    @property
+    def hidden(self) -> dict[str, Hidden]:
+        """By subject, what nobody annotated in it, see `Subject`; of those alone in whom that is something."""
+        return {subject.name: subject.hidden for subject in self if subject.hidden}
+
+    def annotated_in(self, subjects: Iterable[Subject] | None = None) -> dict[str, int]:
+        """In how many subjects with a reference each structure was annotated; None: of the cohort."""
+        referenced = [s for s in (self if subjects is None else subjects) if s.labels is not None]
+        told = [annotated_structures(self.structures, subject.hidden) for subject in referenced]
+        return {name: sum(name in own for own in told) for name in self.structures}
+
+    def labels_of(self, subject: Subject) -> dict[str, int]:
+        """The labels that the reference of a subject tells, background included."""
+        return {name: self.labels[name] for name in annotated_structures(self.labels, subject.hidden)}
+
+    @property
+    def annotation(self) -> str:
+        """In how many subjects which label was annotated, for a person; empty where all labels were in all."""
+        if not self.hidden:
+            return ""
+        counts = ", ".join(f"{name} in {count}" for name, count in self.annotated_in().items())
+        return f"annotated: {counts} of {counted(len(self), 'subject')}"
+
+    def require_annotated(self, subjects: Iterable[Subject] | None = None, what: str = "the cohort") -> None:
+        """Refuse subjects none of whom has some structure annotated: nothing can be learnt of it.
+
+        Args:
+            subjects: those who are learnt from; None: all.
+            what: they are called.
+
+        Raises:
+            CohortError: so it is.
+        """
+        learnt_from = [subject for subject in (self if subjects is None else subjects) if subject.labels is not None]
+        nowhere = [name for name, count in self.annotated_in(learnt_from).items() if count == 0]
+        if nowhere and any(subject.hidden for subject in learnt_from):
+            raise CohortError(
+                f"in no subject of {what} was annotated: {', '.join(nowhere)}",
+                path=self.root,
+                expected=f"every label and region in some subject; see {ANNOTATED!r} in dataset.json",
+                remedy="add subjects that have them, or take them out of 'labels' and out of the references",
+            )
+
     @property
     def structures(self) -> dict[str, Values]:
         """What is learnt and scored: the regions where there are any, else every label but the background."""
@@ -155,9 +217,11 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
     labels = declaration.labels
     if labels is None:
         labels = _found_labels(listing.subjects)
+    for name in unknown_cases(root, declaration, [subject.name for subject in listing.subjects]):
+        listing.add(f"{ANNOTATED!r} in dataset.json names {name}, which is no case", path=file)
     cohort = Cohort(
         root,
-        tuple(listing.subjects),
+        tuple(replace(s, hidden=declaration.hidden.get(s.name, ())) for s in listing.subjects),
         channels,
         labels,
         declaration.ignore_label,
@@ -166,6 +230,14 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
         declaration.regions,
     )
     return cohort, listing.problems
+
+
+def unknown_cases(root: Path, declaration: Declaration, known: Iterable[str]) -> list[str]:
+    """Names under `ANNOTATED` of no case: neither ``known`` ones nor those of other references, as of tests."""
+    others = set(declaration.hidden).difference(known)
+    folders = [root / part for part in ("labelsTr", "labelsTs", "labels")] if others else []
+    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
+    return sorted(others - {composed(stem) for file in files if (stem := image_stem(file)) is not None})
 
 
 def _found_labels(subjects: Sequence[Subject]) -> dict[str, int]:

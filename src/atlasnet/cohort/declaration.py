@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atlasnet.cohort.annotated import ANNOTATED, hidden_values
 from atlasnet.cohort.segments import label_segments, region_segments
-from atlasnet.cohort.structures import Values, all_values
+from atlasnet.cohort.structures import Hidden, Values, all_values
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import read_json
 from atlasnet.volume.io import LARGEST_LABEL
@@ -33,6 +34,7 @@ class Declaration:
         count: how many training cases there are said to be, or None.
         file_ending: nnU-Net's, or None.
         segments: codes and colours by label name; see `atlasnet.cohort.segments`.
+        hidden: by the name of a case, what nobody annotated in it, see `Subject`; all others have all labels.
     """
 
     channels: tuple[str, ...] | None = None
@@ -44,13 +46,14 @@ class Declaration:
     count: int | None = None
     file_ending: str | None = None
     segments: Mapping[str, Any] = field(default_factory=dict)
+    hidden: Mapping[str, Hidden] = field(default_factory=dict)
 
 
 def read_declaration(path: Path) -> Declaration:
     """Read ``dataset.json``.
 
     Raises:
-        CohortError: it is not JSON, or its channels or labels are not understood.
+        CohortError: it is not JSON, or its channels, its labels or which were annotated are not understood.
     """
     try:
         content = read_json(path)
@@ -89,6 +92,7 @@ def read_declaration(path: Path) -> Declaration:
         count=count if isinstance(count, int) else None,
         file_ending=ending,
         segments=segments,
+        hidden=hidden_values(content.get(ANNOTATED, {}), labels, regions, path),
     )
 
 

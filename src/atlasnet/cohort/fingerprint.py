@@ -41,7 +41,7 @@ class SubjectPrint:
         shape: voxels (z, y, x).
         spacing: mm (x, y, z).
         percentiles: per channel, the intensities at `PERCENTILES`.
-        label_ml: millilitres by label name, background left out; empty without a reference.
+        label_ml: millilitres by label name, background left out and what nobody annotated; empty without a reference.
         label_box: low and high corner (x, y, z) of the box around the labels, mm from the middle of the field of view;
             None where nothing is labelled.
         possible_extent: mm (x, y, z) of the box around the labels and what is to be ignored, where there may be others;
@@ -184,7 +184,7 @@ def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Finger
             labels = subject.read_labels(image.grid)
             check_declared(labels, cohort.declared, subject.name, subject.labels)
             labels = labels if mask is None else within(labels, mask)
-        measured.append(measure(subject.name, image, labels, cohort.labels, cohort.ignore_label))
+        measured.append(measure(subject.name, image, labels, cohort.labels_of(subject), cohort.ignore_label))
     return combine(cohort.channels, measured)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from atlasnet.cohort.annotated import check_hidden
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume.files import volume_digest
 from atlasnet.volume.grid import GRID_TOLERANCE, Grid
@@ -28,6 +30,8 @@ class Subject:
         channels: how many channels ``images`` hold in all.
         series: the number or UID of the DICOM series, where an image holds several.
         mask: the organ mask, or None; see `atlasnet.cohort.masks`.
+        hidden: values of labels that nobody annotated in the subject, each with the one that its reference has where
+            there may be one of them: mostly the background.
     """
 
     name: str
@@ -36,14 +40,18 @@ class Subject:
     channels: int = 1
     series: str | None = None
     mask: Path | None = None
+    hidden: Hidden = ()
 
     def __repr__(self) -> str:
         reference = "without a reference" if self.labels is None else "with reference"
         mask = "" if self.mask is None else ", with organ mask"
-        return f"Subject({self.name}, {counted(self.channels, 'channel')}, {reference}{mask})"
+        hidden = f", {', '.join(str(value) for value, _ in self.hidden)} not annotated" if self.hidden else ""
+        return f"Subject({self.name}, {counted(self.channels, 'channel')}, {reference}{mask}{hidden})"
 
     def hashes(self) -> dict[str, list[str]]:
         """SHA-256 of its files, as `volume_digest`: ``images`` in order, ``labels`` and, where there is one, ``mask``.
+
+        ``hidden`` are the values that nobody annotated, where there are some: the same file says something else then.
 
         Raises:
             OSError: a file cannot be read.
@@ -51,7 +59,8 @@ class Subject:
         files = {"images": self.images, "labels": () if self.labels is None else (self.labels,)}
         if self.mask is not None:
             files["mask"] = (self.mask,)
-        return {kind: [volume_digest(path) for path in paths] for kind, paths in files.items()}
+        hidden = {"hidden": [f"{value} as {stands}" for value, stands in self.hidden]} if self.hidden else {}
+        return {kind: [volume_digest(path) for path in paths] for kind, paths in files.items()} | hidden
 
     def read_image(self) -> Volume:
         """The image, (c, z, y, x) as stored: neither turned nor normalised.
@@ -92,13 +101,14 @@ class Subject:
             grid: the image's grid where it is known already; read from the image otherwise.
 
         Raises:
-            CohortError: the subject has no reference.
+            CohortError: the subject has no reference, or it holds ``hidden`` labels.
             VolumeError: the file cannot be used, holds other than whole numbers, or does not lie on the image's grid
                 within `GRID_TOLERANCE` voxels.
         """
         if self.labels is None:
             raise CohortError(f"subject {self.name} has no reference", path=self.images[0])
         labels = read_labels(self.labels)
+        check_hidden(labels, self.hidden, self.name, self.labels)
         if grid is None:
             grid = self.read_grid()
         check_same_grid(labels.grid, grid, self.labels, self.images[0])

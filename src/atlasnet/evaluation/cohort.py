@@ -8,7 +8,7 @@ from pathlib import Path
 from atlasnet.cohort import Cohort
 from atlasnet.cohort.masks import are_masked
 from atlasnet.evaluation.scores import LabelScores, evaluate_subject
-from atlasnet.evaluation.table import Table
+from atlasnet.evaluation.table import Table, unannotated
 from atlasnet.execution import Execution
 from atlasnet.volume import read_labels
 
@@ -24,6 +24,7 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
 
     Raises:
         VolumeError: a file cannot be read, or prediction and reference do not lie on one grid.
+        CohortError: a reference holds labels that nobody is said to have annotated in it.
     """
     execution = execution or Execution()
     rows: list[LabelScores] = []
@@ -40,6 +41,7 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
             cohort.structures,
             case=subject.name,
             ignore_label=cohort.ignore_label,
+            hidden=subject.hidden,
             mask=subject.read_mask(),
         )
         rows += scores.rows
@@ -49,4 +51,5 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
         ignore_label=cohort.ignore_label,
         organ_mask=are_masked(cohort),
         missing=tuple(missing),
+        unannotated=unannotated(cohort.structures, {s.name: s.hidden for s in cohort if s.name not in missing}),
     )

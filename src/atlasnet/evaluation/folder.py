@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Subject, find_masks
+from atlasnet.cohort.annotated import ANNOTATED
+from atlasnet.cohort.cohort import unknown_cases
 from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.structures import Values, all_values, structures_of
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, SliceScores, SubjectScores, check_ignore_label, evaluate_subject
-from atlasnet.evaluation.table import Table
+from atlasnet.evaluation.table import Table, unannotated
 from atlasnet.execution import Execution, in_order
 from atlasnet.volume import Volume
 from atlasnet.volume.io import read_labels
@@ -48,7 +50,8 @@ def evaluate_folder(
 
     Scored are the labels that ``dataset.json``, in the folder of references or in its parent, declares, where it
     declares regions these and the labels that it names, and any further value that occurs in the references, named by
-    its number. See `LabelScores` and `SliceScores` for the definitions.
+    its number. A label that nobody annotated in a case, as ``dataset.json`` says, has no score there. See `LabelScores`
+    and `SliceScores` for the definitions.
 
     Args:
         predictions: folder of CASE.nii.gz (or another readable suffix), or one file.
@@ -66,9 +69,10 @@ def evaluate_folder(
         execution: its reporter and its cancellation are used.
 
     Raises:
-        InputError: a folder is absent or empty, predictions are missing, an unknown label, the background as
-            ignore label, a negative tolerance, no job.
-        CohortError: ``dataset.json`` cannot be used, or an organ mask is missing.
+        InputError: a folder is absent or empty, predictions are missing, an unknown label, nothing to be scored was
+            annotated, the background as ignore label, a negative tolerance, no job.
+        CohortError: ``dataset.json`` cannot be used, a reference holds labels that nobody is said to have annotated in
+            it, or an organ mask is missing.
         VolumeError: a file cannot be read, a mask is empty, or files of a case do not lie on one grid.
     """
     execution = execution or Execution()
@@ -92,7 +96,8 @@ def evaluate_folder(
             + (", or name both alike" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
         )
     check_ignore_label(ignore_label)
-    declared = _declaration(Path(references))
+    declared = _declaration(Path(references), [*truth], execution)
+    hidden = {case: declared.hidden.get(case, ()) for case in truth}
     ignore_label = declared.ignore_label if ignore_label is None else ignore_label
     pairs = {case: path for case, path in truth.items() if case in found}
     places = {} if organ_masks is None else find_masks([*pairs], organ_masks)
@@ -135,11 +140,12 @@ def evaluate_folder(
             scored,
             case=pair.case,
             ignore_label=ignore_label,
+            hidden=hidden[pair.case],
             tolerance_mm=tolerance_mm,
             per_slice=per_slice,
             mask=pair.mask,
         )
-        if patches is not None:
+        if patches is not None and patches.annotated(named, hidden[pair.case]):
             with_patches = patches.count(
                 pair.prediction, pair.reference, named, ignore_label=ignore_label, mask=pair.mask, case=pair.case
             )
@@ -152,6 +158,13 @@ def evaluate_folder(
         slices += scores.slices
         if with_patches is not None:
             counts[case] = with_patches
+    if not rows:
+        raise InputError(
+            "nothing that is to be scored was annotated in any case",
+            path=references,
+            expected=", ".join(scored),
+            remedy=f"score what was annotated with --labels, or mend {ANNOTATED!r} in dataset.json",
+        )
     if unknown:
         execution.reporter.warn(
             "values that no reference holds and no dataset.json declares are in predictions, and not scored: "
@@ -167,6 +180,7 @@ def evaluate_folder(
         ignore_label=ignore_label,
         organ_mask=organ_masks is not None,
         missing=tuple(missing),
+        unannotated=unannotated(scored, {case: hidden[case] for case in pairs}),
         unscored=tuple(sorted(unknown)),
         unreferenced=tuple(sorted(set(found) - set(truth) - {f"{case}_{name}" for case in truth for name in _MAPS})),
     )
@@ -206,11 +220,16 @@ def _cases(path: Path) -> dict[str, Path]:
     return cases
 
 
-def _declaration(references: Path) -> Declaration:
+def _declaration(references: Path, cases: Sequence[str], execution: Execution) -> Declaration:
     """The dataset.json beside the references or one folder up; an empty one where there is none."""
     folder = (references.parent if references.is_file() else references).resolve()
     path = next((p for p in (folder / "dataset.json", folder.parent / "dataset.json") if p.is_file()), None)
-    return Declaration() if path is None else read_declaration(path)
+    if path is None:
+        return Declaration()
+    declared = read_declaration(path)
+    if unknown := unknown_cases(path.parent, declared, cases):
+        execution.reporter.warn(f"{path}: {ANNOTATED!r} names what is no case: {shortened(unknown)}")
+    return declared
 
 
 def _named(declared: Mapping[str, int], values: set[int], ignore_label: int | None) -> dict[str, int]:

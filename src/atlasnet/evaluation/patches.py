@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort.masks import within
+from atlasnet.cohort.structures import Hidden, Values, annotated_structures
 from atlasnet.errors import InputError
 from atlasnet.evaluation.contour import Mask
 from atlasnet.evaluation.scores import annotated_slices, check_pair, slice_axis
@@ -76,6 +77,12 @@ class PatchProtocol:
         if unknown:
             raise InputError("there is no such label", expected="one of " + ", ".join(labels), found=", ".join(unknown))
         return labels[self.label], tuple(labels[name] for name in self.region)
+
+    def annotated(self, labels: Mapping[str, int], hidden: Hidden) -> bool:
+        """Whether a reference tells the disease and the region, where values are ``hidden``; see `values`."""
+        disease, region = self.values(labels)
+        asked: dict[str, Values] = {"disease": disease, "region": (disease, *region)}
+        return len(annotated_structures(asked, hidden)) == len(asked)
 
     def count(
         self,

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.annotated import check_hidden
 from atlasnet.cohort.masks import within
-from atlasnet.cohort.structures import Values, where
+from atlasnet.cohort.structures import Hidden, Values, annotated_structures, where
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.contour import ContourDistances, Float, Mask
 from atlasnet.volume.grid import Grid
@@ -92,6 +93,7 @@ def evaluate_subject(
     *,
     case: str = "",
     ignore_label: int | None = None,
+    hidden: Hidden = (),
     tolerance_mm: float = 1.0,
     per_slice: bool = False,
     mask: Volume | None = None,
@@ -108,6 +110,8 @@ def evaluate_subject(
         labels: name to value of what is scored, of a region to its values; the value 0 (background) is left out.
         case: the subject's name in the rows.
         ignore_label: the reference value of voxels that nobody annotated; they count nowhere.
+        hidden: what nobody annotated in the subject, see `Subject`; a structure that the reference does not tell has
+            no row.
         tolerance_mm: deviation up to which a contour voxel is right in the surface Dice.
         per_slice: score annotated slices too.
         mask: (1, z, y, x), an organ: where it is zero, both maps count as background, and labels end at its border.
@@ -115,9 +119,11 @@ def evaluate_subject(
     Raises:
         VolumeError: the maps or the mask lie on different grids or have several channels.
         InputError: the background is to be ignored.
+        CohortError: the reference holds ``hidden`` labels.
     """
     check_ignore_label(ignore_label)
     check_pair(prediction, reference, case)
+    check_hidden(reference, hidden, case)
     if mask is not None:
         check_pair(mask, reference, case)
         prediction, reference = within(prediction, mask), within(reference, mask)
@@ -131,7 +137,7 @@ def evaluate_subject(
     annotated = annotated_slices(truth, ignored, axis) if per_slice else []
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
-    for name, value in labels.items():
+    for name, value in annotated_structures(labels, hidden).items():
         if value == 0:
             continue
         ours, theirs = where(found, value), where(truth, value)
@@ -158,9 +164,9 @@ def evaluate_subject(
         )
         for index in annotated:
             planes = [np.take(mask, index, axis) for mask in (ours, theirs)]
-            hidden = None if ignored is None else np.take(ignored, index, axis)
+            left_out = None if ignored is None else np.take(ignored, index, axis)
             if planes[0].any() or planes[1].any():
-                slices.append(_score_slice(case, name, axis, index, planes, hidden, spacing, tolerance_mm))
+                slices.append(_score_slice(case, name, axis, index, planes, left_out, spacing, tolerance_mm))
     return SubjectScores(tuple(rows), tuple(slices))
 
 

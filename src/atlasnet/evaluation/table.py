@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from atlasnet.cohort.structures import Values
+from atlasnet.cohort.structures import Hidden, Values, annotated_structures
 from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, Presence, SliceScores, columns
@@ -53,6 +53,7 @@ class Table:
         missing: subjects with a reference but no prediction; they are in no row and no mean.
         unreferenced: predictions without a reference.
         unscored: values of predictions that no reference holds and nothing declares.
+        unannotated: by label, the subjects in which nobody annotated it: it is in no row of theirs and in no mean.
     """
 
     labels: Mapping[str, Values]
@@ -66,10 +67,11 @@ class Table:
     missing: tuple[str, ...] = ()
     unreferenced: tuple[str, ...] = ()
     unscored: tuple[int, ...] = ()
+    unannotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def cases(self) -> list[str]:
-        """The subjects scored, in order."""
+        """The subjects scored, in order; of each, the labels that were annotated in it."""
         return list(dict.fromkeys(row.case for row in self.rows))
 
     def __repr__(self) -> str:
@@ -87,7 +89,7 @@ class Table:
             ``{"labels": {name: summary}, "mean_over_labels": summary}`` with ``summary[score]`` holding ``mean``,
             ``median``, ``worst``, ``worst_case`` and ``undefined``, the number of subjects without a value. Those are
             left out of mean and median; the worst subject is one of them, with ``worst`` None. A subject's mean over
-            labels is undefined where the score of one label is.
+            labels is undefined where the score of one label is, and over those that were annotated in it.
         """
         return _summarise([asdict(row) for row in self.rows], columns(LabelScores), self.labels)
 
@@ -136,6 +138,13 @@ class Table:
         """Per label in how many of the annotated slices with it which of the maps hold it."""
         return {label: _counts([row for row in self.slices if row.label == label]) for label in self.labels}
 
+    def unannotated_lines(self) -> list[str]:
+        """Who has no score of a label because nobody annotated it, for a person: a line a label."""
+        return [
+            f"{label}: not annotated in {shortened(cases)}, and without a score there"
+            for label, cases in self.unannotated.items()
+        ]
+
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values; what is undefined is null."""
         content: dict[str, Any] = {
@@ -147,6 +156,7 @@ class Table:
             "missing": list(self.missing),
             "unreferenced": list(self.unreferenced),
             "unscored": list(self.unscored),
+            "unannotated": {label: list(cases) for label, cases in self.unannotated.items()},
             "summary": self.summary(),
             "presence": self.presence(),
             "rows": [asdict(row) for row in self.rows],
@@ -196,6 +206,8 @@ class Table:
     def text(self) -> str:
         """The summaries as text for a terminal."""
         parts = [_text(self.summary(), len(self.cases), self.tolerance_mm), *_not_in_both(self.presence())]
+        if lines := self.unannotated_lines():
+            parts.append("\n".join(lines))
         slices = self.slice_summary()
         if slices is not None:
             scored = len({(row.case, row.slice) for row in self.slices})
@@ -208,6 +220,20 @@ class Table:
             if names:
                 parts.append(f"{what}: {shortened(names)}")
         return "\n\n".join(parts)
+
+
+def unannotated(labels: Mapping[str, Values], hidden: Mapping[str, Hidden]) -> dict[str, tuple[str, ...]]:
+    """`Table.unannotated` of these labels.
+
+    Args:
+        labels: name to value or values.
+        hidden: by subject, what nobody annotated in it, see `Subject`.
+    """
+    without = {
+        label: tuple(case for case, values in hidden.items() if label not in annotated_structures(labels, values))
+        for label in labels
+    }
+    return {label: cases for label, cases in without.items() if cases}
 
 
 _BESIDE = (".csv", ".slices.csv", ".patches.csv", ".html")  # what belongs to a table, by its suffix

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from atlasnet.cohort.structures import Hidden
 from atlasnet.prediction.answers import Answers, MappedAnswer
 from atlasnet.training.fusion_weights import FusionSamples
 from atlasnet.training.mapping import class_indices
@@ -23,6 +24,7 @@ def fusion_samples(
     reference: Volume,
     values: Sequence[int],
     *,
+    hidden: Hidden = (),
     seed: int,
     device: torch.device,
     slab_voxels: int,
@@ -35,6 +37,7 @@ def fusion_samples(
         reference: (1, z, y, x) on the image's grid; a voxel whose value is no class does not count, nor one outside the
             organ mask.
         values: of the classes, background first.
+        hidden: those that nobody annotated, each with the one that the reference has where it may be.
         seed: of the draw.
         device: where to compute.
         slab_voxels: of the scan, mapped back at a time.
@@ -67,7 +70,9 @@ def fusion_samples(
             (probabilities[:, chosen], correlation[chosen], reached[chosen], answer.quality)
             for (probabilities, reached, correlation), answer in zip(read, given, strict=True)
         ]
-        new = FusionSamples.of(said, true[chosen])
+        new = FusionSamples.of(
+            said, true[chosen], tuple((values.index(value), values.index(stands)) for value, stands in hidden)
+        )
         found = new if found is None else found.joined(new)
         lots = np.append(lots, random.random(new.voxels))
         kept = np.sort(np.argsort(lots, kind="stable")[:MOST])

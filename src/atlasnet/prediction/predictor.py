@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Subject
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, Reporter, WitnessReporter, memory_held
 from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
@@ -308,12 +309,13 @@ class Predictor:
             to_atlases={record["name"]: answer.to_atlas for answer, record in answers.atlases if answer is not None},
         )
 
-    def fusion_samples(self, answers: Answers, reference: Volume) -> FusionSamples:
+    def fusion_samples(self, answers: Answers, reference: Volume, hidden: Hidden = ()) -> FusionSamples:
         """What the atlases of a single model said where it matters, beside the truth: to learn their weights from.
 
         Args:
             answers: from `ask` with ``fit``.
             reference: (1, z, y, x) label values on the image's grid.
+            hidden: what nobody annotated, see `Subject`.
 
         Raises:
             InputError: the fit was not asked for, or there are several models.
@@ -325,6 +327,7 @@ class Predictor:
                 answers,
                 reference,
                 self.ensemble.values,
+                hidden=hidden,
                 seed=self.execution.seed,
                 device=self.device,
                 slab_voxels=self._slab_voxels,

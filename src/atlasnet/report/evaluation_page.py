@@ -47,13 +47,16 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
     page.warnings(warnings, "Every reference has a prediction, and every prediction a reference.")
     page.heading(f"Summary of {counted(table['subjects'], 'case')}")
     _summary(page, table["summary"], table["tolerance_mm"], table.get("dice_interval_95", {}))
+    for label, cases in table.get("unannotated", {}).items():
+        page.text(f"{label}: not annotated in {shortened(cases)}, and without a score there.")
     _strays(page, table["rows"])
     _presence(page, table.get("presence", {}))
     if table["subjects"] >= _FEWEST_DRAWN:
         curves = {}
         for label in table["labels"]:
             dice = sorted(row["dice"] for row in table["rows"] if row["label"] == label)
-            curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
+            if dice:
+                curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
         x = "cases, from the lowest Dice of each label to the highest"
         figure = curve_figure(curves, x=x, y="Dice", marked=table["subjects"] <= _MOST_MARKED)
         page.svg(svg(figure), "Dice of every case, label by label, sorted.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atlasnet.cohort.structures import regions_shown
+from atlasnet.cohort.structures import regions_shown, shown
 from atlasnet.execution import Execution, reading_back
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.display import window
@@ -95,7 +95,12 @@ def _summary(page: Page, model: Model, logs: Mapping[str | None, _Log]) -> None:
     names = {segment.name: segment.colour for segment in model.segments}
     labels: list[list[str | Cell]] = [[Cell(n, names.get(n, "")), str(v)] for n, v in model.labels.items()]
     labels += [[Cell(f"{name} (region)"), values] for name, values in regions_shown(model.regions).items()]
-    page.table(["label", "value"], labels)
+    head = ["label", "value"]
+    if annotated := told["annotated_in"]:
+        head.append("annotated in")
+        counts = {shown(model.structures[name]): counted(n, "training subject") for name, n in annotated.items()}
+        labels = [[*row, counts.get(str(row[1]), "")] for row in labels]
+    page.table(head, labels)
     recipe = model.provenance["recipe"]
     waiting = []
     if seconds := sum(log.seconds for log in logs.values()):

@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from atlasnet.cohort.structures import Hidden
 from atlasnet.prediction import Prediction
 from atlasnet.study.confidence import calibration_counts
 from atlasnet.volume import Volume
 
 
 def describe(
-    prediction: Prediction, reference: Volume, ignore_label: int | None, mask: Volume | None = None
+    prediction: Prediction,
+    reference: Volume,
+    ignore_label: int | None,
+    mask: Volume | None = None,
+    hidden: Hidden = (),
 ) -> dict[str, Any]:
     """Seconds, and how sure the method was of the scan as a whole and where it was wrong.
 
@@ -23,6 +28,7 @@ def describe(
         reference: on its grid.
         ignore_label: the reference value that counts nowhere.
         mask: an organ; outside of it nothing counts.
+        hidden: what nobody annotated, see `Subject`; voxels do not count of which nobody knows whether they are right.
 
     Returns:
         ``seconds``; ``certainty``, 1 - the mean entropy over what was found; ``agreement`` of the networks there;
@@ -49,6 +55,10 @@ def describe(
     asked_about = inside | (truth > 0)
     if ignore_label is not None:
         asked_about &= truth != ignore_label
+    for value, stands in hidden:
+        asked_about &= (truth != stands) | (found != value)
+        if stands != 0:  # nor is anything known of its stand-in
+            asked_about &= (truth != stands) | (found != stands)
     if mask is not None:
         asked_about &= mask.array[0] != 0
     wrong = (found != truth)[asked_about]

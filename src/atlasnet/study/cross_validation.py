@@ -69,7 +69,7 @@ class CrossValidation:
         }
 
     def over_labels(self) -> dict[str, Any] | None:
-        """Of the subjects' mean Dice over the labels; None without a result.
+        """Of the subjects' mean Dice over the labels that were annotated in them; None without a result.
 
         Returns:
             ``dice``, its mean over the ``subjects``, with its ``interval_95``; and ``worst_tenth``, that of the tenth
@@ -108,6 +108,7 @@ class CrossValidation:
             lines.append(
                 f"{name}: Dice {np.mean(dice):.3f} on average{_between(self.intervals[name])}; lowest {min(dice):.3f}"
             )
+        lines += self.table.unannotated_lines()
         if (every := self.over_labels()) is not None:
             tail = f"{every['worst_tenth']:.3f}{_between(every['worst_tenth_interval_95'])}"
             lines.append(

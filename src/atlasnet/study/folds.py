@@ -15,6 +15,7 @@ from atlasnet.cohort import Cohort
 from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.layout import list_subjects
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, Reporter, read_json, reading_back
 from atlasnet.training.memory import measuring_bytes
@@ -31,13 +32,16 @@ DEFAULT_FOLDS = 5
 LEAVE_ONE_OUT_BELOW = 10
 
 
-def split(names: Sequence[str], folds: int | None, seed: int) -> tuple[tuple[str, ...], ...]:
+def split(
+    names: Sequence[str], folds: int | None, seed: int, hidden: Mapping[str, Hidden] | None = None
+) -> tuple[tuple[str, ...], ...]:
     """Which subjects are left out together.
 
     Args:
         names: of the subjects.
         folds: how many groups; None: 5, or one per subject with fewer than 10.
         seed: of the shuffle.
+        hidden: by name, what nobody annotated in a subject: those who have the same labels are dealt out evenly.
 
     Returns:
         Groups whose sizes differ by at most one; every name is in exactly one.
@@ -52,6 +56,7 @@ def split(names: Sequence[str], folds: int | None, seed: int) -> tuple[tuple[str
             "the subjects cannot be divided into so many folds", expected=f"2 to {len(names)}", found=str(folds)
         )
     shuffled = np.random.default_rng(seed).permutation(sorted(names)).tolist()
+    shuffled.sort(key=lambda name: (hidden or {}).get(name, ()))
     return tuple(tuple(sorted(shuffled[fold::folds])) for fold in range(folds))
 
 
@@ -74,15 +79,18 @@ def plan_folds(
         execution: the seed of the shuffle, progress.
 
     Raises:
+        CohortError: in nobody on whom a fold is trained some label was annotated.
         InputError: the groups cannot be used, ``folder`` holds others, an atlas would be left out, a scan is in two
             groups, or memory does not suffice to find that out.
     """
     names = [subject.name for subject in cohort]
     if folds is None or isinstance(folds, int):
-        groups = split(names, folds, execution.seed)
+        groups = split(names, folds, execution.seed, cohort.hidden)
     else:
         groups = _checked(folds, cohort, execution.reporter)
     group = {name: number for number, fold in enumerate(groups) for name in fold}
+    for number, fold in enumerate(groups, start=1):
+        cohort.require_annotated([subject for subject in cohort if subject.name not in fold], f"those of fold {number}")
     if isinstance(options.atlases, tuple):
         left_out = [s.subject for s in resolve_atlases(cohort, options.atlases) if s.subject in group]
         if left_out:

@@ -221,7 +221,7 @@ def _measured(
     run: StudyRequest, plan: Plan, space: str, atlases: int, carried: Collection[bool]
 ) -> tuple[Cost, ScanCost]:
     # They are read only; nothing is looked up under their keys.
-    subjects = [keyed_subject(subject, [subject.name], [subject.name]) for subject in run.cohort]
+    subjects = [keyed_subject(subject, {"images": [subject.name], "labels": [subject.name]}) for subject in run.cohort]
     fitting = _fitting(run, space, atlases)
     pair = register_largest(fitting, plan, subjects)
     scan = measure_scan(run, fitting, plan, pair, carried if space == "atlases" else ())

@@ -188,7 +188,7 @@ class FoldWork:
                 image = subject.read_image()
                 answers = naming.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))
                 prediction = naming.fuse(answers)
-                samples = naming.fusion_samples(answers, subject.read_labels(image.grid))
+                samples = naming.fusion_samples(answers, subject.read_labels(image.grid), subject.hidden)
             except Cancelled:
                 raise
             except AtlasNetError as error:
@@ -204,7 +204,8 @@ class FoldWork:
         reference = None if subject.labels is None else volume_digest(subject.labels)
         allowed = self.options.allow_module
         made_of = provenance(subject, model, PredictOptions(), self.execution, allow_module=allowed)
-        return made_of | {"reference_sha256": reference}
+        hidden = {"not_annotated": [list(pair) for pair in subject.hidden]} if subject.hidden else {}
+        return made_of | {"reference_sha256": reference} | hidden
 
     def _is_of(self, name: str, made_of: Mapping[str, Any]) -> bool:
         path, samples = prediction_path(self.folder, name), samples_path(self.folder, name)
@@ -216,7 +217,7 @@ class FoldWork:
             content = read_json(record)
             before = content["provenance"]
             return (
-                all(before.get(key) == made_of[key] for key in ("request", "reference_sha256"))
+                all(before.get(key) == made_of.get(key) for key in ("request", "reference_sha256", "not_annotated"))
                 and before.get("fusion_samples_sha256") == file_digest(samples)
                 and bool(content["outputs"]["labels"] == file_digest(path))
             )

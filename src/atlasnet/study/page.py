@@ -28,7 +28,7 @@ from atlasnet.study.tables import (
     write_table,
 )
 from atlasnet.volume import read_labels
-from atlasnet.wording import counted
+from atlasnet.wording import counted, shortened
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 LESS_DATA = "less_data.csv"
@@ -91,6 +91,8 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
         page.heading(f"Label: {label}")
         if said := without_label(found, label):
             page.text(said)
+        if cases := study.unannotated.get(label):
+            page.text(f"Not annotated in {shortened(cases)}, and without a score there.")
         page.table(*label_table(found, label))
     if found["how"]:
         page.heading("How")

@@ -39,6 +39,7 @@ def with_patches(
         execution: its reporter and its cancellation are used.
     """
     subjects = {test.name: test for test in tests}
+    annotated = {test.name for test in tests if protocol.annotated(study.labels, test.hidden)}
 
     def count(path: Path, case: str) -> PatchCounts:
         execution.pause()
@@ -61,7 +62,7 @@ def with_patches(
     of_methods: dict[str, dict[int, dict[str, PatchCounts]]] = {}
     for result in execution.reporter.track(main, "classifying patches", len(main)):
         patches = of_methods.setdefault(result.run.method.name, {}).setdefault(result.run.seed, {})
-        if result.scores:
+        if result.scores and result.case in annotated:
             path = study.folder / result.run.folder / f"{result.case}.nii.gz"
             patches[result.case] = remembered(path, result.case)
     files = [observer_files(folder, tests) for folder in observers]
@@ -69,7 +70,9 @@ def with_patches(
         study,
         protocol=protocol,
         patches={name: tuple(seeds.values()) for name, seeds in of_methods.items()},
-        observer_patches=tuple({case: count(path, case) for case, path in found.items()} for found in files),
+        observer_patches=tuple(
+            {case: count(path, case) for case, path in found.items() if case in annotated} for found in files
+        ),
     )
 
 

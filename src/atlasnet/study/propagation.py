@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.prediction import PredictOptions
@@ -22,6 +23,7 @@ def propagate_labels(
     values: Sequence[int],
     operator: Operator,
     *,
+    hidden: Sequence[Hidden] = (),
     local: bool = False,
     execution: Execution,
 ) -> tuple[Volume, float]:
@@ -33,6 +35,8 @@ def propagate_labels(
             atlas has no vote.
         values: label value of each class, background first.
         operator: registers the scan onto the atlases, as for AtlasNet; the labels come back through the inverse.
+        hidden: of each atlas, what nobody annotated in it, see `Subject`: what stands for a value there votes for both,
+            and decides nothing between them; none: all have all labels.
         local: weigh each atlas at each voxel by how well it fits there, instead of one vote each.
         execution: where to compute.
 
@@ -45,14 +49,15 @@ def propagate_labels(
     """
     source, orientation = canonical(image)
     kind = np.min_scalar_type(len(values))
-    votes: list[tuple[NDArray[Any], NDArray[np.float16]]] = []
+    votes: list[tuple[NDArray[Any], NDArray[np.float16], list[int]]] = []
     remembered = 0.0
     with execution.active():
-        for atlas, labels in atlases:
+        for (atlas, labels), absent in zip(atlases, hidden or [()] * len(atlases), strict=True):
             execution.pause()
             start = time.perf_counter()
             try:
-                known = labelled(operator, [canonical(labels)[0]])
+                # As for AtlasNet, whose atlases have a reference with all labels or none.
+                known = labelled(operator, [None if absent else canonical(labels)[0]])
                 (registration,) = operator.register(source, [canonical(atlas)[0]], execution=execution, **known)
             except RegistrationError:
                 continue
@@ -72,15 +77,16 @@ def propagate_labels(
                 index[here] = number
                 annotated |= here
             weight[~annotated] = 0
-            votes.append((index, weight))
+            shown = [values.index(dict(absent).get(value, value)) for value in values]
+            votes.append((index, weight, shown))
     if not votes:
         raise RegistrationError("the scan could not be mapped onto any atlas")
     chosen = np.empty(source.grid.shape, dtype=np.int32)
     # Slice by slice: a sum for every label would not fit into memory where there are many.
     for z in range(len(chosen)):
         sums = np.zeros((len(values), *chosen.shape[1:]), dtype=np.float32)
-        for index, weight in votes:
-            for number in range(len(values)):
-                sums[number] += weight[z] * (index[z] == number)
+        for index, weight, shown in votes:
+            for number, stands in enumerate(shown):
+                sums[number] += weight[z] * (index[z] == stands)
         chosen[z] = np.asarray(values)[sums.argmax(0)]
     return Volume(orientation.restore(chosen[None]), image.grid), remembered

@@ -232,6 +232,7 @@ class Study:
         patches: those of every method of the main table, for each seed.
         observer_patches: those of every observer.
         regions: of the cohort; what was scored, where there are any.
+        unannotated: by structure, the test subjects in which nobody annotated it; see `atlasnet.evaluation.Table`.
         how: it was done, see `atlasnet.study.how.how`; empty for one that was put together otherwise.
     """
 
@@ -250,6 +251,7 @@ class Study:
     observer_patches: tuple[OfSubjects, ...] = ()
     regions: Mapping[str, Values] = field(default_factory=dict)
     how: Mapping[str, Any] = field(default_factory=dict)
+    unannotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def structures(self) -> dict[str, Values]:

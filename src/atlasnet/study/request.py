@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from atlasnet.cohort import Cohort, Plan, Subject, take_fingerprint
 from atlasnet.cohort.apart import require_apart
 from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.spacing import check_spacing
+from atlasnet.cohort.structures import annotated_structures
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, WorkFolder, read_json, reading_back
 from atlasnet.network import NetworkSpec, Traits, build_network
@@ -20,7 +21,7 @@ from atlasnet.study.kept import KeptResults
 from atlasnet.study.methods import OVER_FRACTIONS, Method, chosen_methods
 from atlasnet.study.page import CASES, CURVES, LESS_DATA, PAGE, SUMMARY, TABLE
 from atlasnet.study.records import Run, StudyOptions
-from atlasnet.study.shares import check_shares, check_shares_of_slices
+from atlasnet.study.shares import check_shares, check_shares_of_slices, share_of_subjects
 from atlasnet.study.software import Versions, decisive, today, versions
 from atlasnet.study.subjects import check_observer, check_test_subjects, subject_digests
 from atlasnet.training.differences import changed_subjects, differences, told
@@ -28,6 +29,7 @@ from atlasnet.training.model import class_values
 from atlasnet.training.pairs import check_tissues, planned_operator
 from atlasnet.training.recipe import check_epochs
 from atlasnet.volume.names import composed
+from atlasnet.wording import shortened
 
 SETTINGS, ATLASES, PLAN = "settings.json", "atlases.json", "plan.json"
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
@@ -72,6 +74,11 @@ class StudyRequest:
         unlabelled = [subject.name for subject in (*self.cohort, *self.tests) if subject.labels is None]
         if unlabelled:
             raise CohortError("subjects have no reference", found=", ".join(unlabelled))
+        self.cohort.require_annotated(what="those to train on")
+        structures = self.cohort.structures
+        unscored = [test.name for test in self.tests if not annotated_structures(structures, test.hidden)]
+        if unscored:
+            raise CohortError("nothing that is scored was annotated in test subjects", found=shortened(unscored))
         if isinstance(self.options.atlases, tuple):
             outside = sorted({*map(composed, self.options.atlases)} - {subject.name for subject in self.cohort})
             if outside:
@@ -79,11 +86,17 @@ class StudyRequest:
                     "the atlases of a study must be training subjects, because label propagation needs their labels",
                     found=", ".join(outside),
                 )
+            self.check_atlases(self.options.atlases)
         if self.options.fraction_of == "subjects":
             check_shares(self.options.fractions, len(self.cohort))
+            for fraction in self.options.fractions:
+                for repetition in range(self.options.seeds):
+                    share = share_of_subjects(self.cohort, fraction, self.execution.seed + repetition)
+                    share.require_annotated(what=f"a share of {fraction:g}, seed {self.execution.seed + repetition},")
         check_epochs(self.options.curve_epochs, self.recipe)
-        if self.options.patches is not None:
-            self.options.patches.values(self.labels)
+        patches = self.options.patches
+        if patches is not None and not any(patches.annotated(self.labels, test.hidden) for test in self.tests):
+            raise InputError("the labels of the patches were annotated in no test subject")
         make_operator(self.options.operator, **self.options.operator_settings)
         width = NetworkSpec.width if self.options.width is None else self.options.width
         spec = NetworkSpec(self.options.network or NetworkSpec.name, width)
@@ -96,6 +109,22 @@ class StudyRequest:
         for observer in self.options.observers:
             check_observer(observer, self.tests)
         self.files = {s: subject_digests(s) for s in (*self.cohort, *self.tests)}
+
+    def check_atlases(self, names: Sequence[str]) -> None:
+        """Whether labels can be carried over from these atlases, where a method does that.
+
+        Raises:
+            InputError: some label was annotated in none of them.
+        """
+        if not any(method.space == "labels" for method in self.methods):
+            return
+        counts = self.cohort.annotated_in([self.cohort[name] for name in names])
+        if absent := [name for name, count in counts.items() if count == 0 and name in self.labels]:
+            raise InputError(
+                f"in no atlas was annotated: {', '.join(absent)}; label propagation carries over what atlases have",
+                found=", ".join(names),
+                remedy="name atlases that have them with --atlas, or leave propagation out of --methods",
+            )
 
     def jobs(self) -> Iterator[Run]:
         """What is trained and tested, for all numbers of atlases; the whole cohort first."""

@@ -17,6 +17,7 @@ from atlasnet.cohort import Cohort, Plan, Subject
 from atlasnet.cohort.masks import are_masked, within
 from atlasnet.errors import AtlasNetError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
+from atlasnet.evaluation.table import unannotated
 from atlasnet.execution import Execution, NamingReporter, WorkFolder, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
@@ -111,6 +112,7 @@ class StudyRun(StudyRequest):
             observers=observers,
             organ_mask=are_masked(self.tests),
             how=how(self, settings, plan),
+            unannotated=unannotated(self.cohort.structures, {test.name: test.hidden for test in self.tests}),
         )
         if self.options.patches is None:
             return study
@@ -143,10 +145,19 @@ class StudyRun(StudyRequest):
             return resolve_atlases(self.cohort, wanted)
         path = self.folder / ATLASES
         if not path.exists():
-            images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in self.cohort}
-            write_json(path, choose_atlases(images, atlas_count(wanted, len(images)), execution=self.execution))
+            count = atlas_count(wanted, len(self.cohort))
+            # Label propagation carries the atlases' labels over: those that have all of them come first.
+            whole = [subject.name for subject in self.cohort if not subject.hidden]
+            fewer = len(whole) < count
+            among = self.cohort if fewer else self.cohort.select(whole)
+            images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in among}
+            chosen = choose_atlases(images, count, included=whole if fewer else (), execution=self.execution)
+            self.check_atlases(chosen)
+            write_json(path, chosen)
         everyone = [subject.name for subject in self.cohort]
-        return resolve_atlases(self.cohort, chosen_names(path, everyone, len(everyone)) or ())
+        names = chosen_names(path, everyone, len(everyone)) or ()
+        self.check_atlases(names)
+        return resolve_atlases(self.cohort, names)
 
     def _share(self, job: Run, plan: Plan) -> Cohort:
         """The training data of a job."""
@@ -265,7 +276,8 @@ class StudyRun(StudyRequest):
         return segment, trained
 
     def _propagation(self, method: Method, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
-        atlases = [(source.read(), self.cohort[str(source.subject)].read_labels()) for source in sources]
+        subjects = [self.cohort[str(source.subject)] for source in sources]
+        atlases = [(s.read(), subject.read_labels()) for s, subject in zip(sources, subjects, strict=True)]
         # The very registrations of AtlasNet, whichever of the two comes first.
         images = [canonical(image)[0] for image, _ in atlases]
         operator = RememberingOperator(
@@ -276,7 +288,13 @@ class StudyRun(StudyRequest):
             start = time.perf_counter()
             pairs = [(image, labels) for image, (_, labels) in zip(images, atlases, strict=True)]
             labels, seconds = propagate_labels(
-                image, pairs, self.values, operator, local=method.local, execution=execution
+                image,
+                pairs,
+                self.values,
+                operator,
+                hidden=[subject.hidden for subject in subjects],
+                local=method.local,
+                execution=execution,
             )
             if mask is not None:
                 labels = within(labels, mask)
@@ -290,14 +308,20 @@ class StudyRun(StudyRequest):
         grid = prediction.labels.grid
         reference, mask = test.read_labels(grid), test.read_mask(grid)
         scores = self._scores(test, prediction.labels, reference)
-        details = describe(prediction, reference, self.cohort.ignore_label, mask)
+        details = describe(prediction, reference, self.cohort.ignore_label, mask, test.hidden)
         self.kept.write(CaseResult(run, test.name, tuple(scores), details, made_by), prediction.labels)
 
     def _scores(self, test: Subject, labels: Volume, reference: Volume) -> list[dict[str, Any]]:
-        """The fields of `LabelScores`, per structure."""
+        """The fields of `LabelScores`, per structure that was annotated."""
         ignore, mask = self.cohort.ignore_label, test.read_mask(reference.grid)
         found = evaluate_subject(
-            labels, reference, self.cohort.structures, case=test.name, ignore_label=ignore, mask=mask
+            labels,
+            reference,
+            self.cohort.structures,
+            case=test.name,
+            ignore_label=ignore,
+            hidden=test.hidden,
+            mask=mask,
         )
         return [asdict(row) for row in found.rows]
 

@@ -46,14 +46,15 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
                 remedy="add them, or name subjects that have one with --test-subjects",
             )
         found = {case.name: replace(case, labels=references.get(case.name)) for case in cases}
+    if (root / "dataset.json").is_file():
+        declared = read_declaration(root / "dataset.json")
+        if declared.labels is not None:
+            _check_alike(root, declared.labels, declared.ignore_label, cohort)
+        found = {name: replace(test, hidden=declared.hidden.get(name, ())) for name, test in found.items()}
     if not images.is_dir() or not set(names or ()) <= set(found):
         own = Cohort.read(root)
         found = {subject.name: subject for subject in own} | found
         _check_alike(root, own.labels, own.ignore_label, cohort)
-    elif (root / "dataset.json").is_file():
-        declared = read_declaration(root / "dataset.json")
-        if declared.labels is not None:
-            _check_alike(root, declared.labels, declared.ignore_label, cohort)
     if names is None:
         return tuple(found.values())
     unknown = [name for name in names if name not in found]
@@ -65,9 +66,13 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
 
 
 def subject_digests(subject: Subject) -> tuple[str, ...]:
-    """Of a subject's images, of its reference, empty where there is none, and of its organ mask where it has one."""
+    """Of a subject's images, of its reference, empty where there is none, and of its organ mask where it has one.
+
+    Where some labels were not annotated, it says which.
+    """
     hashes = subject.hashes()
-    return (digest(hashes["images"]), *(hashes["labels"] or [""]), *hashes.get("mask", []))
+    hidden = ["not annotated: " + ", ".join(hashes["hidden"])] if "hidden" in hashes else []
+    return (digest(hashes["images"]), *(hashes["labels"] or [""]), *hashes.get("mask", []), *hidden)
 
 
 def observer_files(folder: Path, tests: Sequence[Subject]) -> dict[str, Path]:

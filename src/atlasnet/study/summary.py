@@ -49,7 +49,8 @@ def summarise(study: Study) -> dict[str, Any]:
         method, over these; the tests of all observers are corrected together. ``observers_together``: the same of their
         means, over the subjects that every one of them has; None with one observer or no such subject. ``subjects``:
         per method and test subject the mean Dice.
-        ``patches``: see `summarise_patches`. ``organ_mask``: whether everything was done within organ masks. ``how``:
+        ``patches``: see `summarise_patches`. ``unannotated``: by structure, the test subjects in which nobody annotated
+        it, without a score of it. ``organ_mask``: whether everything was done within organ masks. ``how``:
         it was done, see `atlasnet.study.how.how`. ``software``: which versions made which results, see
         `atlasnet.study.software.software`.
     """
@@ -92,6 +93,7 @@ def summarise(study: Study) -> dict[str, Any]:
         "subjects": subjects,
         "patches": summarise_patches(study),
         "organ_mask": study.organ_mask,
+        "unannotated": {label: list(cases) for label, cases in study.unannotated.items()},
         "how": dict(study.how),
         "software": software(study.results),
     }

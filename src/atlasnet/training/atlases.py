@@ -208,10 +208,11 @@ class AtlasSet:
         return targets
 
     def labels_key(self, source: AtlasSource, subjects: Sequence[Keyed]) -> str:
-        """What stands for the reference of an atlas; empty where it has none."""
+        """What stands for the reference of an atlas; empty where it has none, or not all labels were annotated."""
         if self.update is not None and source in self.old:
             return self.update.atlas_labels.get(source.name, ("", None))[0]
-        return next((s.labels_key for s in subjects if s.name == source.subject and s.read_labels is not None), "")
+        own = next((s for s in subjects if s.name == source.subject and s.read_labels is not None), None)
+        return "" if own is None or own.hidden else own.labels_key
 
     def _labels(self, source: AtlasSource, subjects: Sequence[Keyed], folder: Path) -> tuple[str, Path] | None:
         """Write an atlas's reference: its key and its place; None where it has none."""

@@ -138,6 +138,7 @@ class Fitting:
         unlabelled = [subject.name for subject in self.cohort if subject.labels is None]
         if unlabelled:
             raise CohortError("subjects have no reference", path=self.cohort.root, found=", ".join(unlabelled))
+        self.cohort.require_annotated()
         if not 2 <= len(self.values) <= IGNORED:
             raise CohortError(
                 "the number of labels cannot be trained",
@@ -186,6 +187,8 @@ class Fitting:
             return finished
         if changes is not None:
             changes.tell(self.say, tuned=self.sharing.kind == "model")
+        if self.cohort.annotation:
+            self.say.note(self.cohort.annotation)
         spec = self.spec(plan)
         recipe = self.planned_recipe(plan)
         transformer = self.transformer(plan)
@@ -197,7 +200,7 @@ class Fitting:
         elif self._derived is not None:
             self._keep_plan(self._derived, hashes)
         self.require_memory(transformer)
-        subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in self.cohort]
+        subjects = [keyed_subject(subject, hashes[subject.name]) for subject in self.cohort]
         with self.execution.active():
             sources = self.atlases.found(subjects)
             targets = self.atlases.written(sources, subjects, self.folder, labelled=contextual(operator))

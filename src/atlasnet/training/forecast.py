@@ -189,7 +189,7 @@ def forecast_fit(
     hashes = run.hashes()
     plan = run.plan(hashes)
     settings, spec = run.settings(plan, hashes), run.spec(plan)
-    subjects = [keyed_subject(subject, *hashes[subject.name].values()) for subject in cohort]
+    subjects = [keyed_subject(subject, hashes[subject.name]) for subject in cohort]
     model = run.same_model(settings, plan, hashes)
     if model is not None:
         names = tuple(atlas.name for atlas in model.atlases)

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 from torch import Tensor
 
+from atlasnet.cohort.structures import Hidden
 from atlasnet.registration import SMALLEST_DISTANCE
 from atlasnet.training.evidence import finite
 
@@ -116,20 +117,30 @@ class FusionSamples:
     reached: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, said: Sequence[tuple[Tensor, Tensor, Tensor, float]], truth: Tensor) -> FusionSamples:
+    def of(
+        cls, said: Sequence[tuple[Tensor, Tensor, Tensor, float]], truth: Tensor, hidden: Hidden = ()
+    ) -> FusionSamples:
         """Collect them.
 
         Args:
             said: of every atlas its probabilities (classes, n), its local correlation (n,), the voxels that it reaches
                 (n,) and the quality of its registration.
             truth: (n,) int64 class indices.
+            hidden: classes that nobody annotated, each with the one that is the truth where there may be one of them.
         """
+
+        def true(probabilities: Tensor) -> Tensor:
+            found = probabilities.gather(0, truth[None])[0]
+            for index, stands in hidden:
+                found = found + probabilities[index] * (truth == stands)
+            return found
+
         features = [
             torch.stack([feature(probabilities, correlation, quality) for feature in _FEATURES])
             for probabilities, correlation, _, quality in said
         ]
         return cls(
-            torch.stack([probabilities.gather(0, truth[None])[0] for probabilities, _, _, _ in said]).cpu().numpy(),
+            torch.stack([true(probabilities) for probabilities, _, _, _ in said]).cpu().numpy(),
             torch.stack(features, 1).cpu().numpy(),
             torch.stack([reached for _, _, reached, _ in said]).cpu().numpy(),
         )

@@ -26,7 +26,7 @@ import numpy as np
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments, region_segments
-from atlasnet.cohort.structures import Values, all_values, read_regions, structures_of
+from atlasnet.cohort.structures import Hidden, Values, all_values, annotated_structures, read_regions, structures_of
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
 from atlasnet.network import NetworkSpec
@@ -180,6 +180,18 @@ class Model:
         earlier = self.provenance.get("update", {}).get(EARLIER, ())  # updates of before do not know
         own = self.provenance.get("data", {}).values()
         return frozenset(tuple(files["images"]) for files in own) | frozenset(map(tuple, earlier))
+
+    @property
+    def annotated_in(self) -> dict[str, int]:
+        """By structure, in how many training subjects it was annotated; empty where all were in all."""
+        try:
+            hidden = [_hidden(files.get("hidden", ())) for files in self.provenance["data"].values()]
+        except (AttributeError, KeyError, TypeError, ValueError):  # a record that somebody has changed
+            return {}
+        if not any(hidden):
+            return {}
+        told = [annotated_structures(self.structures, own) for own in hidden]
+        return {name: sum(name in own for own in told) for name in self.structures}
 
     @property
     def shipped(self) -> dict[str, Path]:
@@ -416,6 +428,7 @@ class Model:
             "registration_spacing_mm": list(self.plan.registration_spacing),
             **_similarity(self.operator_settings),
             "training_subjects": len(self.provenance.get("data", {})),
+            "annotated_in": self.annotated_in,
             "atlases": [atlas.to_json() | {"network_sees_mm": self.seen_mm(atlas)} for atlas in self.atlases],
             "bytes": sum((self.folder / name).stat().st_size for name in self.checksums),
             "versions": dict(self.provenance.get("versions", {})),
@@ -435,6 +448,12 @@ class Model:
     def export(self, path: str | Path) -> None:
         """Write the model, without its work folder, as one zip."""
         pack(path, self.shipped)
+
+
+def _hidden(texts: Sequence[str]) -> Hidden:
+    """What nobody annotated in a subject, from `Subject.hashes`."""
+    pairs = (text.split(" as ") for text in texts)
+    return tuple((int(value), int(stands)) for value, stands in pairs)
 
 
 def unpacked_archive(path: Path) -> Unpacked:

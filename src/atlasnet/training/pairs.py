@@ -58,8 +58,8 @@ def warn_of_unlabelled(operator: Operator, targets: Sequence[Keyed], reporter: R
     unlabelled = [target.name for target in targets if contextual(operator) and not target.labels_key]
     if unlabelled:
         reporter.warn(
-            "these atlases have no reference, and the class-free average of the metric weights holds for them: "
-            + ", ".join(unlabelled)
+            "these atlases have no reference, or not with all labels, and the class-free average of the metric weights "
+            "holds for them: " + ", ".join(unlabelled)
         )
 
 

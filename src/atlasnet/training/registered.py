@@ -66,9 +66,7 @@ def registered_pairs(
     data, execution = model.provenance["data"], Execution(seed=int(model.provenance["seed"]))
     operator = make_operator(model.operator, **model.operator_settings)
     registrar = PairRegistrar(operator, WorkFolder(work), execution)
-    subjects = {
-        s.name: keyed_subject(s, data[s.name]["images"], data[s.name]["labels"]) for s in cohort if s.name in data
-    }
+    subjects = {s.name: keyed_subject(s, data[s.name]) for s in cohort if s.name in data}
     outside = {s.name: s for s in (resolve_atlases(cohort, named) if named else ()) if s.subject is None}
     keys = model.provenance.get(ATLAS_KEYS, {})  # models of before have none
     found = []

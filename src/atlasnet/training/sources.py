@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 from atlasnet.cohort import Cohort, Subject
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, digest
 from atlasnet.volume import Volume, canonical, read_labels, read_volume
@@ -25,6 +26,7 @@ class Keyed:
         read_labels: gives the reference, (1, z, y, x) label values, or None without one.
         mask_key: the same for the organ mask, empty without one.
         read_mask: gives the organ mask, (1, z, y, x), not zero in the organ, or None without one.
+        hidden: what nobody annotated, see `Subject`.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Keyed:
     read_labels: Callable[[], Volume] | None = None
     mask_key: str = ""
     read_mask: Callable[[], Volume] | None = None
+    hidden: Hidden = ()
 
     def remembered(self) -> Keyed:
         """The same, its files read once and kept as long as this object lives."""
@@ -41,11 +44,14 @@ class Keyed:
         return replace(self, read=cache(self.read), read_labels=labels)
 
 
-def keyed_subject(subject: Subject, images: list[str], labels: list[str], mask: Sequence[str] = ()) -> Keyed:
-    """A subject whose files have these hashes."""
+def keyed_subject(subject: Subject, hashes: Mapping[str, Sequence[str]]) -> Keyed:
+    """A subject whose files have these `Subject.hashes`."""
+    images, labels, mask = ([*hashes.get(kind, ())] for kind in ("images", "labels", "mask"))
     read_labels = None if subject.labels is None else partial(_labels, subject)
-    keyed = Keyed(subject.name, digest(images), partial(_image, subject), digest(labels), read_labels)
-    return replace(keyed, mask_key=digest([*mask]), read_mask=partial(_mask, subject)) if mask else keyed
+    keyed = Keyed(
+        subject.name, digest(images), partial(_image, subject), digest(labels), read_labels, hidden=subject.hidden
+    )
+    return replace(keyed, mask_key=digest(mask), read_mask=partial(_mask, subject)) if mask else keyed
 
 
 def keyed_atlas(name: str, key: str, path: Path, channels: int, labels: tuple[str, Path] | None = None) -> Keyed:

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.cohort import Plan
+from atlasnet.cohort.annotated import lost_values
 from atlasnet.cohort.fingerprint import check_declared
 from atlasnet.cohort.plan import NETWORK_VOXELS
+from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, RegistrationError
 from atlasnet.execution import Execution, WorkFolder, allow_open_files, digest, read_json, reading_back
 from atlasnet.registration import Operator, Registration, shortcoming
@@ -100,7 +102,7 @@ class Transformer:
         Raises:
             CohortError: a reference holds values that are not declared.
             InputError: the system does not let so many mapped cases be open.
-            RegistrationError: no subject could be mapped onto an atlas.
+            RegistrationError: no subject, or none with some label, could be mapped onto an atlas.
         """
         allow_open_files(2 * len(subjects) * len(atlases))
         track, pairs = self.execution.reporter.track, [_Accepted(atlas, self._overview(atlas)) for atlas in atlases]
@@ -114,6 +116,11 @@ class Transformer:
         for own in pairs:
             if not own.subjects:
                 raise RegistrationError(f"no subject could be mapped onto atlas {own.atlas.name}; choose another one")
+            if lost := lost_values(self.values, [s.hidden for s in subjects], [s.hidden for s in own.subjects]):
+                raise RegistrationError(
+                    f"no subject in whom {', '.join(map(str, lost))} was annotated could be mapped onto atlas "
+                    f"{own.atlas.name}; choose another one"
+                )
         regions = [self._region(own) for own in pairs]
         self._tell_of_size(pairs, regions)
         for subject in track(subjects, "mapping subjects onto atlases", len(subjects)):
@@ -289,8 +296,15 @@ class Transformer:
     def _cohort(self, own: _Accepted, region: Region | None) -> MappedCohort:
         keys = [self._key(subject, own.atlas, region) for subject in own.subjects]
         places = [self.work.lying("mapped", key) or self.work.entry("mapped", key) for key in keys]
-        cases = tuple(_opened(place, s.name) for place, s in zip(places, own.subjects, strict=True))
-        return MappedCohort(digest(keys), cases, _spread(own.qualities), region)
+        hidden: list[Hidden] = [
+            tuple((self.values.index(value), self.values.index(stands)) for value, stands in subject.hidden)
+            for subject in own.subjects
+        ]
+        cases = tuple(
+            replace(_opened(place, subject.name), hidden=classes)
+            for place, subject, classes in zip(places, own.subjects, hidden, strict=True)
+        )
+        return MappedCohort(digest([keys, hidden] if any(hidden) else keys), cases, _spread(own.qualities), region)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from atlasnet.registration.mrf import MRFOperator
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume, canonical
+from atlasnet.wording import shortened
 
 Float = NDArray[np.float64]
 REVISION = 3  # counts up when the same input would give other weights
@@ -99,7 +100,7 @@ def learn_metrics(
     Called again with the same arguments after a stop, it goes on.
 
     Args:
-        cohort: subjects with references.
+        cohort: subjects with references; those in whom not all labels were annotated are left out.
         work: folder of intermediate results.
         settings: what the user chooses.
         execution: device, threads, seed, progress.
@@ -129,6 +130,18 @@ class Learning:
         unlabelled = [subject.name for subject in cohort if subject.labels is None]
         if unlabelled:
             raise CohortError("subjects have no reference", path=cohort.root, found=", ".join(unlabelled))
+        whole = [subject.name for subject in cohort if not subject.hidden]
+        if len(whole) < len(cohort):
+            if len(whole) < 2:
+                raise CohortError(
+                    "weights are learnt from subjects in whom all labels were annotated",
+                    path=cohort.root,
+                    expected="two at least",
+                    found=shortened(whole) or "none",
+                )
+            left_out = shortened([*cohort.hidden])
+            execution.reporter.warn(f"not all labels were annotated in these, which are not learnt from: {left_out}")
+            cohort = cohort.select(whole)
         self.cohort, self.settings, self.execution = cohort, settings, execution
         self.ignored = cohort.ignore_label
         self.work, self.say = WorkFolder(work), execution.reporter
