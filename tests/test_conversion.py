@@ -441,6 +441,45 @@ def test_a_missing_structure_is_refused_or_absent(tmp_path: Path, capsys: pytest
     np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["b"].read_labels().array[0] == 1, painted() == 1)
 
 
+def test_a_missing_structure_may_be_one_that_nobody_annotated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        write_masks(tmp_path / "cases" / name)
+    (tmp_path / "cases" / "b" / "segmentations" / "tumour.nii.gz").unlink()
+    words = ["convert", str(tmp_path / "cases"), "-o", str(tmp_path / "data"), "--channel", "CT", "--partial"]
+    assert main([*words, "--allow-missing"]) == 2
+    assert "one of --allow-missing and --partial" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "not annotated: 'tumour' in b" in capsys.readouterr().out
+    assert json.loads((tmp_path / "data" / "dataset.json").read_text())["annotated"] == {"b": ["Lung"]}
+    assert Cohort.read(tmp_path / "data").hidden == {"b": ((2, 0),)}
+    assert not check_cohort(tmp_path / "data").errors
+    (tmp_path / "cases" / "b" / "segmentations" / "Lung.nii.gz").rename(tmp_path / "cases" / "b" / "notes.nii.gz")
+    with pytest.raises(CohortError):
+        convert_cohort(tmp_path / "cases", tmp_path / "other", channels=["CT"], partial=True)
+
+
+def test_structures_that_overlap_are_kept_whole_where_some_are_not_annotated(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        structures = {"organ": painted() > 0, "tumour": painted() == 2, "unclear": painted() == 1}
+        write_named(tmp_path / "cases" / case, **structures)
+    next((tmp_path / "cases" / "b").rglob("tumour.nii.gz")).unlink()
+    options: dict[str, Any] = {"channels": ["CT"], "partial": True}
+    labels = {"organ": ["organ"], "tumour": ["tumour"]}
+    with pytest.raises(CohortError, match=r"'tumour' overlaps other structures.*--overlapping"):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", labels=labels, **options)
+    labels = {"organ": ["organ"], "ignore": ["unclear"]}
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", labels=labels, **options)
+    assert not Cohort.read(made.folder).hidden
+    labels = {"organ": ["organ"], "tumour": ["tumour"]}
+    made = convert_cohort(tmp_path / "cases", tmp_path / "both", labels=labels, overlapping=True, **options)
+    assert made.labels == {"background": 0, "organ": (1, 2), "tumour": 2}
+    cohort = Cohort.read(made.folder)
+    assert cohort.hidden == {"b": ((2, 1),)}  # what is organ there may be tumour
+    np.testing.assert_array_equal(cohort["b"].read_labels().array[0], painted() > 0)
+
+
 def test_channels_on_one_grid(tmp_path: Path) -> None:
     case = tmp_path / "cases" / "a"
     volume = image()

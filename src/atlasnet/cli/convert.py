@@ -64,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="a structure that a case does not have is not there in the patient"
     )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="a structure that a case does not have was not annotated there: dataset.json says which were, and where "
+        "the others are background, they may be; structures that overlap take --overlapping",
+    )
     add_output_options(parser)
 
 
@@ -87,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         labels=labels or None,
         overlapping=args.overlapping,
         allow_missing=args.allow_missing,
+        partial=args.partial,
         reporter=args.reporter,
     )
     tell(args, "\n".join(_lines(conversion)), conversion.to_json())

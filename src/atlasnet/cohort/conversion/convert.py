@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet import __version__
+from atlasnet.cohort.annotated import ANNOTATED
 from atlasnet.cohort.conversion.find import Case, find_case, holds_documents_alone
 from atlasnet.cohort.conversion.labels import (
     Chosen,
@@ -74,6 +75,7 @@ def convert_cohort(
     labels: Labels | None = None,
     overlapping: bool = False,
     allow_missing: bool = False,
+    partial: bool = False,
     reporter: Reporter | None = None,
 ) -> Conversion:
     """Make a cohort of annotated cases as annotation tools leave them.
@@ -96,6 +98,7 @@ def convert_cohort(
         overlapping: structures may overlap: voxels of several have a value of their own, and a label that others lie in
             is declared as a region of several values.
         allow_missing: take a structure that a case does not have for absent in it, instead of refusing.
+        partial: take it for not annotated, and say so in ``dataset.json``; no label may cover another then.
         reporter: follows the work.
 
     Raises:
@@ -111,14 +114,19 @@ def convert_cohort(
             expected="a pattern of the image and a name for each channel, or one image that holds them all",
             found=f"{counted(len(images), 'image')}, {counted(len(channels), 'channel')}",
         )
+    if partial and allow_missing:
+        raise InputError(
+            "structures that a case does not have are either absent or not annotated",
+            expected="one of --allow-missing and --partial",
+        )
     cases, beside = _cases(source, images, structures, reporter)
     channels = tuple(channels) or (_modality(cases),)
     _check_modality(cases, channels[0])
     wanted = every_structure(cases) if labels is None else labels
     values = label_values(wanted)
-    painting = Combining([*wanted]) if overlapping else Covering(values, ordered=labels is not None)
+    painting = Combining([*wanted]) if overlapping else Covering(values, labels is not None, partial)
     chosen = [Chosen.of(case, wanted) for case in cases]
-    notes = [*_left_out(source, beside), *check_missing(chosen, wanted, allow_missing)]
+    notes = [*_left_out(source, beside), *check_missing(chosen, wanted, allow_missing, partial)]
     notes += check_united(chosen, wanted, allow_missing)
     problems: list[str] = []
     with atomic_folder(folder) as made:
@@ -129,7 +137,7 @@ def convert_cohort(
                 problems.append(f"{case.case.name}: {error}")
         _refuse(problems)
         declared = painting.declared()
-        _declare(made, chosen, channels, declared)
+        _declare(made, chosen, channels, declared, partial=partial)
     notes += painting.notes()
     return Conversion(folder, tuple(case.name for case in cases), channels, declared, tuple(notes))
 
@@ -242,8 +250,13 @@ def _read(subject: Subject) -> Volume:
         raise error.told(remedy=alone if len(subject.images) == 1 else each) from error
 
 
-def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, Values]) -> None:
-    """Write ``dataset.json``, with the colours and codes that the first case states that has the label."""
+def _declare(
+    folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], values: Mapping[str, Values], *, partial: bool
+) -> None:
+    """Write ``dataset.json``, with the colours and codes that the first case states that has the label.
+
+    If the cases are ``partial``, it says which labels were annotated in those that do not have all.
+    """
     segments = {}
     for label in (name for name in values if not is_ignored(name)):
         stated = ((c.case, c.structures[label]) for c in chosen if c.structures.get(label))
@@ -261,4 +274,10 @@ def _declare(folder: Path, chosen: Sequence[Chosen], channels: Sequence[str], va
         "numTraining": len(chosen),
         "file_ending": ".nii.gz",
     }
-    write_json(folder / "dataset.json", content | ({"segments": segments} if segments else {}))
+    if segments:
+        content["segments"] = segments
+    if partial:
+        wanted = [name for name in values if name in chosen[0].structures and not is_ignored(name)]
+        drawn = {c.case.name: [name for name in wanted if c.structures[name]] for c in chosen}
+        content[ANNOTATED] = {case: names for case, names in drawn.items() if names != wanted}
+    write_json(folder / "dataset.json", content)

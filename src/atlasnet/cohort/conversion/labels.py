@@ -83,11 +83,11 @@ def label_values(wanted: Labels) -> dict[str, int]:
     return {BACKGROUND: 0, **{name: value for value, name in enumerate(wanted, start=1)}}
 
 
-def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool) -> list[str]:
-    """What was taken for absent, told; voxels that nobody annotated need be in no case.
+def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool, partial: bool) -> list[str]:
+    """What was taken for absent, or if cases are ``partial`` for not annotated, told; ``ignore`` need be in no case.
 
     Raises:
-        CohortError: a label is missing in a case and may not be, or in all of them.
+        CohortError: a label is missing in a case and may not be, or in all of them, or a case has none.
     """
     missing = {
         label: [c.case.name for c in chosen if not c.structures[label]] for label in wanted if not is_ignored(label)
@@ -101,13 +101,18 @@ def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool) -> list
                 found=shortened(names, 30) or "no structure in any case",
             )
     lines = [f"{label!r} in {shortened(cases)}" for label, cases in missing.items() if cases]
+    if partial:
+        nothing = [c.case.name for c in chosen if not any(c.structures[label] for label in missing)]
+        if nothing:
+            raise CohortError("nothing is annotated in a case", expected="one label at least", found=shortened(nothing))
+        return [f"not annotated: {line}" for line in lines]
     if lines and not allow:
         has = sorted({name for c in chosen if not all(c.structures.values()) for name in c.case.structures})
         raise CohortError(
             "structures are missing: " + "; ".join(lines),
             found=f"in these cases {shortened(has, 30) or 'nothing'}",
             remedy="unite other names of a structure (--label lung=Lung,Lungs), name only what all cases have, or say "
-            "with --allow-missing that it is not there in the patient",
+            "with --allow-missing that it is not there in the patient, or with --partial that nobody annotated it",
         )
     return [f"taken for absent: {line}" for line in lines]
 

@@ -48,10 +48,12 @@ class Covering:
     Args:
         values: name to value, background included, in the order of painting.
         ordered: whether somebody has named the labels in this order; else none may overlap.
+        partial: whether cases may lack labels that nobody annotated; none may cover another then but what is ignored.
     """
 
     values: Mapping[str, int]
     ordered: bool
+    partial: bool = False
 
     def paint(self, chosen: Chosen, grid: Grid) -> tuple[NDArray[np.unsignedinteger[Any]], list[str]]:
         """See `Painting`."""
@@ -60,6 +62,13 @@ class Covering:
         for label, name, mask, told in _drawn(chosen, grid):
             before = labels[mask]
             covered = int(np.count_nonzero((before != 0) & (before != self.values[label])))
+            if covered and self.partial and not is_ignored(label):
+                raise CohortError(
+                    f"{name!r} overlaps other structures in {counted(covered, 'voxel')}",
+                    path=chosen.case.annotation,
+                    remedy="keep all of each with --overlapping: where one was not annotated, a label that it covers "
+                    "elsewhere would be another one",
+                )
             if covered and not self.ordered:
                 raise CohortError(
                     f"{name!r} overlaps other structures in {counted(covered, 'voxel')}",
