@@ -46,7 +46,7 @@ from atlasnet.training.store import MappedCase, SliceTable
 WEIGHTS = "network.safetensors"
 LOG = "log.csv"
 _SMALLER = "lower batch_size or width, or raise spacing, in plan.json"
-_Batch = tuple[Tensor, Tensor, Draw, Tensor | None]  # images, target, changes, see `segmentation_loss`
+_Batch = tuple[Tensor, Tensor, Draw, Tensor | None]  # images, labels, changes, see `segmentation_loss`
 _COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "images_per_second", "waiting")
 
 
