@@ -224,7 +224,7 @@ def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def test_what_was_annotated_is_part_of_what_a_model_depends_on(cohort: Cohort, model: Model) -> None:
     assert fit(cohort, model.folder, OPTIONS, execution=ONE).checksums == model.checksums
-    with pytest.raises(ModelError, match="other files of s2"):
+    with pytest.raises(ModelError, match="other data of s2"):
         fit(cohort.annotated({"s2": ["shell", "core"]}), model.folder, OPTIONS, execution=ONE)
 
 
@@ -364,7 +364,7 @@ def test_a_study_scores_what_was_annotated_and_takes_whole_subjects_as_atlases(
         assert labels == (["shell", "core"] if result.case == "t0" else ["shell"])
     found = summarise(study)
     assert found["unannotated"] == {"core": ["t1"]}
-    with pytest.raises(InputError, match="another tests"):
+    with pytest.raises(InputError, match="other data of t1"):
         run_study(cohort, [tests[0], replace(tests[1], hidden=())], tmp_path, options, execution=ONE)
     named = replace(options, atlases=("s1", "s2"))
     with pytest.raises(InputError, match="in no atlas was annotated: core"):

@@ -101,10 +101,10 @@ def test_what_differs_from_the_model_that_is_there_is_named(root: Path, tmp_path
     model.plan.write(tmp_path / "m" / "plan.json")
     labels = root / "labelsTr" / "s1.nii.gz"
     write_volume(labels, read_labels(labels).replace(np.zeros_like(read_labels(labels).array)))
-    assert refused() == "other files of s1 (labels)"
+    assert refused() == "other data of s1 (labels)"
     # A model that was trained before it told what was asked for.
     replace(model, provenance={key: value for key, value in model.provenance.items() if key != "asked"}).save()
-    assert refused(replace(QUICK, epochs=7)) == "other files of s1 (labels)"
+    assert refused(replace(QUICK, epochs=7)) == "other data of s1 (labels)"
 
 
 def test_every_channel_of_an_outside_atlas_counts(root: Path, tmp_path: Path) -> None:

@@ -416,7 +416,7 @@ def test_corrected_references_need_a_folder_of_their_own(
     labels.array[labels.array == 4] = 2
     write_volume(tmp_path / "t0.nii.gz", labels)
     changed = (replace(tests[0], labels=tmp_path / "t0.nii.gz"), *tests[1:])
-    with pytest.raises(InputError, match="found tests: other files of t0;"):
+    with pytest.raises(InputError, match="found tests: other data of t0;"):
         run_study(cohort, changed, study.folder, QUICK, execution=ONE)
 
 

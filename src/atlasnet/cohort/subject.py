@@ -17,6 +17,7 @@ from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted
 
 NOT_AS_DECLARED = "the image does not have the declared number of channels"
+HIDDEN = "hidden"  # among the hashes of a subject: what nobody annotated
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Subject:
         files = {"images": self.images, "labels": () if self.labels is None else (self.labels,)}
         if self.mask is not None:
             files["mask"] = (self.mask,)
-        hidden = {"hidden": [f"{value} as {stands}" for value, stands in self.hidden]} if self.hidden else {}
+        hidden = {HIDDEN: [f"{value} as {stands}" for value, stands in self.hidden]} if self.hidden else {}
         return {kind: [volume_digest(path) for path in paths] for kind, paths in files.items()} | hidden
 
     def read_image(self) -> Volume:

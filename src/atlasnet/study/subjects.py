@@ -9,7 +9,7 @@ from pathlib import Path
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.duplicates import same_scans
-from atlasnet.cohort.subject import check_same_grid
+from atlasnet.cohort.subject import HIDDEN, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
@@ -71,7 +71,7 @@ def subject_digests(subject: Subject) -> tuple[str, ...]:
     Where some labels were not annotated, it says which.
     """
     hashes = subject.hashes()
-    hidden = ["not annotated: " + ", ".join(hashes["hidden"])] if "hidden" in hashes else []
+    hidden = ["not annotated: " + ", ".join(hashes[HIDDEN])] if HIDDEN in hashes else []
     return (digest(hashes["images"]), *(hashes["labels"] or [""]), *hashes.get("mask", []), *hidden)
 
 

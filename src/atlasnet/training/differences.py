@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from atlasnet.cohort.subject import HIDDEN
 from atlasnet.execution import digest
 from atlasnet.training.update import Changes
 from atlasnet.wording import shortened
@@ -32,7 +33,7 @@ def changed_subjects(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     """How subjects differ, by what tells their files, as for `Changes.between`; which files where that has names."""
     found = Changes.between(before, now)
     others = [f"{name}{_kinds(before[name], now[name])}" for name in found.changed]
-    parts = (("more subjects", found.added), ("without", found.removed), ("other files of", others))
+    parts = (("more subjects", found.added), ("without", found.removed), ("other data of", others))
     return [f"{what} {shortened(names)}" for what, names in parts if names]
 
 
@@ -43,10 +44,11 @@ def told(found: list[str]) -> str | None:
 
 
 def _kinds(before: Any, now: Any) -> str:
-    """Which of a subject's files differ: (images), (labels), (mask)."""
+    """What differs of a subject: (images), (labels), (mask), (what was annotated)."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         return ""
-    return f" ({', '.join(kind for kind in dict.fromkeys((*before, *now)) if before.get(kind) != now.get(kind))})"
+    kinds = [kind for kind in dict.fromkeys((*before, *now)) if before.get(kind) != now.get(kind)]
+    return f" ({', '.join('what was annotated' if kind == HIDDEN else kind for kind in kinds)})"
 
 
 def _shown(value: Any) -> str:

@@ -27,6 +27,7 @@ from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments, region_segments
 from atlasnet.cohort.structures import Hidden, Values, all_values, annotated_structures, read_regions, structures_of
+from atlasnet.cohort.subject import HIDDEN
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
 from atlasnet.network import NetworkSpec
@@ -185,7 +186,7 @@ class Model:
     def annotated_in(self) -> dict[str, int]:
         """By structure, in how many training subjects it was annotated; empty where all were in all."""
         try:
-            hidden = [_hidden(files.get("hidden", ())) for files in self.provenance["data"].values()]
+            hidden = [_hidden(files.get(HIDDEN, ())) for files in self.provenance["data"].values()]
         except (AttributeError, KeyError, TypeError, ValueError):  # a record that somebody has changed
             return {}
         if not any(hidden):
