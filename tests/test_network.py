@@ -109,6 +109,22 @@ def test_segnet_computes_what_its_layers_say() -> None:
     assert torch.allclose(network(image), network(tensor_channels_last(image)))
 
 
+def test_a_layer_of_a_segnet_whose_weights_have_a_bias_is_the_same_and_goes_on_learning() -> None:
+    """As those have that were trained with it: what it gives in inference follows what it gives in training."""
+    torch.manual_seed(0)
+    before, image = SegNet(1, 3, width=0.1).encoder[0][0].eval(), torch.randn(4, 1, 64, 64)
+    for tensor in (before[0].bias, before[1].running_mean):
+        nn.init.normal_(tensor, std=3.0)
+    layer = SegNet(1, 3, width=0.1).encoder[0][0]
+    layer.load_state_dict(before.state_dict())
+    with torch.no_grad():
+        assert torch.allclose(layer.eval()(image), before(image), atol=1e-5)
+        layer.train()
+        for _ in range(200):
+            learnt = layer(image)
+        assert torch.allclose(layer.eval()(image), learnt, atol=1e-3)
+
+
 def test_an_image_of_one_channel_is_laid_out_channels_last_to_all_that_follows() -> None:
     image = torch.randn(2, 1, 8, 12)
     laid = tensor_channels_last(image)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ class _Layer(nn.Sequential):
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__(nn.Conv2d(channels, features, 3, padding=1), nn.BatchNorm2d(features), nn.ReLU(inplace=True))
+        self.register_load_state_dict_pre_hook(_without_bias)  # type: ignore[no-untyped-call]  # as torch leaves it
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, y, x) to (b, features, y, x)."""
@@ -25,6 +27,16 @@ class _Layer(nn.Sequential):
         # that is rounding alone, would take an eighth of a step on a GPU.
         found: Tensor = rectifier(normalisation(F.conv2d(x, weight, None if self.training else bias, padding=1)))
         return found
+
+
+def _without_bias(layer: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """The same layer, in weights that are loaded, with a bias of 0: the running mean takes it away beforehand.
+
+    Weights that were trained with a bias would else have another mean in training than in inference.
+    """
+    bias, mean = f"{prefix}0.bias", f"{prefix}1.running_mean"
+    if bias in state and mean in state:
+        state[mean], state[bias] = state[mean] - state[bias], torch.zeros_like(state[bias])
 
 
 def _rows(x: Tensor) -> Tensor:
