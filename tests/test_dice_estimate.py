@@ -113,6 +113,23 @@ def test_the_error_is_that_of_subjects_left_out() -> None:
     assert estimate.mean_error == pytest.approx(estimate.lines["a"].error)
 
 
+@pytest.mark.parametrize(("both", "together"), [(0, True), (1, True), (7, True), (8, False)])
+def test_the_error_of_the_mean_is_of_subjects_that_have_all_labels_where_these_are_not_few(
+    both: int, together: bool
+) -> None:
+    records, dice = planted(24, 0.05)
+    for one in records.values():
+        one["agreement"]["entropy"]["b"] = 0.3
+    names, random = list(records), np.random.default_rng(4)
+    middle = (len(names) + both) // 2
+    of_a = {name: dice["a"][name] for name in names[:middle]}
+    of_b = {name: 0.5 + 0.2 * float(random.normal()) for name in names[middle - both :]}
+    estimate = fit_estimate(records, {"a": of_a, "b": of_b})
+    assert estimate is not None
+    mean = np.mean([line.error for line in estimate.lines.values()])
+    assert (estimate.mean_error == pytest.approx(mean)) == together
+
+
 def test_few_subjects_give_no_estimate() -> None:
     assert fit_estimate(*planted(7, 0.01)) is None
     assert fit_estimate(*planted(8, 0.01)) is not None

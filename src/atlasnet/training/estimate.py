@@ -153,8 +153,9 @@ def fit_estimate(
         return None
     common = set.intersection(*(set(found) for found in residuals.values()))
     means = [np.mean([found[name] for found in residuals.values()]) for name in sorted(common)]
-    # Without a subject that has all labels, errors are taken to go together.
-    error = np.sqrt(np.mean(np.square(means))) if means else np.mean([line.error for line in lines.values()])
+    # Where few subjects have all labels, errors are taken to go together.
+    several = len(means) >= FEWEST
+    error = np.sqrt(np.mean(np.square(means))) if several else np.mean([line.error for line in lines.values()])
     return DiceEstimate(lines, float(error))
 
 
