@@ -235,6 +235,8 @@ def test_the_command_trains_single_folds_by_the_plan_beside_the_model(
     ] * 3
     plan = Plan.derive(take_fingerprint(cohort), registered=True)
     replace(plan, spacing=(9.0, 9.0, 9.0)).write(model / "plan.json")
+    assert main([*words, "--folds", "2", "--only-fold", "2", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["spacing"] == [9.0, 9.0, 9.0]
     assert main([*words, "--folds", "2", "--only-fold", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["fold"], result["folds"], len(result["left_out"]), result["missing"]) == (2, 2, 2, [])

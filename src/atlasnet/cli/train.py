@@ -246,14 +246,16 @@ def _dry_run(
     work: Path,
     execution: Execution,
 ) -> int:
-    from atlasnet.study import CROSS_VALIDATION, fold_name, fold_pairs
+    from atlasnet.study import CROSS_VALIDATION, changed_plan, fold_name, fold_pairs
     from atlasnet.training.forecast import forecast_fit
 
     if folds is not None and args.only_fold is not None:
         rest = [subject.name for subject in cohort if subject.name not in folds[args.only_fold - 1]]
         place = args.output / CROSS_VALIDATION / fold_name(args.only_fold)
+        earlier = args.output / "work"
+        plan = changed_plan(args.output, cohort, options, earlier, execution)
         only = forecast_fit(
-            cohort.select(rest), place, options, work=args.work, earlier=args.output / "work", execution=execution
+            cohort.select(rest), place, options, plan=plan, work=args.work, earlier=earlier, execution=execution
         )
         segmented = f"segmenting the {counted(len(folds[args.only_fold - 1]), 'subject')} left out is not estimated"
         tell(args, as_text([*training_lines(only, place), f"             {segmented}"]), only.to_json())

@@ -3,6 +3,7 @@
 from atlasnet.study.cross_validation import (
     CROSS_VALIDATION,
     CrossValidation,
+    changed_plan,
     cross_validate,
     keep_ensemble,
     keep_learnt,
@@ -28,6 +29,7 @@ __all__ = [
     "StudyForecast",
     "StudyOptions",
     "TrainedFold",
+    "changed_plan",
     "cross_validate",
     "fold_name",
     "fold_of",

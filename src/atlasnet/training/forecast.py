@@ -162,6 +162,7 @@ def forecast_fit(
     options: FitOptions | None = None,
     *,
     update: Model | None = None,
+    plan: Plan | None = None,
     work: str | Path | None = None,
     earlier: str | Path | None = None,
     execution: Execution | None = None,
@@ -176,6 +177,7 @@ def forecast_fit(
         folder: of the model.
         options: what the user chooses.
         update: the model that would be updated.
+        plan: that will be written into ``folder`` beforehand; None: none will.
         work: folder of intermediate results.
         earlier: another one, from which pieces would be taken over.
         execution: device, threads, seed, progress.
@@ -187,7 +189,7 @@ def forecast_fit(
     """
     run = Fitting(cohort, folder, options, update=update, work=work, earlier=earlier, execution=execution, frozen=True)
     hashes = run.hashes()
-    plan = run.plan(hashes)
+    plan = plan or run.plan(hashes)
     settings, spec = run.settings(plan, hashes), run.spec(plan)
     subjects = [keyed_subject(subject, hashes[subject.name]) for subject in cohort]
     model = run.same_model(settings, plan, hashes)
