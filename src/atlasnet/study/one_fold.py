@@ -69,7 +69,7 @@ class TrainedFold:
         if self.missing:
             lines.append(f"without a prediction: {', '.join(self.missing)}")
         return "\n".join(
-            [*lines, "the scores come when all folds are gathered, by the same command for no single fold"]
+            [*lines, "the scores come when all folds are gathered, by the same command without --only-fold"]
         )
 
 
