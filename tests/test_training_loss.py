@@ -194,3 +194,23 @@ def test_all_classes_annotated_in_all_samples_is_the_loss_without(case: tuple[to
         torch.testing.assert_close(
             segmentation_loss(logits, target, None, dice=True, objective=objective, shown=themselves), expected
         )
+
+
+def test_a_class_of_many_that_is_hidden_is_kept_in_memory_alone() -> None:
+    """What a step takes is estimated without it, see `step_bytes`."""
+    logits, target = torch.randn(2, 40, 16, 16, requires_grad=True), torch.zeros(2, 16, 16, dtype=torch.int64)
+    shown = torch.arange(40).repeat(2, 1)
+    shown[1, 7] = 0
+    found = []
+    for own in (None, shown):
+        kept: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = segmentation_loss(logits, target, None, dice=True, shown=own)
+        found.append(sum(kept.values()))
+        del loss
+    assert found[1] < 1.1 * found[0]

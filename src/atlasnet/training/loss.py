@@ -162,11 +162,9 @@ def segmentation_loss(
     safe = target.clamp_min(0)
     logarithm = F.log_softmax(logits, 1)
     voxel = counted.float() if weights is None else counted * weights[safe]
-    true, known = logarithm, None
-    if shown is not None:
-        true = _marginal(logarithm, shown)
-        known = objective.told(shown).to(logits.device)
-    entropy = -(true.gather(1, safe[:, None])[:, 0] * voxel).sum() / voxel.sum().clamp_min(1e-6)
+    known = None if shown is None else objective.told(shown).to(logits.device)
+    true = logarithm.gather(1, safe[:, None])[:, 0] if shown is None else _marginal(logarithm, safe, shown)
+    entropy = -(true * voxel).sum() / voxel.sum().clamp_min(1e-6)
     if not dice:
         return entropy
     mask = counted[:, None].float()
@@ -192,13 +190,14 @@ def segmentation_loss(
     return entropy + 1 - (found * shares).sum() / shares.sum().clamp_min(1e-6)
 
 
-def _marginal(logarithm: Tensor, shown: Tensor) -> Tensor:
-    """Logarithms of probabilities (b, classes, ...), those of classes that stand for others with these together."""
-    channels = list(logarithm.split(1, 1))
+def _marginal(logarithm: Tensor, target: Tensor, shown: Tensor) -> Tensor:
+    """Logarithms (b, ...) of the probability of the target, with that of all classes for which it stands."""
+    true, parts = logarithm.gather(1, target[:, None]), logarithm.split(1, 1)
     for stands in sorted({stands for own in shown.tolist() for index, stands in enumerate(own) if stands != index}):
-        others = shown != stands
-        others[:, stands] = False
-        others = others.to(logarithm.device)
-        others = others.view(*others.shape, *[1] * (logarithm.ndim - 2))
-        channels[stands] = logarithm.masked_fill(others, -torch.inf).logsumexp(1, keepdim=True)
-    return torch.cat(channels, 1)
+        among = [stands, *(index for index in (shown == stands).any(0).nonzero()[:, 0].tolist() if index != stands)]
+        others = shown[:, among] != stands
+        others[:, 0] = False
+        others = others.view(*others.shape, *[1] * (logarithm.ndim - 2)).to(logarithm.device)
+        together = torch.cat([parts[index] for index in among], 1).masked_fill(others, -torch.inf)
+        true = torch.where(target[:, None] == stands, together.logsumexp(1, keepdim=True), true)
+    return true[:, 0]
