@@ -22,7 +22,16 @@ from atlasnet.study.records import CaseResult, Run
 from atlasnet.study.shares import check_shares
 from atlasnet.study.statistics import holm, interval
 from atlasnet.study.summary import write_curves
-from atlasnet.study.tables import cautions, label_table, less_data_table, main_rows, main_table, tail_rows, write_table
+from atlasnet.study.tables import (
+    cautions,
+    label_table,
+    less_data_table,
+    main_rows,
+    main_table,
+    tail_rows,
+    without_label,
+    write_table,
+)
 from atlasnet.training.recipe import Recipe
 
 OVER = ("atlasnet", "plain", "augmented")
@@ -206,6 +215,9 @@ def test_subjects_without_a_label_are_counted_and_what_is_found_in_them() -> Non
     assert summary["methods"]["atlasnet"]["absent"] == {"a": {"subjects": 2, "false_positive": 1.5}}
     head, (row,) = label_table(summary, "a")
     assert (head[-1], row[-1]) == ("found where there is none", "1.5 of 2")
+    assert without_label(summary, "a").startswith("Without it: 2 of 10 references.")
+    some = replace(study([r for r in found if r.case not in ("s8", "s9")]), unannotated={"a": ("s8", "s9")})
+    assert without_label(summarise(some), "a").startswith("Without it: 2 of 8 references.")
 
 
 def test_a_result_in_which_nothing_was_found_is_the_least_sure() -> None:

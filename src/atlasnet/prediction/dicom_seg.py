@@ -85,8 +85,7 @@ def write_dicom_seg(path: str | Path, labels: Volume, origin: Origin) -> None:
 def _numbers(labels: Volume, segments: Sequence[Segment]) -> NDArray[Any]:
     """(z, y, x) numbers of segments; where some are regions, (z, y, x, segments), 1 in each."""
     if any(segment.region for segment in segments):
-        inside = [where(labels.array[0], segment.values) for segment in segments]
-        return np.stack(inside, axis=-1).astype(np.uint8)
+        return np.stack([where(labels.array[0], segment.values) for segment in segments], axis=-1).view(np.uint8)
     numbers = np.zeros(labels.grid.shape, dtype=np.uint8 if len(segments) < 256 else np.uint16)
     for number, segment in enumerate(segments, start=1):
         numbers[labels.array[0] == segment.value] = number

@@ -187,10 +187,10 @@ def without_label(found: Mapping[str, Any], label: str) -> str:
     most = max((row["absent"][label]["subjects"] for row in found["methods"].values()), default=0)
     if not most:
         return ""
-    of = counted(len(found["cases"]), "reference")
+    annotated = len(found["cases"]) - len(found["unannotated"].get(label, ()))
     return (
-        f"Without it: {most} of {of}. There the Dice is 1 where it was not found, and 0 where it was; both are in the "
-        "means."
+        f"Without it: {most} of {counted(annotated, 'reference')}. There the Dice is 1 where it was not found, and 0 "
+        "where it was; both are in the means."
     )
 
 
