@@ -23,8 +23,8 @@ class _Layer(nn.Sequential):
         """(b, channels, y, x) to (b, features, y, x)."""
         convolution, normalisation, rectifier = self
         weight, bias = cast(Tensor, convolution.weight), cast(Tensor, convolution.bias)
-        # In training the normalisation takes a bias away again, which so stays at 0: adding it, and summing a gradient
-        # that is rounding alone, would take an eighth of a step on a GPU.
+        # In training the normalisation takes a bias away again, which so stays at 0: a GPU need not add it, nor sum a
+        # gradient that is rounding alone.
         found: Tensor = rectifier(normalisation(F.conv2d(x, weight, None if self.training else bias, padding=1)))
         return found
 

@@ -96,7 +96,7 @@ def choose_windows(
 def in_hounsfield_units(image: NDArray[Any]) -> bool:
     """Whether intensities (z, y, x) look like Hounsfield units: they reach below -500 and above 0.
 
-    That is, 0.5 % of the voxels do, and more; counting them takes a tenth of the time of percentiles.
+    That is, more than `RARE` of the voxels do; counting them takes less time than percentiles.
     """
     some = _thinned(image)
     least = RARE * some.size
