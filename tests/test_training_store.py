@@ -148,3 +148,14 @@ def test_what_stands_for_a_class_in_a_slice_is_that_of_its_case() -> None:
     assert shown is not None
     assert shown.tolist() == [[0, 1, 2], [0, 1, 0], [0, 1, 0]]
     assert SliceTable.of([make("a")], 3).shown_at(np.array([0])) is None
+
+
+def test_a_batch_is_as_precise_as_the_most_precise_of_its_cases() -> None:
+    half, single = make("a"), make("b", seed=1)
+    single = replace(single, image=single.image.astype(np.float32) + np.float32(1e-5))
+    cases, rows = [half, single], np.array([0, 11])
+    table = SliceTable.of(cases, 3)
+    images, _ = load_slices(cases, table, rows, Traits(2, 0, 1))
+    np.testing.assert_array_equal(images[1, 0], single.image[0, 5])
+    blocks, _ = load_blocks(cases, table, rows, Traits(3, 0, 1), np.random.default_rng(0))
+    np.testing.assert_array_equal(blocks[1], single.image)

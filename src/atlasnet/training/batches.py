@@ -82,7 +82,8 @@ def load_slices(
     chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
     height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
     channels = chosen[0][0].image.shape[0]
-    images = np.empty((len(rows), traits.input_channels(channels), height, width), dtype=chosen[0][0].image.dtype)
+    stored = np.result_type(*(case.image.dtype for case, _ in chosen))
+    images = np.empty((len(rows), traits.input_channels(channels), height, width), dtype=stored)
     labels = np.full((len(rows), 1, height, width), IGNORED, dtype=np.uint8)
     for row, (case, z) in enumerate(chosen):
         depth, y, x = case.labels.shape
@@ -109,8 +110,8 @@ def load_blocks(
     height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
     deepest = max(case.labels.shape[0] for case, _ in chosen)
     depth = block_depth(height * width, deepest, traits.divisibility)
-    stored = chosen[0][0].image
-    images = np.empty((len(rows), stored.shape[0], depth, height, width), dtype=stored.dtype)
+    stored = np.result_type(*(case.image.dtype for case, _ in chosen))
+    images = np.empty((len(rows), chosen[0][0].image.shape[0], depth, height, width), dtype=stored)
     labels = np.full((len(rows), depth, height, width), IGNORED, dtype=np.uint8)
     for row, (case, z) in enumerate(chosen):
         slices, y, x = case.labels.shape
