@@ -194,6 +194,7 @@ def test_a_fold_whose_job_was_stopped_is_gone_on_with_where_it_was(
     train_fold(cohort, tmp_path, 1, QUICK, folds=2, execution=ONE)
     (tmp_path / "fold_1" / "model.json").unlink()
     networks = {path: path.stat().st_mtime_ns for path in (tmp_path / "fold_1" / "work" / "networks").rglob("*.*")}
+    assert networks
     gathered = cross_validate(cohort, tmp_path, QUICK, folds=2, execution=ONE)
     assert gathered.as_json() == found.as_json()
     assert {path: path.stat().st_mtime_ns for path in networks} == networks

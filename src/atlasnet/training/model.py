@@ -148,20 +148,20 @@ class Model:
     @property
     def structures(self) -> dict[str, Values]:
         """What was learnt, is scored and reported: name to values, of the regions where there are any, or labels."""
-        return structures_of(self._annotated, self.regions)
+        return structures_of(self._not_ignored, self.regions)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Every label but the background as other software is told of it, in the order of their values."""
-        return label_segments(self._annotated, self.segment_table, self.regions)
+        return label_segments(self._not_ignored, self.segment_table, self.regions)
 
     @property
     def region_segments(self) -> tuple[Segment, ...]:
         """Every region of several labels likewise, in their order."""
-        return region_segments(self._annotated, self.segment_table, self.regions)
+        return region_segments(self._not_ignored, self.segment_table, self.regions)
 
     @property
-    def _annotated(self) -> dict[str, int]:
+    def _not_ignored(self) -> dict[str, int]:
         """Name to value of every label but the one that is ignored."""
         return {name: value for name, value in self.labels.items() if value != self.ignore_label}
 
