@@ -123,7 +123,12 @@ def test_values_are_told_apart_where_a_region_holds_one_of_them() -> None:
 @pytest.mark.parametrize(
     ("annotated", "fault"),
     [
-        ({"s9": ["shell"]}, "names s9, which is no case"),
+        ({"s9": ["shell"]}, "names s9, which is no case; to mend it: name cases as they are called here: s0, s1"),
+        (
+            {"s1_0000": ["shell"]},
+            "is no case; to mend it: name subjects without suffix and channel, as s1",
+        ),
+        ({"s1.nii.gz": ["shell"]}, "is no case; to mend it: name subjects without suffix and channel, as s1"),
         ({"s1": ["spleen"]}, r"names what is no label; expected some of shell, core; found 'spleen' in s1"),
         ({"s1": [["shell"]]}, "names what is no label"),
         ({"s1": "shell"}, "annotated in s1 are not a list"),
@@ -163,6 +168,7 @@ def test_a_reference_that_holds_what_nobody_annotated_is_refused(tmp_path: Path)
     (error,) = report.errors
     assert error.subject == "s1"
     assert "labels that 'annotated' in dataset.json does not name: 4 (" in error.text
+    assert error.text.endswith("; to mend it: name all labels that were annotated in it, or mend the reference")
     with pytest.raises(CohortError, match=r"labelsTr/s1.*found 4 \(\d+ voxels\)"):
         fit(Cohort.read(folder), tmp_path / "m", OPTIONS, execution=ONE)
 

@@ -213,7 +213,8 @@ def _label_doubts(cohort: Cohort, labels: Volume, hidden: Hidden) -> list[tuple[
         listed = shortened([f"{value} ({counted(count, 'voxel')})" for value, count in strange], _LISTED)
         return [(f"label values that dataset.json does not declare: {listed}", False)]
     if (found := hidden_doubt(labels, hidden)) is not None:
-        return [(f"labels that {ANNOTATED!r} in dataset.json does not name: {found}", False)]
+        remedy = "name all labels that were annotated in it, or mend the reference"
+        return [(f"labels that {ANNOTATED!r} in dataset.json does not name: {found}; to mend it: {remedy}", False)]
     if set(values.tolist()) <= {0, cohort.ignore_label}:
         text = "nothing is labelled" if 0 in values else "every voxel has the ignore label"
         return [(text, True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
 from atlasnet.volume.names import case_and_channel, composed, image_stem
-from atlasnet.wording import counted
+from atlasnet.wording import counted, shortened
 
 UNNAMED_CHANNEL = "image"
 _SHOWN = 20
@@ -197,6 +198,11 @@ def _shorter(unknown: Sequence[str], known: Collection[str]) -> str | None:
     return None
 
 
+def _nearest(name: str, known: Sequence[str]) -> list[str]:
+    """The known names, first those that are most like this one."""
+    return sorted(known, key=lambda other: -SequenceMatcher(None, name, other).ratio())
+
+
 def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Problem]]:
     """What `Cohort.read` reads, with every problem of the layout instead of an exception for them.
 
@@ -217,8 +223,10 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
     labels = declaration.labels
     if labels is None:
         labels = _found_labels(listing.subjects)
-    for name in unknown_cases(root, declaration, [subject.name for subject in listing.subjects]):
-        listing.add(f"{ANNOTATED!r} in dataset.json names {name}, which is no case", path=file)
+    known = [subject.name for subject in listing.subjects]
+    for name in unknown_cases(root, declaration, known):
+        remedy = _shorter([name], known) or f"name cases as they are called here: {shortened(_nearest(name, known), 3)}"
+        listing.add(f"{ANNOTATED!r} in dataset.json names {name}, which is no case; to mend it: {remedy}", path=file)
     cohort = Cohort(
         root,
         tuple(replace(s, hidden=declaration.hidden.get(s.name, ())) for s in listing.subjects),
