@@ -156,8 +156,13 @@ def test_the_same_call_goes_on_where_it_was_stopped(
 
 
 def test_other_folds_in_the_same_folder_are_refused(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
-    with pytest.raises(InputError, match="other folds"):
+    with pytest.raises(InputError, match="other folds; found 2 folds there, 4 asked for"):
         cross_validate(cohort, folder, QUICK, folds=4, execution=ONE)
+    one, other = found.folds
+    with pytest.raises(InputError, match=f"found {one[0]} in fold 1 there, in 2 as asked for"):
+        cross_validate(cohort, folder, QUICK, folds=[one[1:], [one[0], *other]], execution=ONE)
+    with pytest.raises(InputError, match=f"found only there: {', '.join(other)}"):
+        cross_validate(cohort.select(one), folder, QUICK, folds=[one[:1], one[1:]], execution=ONE)
 
 
 def _times(folder: Path) -> dict[str, int]:

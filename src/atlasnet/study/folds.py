@@ -102,10 +102,12 @@ def plan_folds(
     path = Path(folder) / FOLDS
     with reading_back(path):
         before = read_json(path) if path.exists() else None
-    if before not in (None, [list(fold) for fold in groups]):
+        difference = None if before is None else _difference(before, groups)
+    if difference is not None:
         raise InputError(
             "the folder holds a cross-validation with other folds",
             path=path,
+            found=difference,
             remedy="give another folder, or the folds, the subjects and the seed of before",
         )
     needed = measuring_bytes([subject.read_grid() for subject in cohort], len(cohort.channels))
@@ -124,6 +126,20 @@ def plan_folds(
             remedy="leave one of each out with --subjects, or put both into one fold of a file for --folds",
         )
     return groups
+
+
+def _difference(before: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]) -> str | None:
+    """How folds that were begun differ from those that are asked for; None where they do not."""
+    if before == [list(fold) for fold in groups]:
+        return None
+    if len(before) != len(groups):
+        return f"{len(before)} folds there, {len(groups)} asked for"
+    there, asked = ({name: number for number, fold in enumerate(f, 1) for name in fold} for f in (before, groups))
+    only = {"there": sorted(there.keys() - asked), "asked for": sorted(asked.keys() - there)}
+    if any(only.values()):
+        return "; ".join(f"only {where}: {shortened(names)}" for where, names in only.items() if names)
+    moved = [f"{n} in fold {there[n]} there, in {asked[n]} as asked for" for n in sorted(asked) if there[n] != asked[n]]
+    return shortened(moved, 2) or "the same, in another order"
 
 
 def _checked(folds: Sequence[Sequence[str]], cohort: Cohort, reporter: Reporter) -> tuple[tuple[str, ...], ...]:
