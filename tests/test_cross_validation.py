@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Fingerprint, Plan, take_fingerprint
-from atlasnet.errors import InputError, RegistrationError
+from atlasnet.errors import InputError, ModelError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table
 from atlasnet.execution import Execution, Reporter, SilentReporter, hold
 from atlasnet.execution.memory import Room
 from atlasnet.prediction import Ensemble, Predictor
 from atlasnet.prediction.answers import Answers
 from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split, train_fold
+from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import Volume
@@ -326,6 +327,18 @@ def test_other_folds_than_those_begun_are_refused_before_training(
         assert main(words) == 2
         assert "other folds" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["cross_validation"]
+
+
+@pytest.mark.parametrize(
+    ("file", "what"), [("folds.json", "cross-validation"), ("ensemble.json", "ensemble"), ("study.json", "study")]
+)
+def test_a_model_is_not_trained_among_the_files_of_something_else(
+    cohort: Cohort, tmp_path: Path, file: str, what: str
+) -> None:
+    (tmp_path / file).write_text("[]")
+    with pytest.raises(ModelError, match=f"holds an? {what}, no model; found {file}"):
+        fit(cohort, tmp_path, QUICK, execution=ONE)
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 def test_a_scan_that_is_there_twice_is_refused_before_training(

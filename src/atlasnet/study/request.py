@@ -240,7 +240,7 @@ class StudyRequest:
         return known
 
     def _check_folder(self, settings: Any) -> None:
-        """Find out that files lie where those of a study belong, and are of none, such as these ``settings``."""
+        """Find out that files in the folder, such as these ``settings``, are those of something else than a study."""
         path = self.folder / SETTINGS
         if path.exists():
             foreign = [] if isinstance(settings, dict) and {"options", "tests"} & set(settings) else [path]
@@ -248,6 +248,14 @@ class StudyRequest:
             begun = (self.folder / PLAN).exists()
             outputs = [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES, LESS_DATA)]
             foreign = [file for file in outputs if file.exists() and not begun]
+            for file, what in (("model.json", "a model"), ("folds.json", "a cross-validation")):
+                if (self.folder / file).exists():
+                    raise InputError(
+                        f"the folder holds {what}, no study",
+                        path=self.folder,
+                        found=file,
+                        remedy="give another folder with -o",
+                    )
         if foreign:
             raise InputError(
                 "a file lies where one of the study belongs, and is of no study",
