@@ -192,6 +192,18 @@ def test_check_counts_the_cases_of_each_label(tmp_path: Path, capsys: pytest.Cap
     assert [[*subject.label_ml] for subject in report.fingerprint.subjects] == [["shell", "core"], ["shell"], ["shell"]]
 
 
+def test_check_measures_a_region_whose_parts_were_not_annotated(tmp_path: Path) -> None:
+    folder = declare(without(write_cohort(tmp_path, range(2)), ["s1"], stands=LABELS["shell"]), {"s1": ["whole"]})
+    content = read_json(folder / "dataset.json")
+    write_json(folder / "dataset.json", content | {"labels": {"background": 0, "whole": [2, 4], "core": 4}})
+    labels = read_labels(folder / "labelsTr" / "s1.nii.gz")
+    millilitres = np.count_nonzero(labels.array) * np.prod(labels.grid.spacing) / 1000
+    found = check_cohort(folder).fingerprint
+    assert found is not None
+    assert found.subjects[0].label_ml.keys() == {"label 2", "core", "whole"}
+    assert found.subjects[1].label_ml == pytest.approx({"whole": millilitres}, abs=1e-5)
+
+
 @pytest.mark.parametrize("within", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_label_that_few_subjects_have_is_learnt_as_if_all_had_it(within: bool, tmp_path: Path) -> None:
     names = [f"s{number}" for number in range(8) if number % 4 != 1]

@@ -185,7 +185,11 @@ def test_the_command_line_tells_regions_and_takes_weights(
     assert main(["check", str(cohort.root)]) == 0
     assert "label 2 = 2, core = 4; region whole = 2 + 4" in capsys.readouterr().out
     assert main(["check", str(cohort.root), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["regions"] == {"whole": [2, 4], "core": 4}
+    told = json.loads(capsys.readouterr().out)
+    assert told["regions"] == {"whole": [2, 4], "core": 4}
+    for subject in told["fingerprint"]["subjects"]:
+        volumes = subject["label_ml"]
+        assert volumes["whole"] == pytest.approx(volumes["label 2"] + volumes["core"], abs=1e-5)
     assert main(["model", "info", str(model.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["regions"] == {"whole": [2, 4], "core": 4}
     words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--width", "0.25", "--epochs", "1", "--atlases", "1"]

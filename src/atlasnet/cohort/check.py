@@ -187,7 +187,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
         return problems, None, None
     if labels is not None and mask is not None:
         labels = within(labels, mask)
-    measured = measure(subject.name, image, labels, cohort.labels_of(subject), cohort.ignore_label)
+    measured = measure(subject.name, image, labels, cohort.told_of(subject), cohort.ignore_label)
     return problems, measured, voxel_digest(image)
 
 

@@ -124,9 +124,9 @@ class Cohort:
         told = [annotated_structures(self.structures, subject.hidden) for subject in referenced]
         return {name: sum(name in own for own in told) for name in self.structures}
 
-    def labels_of(self, subject: Subject) -> dict[str, int]:
-        """The labels that the reference of a subject tells, background included."""
-        return {name: self.labels[name] for name in annotated_structures(self.labels, subject.hidden)}
+    def told_of(self, subject: Subject) -> dict[str, Values]:
+        """The labels, background included, and regions that the reference of a subject tells."""
+        return annotated_structures({**self.labels, **self.regions}, subject.hidden)
 
     @property
     def annotation(self) -> str:

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.masks import within
+from atlasnet.cohort.structures import Values, where
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.grid import Grid
@@ -41,7 +42,8 @@ class SubjectPrint:
         shape: voxels (z, y, x).
         spacing: mm (x, y, z).
         percentiles: per channel, the intensities at `PERCENTILES`.
-        label_ml: millilitres by label name, background left out and what nobody annotated; empty without a reference.
+        label_ml: millilitres by name of a label or region, background left out and what nobody annotated; empty without
+            a reference.
         label_box: low and high corner (x, y, z) of the box around the labels, mm from the middle of the field of view;
             None where nothing is labelled.
         possible_extent: mm (x, y, z) of the box around the labels and what is to be ignored, where there may be others;
@@ -184,12 +186,12 @@ def take_fingerprint(cohort: Cohort, reporter: Reporter | None = None) -> Finger
             labels = subject.read_labels(image.grid)
             check_declared(labels, cohort.declared, subject.name, subject.labels)
             labels = labels if mask is None else within(labels, mask)
-        measured.append(measure(subject.name, image, labels, cohort.labels_of(subject), cohort.ignore_label))
+        measured.append(measure(subject.name, image, labels, cohort.told_of(subject), cohort.ignore_label))
     return combine(cohort.channels, measured)
 
 
 def measure(
-    name: str, image: Volume, labels: Volume | None, label_values: Mapping[str, int], ignore_label: int | None
+    name: str, image: Volume, labels: Volume | None, label_values: Mapping[str, Values], ignore_label: int | None
 ) -> Measured:
     """Measure one subject; the same whatever orientation it is stored in."""
     turned, orientation = canonical(image)
@@ -204,7 +206,7 @@ def measure(
         millilitres = float(np.prod(turned.grid.spacing)) / 1000
         for label, value in label_values.items():
             if value != 0:
-                label_ml[label] = round(int(np.count_nonzero(reference == value)) * millilitres, 6)
+                label_ml[label] = round(int(np.count_nonzero(where(reference, value))) * millilitres, 6)
         foreground = reference != 0
         possible = _box(foreground, turned.grid)
         if ignore_label is not None:
