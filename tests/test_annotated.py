@@ -24,7 +24,7 @@ from atlasnet.prediction import Predictor
 from atlasnet.registration import TissueClass, make_operator
 from atlasnet.registration.learning.learn import Learning, LearnSettings
 from atlasnet.report import write_training_report
-from atlasnet.study import StudyOptions, cross_validate, read_test_subjects, run_study, summarise
+from atlasnet.study import StudyOptions, cross_validate, read_test_subjects, run_study, summarise, write_study
 from atlasnet.study.folds import split
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.training.fit import Fitting, fit
@@ -131,7 +131,7 @@ def test_values_are_told_apart_where_a_region_holds_one_of_them() -> None:
         ({"s1.nii.gz": ["shell"]}, "is no case; to mend it: name subjects without suffix and channel, as s1"),
         ({"s1": ["spleen"]}, r"names what is no label; expected some of shell, core; found 'spleen' in s1"),
         ({"s1": [["shell"]]}, "names what is no label"),
-        ({"s1": "shell"}, "annotated in s1 are not a list"),
+        ({"s1": "shell"}, r"in s1 are not a list.*found 'shell'; to mend it: write \[\"shell\"\]$"),
         ({"s1": []}, "annotated in s1 are not a list of names.*found an empty list"),
         ({"s1": ["background"]}, "names what is no label"),
         (["s1"], "'annotated' is not an object"),
@@ -382,6 +382,9 @@ def test_a_study_scores_what_was_annotated_and_takes_whole_subjects_as_atlases(
         assert labels == (["shell", "core"] if result.case == "t0" else ["shell"])
     found = summarise(study)
     assert found["unannotated"] == {"core": ["t1"]}
+    assert found["how"]["annotated_in"] == {"shell": 4, "core": 2}
+    write_study(study, tests)
+    assert "4; shell annotated in 4; core annotated in 2" in (tmp_path / "study.html").read_text()
     with pytest.raises(InputError, match="other data of t1"):
         run_study(cohort, [tests[0], replace(tests[1], hidden=())], tmp_path, options, execution=ONE)
     named = replace(options, atlases=("s1", "s2"))

@@ -24,8 +24,9 @@ def how(request: StudyRequest, settings: Mapping[str, Any], plan: Plan) -> dict[
     Returns:
         ``preset`` and whether it was ``changed`` in more than its ``epochs``, ``network`` and ``width``, ``spacing_mm``
         (x, y, z) of its voxels, ``registration`` with its own ``registration_settings``, ``fusion``, ``sharing``, the
-        numbers of ``training_subjects`` and ``test_subjects``, ``channels``, ``begun`` and ``written`` (dates in UTC;
-        None where that was not recorded) and ``written_by``, the versions that summed it up.
+        numbers of ``training_subjects`` and ``test_subjects``, ``annotated_in`` (by structure in how many training
+        subjects; empty where all were in all), ``channels``, ``begun`` and ``written`` (dates in UTC; None where that
+        was not recorded) and ``written_by``, the versions that summed it up.
     """
     options, recipe = request.options, request.recipe
     return {
@@ -41,6 +42,7 @@ def how(request: StudyRequest, settings: Mapping[str, Any], plan: Plan) -> dict[
         "sharing": request.sharing.kind,
         "training_subjects": len(request.cohort),
         "test_subjects": len(request.tests),
+        "annotated_in": request.cohort.annotated_in() if request.cohort.hidden else {},
         "channels": list(request.cohort.channels),
         "begun": settings["begun"],
         "written": today(),

@@ -239,8 +239,9 @@ def how_rows(found: Mapping[str, Any]) -> list[list[str]]:
     told = found["how"]
     preset = told["preset"] + (", changed" if told["changed"] else "")
     seeds = sorted({seed for row in found["methods"].values() for seed in row["seeds"]})
+    annotated = [f"{name} annotated in {count}" for name, count in told["annotated_in"].items()]
     return [
-        ["training subjects", str(told["training_subjects"])],
+        ["training subjects", "; ".join([str(told["training_subjects"]), *annotated])],
         ["test subjects", str(told["test_subjects"])],
         ["channels", ", ".join(told["channels"])],
         ["atlases", ", ".join(found["atlases"])],
