@@ -48,13 +48,18 @@ def hidden_values(
     hidden: dict[str, Hidden] = {}
     for case, names in annotated.items():
         if not isinstance(names, list | tuple) or not names:
+            remedy = (
+                f'write ["{names}"]'
+                if isinstance(names, str) and names
+                else "leave the case out of the cohort if nothing was annotated in it, and out of "
+                f"{ANNOTATED!r} if everything was"
+            )
             raise CohortError(
                 f"the labels that were annotated in {case} are not a list of names",
                 path=path,
                 expected=expected,
                 found="an empty list" if names == [] else repr(names)[:80],
-                remedy="leave the case out of the cohort if nothing was annotated in it, and out of "
-                f"{ANNOTATED!r} if everything was",
+                remedy=remedy,
             )
         unknown = [name for name in names if not isinstance(name, str) or name not in values]
         if unknown:
