@@ -186,6 +186,12 @@ def test_a_folder_that_is_absent_or_empty_is_refused(folders, tmp_path: Path) ->
         evaluate_folder(tmp_path / "empty", folders[1])
 
 
+def test_a_cohort_in_place_of_its_references_is_told_where_they_lie(folders) -> None:
+    predictions, references = folders
+    with pytest.raises(InputError, match=f"holds no image.*give the folder of label maps there: {references}$"):
+        evaluate_folder(predictions, references.parent)
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
 def test_an_impossible_tolerance_is_refused(folders, tolerance: float) -> None:
     with pytest.raises(InputError, match="tolerance"):

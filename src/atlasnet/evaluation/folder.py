@@ -27,6 +27,7 @@ from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_ste
 from atlasnet.wording import counted, shortened
 
 _TABLE_SIZE = 2**20
+_LABEL_MAPS = ("labelsTr", "labelsTs", "labels", "predictions")  # of cohorts and cross-validations
 
 # What `atlasnet predict` writes beside CASE on request; they are no predictions to score.
 _MAPS = ("probabilities", "agreement", "entropy")
@@ -216,7 +217,13 @@ def _cases(path: Path) -> dict[str, Path]:
         raise InputError("there is no such folder", path=path)
     cases = images_by_stem(path)
     if not cases:
-        raise InputError("the folder holds no image", path=path, expected="files with " + ", ".join(READABLE_SUFFIXES))
+        within = [str(path / name) for name in _LABEL_MAPS if (path / name).is_dir()]
+        raise InputError(
+            "the folder holds no image",
+            path=path,
+            expected="files with " + ", ".join(READABLE_SUFFIXES),
+            remedy=f"give the folder of label maps there: {' or '.join(within)}" if within else None,
+        )
     return cases
 
 
