@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 import dicoms
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, check_cohort
+from atlasnet.cohort.annotated import check_hidden
 from atlasnet.cohort.conversion import convert_cohort
 from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.segments import label_segments, region_segments
@@ -478,6 +479,46 @@ def test_structures_that_overlap_are_kept_whole_where_some_are_not_annotated(tmp
     cohort = Cohort.read(made.folder)
     assert cohort.hidden == {"b": ((2, 1),)}  # what is organ there may be tumour
     np.testing.assert_array_equal(cohort["b"].read_labels().array[0], painted() > 0)
+
+
+def test_a_tumour_without_its_organ_is_the_value_that_it_has_within_the_organ(tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    for case in ("a", "b", "c"):
+        write_named(cases / case, organ=painted() > 0, tumour=painted() == 2)
+    next((cases / "a").rglob("organ.nii.gz")).unlink()
+    options: dict[str, Any] = {"channels": ["CT"], "partial": True, "overlapping": True}
+    made = convert_cohort(cases, tmp_path / "data", **options)
+    assert made.labels == {"background": 0, "organ": (1, 2), "tumour": 2}
+    assert sum(": 2 is 'organ' and 'tumour'" in f": {note}" and "in 3 cases" in note for note in made.notes) == 1
+    cohort = Cohort.read(made.folder)
+    assert cohort.hidden == {"a": ((1, 0),)}
+    np.testing.assert_array_equal(cohort["a"].read_labels().array[0], np.where(painted() == 2, 2, 0))
+    assert not check_cohort(made.folder).errors
+    for case in ("b", "c"):  # now nobody knows that it lies within
+        next((cases / case).rglob("tumour.nii.gz")).unlink()
+    made = convert_cohort(cases, tmp_path / "apart", **options)
+    assert made.labels == {"background": 0, "tumour": 1, "organ": 2}
+    assert not check_cohort(made.folder).errors
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_was_drawn_is_told_by_the_values_of_its_case(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    names = ["a", "b", "c", "d"]
+    drawn: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for case in map(str, range(5)):
+        combinations = [0, 0b0110, *random.permutation([0b1000, 0b1100, 0b0011, 0b0111])[:2]]  # of the four, as bits
+        codes = random.choice(combinations, painted().shape)
+        told = random.choice(names, random.integers(1, 5), replace=False)
+        drawn[case] = {name: (codes >> names.index(name) & 1).astype(bool) for name in sorted(told)}
+        write_named(tmp_path / "cases" / case, **drawn[case])
+    made = convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], partial=True, overlapping=True)
+    cohort = Cohort.read(made.folder)
+    for subject in cohort:
+        labels = subject.read_labels()
+        check_hidden(labels, subject.hidden, subject.name)
+        for name, mask in drawn[subject.name].items():
+            np.testing.assert_array_equal(where(labels.array[0], made.labels[name]), mask)
 
 
 def test_channels_on_one_grid(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from atlasnet.cohort.structures import Values
 from atlasnet.cohort.subject import NOT_AS_DECLARED, Subject
 from atlasnet.errors import CohortError, InputError, VolumeError, require_folder
 from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_absent, write_json
-from atlasnet.volume import Volume, write_labels, write_volume
+from atlasnet.volume import Volume, read_labels, write_labels, write_volume
 from atlasnet.volume.io import SEVERAL_VOLUMES
 from atlasnet.volume.kept import kept_open
 from atlasnet.wording import counted, shortened
@@ -129,13 +129,20 @@ def convert_cohort(
     notes = [*_left_out(source, beside), *check_missing(chosen, wanted, allow_missing, partial)]
     notes += check_united(chosen, wanted, allow_missing)
     problems: list[str] = []
+    # Values are given in this order: first those of the cases that have all labels.
+    ordered = (
+        sorted(chosen, key=lambda case: sum(not names for names in case.structures.values())) if partial else chosen
+    )
     with atomic_folder(folder) as made:
-        for case in reporter.track(chosen, "converting", len(chosen)):
+        for case in reporter.track(ordered, "converting", len(chosen)):
             try:
                 notes += _write_case(made, case, channels, painting)
             except InputError as error:
                 problems.append(f"{case.case.name}: {error}")
         _refuse(problems)
+        if partial and isinstance(painting, Combining):
+            for name, changed in painting.settle().items():
+                _change(made / "labelsTr" / f"{name}.nii.gz", changed)
         declared = painting.declared()
         _declare(made, chosen, channels, declared, partial=partial)
     notes += painting.notes()
@@ -236,6 +243,15 @@ def _write_case(folder: Path, chosen: Chosen, channels: Sequence[str], painting:
     for number, channel in enumerate(image.array):
         write_volume(folder / "imagesTr" / f"{case.name}_{number:04d}.nii.gz", Volume(channel[None], image.grid))
     return notes
+
+
+def _change(file: Path, changed: Mapping[int, int]) -> None:
+    """Give other values to voxels of a label map."""
+    labels = read_labels(file)
+    made = labels.array.copy()
+    for value, other in changed.items():
+        made[labels.array == value] = other
+    write_labels(file, labels.replace(made))
 
 
 def _read(subject: Subject) -> Volume:

@@ -104,7 +104,12 @@ def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool, partial
     if partial:
         nothing = [c.case.name for c in chosen if not any(c.structures[label] for label in missing)]
         if nothing:
-            raise CohortError("nothing is annotated in a case", expected="one label at least", found=shortened(nothing))
+            raise CohortError(
+                "nothing is annotated in a case",
+                expected="one label at least",
+                found=shortened(nothing),
+                remedy="move these cases elsewhere, or name labels that they have with --label",
+            )
         return [f"not annotated: {line}" for line in lines]
     if lines and not allow:
         has = sorted({name for c in chosen if not all(c.structures.values()) for name in c.case.structures})

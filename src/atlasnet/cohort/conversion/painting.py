@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class Covering:
                 raise CohortError(
                     f"{name!r} overlaps other structures in {counted(covered, 'voxel')}",
                     path=chosen.case.annotation,
-                    remedy="keep all of each with --overlapping: where one was not annotated, a label that it covers "
-                    "elsewhere would be another one",
+                    remedy="keep all of each with --overlapping; which of them covers the other is not known of cases "
+                    "in which one was not annotated",
                 )
             if covered and not self.ordered:
                 raise CohortError(
@@ -119,6 +119,7 @@ class Combining:
         if len(self._labels) > _MOST_LABELS:
             raise CohortError("too many labels", expected=f"at most {_MOST_LABELS}", found=str(len(self._labels)))
         self._found: dict[tuple[int, ...], _Combination] = {}
+        self._painted: dict[str, tuple[frozenset[int], dict[tuple[int, ...], int]]] = {}
 
     def paint(self, chosen: Chosen, grid: Grid) -> tuple[NDArray[np.unsignedinteger[Any]], list[str]]:
         """See `Painting`."""
@@ -148,14 +149,51 @@ class Combining:
         for combination, count in zip(members, voxels.tolist(), strict=True):
             found = self._found[combination]
             found.voxels, found.cases = found.voxels + count, found.cases + 1
+        drawn = frozenset(number for number, label in enumerate(self._labels) if chosen.structures[label])
+        self._painted[chosen.case.name] = drawn, dict(zip(members, voxels.tolist(), strict=True))
         labels = np.where(ignored, IGNORED, 0).astype(np.uint8)
         labels[inside] = np.array([self._found[m].value for m in members], dtype=np.uint8)[place]
         return labels, notes
 
+    def settle(self) -> dict[str, dict[int, int]]:
+        """What cases without all labels show is what others show, as far as it may be: a tumour lies in the organ.
+
+        A combination that is found only where some of the other labels were not annotated is no value of its own if
+        it is another one without these. Of several, it is the one that `atlasnet.cohort.annotated` takes to stand for
+        all: that the fewest labels and regions hold.
+
+        Returns:
+            By case, what becomes of values in its label map.
+        """
+        kept: list[tuple[int, ...]] = []
+        for drawn, members in sorted(self._painted.values(), key=lambda painted: -len(painted[0])):
+            kept += [one for one in members if not any(drawn.intersection(other) == {*one} for other in kept)]
+        if len({*self._places(kept)} - {()}) < len({*self._places(self._found)} - {()}):
+            kept = [*self._found]  # else two labels would be everywhere the same
+        alone = {number for number, places in enumerate(self._places(kept)) if len(places) == 1}
+        kept.sort(key=lambda one: (len(one) + alone.isdisjoint(one), self._found[one].value))
+        found = {one: _Combination(self._found[one].value) for one in self._found if one in kept}
+        changed: dict[str, dict[int, int]] = {}
+        for case, (drawn, members) in self._painted.items():
+            stands = {one: next(k for k in kept if drawn.intersection(k) == {*one}) for one in members}
+            for one, voxels in members.items():
+                found[stands[one]].voxels += voxels
+                found[stands[one]].cases += 1
+            values = {self._found[one].value: found[other].value for one, other in stands.items() if one != other}
+            if values:
+                changed[case] = values
+        self._found = found
+        return changed
+
+    def _places(self, combinations: Iterable[tuple[int, ...]]) -> list[tuple[tuple[int, ...], ...]]:
+        """Of every label the combinations that it is in."""
+        every = [*combinations]
+        return [tuple(one for one in every if number in one) for number in range(len(self._labels))]
+
     def declared(self) -> dict[str, Values]:
         """See `Painting`."""
         made: dict[str, Values] = {BACKGROUND: 0}
-        unused = len(self._found)
+        unused = max((found.value for found in self._found.values()), default=0)
         for number, name in enumerate(self._labels):
             values = tuple(sorted(found.value for members, found in self._found.items() if number in members))
             if not values:  # drawn, and around no voxel
