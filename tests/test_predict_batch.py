@@ -110,8 +110,13 @@ def test_what_is_no_scan_among_several_inputs_is_passed_over_and_told(
 def test_the_quality_that_is_asked_of_registrations_is_an_option(
     cohort: Cohort, scans: Path, model: Model, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert main(predict(scans, model, "--minimum-quality", "0.999")) == 1
-    assert "a registration quality of at least 0.999 is needed" in capsys.readouterr().err
+    assert main(predict(scans, model, "--minimum-quality", "0.999", "--report")) == 1
+    said = capsys.readouterr().err
+    assert "a registration quality of at least 0.999 is needed" in said
+    assert "if it does, ask for less with --minimum-quality" in said
+    page = (scans.parent / "out" / "report.html").read_text()
+    assert "at least 0.999 is needed" in page
+    assert "Cases with warnings come first" not in page
     assert main(predict(scans, model, "--minimum-quality", "1.5")) == 2
     assert "expected 0 to 1; found 1.5" in capsys.readouterr().err
     assert main(predict(scans, model, "--minimum-quality", "0", "--quiet")) == 0

@@ -235,7 +235,8 @@ class Predictor:
                 "the scan could not be mapped onto any atlas of the model: "
                 + ", ".join(f"{r['name']} {r['quality']:.3f}" for _, r in found)
                 + f"; a registration quality of at least {minimum_quality:g} is needed. "
-                "Check that the scan shows the same part of the body in the same modality as the training scans"
+                "Check that the scan shows the same part of the body in the same modality as the training scans; if it "
+                "does, ask for less with --minimum-quality (minimum_quality in Python)"
             )
         return Answers(
             image=image.grid,

@@ -256,7 +256,6 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
             found.append(((not warned, -1.0 if agreement is None else agreement), row, estimated))
     found.sort(key=lambda entry: entry[0])
     told = any(estimated for *_, estimated in found)  # by a model that was cross-validated
-    page.text("Cases with warnings come first, then those on which the atlases agreed least.")
     head = [
         "case",
         "warnings",
@@ -266,6 +265,8 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
         "seconds",
         *(["estimated Dice, mean"] if told else []),
     ]
-    page.table(head, [[*row, *([estimated] if told else [])] for _, row, estimated in found])
+    if found:
+        page.text("Cases with warnings come first, then those on which the atlases agreed least.")
+        page.table(head, [[*row, *([estimated] if told else [])] for _, row, estimated in found])
     page.text(NO_DEVICE, small=True)
     return page.write(path)
