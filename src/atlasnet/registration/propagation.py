@@ -20,6 +20,8 @@ from torch import Tensor
 from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.label_space import LabelSpace
 
+AT_ONCE_ON_GPU = 1 << 26  # numbers that one operation may need, 256 MiB
+
 
 @dataclass(frozen=True)
 class Smoothness:
@@ -165,7 +167,7 @@ def _exchange(
 def _minimum_convolution(costs: Tensor, penalty: Tensor, label_axis: int) -> Tensor:
     """Minimum over l of costs[l] + penalty[l, k], along one label axis: (lz, ly, lx, ...) to the same shape."""
     count = costs.shape[label_axis]
-    if costs.device.type != "cpu":
+    if costs.device.type != "cpu" and count * costs.numel() <= AT_ONCE_ON_GPU:
         # A GPU is kept waiting by many small operations; this is one, of as many times the memory as there are labels.
         shape = [1, 1, 1, 1, *penalty.shape[2:]]
         shape[label_axis : label_axis + 2] = penalty.shape[:2]
