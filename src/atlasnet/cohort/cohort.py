@@ -14,7 +14,7 @@ from atlasnet.cohort.annotated import ANNOTATED, hidden_values
 from atlasnet.cohort.declaration import BACKGROUND, Declaration, read_declaration, unnamed_label
 from atlasnet.cohort.layout import list_subjects
 from atlasnet.cohort.problem import Problem
-from atlasnet.cohort.structures import Hidden, Values, annotated_structures, structures_of
+from atlasnet.cohort.structures import Hidden, Values, annotated_counts, annotated_structures, structures_of
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.volume.io import read_labels
@@ -120,9 +120,8 @@ class Cohort:
 
     def annotated_in(self, subjects: Iterable[Subject] | None = None) -> dict[str, int]:
         """In how many subjects with a reference each structure was annotated; None: of the cohort."""
-        referenced = [s for s in (self if subjects is None else subjects) if s.labels is not None]
-        told = [annotated_structures(self.structures, subject.hidden) for subject in referenced]
-        return {name: sum(name in own for own in told) for name in self.structures}
+        of_whom = self if subjects is None else subjects
+        return annotated_counts(self.structures, (subject.hidden for subject in of_whom if subject.labels is not None))
 
     def told_of(self, subject: Subject) -> dict[str, Values]:
         """The labels, background included, and regions that the reference of a subject tells."""

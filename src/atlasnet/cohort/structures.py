@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,12 @@ def annotated_structures(structures: Mapping[str, Values], hidden: Hidden) -> di
         for name, values in structures.items()
         if all((value in all_values(values)) == (stands in all_values(values)) for value, stands in hidden)
     }
+
+
+def annotated_counts(structures: Mapping[str, Values], hidden: Iterable[Hidden]) -> dict[str, int]:
+    """In how many references each structure was annotated, of each of which ``hidden`` has what was not."""
+    told = [annotated_structures(structures, own) for own in hidden]
+    return {name: sum(name in own for own in told) for name in structures}
 
 
 def regions_shown(regions: Mapping[str, Values]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from atlasnet.cohort import Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, Stages
@@ -23,10 +25,14 @@ class Scan:
         self.given, self.execution = image.grid, execution
         self.stages = Stages(device=execution.device)
         self.source, self.orientation = canonical(image)
-        self._keeping: Execution | None = None  # the scan on a GPU, for all its registrations
         self._prepared: tuple[Plan, Volume] | None = None
         self._registrations: dict[str, Registration | RegistrationError] = {}
         self._margins: dict[str, tuple[float, str] | None] = {}
+
+    @cached_property
+    def _keeping(self) -> Execution:
+        """With the scan on a GPU, for all its registrations."""
+        return self.execution.keeping(self.source.array)
 
     def prepared(self, plan: Plan) -> Volume:
         """The scan as networks of this plan see it; that of the last plan is kept."""
@@ -49,8 +55,6 @@ class Scan:
         """
         if key not in self._registrations:
             self.execution.pause()
-            if self._keeping is None:
-                self._keeping = self.execution.keeping(self.source.array)
             try:
                 known = labelled(operator, [labels])
                 with self.stages("registration"):

@@ -26,7 +26,7 @@ import numpy as np
 from atlasnet import __version__
 from atlasnet.cohort import Plan
 from atlasnet.cohort.segments import Segment, label_segments, region_segments
-from atlasnet.cohort.structures import Hidden, Values, all_values, annotated_structures, read_regions, structures_of
+from atlasnet.cohort.structures import Hidden, Values, all_values, annotated_counts, read_regions, structures_of
 from atlasnet.cohort.subject import HIDDEN
 from atlasnet.errors import InputError, ModelError
 from atlasnet.execution import Unpacked, digest, file_digest, pack, read_json, write_json
@@ -189,10 +189,7 @@ class Model:
             hidden = [_hidden(files.get(HIDDEN, ())) for files in self.provenance["data"].values()]
         except (AttributeError, KeyError, TypeError, ValueError):  # a record that somebody has changed
             return {}
-        if not any(hidden):
-            return {}
-        told = [annotated_structures(self.structures, own) for own in hidden]
-        return {name: sum(name in own for own in told) for name in self.structures}
+        return annotated_counts(self.structures, hidden) if any(hidden) else {}
 
     @property
     def shipped(self) -> dict[str, Path]:
