@@ -276,7 +276,7 @@ def refine(
         update = np.zeros((d + 1, d + 1))
         update[:d] = (directions @ step).reshape(d, d + 1)
         update[:d, :d] /= radius
-        # SciPy's starts threads of its linear algebra, which took a third of an alignment.
+        # SciPy's wakes a thread of its linear algebra for each core, which takes far longer than so small a product.
         return np.asarray(matrix @ torch.linalg.matrix_exp(torch.from_numpy(update)).numpy())
 
     matrix, damping, done = np.asarray(start, dtype=float), 1e-3, 0
