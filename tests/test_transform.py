@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import TransformError
-from atlasnet.transform import AffineMap, BSplineMap, CompositeMap, DisplacementMap, Transform, compose
+from atlasnet.transform import AffineMap, BSplineMap, CompositeMap, DisplacementMap, Transform, compose, itk_transform
 from atlasnet.volume import Grid, Volume
 
 GRID = Grid.from_parts(
@@ -170,3 +170,22 @@ def test_the_overlap_is_the_share_of_the_target_that_reads_the_source():
     assert Transform.affine(shift).overlap(fine, GRID) == pytest.approx(8 / 12, abs=0.02)
     shift[:3, 3] *= 100
     assert Transform.affine(shift).overlap(GRID, GRID) == 0
+
+
+def test_points_are_mapped_as_simpleitk_maps_them_and_back():
+    transform = Transform.from_displacement(field(), rigid(3))
+    points = world_points(40).reshape(8, 5, 3)
+    moved = transform.map_points(points)
+    assert moved.shape == points.shape
+    assert moved.dtype == np.float64
+    itk = itk_transform(transform.forward, GRID)
+    expected = [itk.TransformPoint(point) for point in points.reshape(-1, 3).tolist()]
+    np.testing.assert_allclose(moved.reshape(-1, 3), expected, atol=1e-3)
+    np.testing.assert_allclose(transform.inverse.map_points(moved), points, atol=0.2)
+    np.testing.assert_array_equal(transform.map_points(points[0, 0].tolist()), moved[0, 0])
+
+
+@pytest.mark.parametrize("points", [3.0, [[1, 2]], np.zeros((3, 4)), ["left", "right", "top"], [[1, 2, 3], [4, 5]]])
+def test_what_is_no_list_of_points_is_refused(points):
+    with pytest.raises(TransformError, match=r"no points; expected \(\.\.\., 3\)"):
+        Transform.identity().map_points(points)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from atlasnet.errors import TransformError
@@ -216,6 +216,33 @@ class Transform:
                 part = moved.warp_slab(voxels, volume.grid, grid, z0, z1, interpolation=interpolation, fill=fill)
                 out[z0:z1] = part[0].cpu().numpy()
         return Volume(result, grid)
+
+    def map_points(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Where points of the target lie in the source; `inverse` takes those of the source into the target.
+
+            in_source = transform.map_points(target.grid.to_world([(30, 20, 10)]))  # of a voxel (x, y, z)
+
+        Points go the other way than voxels: `warp` brings the source onto the target by reading it at these points.
+
+        Args:
+            points: (..., 3), (x, y, z) in LPS mm.
+
+        Returns:
+            As many, float64.
+
+        Raises:
+            TransformError: they are not three numbers each.
+        """
+        try:
+            given = np.array(points, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TransformError("these are no points", expected="(..., 3) numbers", found=str(error)) from error
+        if given.ndim == 0 or given.shape[-1] != 3:
+            raise TransformError(
+                "these are no points", expected="(..., 3): x, y and z in LPS mm of each", found=f"shape {given.shape}"
+            )
+        moved: NDArray[np.float64] = self.forward(torch.from_numpy(given).to(self.forward.device)).cpu().numpy()
+        return moved
 
     def displacement(self, grid: Grid) -> Tensor:
         """forward(p) - p at the voxels of ``grid``: (3, z, y, x) float32, components (x, y, z) in LPS mm."""
