@@ -74,3 +74,11 @@ def test_an_array_is_no_image() -> None:
     image = Volume(np.zeros(SHAPE, np.float32), Grid.from_parts(SHAPE))
     with pytest.raises(VolumeError, match="the target is not given as a Volume"):
         atlasnet.register(image, image.array)  # type: ignore[arg-type]  # what is tested
+
+
+def test_an_array_cannot_be_written_without_its_geometry(tmp_path: Path) -> None:
+    array = np.zeros(SHAPE, np.uint8)
+    for write in (atlasnet.write_volume, atlasnet.write_labels):
+        with pytest.raises(VolumeError, match=r"not given as a Volume.*found ndarray.*Volume\(array, grid\)"):
+            write(tmp_path / "scan.nii.gz", array)  # type: ignore[arg-type]  # what is tested
+    assert not list(tmp_path.iterdir())

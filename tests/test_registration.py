@@ -155,9 +155,10 @@ def test_the_inverse_does_not_fold_either(pair):
 
 def test_the_same_call_gives_the_same_bytes(pair, tmp_path):
     source, target, _ = pair
-    for name in ("a", "b"):
-        register_images(source, target, operator=make_operator("mrf"), execution=ONE).transform.save(tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for path in (first, second):
+        register_images(source, target, operator=make_operator("mrf"), execution=ONE).transform.save(path)
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_symmetric_registration_hardly_cares_which_image_is_the_target(pair):
@@ -400,6 +401,33 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
 def test_an_unknown_operator_is_refused():
     with pytest.raises(InputError, match="mrf or affine or centre or identity"):
         make_operator("demons")
+
+
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [
+        (Folding, r"found the class Folding; to mend it: .*Folding\(\)"),
+        (object(), "expected a name, or an object with the methods of .*Operator; found object"),
+        (None, "found NoneType"),
+    ],
+)
+def test_what_is_no_operator_is_refused(pair, operator, said):
+    source, target, _ = pair
+    with pytest.raises(InputError, match=said):
+        register_images(source, target, operator=operator, execution=ONE)
+
+
+class Bare(Folding):
+    """A map where `Found` is asked for."""
+
+    def find(self, source, source_mask, task, execution):
+        return Transform.identity()
+
+
+def test_an_operator_of_ones_own_that_gives_the_map_alone_is_told_what_to_give(pair):
+    source, target, _ = pair
+    with pytest.raises(InputError, match=r"operator folding.*found Transform; to mend it: .*Found\(transform\)"):
+        register_images(source, target, operator=Bare(), execution=ONE)
 
 
 def test_images_and_masks_that_do_not_fit_are_refused_before_work(pair):

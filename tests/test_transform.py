@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from atlasnet.errors import TransformError
+from atlasnet.errors import TransformError, VolumeError
 from atlasnet.transform import AffineMap, BSplineMap, CompositeMap, DisplacementMap, Transform, compose, itk_transform
 from atlasnet.volume import Grid, Volume
 
@@ -189,3 +189,11 @@ def test_points_are_mapped_as_simpleitk_maps_them_and_back():
 def test_what_is_no_list_of_points_is_refused(points):
     with pytest.raises(TransformError, match=r"no points; expected \(\.\.\., 3\)"):
         Transform.identity().map_points(points)
+
+
+def test_warping_takes_a_volume_and_a_grid():
+    volume = Volume(np.zeros(GRID.shape), GRID)
+    with pytest.raises(VolumeError, match=r"the source is not given as a Volume.*found ndarray"):
+        Transform.identity().warp(volume.array, GRID)
+    with pytest.raises(TransformError, match=r"not given as a Grid; found Volume; to mend it: .*target\.grid"):
+        Transform.identity().warp(volume, volume)

@@ -48,6 +48,13 @@ def test_the_same_transform_is_always_stored_as_the_same_bytes(tmp_path):
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["transform.h5", "transform.nii.gz", "transform"])
+def test_a_name_that_promises_another_format_is_refused(tmp_path, name):
+    with pytest.raises(TransformError, match=r"ends in \.safetensors; to mend it: .*write_itk_transform"):
+        example().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
     example().save(tmp_path / "whole.safetensors")
     content = (tmp_path / "whole.safetensors").read_bytes()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from atlasnet.errors import RegistrationError
+from atlasnet.errors import InputError, RegistrationError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, prealign
 from atlasnet.registration.intensity import OptionalRanges, Ranges
@@ -102,6 +102,13 @@ class MeasuringOperator(ABC):
     ) -> Registration:
         start = time.perf_counter()
         found, device = self.find(source, source_mask, task, execution), execution.torch_device()
+        if not isinstance(found, Found):
+            raise InputError(
+                f"the method find of the operator {self.name} returns something else than is asked for",
+                expected="a Found",
+                found=type(found).__name__,
+                remedy="return Found(transform)",
+            )
         mapped = time.perf_counter()
         transform, measured = geometry(found.transform.to(device), task.target.grid, source.grid)
         if not any(residual["share"] for residual in transform.residual.values()):

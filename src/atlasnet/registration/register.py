@@ -97,12 +97,12 @@ def register_images(
 
     Raises:
         VolumeError: images, masks or labels that do not fit each other, or cannot be read.
-        InputError: labels are given to an operator to which they say nothing.
+        InputError: there is no such operator, or labels are given to one to which they say nothing.
         RegistrationError: no acceptable map was found.
     """
     source, target = _image(source, "the source"), _image(target, "the target")
     masks = [_labels(mask, f"the {of}'s mask") for of, mask in (("source", source_mask), ("target", target_mask))]
-    chosen = make_operator(operator) if isinstance(operator, str) else operator
+    chosen = make_operator(operator) if isinstance(operator, str) else _operator(operator)
     labels: dict[str, Any] = {}
     if contextual(chosen):
         labels = {
@@ -125,6 +125,18 @@ def register_images(
         execution=execution or Execution(),
     )
     return result
+
+
+def _operator(operator: Operator) -> Operator:
+    """The operator, refused where it is the class of one, or something else."""
+    if isinstance(operator, type) or not callable(getattr(operator, "register", None)):
+        raise InputError(
+            "the operator is no registration operator",
+            expected="a name, or an object with the methods of atlasnet.registration.Operator",
+            found=f"the class {operator.__name__}" if isinstance(operator, type) else type(operator).__name__,
+            remedy=f"make one of it: operator={operator.__name__}()" if isinstance(operator, type) else None,
+        )
+    return operator
 
 
 def _image(image: Volume | str | Path, what: str) -> Volume:

@@ -21,10 +21,11 @@ from atlasnet.transform.storage import load_maps, save_maps
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.resample import torch_voxels, working_type
 from atlasnet.volume.sampling import inside, lattice, sample, slabs
-from atlasnet.volume.volume import Volume
+from atlasnet.volume.volume import Volume, require_volume
 from atlasnet.wording import counted
 
 OVERLAP_VOXELS = 1_000_000  # that are looked at, at regular distances, to say how far two images meet
+SUFFIX = ".safetensors"
 _MODES = ("linear", "nearest", "label")
 
 
@@ -200,8 +201,16 @@ class Transform:
             type. Beyond input and output, memory is that of one channel and one slab of about a million voxels.
 
         Raises:
-            TransformError: no interpolation has that name.
+            VolumeError: the source is an array without geometry.
+            TransformError: no interpolation has that name, or where the result lies is no `Grid`.
         """
+        require_volume(volume, "the source")
+        if not isinstance(grid, Grid):
+            raise TransformError(
+                "where the result is to lie is not given as a Grid",
+                found=type(grid).__name__,
+                remedy="give that of the target: target.grid",
+            )
         if interpolation not in _MODES:
             raise TransformError(f"no interpolation is called {interpolation!r}", expected=", ".join(_MODES))
         if interpolation == "label" and fill is None:
@@ -253,7 +262,18 @@ class Transform:
         return jacobian_summary(self.displacement(grid), grid)
 
     def save(self, path: str | Path) -> None:
-        """Write both directions as safetensors with JSON metadata, atomically; `load` gives the same bits back."""
+        """Write both directions as safetensors with JSON metadata, atomically; `load` gives the same bits back.
+
+        Raises:
+            TransformError: the name does not end in .safetensors.
+        """
+        if Path(path).suffix.lower() != SUFFIX:
+            raise TransformError(
+                "a transform is not stored under this name",
+                path=path,
+                expected=f"a name that ends in {SUFFIX}",
+                remedy="for a file that ITK, SimpleITK and ANTs read: atlasnet.transform.write_itk_transform",
+            )
         save_maps(path, {"forward": self.forward, "backward": self.backward}, self.residual)
 
     @classmethod

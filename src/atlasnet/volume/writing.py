@@ -19,7 +19,7 @@ from atlasnet.execution import atomic_path
 from atlasnet.volume.headers import check_nifti
 from atlasnet.volume.io import itk_reason, quiet_itk
 from atlasnet.volume.names import check_name, image_suffix
-from atlasnet.volume.volume import Volume, all_finite
+from atlasnet.volume.volume import Volume, all_finite, require_volume
 
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".mhd")  # the longer of two endings first
@@ -37,10 +37,11 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     stored as uint8, float16 as float32, 64-bit integers in the smallest integer type that holds every value.
 
     Raises:
-        VolumeError: an unknown suffix, a name that is not in UTF-8, a voxel type that no format keeps faithfully, or
-            voxels that are not finite, which nothing could read again.
+        VolumeError: an array without geometry, an unknown suffix, a name that is not in UTF-8, a voxel type that no
+            format keeps faithfully, or voxels that are not finite, which nothing could read again.
         OSError: the file cannot be written whole, for one because the disk is full.
     """
+    require_volume(volume)
     path = Path(path)
     image = _as_stored(path, volume)
     with atomic_path(path) as temporary:
@@ -63,6 +64,7 @@ def write_labels(path: str | Path, labels: Volume, fields: Mapping[str, str] | N
         VolumeError: as `write_volume`, or the voxels are of another type.
         OSError: as `write_volume`.
     """
+    require_volume(labels, "the label map")
     path = Path(path)
     if labels.array.dtype.kind not in "biu":
         raise VolumeError(
