@@ -96,6 +96,10 @@ def test_what_differs_from_the_model_that_is_there_is_named(root: Path, tmp_path
     assert refused(replace(QUICK, operator_settings={"candidates": 2})) == (
         "operator_settings.candidates: nothing there, 2 asked for"
     )
+    many = {"candidates": 2, "turn_step": 15.0, "missing": 0.5, "iterations": 9, "tolerance": 0.1}
+    assert refused(replace(QUICK, operator_settings=many)) == (
+        "operator_settings: nothing there, {candidates, turn_step, missing, iterations and 1 more} asked for"
+    )
     replace(model.plan, batch_size=3).write(tmp_path / "m" / "plan.json")
     assert refused() == f"plan.batch_size: {model.plan.batch_size} there, 3 asked for"
     model.plan.write(tmp_path / "m" / "plan.json")

@@ -14,11 +14,19 @@ from atlasnet.wording import shortened
 
 _HASH = re.compile(r"\b([0-9a-f]{8})(?:[0-9a-f]{12}|[0-9a-f]{56})\b")  # of a value, of a file
 _LONGEST = 60  # characters of a value
+_GROUP = 3  # keys of a group that are told one by one, though the other side has none of them
 _MOST = 12  # differences that are told
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """What differs between two JSON-able values, key by key: ``"epochs: 30 there, 60 asked for"``."""
+    """What differs between two JSON-able values, key by key: ``"epochs: 30 there, 60 asked for"``.
+
+    Of a group of many keys of which the other side has none, their names are told alone, as one difference.
+    """
+    one_sided = [value if isinstance(value, Mapping) and len(value) > _GROUP else {} for value in (before, now)]
+    if (not before or not now) and any(one_sided):
+        there, asked = (f"{{{shortened(list(group), 4)}}}" if group else "nothing" for group in one_sided)
+        return [f"{name}: {there} there, {asked} asked for"]
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         found: list[str] = []
         for key in dict.fromkeys((*before, *now)):
