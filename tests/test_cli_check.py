@@ -132,3 +132,14 @@ def test_organ_masks_are_checked_as_a_training_checks_them(cohort: Path, capsys:
         assert run(cohort, "--organ-mask", masks) == 1
         (line,) = [text for text in capsys.readouterr().out.splitlines() if text.startswith("error: s1: ")]
         assert fault in line
+
+
+def test_a_folder_of_scans_alone_is_told_of_unlabelled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_volume(tmp_path / "scan.nii.gz", Volume(np.eye(3, dtype=np.float32)[None], Grid.from_parts((1, 3, 3))))
+    assert run(tmp_path) == 1
+    assert "to mend it: scans without references are checked by atlasnet check --unlabelled" in capsys.readouterr().out
+    assert run(tmp_path, "--unlabelled") == 0
+    assert "1 subject read, 0 errors" in capsys.readouterr().out
+    (tmp_path / "other.nii.gz").write_bytes(b"damaged")
+    assert run(tmp_path, "--unlabelled") == 1
+    assert "1 subject read, 1 more could not be, 1 error" in capsys.readouterr().out

@@ -148,6 +148,7 @@ def test_the_files_that_dataset_json_names_for_each_case_take_part(tmp_path: Pat
 def test_files_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
     nnunet(tmp_path, file_ending=".png")
     assert texts(tmp_path).count("images ending in .png (file_ending) cannot be read") == 1
+    assert texts(tmp_path).count("to mend it: convert images and labels to NIfTI") == 1
     assert "left out" not in texts(tmp_path)
 
 

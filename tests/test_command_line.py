@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import re
@@ -22,7 +23,7 @@ import pytest
 
 import dicoms
 from atlasnet import __version__
-from atlasnet.cli.main import VERBS, main
+from atlasnet.cli.main import VERBS, main, parser
 from atlasnet.cli.signals import ended_by_signals
 from atlasnet.cohort import Cohort, Subject, with_masks
 from atlasnet.cohort.apart import require_apart
@@ -30,6 +31,7 @@ from atlasnet.errors import InputError
 from atlasnet.execution import Hidden, LogReporter, SilentReporter, open_log, write_json
 from atlasnet.prediction import Predictor
 from atlasnet.study import read_test_subjects, run_study
+from atlasnet.study.methods import METHODS
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -708,3 +710,10 @@ def test_the_code_for_a_shell_is_printed(shell: str, capsys: Capture) -> None:
     assert "atlasnet" in code
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=code, text=True, check=True)
+
+
+def test_the_help_of_a_study_names_every_method() -> None:
+    (verbs,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (only,) = (action for action in verbs.choices["study"]._actions if "--only" in action.option_strings)
+    named = (only.help or "").rpartition(": ")[2].split(", ")
+    assert named == [method.name for method in METHODS]

@@ -77,6 +77,16 @@ def test_images_in_folders_of_their_own_are_told(tmp_path: Path) -> None:
         find_cases([tmp_path], 1)
 
 
+def test_a_folder_of_pictures_is_told_as_one(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"slice_{number}.png" for number in range(5)))
+    with pytest.raises(
+        InputError, match=r"no file in this folder is an image that can be read; .*or DICOM; found slice_0\.png, "
+    ):
+        find_cases([tmp_path], 1)
+    touch(tmp_path / "export.zip")  # which may hold DICOM
+    assert [case.images for case in find_cases([tmp_path], 1)] == [(tmp_path,)]
+
+
 def test_cases_are_called_after_their_folders_where_that_is_asked_for(tmp_path: Path) -> None:
     for name in ("anna", "bert"):
         touch(tmp_path / name / "CT Chest.nrrd")

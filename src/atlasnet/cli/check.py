@@ -94,10 +94,13 @@ def _lines(report: CheckReport) -> list[str]:
         lines += ["", *plan_lines(report.plan)]
     errors, warnings = len(report.errors), len(report.warnings)
     subjects = 0 if report.fingerprint is None else len(report.fingerprint.subjects)
+    # Those with complete files that something else is wrong with: the errors name them.
+    more = 0 if report.cohort is None else len(report.cohort) - subjects
     return [
         *lines,
         "",
-        f"{counted(subjects, 'subject')} read, {counted(errors, 'error')}, {counted(warnings, 'warning')}",
+        f"{counted(subjects, 'subject')} read, {f'{more} more could not be, ' if more > 0 else ''}"
+        f"{counted(errors, 'error')}, {counted(warnings, 'warning')}",
     ]
 
 

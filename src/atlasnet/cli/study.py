@@ -69,7 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="test the networks after these epochs too, for Dice over the epochs (default: at the end only)",
     )
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help="these methods only (default: all of the table)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="METHOD",
+        help="these methods only (default: all): plain, augmented, augmented-long, ensemble, augmented-ensemble, "
+        "propagation, propagation-local, atlasnet-unaugmented, atlasnet",
+    )
     parser.add_argument(
         "--observer", nargs="+", type=Path, default=[], metavar="DIR", help="other people's segmentations of the tests"
     )

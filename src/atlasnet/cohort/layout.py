@@ -74,6 +74,8 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
         if root.name in PARTS
         else f"name the folder of the data set, {within[0]}"
         if within
+        else "scans without references are checked by atlasnet check --unlabelled, and segmented by atlasnet predict"
+        if labelled and any(image_suffix(entry) for entry in root.iterdir())
         else None,
     )
 
@@ -227,7 +229,10 @@ def _folders(
 ) -> Listing:
     listing = Listing(layout)
     if ending is not None and ending not in READABLE_SUFFIXES:
-        text = f"images ending in {ending} (file_ending) cannot be read; expected {', '.join(READABLE_SUFFIXES)}"
+        text = (
+            f"images ending in {ending} (file_ending) cannot be read; expected {', '.join(READABLE_SUFFIXES)}; "
+            "to mend it: convert images and labels to NIfTI"
+        )
         listing.add(text, path=images.parent / "dataset.json")
         return listing
     image_files = _images(listing, images, ending, dicom=layout == "plain")

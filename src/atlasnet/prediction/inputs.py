@@ -187,8 +187,10 @@ def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
     below = files_below(path)
     if not below:
         raise _NoScanError("there is nothing in this folder", path=path, expected=expected)
+    if any(is_dicom(file) or file.suffix.lower() == ".zip" for file in below):
+        return
     images = [file for file in below if image_stem(file) and not of_slicer(file)]
-    if images and not any(is_dicom(file) for file in below):
+    if images:
         raise InputError(
             "the images lie in folders of their own",
             path=path,
@@ -197,6 +199,13 @@ def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
             remedy="give each of these folders as an input, or the files; cases are called after the files, with "
             "--name-from folder after the folders",
         )
+    raise _NoScanError(
+        "no file in this folder is an image that can be read",
+        path=path,
+        expected=f"{' '.join(READABLE_SUFFIXES)}, or DICOM",
+        found=shortened([str(file.relative_to(path)) for file in below], 3),
+        remedy="convert them to NIfTI",
+    )
 
 
 def _is_export(entry: Path) -> bool:
