@@ -341,7 +341,9 @@ def test_another_fusion_is_asked_of_the_same_networks(
 def test_the_page_holds_everything_and_loads_nothing(study: Study, found: dict) -> None:
     parser = Tags()
     parser.feed((study.folder / "study.html").read_text(encoding="utf-8"))
-    assert parser.tags["table"] == 6 + len(study.labels)
+    assert parser.tags["table"] == 5 + len(study.labels)
+    # Of three subjects there are no correlations, and no table without a number.
+    assert "it takes four test subjects or more" in (study.folder / "study.html").read_text(encoding="utf-8")
     assert parser.tags["svg"] == 5
     assert parser.tags["img"] == 3 * len(METHODS)
     assert all(source.startswith(("data:", "#")) for source in parser.sources)

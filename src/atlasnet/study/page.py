@@ -253,7 +253,10 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
         "certainty, subjects drawn together. A single network agrees with nobody."
     )
     head = ["method", *(f"{_MEASURED[measure]} and Dice" for measure in MEASURES)]
-    page.table([*head, "AtlasNet's agreement minus this certainty"], of_subjects)
+    if any(any(cells[1:]) for cells in of_subjects):
+        page.table([*head, "AtlasNet's agreement minus this certainty"], of_subjects)
+    else:
+        page.text("None is defined here: it takes four test subjects or more, whose values differ.")
     page.text(
         "Area under the curve with which entropy and disagreement find wrong voxels among those found or looked for, "
         "mean over the test subjects; expected calibration error, the mean distance over the same voxels of the "
