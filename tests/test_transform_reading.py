@@ -10,7 +10,14 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import TransformError
-from atlasnet.transform import Transform, corner_jacobians, read_transform, write_itk_field
+from atlasnet.transform import (
+    Transform,
+    corner_jacobians,
+    itk_field,
+    read_transform,
+    write_itk_field,
+    write_itk_transform,
+)
 from atlasnet.transform.maps import AffineMap, DisplacementMap, compose
 from atlasnet.volume import Grid, Volume
 
@@ -65,6 +72,44 @@ def test_transforms_that_are_applied_one_after_the_other_are_one_linear_map(tmp_
     sitk.WriteTransform(both, str(tmp_path / "both.h5"))
     got = read_transform(tmp_path / "both.h5")[0].warp(NOISE, TARGET, fill=-9.0).array[0]
     np.testing.assert_allclose(got, resampled_by_simpleitk(both), atol=1e-3)
+
+
+def test_a_transform_that_was_exported_to_itk_is_read_again(tmp_path):
+    matrix = np.eye(4)
+    matrix[:3, :3] = TURNED @ np.diag((1.1, 0.95, 1.05))
+    matrix[:3, 3] = SOURCE.centre - matrix[:3, :3] @ TARGET.centre
+    made = Transform.from_displacement(rough_field(2.0), matrix)
+    write_itk_transform(tmp_path / "map.h5", made.forward, TARGET)
+    found, repaired = read_transform(tmp_path / "map.h5")
+    assert repaired is not None
+    assert repaired.changed == 0
+    points = TARGET.to_world(np.random.default_rng(3).uniform(0, TARGET.size - 1, (200, 3)))
+    np.testing.assert_allclose(found.map_points(points), made.map_points(points), atol=1e-3)
+    np.testing.assert_allclose(found.inverse.map_points(found.map_points(points)), points, atol=0.3)
+
+
+def test_parts_of_a_composite_of_itk_are_applied_in_its_order(tmp_path):
+    """As ANTs writes: a linear map and a field in one file, in whichever order."""
+    field = sitk.DisplacementFieldTransform(
+        sitk.Cast(itk_field(rough_field(3.0).displacement, TARGET), sitk.sitkVectorFloat64)
+    )
+    shift = sitk.TranslationTransform(3, (2.0, -1.0, 3.0))
+    inner = sitk.CompositeTransform([linear_transform(), field])  # what was added last is applied first
+    outer = sitk.CompositeTransform([linear_transform(), field, shift])
+    for name, both in {"one": inner, "two": outer}.items():
+        sitk.WriteTransform(both, str(tmp_path / f"{name}.h5"))
+        transform, repaired = read_transform(tmp_path / f"{name}.h5")
+        assert repaired is not None
+        inside = TARGET.to_world(np.random.default_rng(3).uniform(3, TARGET.size - 4, (100, 3)))
+        expected = [both.TransformPoint(point) for point in inside.tolist()]
+        np.testing.assert_allclose(transform.map_points(inside), expected, atol=0.02)
+
+
+def test_the_folds_of_a_field_in_a_composite_are_smoothed_and_counted(tmp_path):
+    write_itk_transform(tmp_path / "map.h5", compose(rough_field(12.0), AffineMap(np.eye(4))), TARGET)
+    transform, repaired = read_transform(tmp_path / "map.h5")
+    assert repaired.minimum_before < 0 < repaired.changed
+    assert float(corner_jacobians(transform.displacement(TARGET), TARGET).min()) > 0
 
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])

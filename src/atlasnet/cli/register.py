@@ -45,7 +45,7 @@ ITK = "transform.h5"
 INVERSE_ITK = "inverse_transform.h5"
 PREVIEW = "preview.png"
 REPORT = "report.html"
-_MAPS = f"a {TRANSFORM}, a linear ITK transform (.mat, .tfm, .h5), or an image of displacements such as {FIELD}"
+_MAPS = f"a {TRANSFORM}, an ITK transform (.mat, .tfm, .h5), or an image of displacements such as {FIELD}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,6 +79,15 @@ def read_itk_field(path: str | Path) -> DisplacementMap:
         image, grid = read_sitk(Path(path))
     except VolumeError as error:
         raise TransformError("this displacement field cannot be read", path=path, found=str(error)) from error
+    return field_of(image, grid, path)
+
+
+def field_of(image: sitk.Image, grid: Grid, path: str | Path) -> DisplacementMap:
+    """A displacement field of ITK on its grid as a map.
+
+    Raises:
+        TransformError: what was read from ``path`` is not a 3-D image of finite 3-vectors.
+    """
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise TransformError(
             "this is no displacement field",

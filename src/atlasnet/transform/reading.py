@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,16 @@ import SimpleITK as sitk
 
 from atlasnet.errors import TransformError
 from atlasnet.transform.field import displacement_on
-from atlasnet.transform.itk import read_itk_field
+from atlasnet.transform.itk import field_of, read_itk_field
 from atlasnet.transform.maps import AffineMap, DisplacementMap, compose
 from atlasnet.transform.repair import RepairRecord, repair
 from atlasnet.transform.transform import Transform
+from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import itk_reason, quiet_itk
 from atlasnet.volume.names import image_suffix
 
 ITK_SUFFIXES = (".tfm", ".txt", ".mat", ".h5", ".hdf5", ".xfm")
+_FIELD = "DisplacementFieldTransform"
 # At most this many voxels of a field, at regular distances, say what its linear part is.
 FITTED_VOXELS = 1 << 16
 
@@ -28,18 +32,19 @@ def read_transform(path: str | Path) -> tuple[Transform, RepairRecord | None]:
     store their transforms so, and so does 3D Slicer when it writes them in ITK's formats.
 
     Args:
-        path: a ``transform.safetensors`` of `Transform.save`; a linear 3-D transform of ITK (.tfm, .txt, .mat, .h5,
-            .xfm); or an image of displacements (see `read_itk_field`).
+        path: a ``transform.safetensors`` of `Transform.save`; a 3-D transform of ITK (.tfm, .txt, .mat, .h5, .xfm) that
+            is linear, a displacement field, or a composite of these, as `write_itk_transform` and ANTs write it; or an
+            image of displacements (see `read_itk_field`).
 
     Returns:
-        The map; and, of a displacement field, which may fold and has no inverse there, what `repair` did to it.
+        The map; and, of displacement fields, which may fold and have no inverse there, what `repair` did to them.
 
     Raises:
         TransformError: the file is absent, damaged, no such map, or mirrors.
     """
     path = Path(path)
     if image_suffix(path) is not None:
-        return _from_field(path)
+        return _of_field(path, read_itk_field(path))
     if path.suffix.lower() not in ITK_SUFFIXES:
         return Transform.load(path), None
     if not path.is_file():
@@ -51,24 +56,64 @@ def read_transform(path: str | Path) -> tuple[Transform, RepairRecord | None]:
         raise TransformError(
             "this transform cannot be read", path=path, expected="a transform that ITK wrote", found=itk_reason(error)
         ) from error
-    if found.GetDimension() != 3 or not found.IsLinear():
+    parts = [found] if found.IsLinear() else _parts(found)
+    strange = [part.GetName() for part in parts if not (part.IsLinear() or part.GetName() == _FIELD)]
+    if found.GetDimension() != 3 or strange:
         raise TransformError(
-            "this transform is not linear in three dimensions",
+            "this transform is not linear in three dimensions, nor made of linear ones and displacement fields",
             path=path,
-            found=f"{found.GetName()} in {found.GetDimension()} dimensions",
+            found=f"{', '.join(strange) or found.GetName()} in {found.GetDimension()} dimensions",
             remedy="sample it as a displacement field on the target's grid and give that image",
         )
+    steps, records = [], []
+    for part in parts:
+        if part.IsLinear():
+            steps.append(_linear(path, part))
+        else:
+            step, record = _of_field(path, _field(path, part))
+            steps.append(step)
+            records.append(record)
+    return reduce(Transform.then, steps), _together(records)
+
+
+def _parts(transform: sitk.Transform) -> list[sitk.Transform]:
+    """What a transform of ITK applies, first to last; ITK applies first what was added last."""
+    if transform.GetName() != "CompositeTransform":
+        return [transform]
+    composite = sitk.CompositeTransform(transform)
+    return [composite.GetNthTransform(place) for place in reversed(range(composite.GetNumberOfTransforms()))]
+
+
+def _linear(path: Path, transform: sitk.Transform) -> Transform:
     matrix = np.eye(4)
-    matrix[:3, 3] = found.TransformPoint((0.0, 0.0, 0.0))
+    matrix[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
     for axis, point in enumerate(np.eye(3)):
-        matrix[:3, axis] = np.subtract(found.TransformPoint(point.tolist()), matrix[:3, 3])
+        matrix[:3, axis] = np.subtract(transform.TransformPoint(point.tolist()), matrix[:3, 3])
     _check_sides(path, matrix)
-    return Transform.affine(matrix), None
+    return Transform.affine(matrix)
 
 
-def _from_field(path: Path) -> tuple[Transform, RepairRecord]:
+def _field(path: Path, transform: sitk.Transform) -> DisplacementMap:
+    image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    x, y, z = image.GetSize()
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    return field_of(image, Grid.from_parts((z, y, x), image.GetSpacing(), image.GetOrigin(), direction), path)
+
+
+def _together(records: Sequence[RepairRecord]) -> RepairRecord | None:
+    """What was done to several fields; None without any."""
+    if not records:
+        return None
+    return RepairRecord(
+        min(record.minimum_before for record in records),
+        min(record.minimum_after for record in records),
+        sum(record.changed for record in records),
+        max(record.rounds for record in records),
+    )
+
+
+def _of_field(path: Path, field: DisplacementMap) -> tuple[Transform, RepairRecord]:
     """The map of a displacement field: a linear part, which goes on beyond the grid, and what is left without folds."""
-    field = read_itk_field(path)
     matrix = _linear_part(field)
     _check_sides(path, matrix)
     left = displacement_on(compose(field, AffineMap(matrix).inverse), field.grid)
