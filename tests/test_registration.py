@@ -329,6 +329,19 @@ def test_a_map_of_ones_own_operator_that_folds_is_refused(pair):
         register_images(source, target, operator=Folding(), execution=ONE)
 
 
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_a_registration_goes_on_from_the_map_of_an_earlier_one_without_folds(seed):
+    """Of images that have nothing to do with each other: both maps compress as far as they may, at the same places."""
+    grid = Grid.from_parts(SHAPE, (1.5, 1.5, 2.0), (10.0, -20.0, 5.0))
+    source, target = (Volume(anatomy(SHAPE, number), grid) for number in (seed, seed + 50))
+    first = register_images(source, target, operator=make_operator("mrf", affine=False), execution=ONE)
+    second = register_images(source, target, initial=first.transform, execution=ONE)
+    assert float(corner_jacobians(second.transform.displacement(grid), grid).min()) > 0
+    assert second.record["quality"] > first.record["quality"]
+    found = second.transform.forward.parts
+    assert found[-len(first.transform.forward.parts) :] == first.transform.forward.parts  # the start stays as it is
+
+
 def test_one_source_onto_several_targets_is_as_onto_each(pair):
     source, target, _ = pair
     operator = make_operator("mrf", affine=False)

@@ -25,9 +25,12 @@ from atlasnet.registration.operator import Registration, Task, tasks
 from atlasnet.registration.pyramid import build_levels, registration_grid
 from atlasnet.registration.settings import MRFSettings
 from atlasnet.transform import (
+    AffineMap,
     DisplacementMap,
     Transform,
+    compose,
     corner_jacobians,
+    displacement_on,
     inverse_grid,
     inverse_on,
     length_summary,
@@ -123,7 +126,7 @@ class MRFOperator(MeasuringOperator):
                 displacement, back, start, self._shown(source, source_mask, task, displacement.grid, execution)
             )
         deformed = time.perf_counter()
-        found, record["inverse"] = self._invertible(displacement)
+        found, record["inverse"] = self._invertible(displacement, start)
         transform = found.then(start)
         record |= {
             "seconds_affine": round(aligned - begin, 3),
@@ -144,23 +147,24 @@ class MRFOperator(MeasuringOperator):
             classes = ClassMap.of(task.labels, self.options.classes, device, of_source=False)
         return displacement_of(source, source_mask, task, initial, self.options, execution, classes=classes)
 
-    def _invertible(self, displacement: DisplacementMap) -> tuple[Transform, dict[str, Any]]:
-        """The map with an inverse that does not fold either, and what that took.
+    def _invertible(self, displacement: DisplacementMap, start: Transform) -> tuple[Transform, dict[str, Any]]:
+        """The map with an inverse that does not fold either, nor folds with the start after it, and what that took.
 
         Where a map bends strongly, the voxels of its inverse are too far apart to follow, and what is interpolated
-        between them may fold though the map itself does not. There the map is smoothed, up to `ROUNDS` times.
+        between them may fold though the map itself does not; and so may a map and a start that both compress the same
+        place. There the map is smoothed, up to `ROUNDS` times.
         """
         grid, rounds = displacement.grid, 0
         inverse = inverse_on(displacement, inverse_grid(displacement))
         while True:
             least = corner_jacobians(inverse.displacement, inverse.grid)
             bad = least <= SMALLEST_INVERSE_JACOBIAN
-            if rounds == ROUNDS or not bad.any():
+            where = _origins(inverse, bad, grid) | _folding(displacement, start)
+            if rounds == ROUNDS or not where.any():
                 return Transform(displacement, inverse), {
                     "rounds": rounds,
                     "jacobian_min": round(float(least.min()), 4),
                 }
-            where = _origins(inverse, bad, grid)
             smoother = smooth_at(displacement.displacement, grid, where, reach=2 + rounds)
             displacement = DisplacementMap(repair(smoother, grid, floor=self.options.smallest_jacobian)[0], grid)
             inverse = inverse_on(displacement, inverse_grid(displacement), inverse)
@@ -236,6 +240,14 @@ def displacement_of(
     forward = initial.forward.to(execution.torch_device())
     steps, records = deform(there, here, forward, levels, options, execution, classes=classes, witness=witness)
     return DisplacementMap(_to_millimetres(steps, levels[-1].grid), levels[-1].grid), records
+
+
+def _folding(displacement: DisplacementMap, start: Transform) -> Tensor:
+    """The voxels (z, y, x) of a displacement's grid at which it folds once the start is applied after it; bool."""
+    if isinstance(start.forward, AffineMap):
+        return torch.zeros(displacement.grid.shape, dtype=torch.bool)
+    whole = displacement_on(compose(displacement, start.forward), displacement.grid)
+    return (corner_jacobians(whole, displacement.grid) <= SMALLEST_INVERSE_JACOBIAN).cpu()
 
 
 def _origins(inverse: DisplacementMap, bad: Tensor, grid: Grid) -> Tensor:
