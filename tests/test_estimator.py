@@ -157,6 +157,16 @@ def warned(prediction: Prediction, *warnings: str) -> Prediction:
     return replace(prediction, record=prediction.record | {"warnings": [*warnings]})
 
 
+def test_an_option_that_there_is_not_is_answered_with_those_that_there_are(
+    net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"expected fusion, probabilities, agreement, .*found probability"):
+        net.predict(cohort["s0"].images[0], probability=True)
+    with pytest.raises(InputError, match="found agreements"):
+        net.predict_all(cohort, tmp_path / "out", agreements=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_array_is_no_scan_and_a_folder_is_not_one(net: atlasnet.AtlasNet, cohort: Cohort) -> None:
     scan = cohort.subjects[0].read_image()
     with pytest.raises(VolumeError, match=r"the image is not given as a Volume.*read_volume reads a file"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +231,12 @@ class AtlasNet:
         Raises:
             ModelError: nothing was fitted or loaded, or the model needs a mask.
             VolumeError: the scan or the mask cannot be used.
-            InputError: the path is that of no scan or of several, or memory does not suffice; see
-                `Execution.check_memory`.
+            InputError: there is no such option, the path is that of no scan or of several, or memory does not suffice;
+                see `Execution.check_memory`.
             UnusualInputError: it is not like the training subjects, and ``strict=True`` was given.
             RegistrationError: it cannot be mapped onto any atlas.
         """
-        predictor, chosen = self._ready(), PredictOptions(**options)
+        predictor, chosen = self._ready(), _wanted(options)
         require_volume(image, path=True)
         if mask is not None:
             require_volume(mask, "the mask", path=True)
@@ -301,13 +301,14 @@ class AtlasNet:
 
         Raises:
             ModelError: nothing was fitted or loaded, or the model needs masks.
-            InputError: no input is a scan, one is absent, or a result would take the place of one.
+            InputError: there is no such option, no input is a scan, one is absent, or a result would take the place of
+                one.
             Cancelled: on request; the same call goes on.
         """
         from atlasnet.prediction.dicom import require_dicom, require_writers
         from atlasnet.report import PredictionReport, write_beside_cases
 
-        predictor, folder = self._ready(), Path(folder)
+        predictor, folder, chosen = self._ready(), Path(folder), _wanted(options)
         cases: Sequence[Subject]
         if isinstance(inputs, Cohort):
             if series is not None:
@@ -328,7 +329,7 @@ class AtlasNet:
             predictor,
             cases,
             {case.name: folder / f"{case.name}{suffix}" for case in cases},
-            PredictOptions(**options),
+            chosen,
             dicom_seg=dicom_seg,
             rtstruct=rtstruct,
             report=PredictionReport(predictor) if report else None,
@@ -444,6 +445,14 @@ class AtlasNet:
         if self.model is None:
             raise ModelError("there is no model yet", remedy="call fit, or AtlasNet.load")
         return Ensemble.of(self.model)
+
+
+def _wanted(options: dict[str, Any]) -> PredictOptions:
+    """The options of a prediction by name; an unknown one is answered with those that there are."""
+    known = [field.name for field in fields(PredictOptions)]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError("a prediction has no such option", expected=", ".join(known), found=", ".join(unknown))
+    return PredictOptions(**options)
 
 
 def _named(atlases: int | str | Path | Sequence[str | Path] | None) -> int | tuple[str, ...] | None:
