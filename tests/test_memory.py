@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import pytest
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution, memory_held, memory_left
+from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.memory import prediction_bytes
 from atlasnet.registration import FIXED_BYTES, make_operator, registration_bytes
 from atlasnet.training.fit import fit
-from atlasnet.training.memory import mapping_bytes
+from atlasnet.training.memory import mapping_bytes, step_bytes
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
@@ -189,6 +191,19 @@ def test_a_step_takes_about_what_is_said(network: tuple[str, float, tuple[int, .
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     estimate, held = map(float, done.stdout.split())
     assert 0.75 * held < estimate < 2 * held  # as the documentation says of estimates
+
+
+@pytest.mark.parametrize(("network", "sides"), [("segnet", (160, 160)), ("unet3d", (24, 64, 64))])
+def test_a_step_on_cases_without_many_labels_takes_their_probabilities_once_more(
+    network: str, sides: tuple[int, ...]
+) -> None:
+    module = build_network(NetworkSpec(network, 0.25), 1, 21)
+    traits, voxels = Traits.of(module), 2 * math.prod(sides)
+    shown = np.tile(np.arange(21), (3, 1))
+    shown[1, 2:] = 0  # of the second case the first label alone was annotated
+    several, all_of_them = (step_bytes(module, traits, 1, voxels, own) for own in (shown, None))
+    assert several - all_of_them > 20 * 4 * voxels  # float32, of the background and 19 labels
+    assert step_bytes(module, traits, 1, voxels, shown[[0]]) < all_of_them + 4 * 4 * voxels
 
 
 _MEASURED = """

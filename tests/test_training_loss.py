@@ -197,7 +197,6 @@ def test_all_classes_annotated_in_all_samples_is_the_loss_without(case: tuple[to
 
 
 def test_a_class_of_many_that_is_hidden_is_kept_in_memory_alone() -> None:
-    """What a step takes is estimated without it, see `step_bytes`."""
     logits, target = torch.randn(2, 40, 16, 16, requires_grad=True), torch.zeros(2, 16, 16, dtype=torch.int64)
     shown = torch.arange(40).repeat(2, 1)
     shown[1, 7] = 0

@@ -219,7 +219,8 @@ class _Training:
             InputError: it does not.
         """
         if self.device.type == "cpu" and self.execution.check_memory:
-            needed = step_bytes(self.module, self.traits, int(self.cases[0].image.shape[0]), self.voxels)
+            channels = int(self.cases[0].image.shape[0])
+            needed = step_bytes(self.module, self.traits, channels, self.voxels, self.table.shown)
             self.execution.require_memory(needed, _SMALLER)
 
     def _seed(self, epoch: int) -> int:

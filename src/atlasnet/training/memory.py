@@ -6,7 +6,9 @@ import copy
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atlasnet.network.slices import padded_side
@@ -52,7 +54,9 @@ def mapping_bytes(
     return FIXED_BYTES + kept + scan + max(mapped, *(work_bytes(grid, operator) for grid in largest[:atlases]))
 
 
-def step_bytes(module: nn.Module, traits: Traits, channels: int, voxels: int) -> float:
+def step_bytes(
+    module: nn.Module, traits: Traits, channels: int, voxels: int, shown: NDArray[np.int64] | None = None
+) -> float:
     """The memory that a step of the optimiser takes on the CPU, beyond what the process has.
 
     The tensors that autograd keeps are counted on the smallest input of the network. Those that grow with the input are
@@ -63,6 +67,8 @@ def step_bytes(module: nn.Module, traits: Traits, channels: int, voxels: int) ->
         traits: what it declares.
         channels: of an image.
         voxels: of a whole batch, padding included.
+        shown: (cases, classes) the class that stands for each, see `segmentation_loss`, where not all were annotated in
+            all cases; the batch is taken to be of the case that has the fewest.
     """
     side = padded_side(1, traits.divisibility)
     trial = copy.deepcopy(module).cpu().train()
@@ -76,9 +82,14 @@ def step_bytes(module: nn.Module, traits: Traits, channels: int, voxels: int) ->
         return tensor
 
     shape = (side,) * traits.spatial_dims
+    if shown is not None:
+        fewest = int((shown != np.arange(shown.shape[1])).sum(1).argmax())
+        shown = shown[[fewest, fewest]]
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         logits = trial(torch.zeros(2, traits.input_channels(channels), *shape))
-        loss = segmentation_loss(logits, torch.zeros(2, *shape, dtype=torch.int64), None, dice=True)
+        target = torch.zeros(2, *shape, dtype=torch.int64)
+        stands = None if shown is None else torch.from_numpy(shown)
+        loss = segmentation_loss(logits, target, None, dice=True, shown=stands)
     weights = sum(parameter.nbytes for parameter in trial.parameters())
     growth = voxels / (2 * math.prod(shape))
     del loss  # the tensors lived as long as it did, hence no two at one address
