@@ -96,15 +96,21 @@ def test_what_is_no_scan_among_several_inputs_is_passed_over_and_told(
     (scans / "anna.seg.nrrd").write_text("of Slicer")
     (scans / "empty").mkdir()
     words = ["predict", *sorted(map(str, scans.iterdir())), "-m", str(model.folder), "-o", str(tmp_path / "out")]
+    strays = [str(scans / name) for name in ("anna.seg.nrrd", "empty", "notes.txt")]
     assert main([*words, "--dry-run", "--quiet"]) == 1
+    assert capsys.readouterr().err == f"atlasnet predict: error: no scan, and not read: {', '.join(strays)}\n"
     assert main([*words, "--json"]) == 1
     said = capsys.readouterr()
-    result, strays = json.loads(said.out), [str(scans / name) for name in ("anna.seg.nrrd", "empty", "notes.txt")]
+    result = json.loads(said.out)
     assert ([*result["written"]], result["failed"], result["not_read"]) == (["anna", "bert"], {}, strays)
     assert said.err.splitlines()[-1] == f"atlasnet predict: error: no scan, and not read: {', '.join(strays)}"
+    assert said.err.count("notes.txt") == 1
     assert main(["predict", str(scans), *words[-4:], "--quiet"]) == 0  # of a folder nobody named them
     assert main(["predict", strays[2], strays[1], *words[-4:]]) == 2
     assert "notes.txt: the file is not an image that can be read" in capsys.readouterr().err
+    (scans / "carl.nii.gz").write_text("of no scan")
+    assert main(["predict", str(scans / "carl.nii.gz"), strays[2], *words[-4:]]) == 2
+    assert f"error: no scan, and not read: {strays[2]}" in capsys.readouterr().err
 
 
 def test_the_quality_that_is_asked_of_registrations_is_an_option(

@@ -139,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
     models = Ensemble.load(args.model)
     cases = find_cases(args.inputs, len(models.channels), args.series, name_from=args.name_from)
     left = unread(args.inputs, cases)
-    strays = [str(path) for path in args.inputs if path in left]
-    warn_of_unread(left, execution.reporter)
+    strays = [path for path in args.inputs if path in left]  # an error, told at the end
+    warn_of_unread([path for path in left if path not in strays], execution.reporter)
     if wants_dicom:
         require_dicom(cases)
     if args.organ_mask is not None:
@@ -170,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
             execution=execution,
         )
         tell(args, as_text(batch_lines(found, args.output)), found.to_json() | {"not_read": list(map(str, left))})
+        _tell_strays(strays)
         return 1 if found.unreadable or strays else 0
     models.check(options)
     folder = next(iter(paths.values())).parent if paths else args.output
@@ -208,15 +209,22 @@ def run(args: argparse.Namespace) -> int:
     if len(cases) == 1 and problems:
         if args.json:
             tell(args, batch.summary(), result)
+        _tell_strays(strays)
         raise next(iter(problems.values()))
     tell(args, f"{batch.summary()}; in {args.output}", result)
     for name, error in problems.items():
         print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
-    if strays:
-        print(f"atlasnet predict: error: no scan, and not read: {shortened(strays)}", file=sys.stderr)
+    _tell_strays(strays)
     if unwritten is not None:
         raise unwritten
     return 1 if batch.failed or strays else UnusualInputError.exit_code if batch.refused else 0
+
+
+def _tell_strays(strays: Sequence[Path]) -> None:
+    """Name inputs that are no scans, if any."""
+    if strays:
+        names = shortened([str(path) for path in strays])
+        print(f"atlasnet predict: error: no scan, and not read: {names}", file=sys.stderr)
 
 
 def _report(predictor: Predictor) -> Report:
