@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import dicoms
+from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Subject, check_cohort
 from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.doubts import modality_doubts
@@ -115,6 +116,35 @@ def test_of_nnunets_cases_those_that_dataset_json_lists_take_part(tmp_path: Path
         (tmp_path / file).unlink()
     with pytest.raises(CohortError, match=r"c: .*dataset\.json lists it, and its files are missing"):
         Cohort.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("annotation", {"b": ["left"]}, "annotated"),
+        ("annotations", {"b": ["left"]}, "annotated"),
+        ("Annotated", {"b": ["left"]}, "annotated"),
+        ("segment", {}, "segments"),
+        ("train", ["a"], "training"),
+    ],
+)
+def test_a_key_that_is_almost_one_of_ours_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: Any, meant: str
+) -> None:
+    nnunet(tmp_path / "data", **{key: value})
+    said = f"{key!r} in dataset.json is passed over; if {meant!r} is meant, call it so"
+    assert texts(tmp_path / "data").startswith(f"warning: {tmp_path / 'data' / 'dataset.json'}: {said}")
+    assert main(["train", str(tmp_path / "data"), "-o", str(tmp_path / "m"), "--atlas", "nobody"]) == 2
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def test_other_keys_are_nobodys_concern(tmp_path: Path) -> None:
+    others = {"name": "x", "licence": "", "license": "", "reference": "", "release": "1", "relase": ""}
+    others |= {"overwrite_image_reader_writer": "SimpleITKIO", "tensorImageSize": "3D", "regions_class_order": [1, 2]}
+    others |= {"test": ["./imagesTs/d.nii.gz"], "numTest": 1, "annotators": ["A", "B"], "annotation": "by hand"}
+    nnunet(tmp_path, **others, annotated={"b": ["left"]}, annotations={"b": "in haste"}, numTraining=3)
+    labels(tmp_path / "labelsTr" / "b.nii.gz", [1])
+    assert not any("passed over" in problem.text for problem in check_cohort(tmp_path).problems)
 
 
 def test_a_list_that_names_no_subject_is_told_and_decides_nothing(tmp_path: Path) -> None:

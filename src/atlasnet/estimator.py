@@ -153,7 +153,7 @@ class AtlasNet:
             Cancelled: on request.
         """
         if not isinstance(cohort, Cohort):
-            cohort = Cohort.read(cohort)
+            cohort = Cohort.read(cohort, reporter=self.execution.reporter)
         if not (update is None or isinstance(update, Model)):
             update = Model.load(update)
         folder, execution = Path(folder), self.execution

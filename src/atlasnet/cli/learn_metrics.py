@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.figure is not None:
         require_file(args.figure)
     execution, settings = execution_from(args), _settings(args)
-    cohort = Cohort.read(args.data)
+    cohort = Cohort.read(args.data, reporter=args.reporter)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
     work = args.work or args.output.with_name(f"{args.output.stem}_work")

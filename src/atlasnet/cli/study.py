@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.training.subjects import read_names
 
     execution = execution_from(args)
-    cohort = Cohort.read(args.data)
+    cohort = Cohort.read(args.data, reporter=args.reporter)
     wanted = None if args.test_subjects is None else read_names(args.test_subjects)
     tests = read_test_subjects(args.test or args.data, cohort, wanted)
     if args.subjects is not None:

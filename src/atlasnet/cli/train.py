@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("there are no models to make an ensemble of", remedy="add --folds")
     _check_only_fold(args)
     update = None if args.update is None else Model.load(args.update)
-    cohort = Cohort.read(args.data)
+    cohort = Cohort.read(args.data, reporter=args.reporter)
     if args.subjects is not None:
         cohort = cohort.select(read_names(args.subjects))
     if args.organ_mask is not None:

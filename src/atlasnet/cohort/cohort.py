@@ -17,10 +17,12 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.structures import Hidden, Values, annotated_counts, annotated_structures, structures_of
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
+from atlasnet.execution import Reporter
 from atlasnet.volume.io import read_labels
 from atlasnet.volume.names import case_and_channel, composed, image_stem
 from atlasnet.wording import counted, shortened
 
+DATASET = "dataset.json"
 UNNAMED_CHANNEL = "image"
 _SHOWN = 20
 
@@ -50,7 +52,7 @@ class Cohort:
     regions: Mapping[str, Values] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: str | Path, *, labelled: bool = True) -> Cohort:
+    def read(cls, path: str | Path, *, labelled: bool = True, reporter: Reporter | None = None) -> Cohort:
         """Read a cohort's layout and ``dataset.json``; the images stay on disk.
 
         Where no ``dataset.json`` declares labels, every reference is read for the values in it, named ``label 1`` and
@@ -59,6 +61,7 @@ class Cohort:
         Args:
             path: a folder in one of the three layouts (see `atlasnet.cohort.layout.list_subjects`).
             labelled: whether every subject must have a reference.
+            reporter: is warned of what in ``dataset.json`` may be meant otherwise than it is taken.
 
         Raises:
             CohortError: no layout is recognised, or files are missing, surplus or misnamed: all of them are named.
@@ -73,6 +76,9 @@ class Cohort:
                 path=path,
                 remedy=f"see them all with: atlasnet check {path}" + "".join(lines) + more,
             )
+        for problem in problems:
+            if reporter is not None and problem.path == cohort.root / DATASET:
+                reporter.warn(str(problem))
         return cohort
 
     def select(self, names: Sequence[str]) -> Cohort:
@@ -212,9 +218,11 @@ def scan(path: str | Path, *, labelled: bool = True) -> tuple[Cohort, list[Probl
     """
     root = Path(path)
     require_folder(root)
-    file = root / "dataset.json"
+    file = root / DATASET
     declaration = read_declaration(file) if file.is_file() else Declaration()
     listing = list_subjects(root, declaration, labelled=labelled)
+    for doubt in declaration.doubts:
+        listing.add(doubt, path=file, warning=True)
     count = max((subject.channels for subject in listing.subjects), default=1)
     channels = declaration.channels
     if channels is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from atlasnet.volume.io import LARGEST_LABEL
 
 BACKGROUND = "background"
 IGNORE = "ignore"
+
+_KEYS: Mapping[str, tuple[type, ...]] = {
+    "channel_names": (dict, list),
+    "modality": (dict, list),
+    "labels": (dict,),
+    "training": (list,),
+    "dataset": (dict,),
+    "numTraining": (int,),
+    "file_ending": (str,),
+    "segments": (dict,),
+    ANNOTATED: (dict,),
+}
+"""What is read of ``dataset.json``, and what it may be."""
+
+_ALIKE = 0.7  # of the letters of two keys: as many have "annotation" and "annotated" in common
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,7 @@ class Declaration:
         file_ending: nnU-Net's, or None.
         segments: codes and colours by label name; see `atlasnet.cohort.segments`.
         hidden: by the name of a case, what nobody annotated in it, see `Subject`; all others have all labels.
+        doubts: keys that are passed over and may be misspelt ones, for a person.
     """
 
     channels: tuple[str, ...] | None = None
@@ -47,6 +64,7 @@ class Declaration:
     file_ending: str | None = None
     segments: Mapping[str, Any] = field(default_factory=dict)
     hidden: Mapping[str, Hidden] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
 
 def read_declaration(path: Path) -> Declaration:
@@ -93,7 +111,16 @@ def read_declaration(path: Path) -> Declaration:
         file_ending=ending,
         segments=segments,
         hidden=hidden_values(content.get(ANNOTATED, {}), labels, regions, path),
+        doubts=tuple(_misspelt(content)),
     )
+
+
+def _misspelt(content: Mapping[str, Any]) -> Iterator[str]:
+    """Keys that are none of `_KEYS`, and are written and filled almost like one that is not there."""
+    for key, value in content.items():
+        possible = [name for name, kinds in _KEYS.items() if name not in content and isinstance(value, kinds)]
+        if key not in _KEYS and (near := get_close_matches(key.lower(), possible, 1, _ALIKE)):
+            yield f"{key!r} in dataset.json is passed over; if {near[0]!r} is meant, call it so"
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
