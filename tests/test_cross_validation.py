@@ -336,9 +336,19 @@ def test_a_model_is_not_trained_among_the_files_of_something_else(
     cohort: Cohort, tmp_path: Path, file: str, what: str
 ) -> None:
     (tmp_path / file).write_text("[]")
-    with pytest.raises(ModelError, match=f"holds an? {what}, no model; found {file}"):
+    with pytest.raises(ModelError, match=f"holds an? {what}, not a model; found {file}"):
         fit(cohort, tmp_path, QUICK, execution=ONE)
     assert [path.name for path in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize(("file", "what"), [("model.json", "model"), ("study.json", "study")])
+def test_folds_are_not_trained_among_the_files_of_something_else(
+    cohort: Cohort, tmp_path: Path, file: str, what: str
+) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ModelError, match=f"holds a {what}, not a cross-validation; found {file}"):
+        cross_validate(cohort, tmp_path, QUICK, execution=ONE)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_a_scan_that_is_there_twice_is_refused_before_training(

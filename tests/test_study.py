@@ -497,12 +497,15 @@ def test_files_of_another_origin_are_not_written_over(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir() if path.suffix] == [(name, '{"editor": 1}')]
 
 
-@pytest.mark.parametrize(("name", "what"), [("model.json", "a model"), ("folds.json", "a cross-validation")])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("model.json", "a model"), ("folds.json", "a cross-validation"), ("ensemble.json", "an ensemble")],
+)
 def test_a_study_is_not_made_among_the_files_of_a_model(
     cohort: Cohort, tests: tuple[Subject, ...], tmp_path: Path, name: str, what: str
 ) -> None:
     (tmp_path / name).write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=f"holds {what}, no study; found {name}"):
+    with pytest.raises(InputError, match=f"holds {what}, not a study; found {name}"):
         run_study(cohort, tests, tmp_path, QUICK, execution=ONE)
 
 

@@ -20,6 +20,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Execution, Reporter, read_json, reading_back
 from atlasnet.training.memory import measuring_bytes
 from atlasnet.training.options import FitOptions
+from atlasnet.training.place import VALIDATION, require_no_other
 from atlasnet.volume.names import composed
 from atlasnet.wording import counted, shortened
 
@@ -80,8 +81,8 @@ def plan_folds(
 
     Raises:
         CohortError: in nobody on whom a fold is trained some label was annotated.
-        InputError: the groups cannot be used, ``folder`` holds others, an atlas would be left out, a scan is in two
-            groups, or memory does not suffice to find that out.
+        InputError: the groups cannot be used, ``folder`` holds others, or no cross-validation but a model, an atlas
+            would be left out, a scan is in two groups, or memory does not suffice to find that out.
     """
     names = [subject.name for subject in cohort]
     if folds is None or isinstance(folds, int):
@@ -99,6 +100,7 @@ def plan_folds(
                 expected="a number of atlases, or image files that are no subjects",
                 found=", ".join(left_out),
             )
+    require_no_other(Path(folder), VALIDATION)
     path = Path(folder) / FOLDS
     with reading_back(path):
         before = read_json(path) if path.exists() else None

@@ -27,6 +27,7 @@ from atlasnet.study.subjects import check_observer, check_test_subjects, subject
 from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.model import class_values
 from atlasnet.training.pairs import check_tissues, planned_operator
+from atlasnet.training.place import STUDY, require_no_other
 from atlasnet.training.recipe import check_epochs
 from atlasnet.volume.names import composed
 from atlasnet.wording import shortened
@@ -248,14 +249,7 @@ class StudyRequest:
             begun = (self.folder / PLAN).exists()
             outputs = [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES, LESS_DATA)]
             foreign = [file for file in outputs if file.exists() and not begun]
-            for file, what in (("model.json", "a model"), ("folds.json", "a cross-validation")):
-                if (self.folder / file).exists():
-                    raise InputError(
-                        f"the folder holds {what}, no study",
-                        path=self.folder,
-                        found=file,
-                        remedy="give another folder with -o",
-                    )
+            require_no_other(self.folder, STUDY)
         if foreign:
             raise InputError(
                 "a file lies where one of the study belongs, and is of no study",

@@ -36,10 +36,11 @@ from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.loss import Objective
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
-from atlasnet.training.model import TOGETHER, Atlas, Model, class_values, is_file_name, log_path, weights_path
+from atlasnet.training.model import Atlas, Model, class_values, is_file_name, log_path, weights_path
 from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
+from atlasnet.training.place import MODEL, require_no_other
 from atlasnet.training.recipe import Recipe, check_epochs
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import Keyed, cohort_hashes, keyed_subject
@@ -119,7 +120,7 @@ class Fitting:
         self.work = WorkFolder(work or self.folder / "work", earlier, frozen=frozen)
         for place in (self.folder, self.work.root):
             require_apart(place, cohort.subjects, cohort.root)
-        _require_no_other(self.folder)
+        require_no_other(self.folder, MODEL)
         if self.update is not None:
             self.update.check(self.folder)
             options = self.update.completed(options)
@@ -558,20 +559,3 @@ class Fitting:
         if self.update is not None:
             record["update"] = self.update.record(hashes, networks.names)
         return record
-
-
-def _require_no_other(folder: Path) -> None:
-    """Find out before any work that a model would lie among the files of something else than a model.
-
-    Raises:
-        ModelError: it would.
-    """
-    others = {TOGETHER: "an ensemble", "folds.json": "a cross-validation", "study.json": "a study"}
-    found = next((name for name in others if (folder / name).exists()), None)
-    if found is not None and not (folder / "model.json").exists():
-        raise ModelError(
-            f"the folder holds {others[found]}, no model",
-            path=folder,
-            found=found,
-            remedy=f"give another folder with -o, such as {folder}_model",
-        )
