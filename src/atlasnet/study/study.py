@@ -144,20 +144,24 @@ class StudyRun(StudyRequest):
         if isinstance(wanted, tuple):
             return resolve_atlases(self.cohort, wanted)
         path = self.folder / ATLASES
-        if not path.exists():
-            count = atlas_count(wanted, len(self.cohort))
-            # Label propagation carries the atlases' labels over: those that have all of them come first.
-            whole = [subject.name for subject in self.cohort if not subject.hidden]
-            fewer = len(whole) < count
-            among = self.cohort if fewer else self.cohort.select(whole)
-            images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in among}
-            chosen = choose_atlases(images, count, included=whole if fewer else (), execution=self.execution)
-            self.check_atlases(chosen)
-            write_json(path, chosen)
-        everyone = [subject.name for subject in self.cohort]
-        names = chosen_names(path, everyone, len(everyone)) or ()
+        if path.exists():
+            everyone = [subject.name for subject in self.cohort]
+            names = chosen_names(path, everyone, len(everyone)) or ()
+        else:
+            names = self._chosen(wanted)
         self.check_atlases(names)
+        if not path.exists():
+            write_json(path, names)
         return resolve_atlases(self.cohort, names)
+
+    def _chosen(self, wanted: int | None) -> tuple[str, ...]:
+        count = atlas_count(wanted, len(self.cohort))
+        # Label propagation carries the atlases' labels over: those that have all of them come first.
+        whole = [subject.name for subject in self.cohort if not subject.hidden]
+        fewer = len(whole) < count
+        among = self.cohort if fewer else self.cohort.select(whole)
+        images = {subject.name: lambda s=subject: canonical(s.read_image())[0] for subject in among}
+        return tuple(choose_atlases(images, count, included=whole if fewer else (), execution=self.execution))
 
     def _share(self, job: Run, plan: Plan) -> Cohort:
         """The training data of a job."""
