@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,9 +168,9 @@ def test_a_reference_that_holds_what_nobody_annotated_is_refused(tmp_path: Path)
     report = check_cohort(folder)
     (error,) = report.errors
     assert error.subject == "s1"
-    assert "labels that 'annotated' in dataset.json does not name: 4 (" in error.text
-    assert error.text.endswith("; to mend it: name all labels that were annotated in it, or mend the reference")
-    with pytest.raises(CohortError, match=r"labelsTr/s1.*found 4 \(\d+ voxels\)"):
+    assert "labels that 'annotated' in dataset.json does not name; found 4 (" in error.text
+    assert error.text.endswith("; to mend it: name all labels that were annotated in s1, or mend the reference")
+    with pytest.raises(CohortError, match=r"labelsTr/s1.*" + re.escape(error.text)):
         fit(Cohort.read(folder), tmp_path / "m", OPTIONS, execution=ONE)
 
 

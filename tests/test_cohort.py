@@ -354,7 +354,7 @@ def test_check_lists_every_problem_of_every_subject(tmp_path: Path) -> None:
         ("error: a: ", "labels are missing"),
         ("error: b: ", "channel _0001 is missing"),
         ("error: c: ", "c_0000.nii.gz: the file is truncated"),
-        ("error: c: ", "does not declare: 77 (3 voxels)"),
+        ("error: c: ", "does not declare: 77 (3 voxels); to mend it: declare them in dataset.json, or"),
         ("error: d: ", "does not lie on the grid"),
         ("error: d: ", "does not declare: 5 (3 voxels)"),
         ("error: e: ", "whole numbers"),

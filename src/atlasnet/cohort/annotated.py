@@ -116,22 +116,14 @@ def check_hidden(labels: Volume, hidden: Hidden, case: str, path: Path | None = 
     Raises:
         CohortError: it does.
     """
-    text = hidden_doubt(labels, hidden)
-    if text is not None:
+    if not hidden:
+        return
+    there = np.isin(labels.array, [value for value, _ in hidden])
+    if there.any():
+        values = zip(*np.unique(labels.array[there], return_counts=True), strict=True)
         raise CohortError(
             f"the reference of {case} holds labels that {ANNOTATED!r} in dataset.json does not name",
             path=path,
-            found=text,
+            found=shortened([f"{value} ({counted(count, 'voxel')})" for value, count in values]),
             remedy=f"name all labels that were annotated in {case}, or mend the reference",
         )
-
-
-def hidden_doubt(labels: Volume, hidden: Hidden) -> str | None:
-    """The voxels of a reference that have ``hidden`` values, for a person; None where there are none."""
-    if not hidden:
-        return None
-    there = np.isin(labels.array, [value for value, _ in hidden])
-    if not there.any():
-        return None
-    values, counts = np.unique(labels.array[there], return_counts=True)
-    return shortened([f"{value} ({counted(count, 'voxel')})" for value, count in zip(values, counts, strict=True)])

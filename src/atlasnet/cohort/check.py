@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from atlasnet.cohort.annotated import ANNOTATED, hidden_doubt
+from atlasnet.cohort.annotated import check_hidden
 from atlasnet.cohort.cohort import Cohort, scan
 from atlasnet.cohort.doubts import AIR, TISSUE, cohort_doubts, header_doubts, is_hardly_hounsfield, modality_doubts
 from atlasnet.cohort.duplicates import voxel_digest
-from atlasnet.cohort.fingerprint import Fingerprint, Measured, combine, measure
+from atlasnet.cohort.fingerprint import DECLARE_THEM, Fingerprint, Measured, combine, measure
 from atlasnet.cohort.masks import with_masks, within
 from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
-from atlasnet.cohort.structures import Hidden
 from atlasnet.cohort.subject import Subject, check_same_grid
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
@@ -170,7 +169,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
         except InputError as error:
             note(_text(error), subject.labels)
         else:
-            for text, warning in _label_doubts(cohort, labels, subject.hidden):
+            for text, warning in _label_doubts(cohort, labels, subject):
                 note(text, subject.labels, warning=warning)
     if subject.labels is not None and image is not None and labels is not None:
         try:
@@ -205,16 +204,17 @@ def _image_doubts(cohort: Cohort, image: Volume) -> list[tuple[int, str, bool]]:
     return doubts
 
 
-def _label_doubts(cohort: Cohort, labels: Volume, hidden: Hidden) -> list[tuple[str, bool]]:
-    """What is wrong with a reference, and whether that is only a warning."""
+def _label_doubts(cohort: Cohort, labels: Volume, subject: Subject) -> list[tuple[str, bool]]:
+    """What is wrong with the reference of a subject, and whether that is only a warning."""
     values, counts = np.unique(labels.array, return_counts=True)
     strange = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in cohort.declared]
     if strange:
         listed = shortened([f"{value} ({counted(count, 'voxel')})" for value, count in strange], _LISTED)
-        return [(f"label values that dataset.json does not declare: {listed}", False)]
-    if (found := hidden_doubt(labels, hidden)) is not None:
-        remedy = "name all labels that were annotated in it, or mend the reference"
-        return [(f"labels that {ANNOTATED!r} in dataset.json does not name: {found}; to mend it: {remedy}", False)]
+        return [(f"label values that dataset.json does not declare: {listed}; to mend it: {DECLARE_THEM}", False)]
+    try:
+        check_hidden(labels, subject.hidden, subject.name, subject.labels)
+    except CohortError as error:
+        return [(_text(error), False)]
     if set(values.tolist()) <= {0, cohort.ignore_label}:
         text = "nothing is labelled" if 0 in values else "every voxel has the ignore label"
         return [(text, True)]

@@ -27,6 +27,9 @@ QUANTILES = 201
 SAMPLES = 10_000
 """Voxels drawn from each subject and channel; every subject counts alike, however large."""
 
+DECLARE_THEM = "declare them in dataset.json, or mend the reference"
+"""What mends label values that are not declared."""
+
 Point = tuple[float, float, float]
 
 _IMAGE_SAMPLES = 300_000
@@ -166,7 +169,7 @@ def check_declared(labels: Volume, declared: Iterable[int], subject: str, path: 
             f"the reference of {subject} holds label values that are not declared",
             path=path,
             found=", ".join(found) + (f" and {len(values) - 6} more" if len(values) > 6 else ""),
-            remedy="declare them in dataset.json, or mend the reference; atlasnet check lists those of all subjects",
+            remedy=f"{DECLARE_THEM}; atlasnet check lists those of all subjects",
         )
 
 

@@ -80,9 +80,8 @@ def load_slices(
         `IGNORED` in the padding. What a network takes is made of them by `network_inputs`.
     """
     chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
-    height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
+    height, width, stored = _common([case for case, _ in chosen], traits)
     channels = chosen[0][0].image.shape[0]
-    stored = np.result_type(*(case.image.dtype for case, _ in chosen))
     images = np.empty((len(rows), traits.input_channels(channels), height, width), dtype=stored)
     labels = np.full((len(rows), 1, height, width), IGNORED, dtype=np.uint8)
     for row, (case, z) in enumerate(chosen):
@@ -107,10 +106,9 @@ def load_blocks(
         Images (b, c, z, y, x) and labels (b, z, y, x) uint8, padded as by `load_slices`.
     """
     chosen = [(cases[table.case[row]], int(table.z[row])) for row in rows]
-    height, width = (padded_side(max(case.labels.shape[a] for case, _ in chosen), traits.divisibility) for a in (1, 2))
+    height, width, stored = _common([case for case, _ in chosen], traits)
     deepest = max(case.labels.shape[0] for case, _ in chosen)
     depth = block_depth(height * width, deepest, traits.divisibility)
-    stored = np.result_type(*(case.image.dtype for case, _ in chosen))
     images = np.empty((len(rows), chosen[0][0].image.shape[0], depth, height, width), dtype=stored)
     labels = np.full((len(rows), depth, height, width), IGNORED, dtype=np.uint8)
     for row, (case, z) in enumerate(chosen):
@@ -139,6 +137,12 @@ def ahead(batches: Iterator[T]) -> Iterator[T]:
         while (batch := following.result()) is not None:
             following = pool.submit(next, batches, None)
             yield batch
+
+
+def _common(cases: Sequence[MappedCase], traits: Traits) -> tuple[int, int, np.dtype[Any]]:
+    """The size (y, x) that slices of all these are padded to, and the type of the most precise of them."""
+    height, width = (padded_side(max(case.labels.shape[a] for case in cases), traits.divisibility) for a in (1, 2))
+    return height, width, np.result_type(*(case.image.dtype for case in cases))
 
 
 def _padded(slices: NDArray[Any], height: int, width: int) -> NDArray[Any]:
