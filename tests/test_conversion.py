@@ -461,6 +461,29 @@ def test_a_missing_structure_may_be_one_that_nobody_annotated(
         convert_cohort(tmp_path / "cases", tmp_path / "other", channels=["CT"], partial=True)
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_label_of_which_a_case_has_a_part_was_not_annotated_there(tmp_path: Path, overlapping: bool) -> None:
+    cases, left, right = tmp_path / "cases", painted() == 1, painted() == 2
+    write_named(cases / "a", Lung_L=left, Lung_R=right, heart=painted() == 0)
+    write_named(cases / "b", lung_l=left, heart=painted() == 0)
+    write_named(cases / "c", Lungs=painted() > 0)
+    write_named(cases / "d", Lung_L=left, Lung_R=right & False)
+    labels = {"lung": ["Lung_L", "Lung_R", "Lungs"], "heart": ["heart"]}
+    options: dict[str, Any] = {"channels": ["CT"], "labels": labels, "partial": True, "overlapping": overlapping}
+    made = convert_cohort(cases, tmp_path / "data", **options)
+    assert "b: lung_l alone is not the whole of 'lung', and is left out" in made.notes
+    assert "not annotated: 'lung' in b" in made.notes
+    cohort = Cohort.read(made.folder)
+    lung, heart = made.labels["lung"], made.labels["heart"]
+    assert cohort.hidden == {"b": ((lung, 0),), "c": ((heart, 0),), "d": ((heart, 0),)}
+    assert set(np.unique(cohort["b"].read_labels().array)) == {0, heart}
+    np.testing.assert_array_equal(cohort["c"].read_labels().array[0] == lung, painted() > 0)
+    assert not check_cohort(made.folder).errors
+    (cases / "b" / "masks" / "heart.nii.gz").unlink()
+    with pytest.raises(CohortError, match=r"one label at least, and all of the structures that it unites; found b"):
+        convert_cohort(cases, tmp_path / "other", **options)
+
+
 def test_structures_that_overlap_are_kept_whole_where_some_are_not_annotated(tmp_path: Path) -> None:
     for case in ("a", "b"):
         structures = {"organ": painted() > 0, "tumour": painted() == 2, "unclear": painted() == 1}

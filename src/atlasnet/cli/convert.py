@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--partial",
         action="store_true",
         help="a structure that a case does not have was not annotated there: dataset.json says which were, and where "
-        "the others are background, they may be; structures that overlap take --overlapping",
+        "the others are background, they may be; structures that overlap take --overlapping, and of structures that "
+        "are united a part alone is left out",
     )
     add_output_options(parser)
 

@@ -15,6 +15,7 @@ from atlasnet.cohort.conversion.labels import (
     Labels,
     check_missing,
     check_united,
+    drawn_whole,
     every_structure,
     is_ignored,
     label_values,
@@ -98,7 +99,8 @@ def convert_cohort(
         overlapping: structures may overlap: voxels of several have a value of their own, and a label that others lie in
             is declared as a region of several values.
         allow_missing: take a structure that a case does not have for absent in it, instead of refusing.
-        partial: take it for not annotated, and say so in ``dataset.json``; no label may cover another then.
+        partial: take it for not annotated, and say so in ``dataset.json``; no label may cover another then. Of
+            structures that are united, those of a case which has fewer than another case are left out.
         reporter: follows the work.
 
     Raises:
@@ -126,7 +128,11 @@ def convert_cohort(
     values = label_values(wanted)
     painting = Combining([*wanted]) if overlapping else Covering(values, labels is not None, partial)
     chosen = [Chosen.of(case, wanted) for case in cases]
-    notes = [*_left_out(source, beside), *check_missing(chosen, wanted, allow_missing, partial)]
+    notes = _left_out(source, beside)
+    if partial:
+        chosen, parts = drawn_whole(chosen)
+        notes += parts
+    notes += check_missing(chosen, wanted, allow_missing, partial)
     notes += check_united(chosen, wanted, allow_missing)
     problems: list[str] = []
     # Values are given in this order: first those of the cases that have all labels.

@@ -83,6 +83,25 @@ def label_values(wanted: Labels) -> dict[str, int]:
     return {BACKGROUND: 0, **{name: value for value, name in enumerate(wanted, start=1)}}
 
 
+def drawn_whole(chosen: Sequence[Chosen]) -> tuple[list[Chosen], list[str]]:
+    """The cases without labels of which they have a part alone, and what was left out so, told.
+
+    A case has a part of a label where another one has what it has and more: the left lung where others have both. Where
+    one case has ``Lung`` and another ``Lungs``, both are whole.
+    """
+    made, notes = [], []
+    for one in chosen:
+        structures = dict(one.structures)
+        for label, names in structures.items():
+            own = {_folded(name) for name in names}
+            if own and not is_ignored(label) and any(own < {*map(_folded, c.structures[label])} for c in chosen):
+                structures[label] = []
+                part = ", ".join(names)
+                notes.append(f"{one.case.name}: {part} alone is not the whole of {label!r}, and is left out")
+        made.append(Chosen(one.case, structures))
+    return made, notes
+
+
 def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool, partial: bool) -> list[str]:
     """What was taken for absent, or if cases are ``partial`` for not annotated, told; ``ignore`` need be in no case.
 
@@ -106,7 +125,7 @@ def check_missing(chosen: Sequence[Chosen], wanted: Labels, allow: bool, partial
         if nothing:
             raise CohortError(
                 "nothing is annotated in a case",
-                expected="one label at least",
+                expected="one label at least, and all of the structures that it unites",
                 found=shortened(nothing),
                 remedy="move these cases elsewhere, or name labels that they have with --label",
             )
