@@ -137,6 +137,19 @@ def test_unrelated_images_agree_by_nothing(name, counted, tolerance, kind):
     assert agreement(pair(*images, **{kind: counted}))[name] == pytest.approx(0, abs=tolerance)
 
 
+@pytest.mark.parametrize("name", ["sad", "dwt"])
+def test_unrelated_images_that_hardly_vary_under_a_small_mask_agree_by_nothing(name):
+    # there one is brighter than the other, and all steps to what lies beyond the mask show that
+    smooth = [
+        ndimage.gaussian_filter(np.random.default_rng(s).normal(size=(32, 32, 32)), 3, mode="wrap") for s in range(48)
+    ]
+    images = [torch.tensor(0.5 + v / v.std() / 8, dtype=torch.float32).clamp(0, 1) for v in smooth]
+    found = [
+        agreement(pair(*two, counted=ball(2.5)), (name,))[name] for two in zip(images[::2], images[1::2], strict=True)
+    ]
+    assert np.mean(found) == pytest.approx(0, abs=0.08)
+
+
 def test_mutual_information_is_that_of_the_joint_histogram():
     generator = np.random.default_rng(2)
     # intensities at bin centres, where linear windows put everything into one bin

@@ -38,16 +38,19 @@ class WaveletDifference:
         target = decompose((pair.target - common) * here)
         source = decompose((pair.aligned(pair.source) - common) * here)
         coverage = here.to(torch.float32)
+        borders = decompose(coverage[None])
         self.supports, self.block_sizes = [], []
         expected = torch.zeros(len(pair.target), dtype=torch.float64)
         before, size = pair.target.shape[1:], 1
-        for ours, theirs in zip(target, source, strict=True):
+        for ours, theirs, border in zip(target, source, borders, strict=True):
             axes = [old != new for old, new in zip(before, ours.shape[2:], strict=True)]
             supports, before, size = supports.halved((axes[0], axes[1], axes[2])), ours.shape[2:], size * 2 ** sum(axes)
             self.supports.append(supports)
             self.block_sizes.append(size)
             coverage = _halved_mean(coverage, axes)
             alike = _alike(coverage)
+            # A step to what does not count has the sign of the side that it lies on: blocks are alike without it.
+            ours, theirs = (part * torch.where(border < 0, -1.0, 1.0) for part in (ours, theirs))
             for channel in range(len(pair.target)):
                 expected[channel] += sum(_expected(ours[:, channel], theirs[:, channel], alike)) / size
         scale = torch.where(expected > 0, 1 / expected.clamp(min=1e-12), 1.0).to(pair.target)
