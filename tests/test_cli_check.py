@@ -82,6 +82,19 @@ def test_the_plan_is_written_to_be_edited(cohort: Path, tmp_path: Path) -> None:
     assert Plan.read(tmp_path / "plan.json").spacing == (0.7, 0.7, 2.0)
 
 
+@pytest.mark.parametrize("name", ["dataset.json", "model.json", "images/s0.nii.gz"])
+def test_the_plan_takes_the_place_of_nothing_else(cohort: Path, name: str) -> None:
+    place = cohort / name
+    if not place.exists():
+        place.write_text('{"format": 1}', encoding="utf-8")
+    before = place.read_bytes()
+    with pytest.raises(InputError, match=r"the output (cannot be called so|would take the place of a file)"):
+        run(cohort, "--plan", place)
+    assert place.read_bytes() == before
+    with pytest.raises(InputError, match="give another place after --plan"):
+        run(cohort, "--plan", place / "plan.json")
+
+
 def test_unlabelled_subjects_pass_when_asked(cohort: Path) -> None:
     (cohort / "labels/s0.nii.gz").unlink()
     assert run(cohort, "--unlabelled", "--quiet") == 0

@@ -288,14 +288,16 @@ def test_the_verb_refuses_classes_that_it_would_have_to_guess(classes, problem):
         verb._settings(args)
 
 
-@pytest.mark.parametrize("option", ["-o", "--figure"])
-def test_outputs_that_cannot_be_written_are_refused_before_the_learning(cohort, tmp_path, option):
-    (tmp_path / "file").write_text("no folder", encoding="utf-8")
-    for path in (tmp_path, tmp_path / "file" / "new"):
+@pytest.mark.parametrize(("option", "name"), [("-o", "new.json"), ("--figure", "new.svg")])
+def test_outputs_that_cannot_be_written_are_refused_before_the_learning(cohort, tmp_path, capsys, option, name):
+    (tmp_path / "file.json").write_text('{"no": "weights"}', encoding="utf-8")
+    for path in (tmp_path, tmp_path / "file.json", tmp_path / "file.json" / name):
         options = {"-o": tmp_path / "w.json"} | {option: path}
         words = [str(word) for pair in options.items() for word in pair]
         assert main(["learn-metrics", str(cohort.root), *words]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert f"give another place after {option}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+    assert (tmp_path / "file.json").read_text(encoding="utf-8") == '{"no": "weights"}'
 
 
 def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(cohort, tmp_path, capsys):

@@ -45,15 +45,16 @@ def run(args: argparse.Namespace) -> int:
     """Check; 0 when the cohort can be used, else 1.
 
     Raises:
-        InputError: there is no such folder, or no list of subjects.
+        InputError: there is no such folder, or no list of subjects, or the plan cannot be written there.
     """
     require_folder(args.data)
-    if args.plan is not None:
-        require_file(args.plan)
+    from atlasnet.cohort import Plan
     from atlasnet.cohort.check import check_cohort
     from atlasnet.execution import SilentReporter
     from atlasnet.training.subjects import read_names
 
+    if args.plan is not None:
+        require_file(args.plan, ".json", Plan.read, option="--plan")
     report = check_cohort(
         args.data,
         labelled=not args.unlabelled,

@@ -70,12 +70,13 @@ def run(args: argparse.Namespace) -> int:
     """Learn, write, and say what was learnt."""
     require_folder(args.data)
     from atlasnet.cohort import Cohort
+    from atlasnet.registration import MetricWeights
     from atlasnet.registration.learning import learn_metrics
     from atlasnet.training.subjects import read_names
 
-    require_file(args.output)
+    require_file(args.output, ".json", MetricWeights.read)
     if args.figure is not None:
-        require_file(args.figure)
+        require_file(args.figure, ".svg", option="--figure")
     execution, settings = execution_from(args), _settings(args)
     cohort = Cohort.read(args.data, reporter=args.reporter)
     if args.subjects is not None:

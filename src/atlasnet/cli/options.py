@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -317,37 +317,56 @@ def remove_empty(made: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def require_writable(path: Path) -> None:
-    """Find out before any work that the file of the output cannot be written; nothing is left of the attempt.
+def require_writable(path: Path, option: str = "-o") -> None:
+    """Find out before any work that the file after an option cannot be written; nothing is left of the attempt.
 
     Raises:
         InputError: the folder in which it would lie, or be made, takes no file.
     """
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
-    with _unwritable("the output", path), tempfile.TemporaryFile(dir=folder):
+    with _unwritable("the output", path, option), tempfile.TemporaryFile(dir=folder):
         pass
 
 
-def require_file(path: Path) -> None:
-    """The same of a file that is no folder yet.
+def require_file(path: Path, suffix: str, read: Callable[[Path], object] | None = None, *, option: str = "-o") -> None:
+    """The same of a file that takes the place of no other one.
+
+    Args:
+        path: of the file.
+        suffix: of such files.
+        read: reads them, and raises `InputError` of others; None: any file of that suffix may be replaced.
+        option: that names it.
 
     Raises:
-        InputError: it is a folder, or the folder in which it would lie, or be made, takes no file.
+        InputError: it is a folder, or called like other files, there is a file that is none of these, or the folder in
+            which it would lie, or be made, takes none.
     """
     if path.is_dir():
         raise InputError("the output is a folder", path=path, expected="the name of a file")
-    require_writable(path)
+    if path.suffix.lower() != suffix or path.name == "dataset.json":
+        other = ", other than dataset.json" if suffix == ".json" else ""
+        raise InputError("the output cannot be called so", path=path, expected=f"a name that ends in {suffix}{other}")
+    if read is not None and path.exists():
+        try:
+            read(path)
+        except InputError as error:
+            raise InputError(
+                "the output would take the place of a file of another kind",
+                path=path,
+                remedy=f"give another name after {option}, or move the file away",
+            ) from error
+    require_writable(path, option)
 
 
 @contextmanager
-def _unwritable(what: str, path: Path) -> Iterator[None]:
+def _unwritable(what: str, path: Path, option: str = "-o") -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
         raise InputError(
-            f"{what} cannot be made: a file of that name exists", path=path, remedy="name another after -o"
+            f"{what} cannot be made: a file of that name exists", path=path, remedy=f"name another after {option}"
         ) from error
     except OSError as error:
         raise InputError(
-            f"{what} cannot be written", path=path, found=str(error), remedy="give another place after -o"
+            f"{what} cannot be written", path=path, found=str(error), remedy=f"give another place after {option}"
         ) from error
