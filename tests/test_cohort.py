@@ -169,6 +169,9 @@ def test_the_files_that_dataset_json_names_for_each_case_take_part(tmp_path: Pat
     assert cohort["z"].read_labels().array.any()
     said = texts(tmp_path / "data")
     assert "4 files that dataset.json does not list are left out: b_0000.nii.gz" in said
+    for name in ("../x", "", "..", "a/b"):
+        declare(tmp_path / "data", **content | {"dataset": {"a": files, name: other}})
+        assert f"has a name that no file can have: {name!r}" in texts(tmp_path / "data")
     broken = {"a": files, "x": {"images": ["imagesTr/x_0000.nii.gz"], "label": None}, "y": 3, "z": {"images": []}}
     declare(tmp_path / "data", **content | {"dataset": broken})
     with pytest.raises(CohortError, match=r"(?s)4 problems.*x: .*is missing.*x: .*no labels.*y: .*not understood.*z: "):

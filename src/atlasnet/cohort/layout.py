@@ -12,7 +12,7 @@ from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError
 from atlasnet.execution import leads_nowhere
-from atlasnet.volume.names import READABLE_SUFFIXES, case_and_channel, composed, image_stem, image_suffix
+from atlasnet.volume.names import READABLE_SUFFIXES, case_and_channel, composed, image_stem, image_suffix, is_file_name
 from atlasnet.wording import shortened
 
 PARTS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "images", "labels")  # of a cohort
@@ -147,6 +147,9 @@ def _named_files(root: Path, dataset: Mapping[str, object], channels: int | None
     """The cases of nnU-Net's ``"dataset"``: of each the files of its images, a channel each, and of its labels."""
     listing, place, named = Listing("nnU-Net"), root / "dataset.json", list[Path]()
     for name, case in sorted((composed(name), case) for name, case in dataset.items()):
+        if not is_file_name(name):
+            listing.add(f"a case of 'dataset' in dataset.json has a name that no file can have: {name!r}", path=place)
+            continue
         files = case if isinstance(case, Mapping) else {}
         images, labels = files.get("images"), files.get("label")
         if not (

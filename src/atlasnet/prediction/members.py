@@ -14,7 +14,8 @@ from typing import Any
 
 from atlasnet.errors import ModelError
 from atlasnet.execution import Unpacked, json_text, read_json
-from atlasnet.training.model import TOGETHER, Model, is_file_name, unpacked_archive
+from atlasnet.training.model import TOGETHER, Model, unpacked_archive
+from atlasnet.volume.names import is_file_name
 
 FORMAT = 1
 Named = tuple[str, Model]

@@ -19,11 +19,12 @@ from atlasnet.execution import (
     reading_back,
     write_json,
 )
-from atlasnet.training.model import atlas_labels_path, is_file_name
+from atlasnet.training.model import atlas_labels_path
 from atlasnet.training.pairs import REVISION
 from atlasnet.training.sources import Keyed, keyed_atlas
 from atlasnet.training.update import Update
 from atlasnet.volume import Volume, canonical, volume_digest, write_labels, write_volume
+from atlasnet.volume.names import is_file_name
 from atlasnet.wording import counted
 
 DEFAULT_ATLASES = 6  # the published number; Dice levels off after five

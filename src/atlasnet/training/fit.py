@@ -36,7 +36,7 @@ from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.loss import Objective
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
-from atlasnet.training.model import Atlas, Model, class_values, is_file_name, log_path, weights_path
+from atlasnet.training.model import Atlas, Model, class_values, log_path, weights_path
 from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
@@ -48,6 +48,7 @@ from atlasnet.training.store import IGNORED
 from atlasnet.training.transformer import MappedCohort, Transformer
 from atlasnet.training.typical import NOBODY, measure_typical
 from atlasnet.training.update import ATLAS_KEYS, LOSS_WEIGHTS, Update
+from atlasnet.volume.names import is_file_name
 from atlasnet.wording import counted, size
 
 PLANS = "plans"  # in the work folder

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +38,7 @@ from atlasnet.training.region import Region
 from atlasnet.training.sharing import Sharing
 from atlasnet.training.typical import Typical
 from atlasnet.volume import Grid, Volume, canonical, read_labels, read_volume
+from atlasnet.volume.names import is_file_name
 from atlasnet.wording import counted
 
 T = TypeVar("T")
@@ -46,7 +47,6 @@ FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 has no record of the training subjects
 EARLIER = "earlier"  # in the provenance of an update: the images of subjects that only models before were trained on
 TOGETHER = "ensemble.json"  # in a folder of several models; see `atlasnet.prediction.members`
-_LONGEST_NAME = 200  # bytes; a suffix and the mark of an unfinished file come behind it
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
 
 
@@ -461,16 +461,6 @@ def unpacked_archive(path: Path) -> Unpacked:
         ModelError: it is no zip, damaged, or not to be trusted.
     """
     return Unpacked(path, largest=LARGEST_ARCHIVE, error=ModelError, what="a model archive")
-
-
-def is_file_name(name: str) -> bool:
-    """Whether what an atlas or a model is called can be the name of its file or folder, and of no other place."""
-    return (
-        name.isprintable()
-        and PurePosixPath(name).name == name
-        and name not in ("", ".", "..")
-        and len(name.encode()) <= _LONGEST_NAME
-    )
 
 
 def atlas_labels_path(folder: Path, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import leads_nowhere
@@ -13,6 +13,8 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
 SLICER_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 """Of segmentations of 3D Slicer: label maps, in one or more layers, whose headers name their segments."""
 LONGEST_FIRST = 1024  # bytes of a file's first element
+
+_LONGEST_NAME = 200  # bytes; a suffix and the mark of an unfinished file come behind it
 
 
 def image_suffix(path: str | Path) -> str | None:
@@ -31,6 +33,16 @@ def image_stem(path: Path) -> str | None:
 def of_slicer(path: Path) -> bool:
     """Whether this is called like a segmentation of 3D Slicer."""
     return path.name.lower().endswith(SLICER_SUFFIXES)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether what a case, atlas or model is called can be the name of its file or folder, and of no other place."""
+    return (
+        name.isprintable()
+        and PurePosixPath(name).name == name
+        and name not in ("", ".", "..")
+        and len(name.encode()) <= _LONGEST_NAME
+    )
 
 
 def composed(name: str) -> str:
