@@ -568,6 +568,7 @@ def test_no_layout_is_one_problem_and_no_exception(tmp_path: Path, content: str)
         ({"modality": {"0": 3}}, "modality"),
         ({"training": "all"}, "training"),
         ({"dataset": ["a"]}, "'dataset'"),
+        ({"segments": []}, r"dataset\.json: 'segments' is not an object; expected one entry per label; found list$"),
         ([], "object"),
     ],
 )

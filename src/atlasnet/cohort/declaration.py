@@ -96,7 +96,9 @@ def read_declaration(path: Path) -> Declaration:
         label_segments(labels or {}, segments, regions)
         region_segments(labels or {}, segments, regions)
     except InputError as error:
-        raise CohortError(f"dataset.json: {error}", path=path) from error
+        raise CohortError(
+            error.problem, path=path, expected=error.expected, found=error.found, remedy=error.remedy
+        ) from error
     dataset, count = content.get("dataset"), content.get("numTraining")
     if dataset is not None and not isinstance(dataset, dict):
         raise CohortError("'dataset' in dataset.json is not an object", path=path, found=type(dataset).__name__)

@@ -56,7 +56,9 @@ class Objective:
         unknown = [name for name in weights if name not in names and name not in structures]
         if unknown:
             known = ", ".join(dict.fromkeys([*names, *structures]))
-            raise InputError("there is nothing of this name to weight", expected=f"one of {known}", found=unknown[0])
+            raise InputError(
+                "there is nothing of this name to weight", expected=f"one of {known}", found=repr(unknown[0])
+            )
         for name, weight in weights.items():
             if not (isinstance(weight, int | float) and 0 < weight < float("inf")):
                 raise InputError(f"the weight of {name!r} in the loss must be a positive number", found=repr(weight))
