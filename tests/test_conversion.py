@@ -881,6 +881,30 @@ def test_voxels_that_nobody_annotated_are_ignored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cohort["b"].read_labels().array[0], np.where(unclear, 3, painted()))
 
 
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ({"lung": ["Lung"], "ignore": ["tumour"], "Ignore": ["edge"]}, "--label ignore=tumour,edge"),
+        ({"ignore": ["tumour"]}, "no label but what is to be ignored"),
+    ],
+)
+def test_labels_of_which_no_cohort_can_be_made_are_refused(
+    tmp_path: Path, labels: dict[str, list[str]], problem: str
+) -> None:
+    write_masks(tmp_path / "cases" / "a")
+    with pytest.raises(InputError, match=problem):
+        convert_cohort(tmp_path / "cases", tmp_path / "data", channels=["CT"], labels=labels)
+
+
+def test_a_cohort_is_not_made_among_the_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_masks(tmp_path / "cases" / "a")
+    monkeypatch.chdir(tmp_path / "cases")
+    for source in (tmp_path / "cases", Path()):
+        with pytest.raises(InputError, match=r"would lie among the cases.*/cases_data$"):
+            convert_cohort(source, Path("data"), channels=["CT"])
+    assert [path.name for path in (tmp_path / "cases").iterdir()] == ["a"]
+
+
 def test_a_structure_called_background_is_left_out_by_naming_the_others(tmp_path: Path) -> None:
     write_named(tmp_path / "cases" / "a", Background=painted() == 0, lung=painted() == 1)
     with pytest.raises(InputError, match=r"cannot be called that.*'Background'.*--label"):

@@ -104,12 +104,19 @@ def convert_cohort(
         reporter: follows the work.
 
     Raises:
-        InputError: the cohort exists already, or arguments contradict each other.
+        InputError: the cohort exists already or would lie in ``source``, or arguments contradict each other.
         CohortError: what is wrong with the cases, all of it; no cohort is made.
     """
     source, folder, reporter = Path(source), Path(folder), reporter or SilentReporter()
     require_folder(source)
     require_absent(folder)
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            "the cohort would lie among the cases, and the next call would take it for one",
+            path=folder,
+            expected="a folder outside that of the cases",
+            remedy=f"give another one, such as {source.absolute().with_name(f'{source.absolute().name}_data')}",
+        )
     if channels and len(images) > 1 and len(channels) != len(images):
         raise InputError(
             "images and channels are not as many",

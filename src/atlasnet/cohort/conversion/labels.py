@@ -64,7 +64,7 @@ def label_values(wanted: Labels) -> dict[str, int]:
     """The values of the labels, background included: those that they are called by where all are, else 1, 2 and so on.
 
     Raises:
-        InputError: a label cannot be called that.
+        InputError: a label cannot be called that, two are to be ignored, or all.
         CohortError: there are none.
     """
     for name in wanted:
@@ -77,6 +77,21 @@ def label_values(wanted: Labels) -> dict[str, int]:
             )
     if not wanted:
         raise CohortError("nothing is annotated in any case")
+    ignored = [name for name in wanted if is_ignored(name)]
+    if len(ignored) > 1:
+        raise InputError(
+            "two labels are to be ignored",
+            expected=f"one called {IGNORE}",
+            found=", ".join(ignored),
+            remedy=f"unite them with --label {IGNORE}={','.join(part for name in ignored for part in wanted[name])}",
+        )
+    if len(ignored) == len(wanted):
+        raise InputError(
+            "there is no label but what is to be ignored",
+            expected="one label at least",
+            found=ignored[0],
+            remedy="name others with --label",
+        )
     numbers = {name: int(name) for name in wanted if name.isdecimal()}  # label maps have values
     if len({value for value in numbers.values() if 0 < value <= LARGEST_LABEL}) == len(wanted):
         return {BACKGROUND: 0, **numbers}
