@@ -412,6 +412,19 @@ def test_a_name_listed_twice_in_the_decathlon_list_is_a_problem(tmp_path: Path) 
     assert "listed twice" in texts(tmp_path)
 
 
+def test_a_cohort_without_a_label_is_an_error_where_it_needs_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        image(tmp_path / "images" / f"{name}.nii.gz", ord(name))
+        labels(tmp_path / "labels" / f"{name}.nii.gz", ())
+    (error,) = check_cohort(tmp_path).errors
+    assert error.text == "there is no label besides the background, and nothing to learn"
+    assert not check_cohort(tmp_path, labelled=False).errors
+    declare(tmp_path / "data", labels={"background": 0, "ignore": 1})
+    for part in ("images", "labels"):
+        (tmp_path / part).rename(tmp_path / "data" / part)
+    assert [error.text] == [other.text for other in check_cohort(tmp_path / "data").errors]
+
+
 def test_doubtful_data_is_warned_of(tmp_path: Path) -> None:
     nnunet(tmp_path, tuple("abcde"), labels={"background": 0, "left": 1, "right": 2, "never": 3})
     image(tmp_path / "imagesTr/b_0000.nii.gz", 0)

@@ -94,12 +94,13 @@ def check_cohort(
     """Read every file of a cohort and collect all that is wrong; nothing is raised for a fault of the data.
 
     Errors: no layout, missing, surplus, doubly named or unreadable files, missing channels, image and reference on
-    different grids, labels that are not whole, not declared or not said to be annotated, a label that nobody annotated,
-    an organ mask that is missing, empty or on another grid, an image that is constant, or of a single slice where most
-    are volumes. Warnings: stray files, an empty reference, a single subject with one or with some label, a label that
-    nobody has, a channel that is constant beside others, CT without Hounsfield units, two subjects with the same
-    voxels, a NIfTI header that does not say how the image lies, a CT series in DICOM that does not say how its values
-    are rescaled, a spacing or size unlike the others'.
+    different grids, labels that are not whole, not declared or not said to be annotated, no label besides the
+    background, one that nobody annotated, an organ mask that is missing, empty or on another grid, an image that is
+    constant, or of a single slice where most are volumes. Warnings: stray files, a key of ``dataset.json`` that may be
+    misspelt, an empty reference, a single subject with one or with some label, a label that nobody has, a channel that
+    is constant beside others, CT without Hounsfield units, two subjects with the same voxels, a NIfTI header that does
+    not say how the image lies, a CT series in DICOM that does not say how its values are rescaled, a spacing or size
+    unlike the others'.
 
     Args:
         path: the cohort's folder.
@@ -141,6 +142,8 @@ def check_cohort(
             problems.append(Problem("there are no subjects", path=cohort.root))
         return CheckReport(tuple(problems), cohort)
     fingerprint = combine(cohort.channels, measured)
+    if labelled and not cohort.structures:
+        problems.append(Problem("there is no label besides the background, and nothing to learn", path=cohort.root))
     problems.extend(_compare(cohort, fingerprint))
     return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint, spacing=spacing))
 
