@@ -149,6 +149,15 @@ def test_2_the_output_would_take_the_place_of_a_folder_or_a_file(
     assert "file: the output folder cannot be made: a file of that name exists" in capsys.readouterr().err
 
 
+def test_the_demo_takes_the_place_of_nothing(tmp_path: Path, capsys: Capture) -> None:
+    own = tmp_path / "predictions" / "atlasnet" / "anna.nii.gz"
+    own.parent.mkdir(parents=True)
+    own.write_text("of somebody", encoding="utf-8")
+    assert main(["demo", "-o", str(tmp_path), "--quiet"]) == 2
+    assert "predictions: the demo would take the place of what is of no demo" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [own]
+
+
 def test_the_epochs_in_the_help_are_those_of_the_recipes(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])

@@ -277,6 +277,16 @@ def test_a_folder_with_another_cohort_is_refused(tmp_path: Path) -> None:
         write_phantom_cohort(tmp_path, 1, shape=(12, 32, 32), seed=2)
 
 
+@pytest.mark.parametrize("content", [None, "{", '{"labels": {"lung": 1}}'])
+def test_nobody_is_told_to_delete_a_cohort_of_his_own(tmp_path: Path, content: str | None) -> None:
+    (tmp_path / "imagesTs").mkdir()
+    if content is not None:
+        (tmp_path / "dataset.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"to mend it: choose another folder$"):
+        write_phantom_cohort(tmp_path, 1, shape=(12, 32, 32))
+    assert not (tmp_path / "imagesTr").exists()
+
+
 @pytest.mark.parametrize("shape", [(4, 64, 64), (32, 64), (32, 64, 1024)])
 def test_an_impossible_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="shape"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_execution_options, execution_from, make_folder
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import InputError
 from atlasnet.wording import counted
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ EPOCHS = 16  # of every network: the plain one sees as many slices as each of th
 BATCH = 4  # slices: many small steps instead of few large ones, because there are two minutes for all four networks
 LEARNING_RATE = 6e-3
 METHODS = ("AtlasNet", "plain SegNet")
+COHORT, MADE = "cohort", ("atlasnet", "plain", "predictions", "pictures")  # in the folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     execution, folder = execution_from(args), args.output
+    _check_place(folder)
     make_folder(folder)
     say = execution.reporter
     say.note(f"1/5 phantom cohort: {TRAINING} subjects to train on, {TESTING} to test on, {SHAPE} voxels (z, y, x)")
     data = write_phantom_cohort(
-        folder / "cohort", TRAINING, shape=SHAPE, test_subjects=TESTING, seed=args.seed, reporter=say
+        folder / COHORT, TRAINING, shape=SHAPE, test_subjects=TESTING, seed=args.seed, reporter=say
     )
     cohort = Cohort.read(data)
     # Both see the voxels of the phantoms, so that the plain network's subjects are as they are.
@@ -87,6 +90,21 @@ def run(args: argparse.Namespace) -> int:
     pictures = _draw(net, cohort, folder, tables, execution)
     _report(args, tables, pictures, time.perf_counter() - start)
     return 0
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a folder in which something else lies where models, predictions and pictures of the demo would.
+
+    Raises:
+        InputError: it does.
+    """
+    others = [folder / name for name in MADE if (folder / name).exists()]
+    if others and not (folder / COHORT).exists():
+        raise InputError(
+            "the demo would take the place of what is of no demo",
+            path=others[0],
+            remedy="give another folder with -o",
+        )
 
 
 def _predict(method: AtlasNet, data: Path, predictions: Path, execution: Execution) -> None:

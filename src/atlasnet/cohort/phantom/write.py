@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from atlasnet.cohort.layout import PARTS
 from atlasnet.cohort.phantom.render import LABELS
 from atlasnet.cohort.phantom.subject import phantom_grid, phantom_subject
 from atlasnet.errors import InputError
@@ -91,7 +92,7 @@ def _refuse_another(folder: Path, made_with: dict[str, object]) -> None:
     """Keep cases of two cohorts from ending up in one folder."""
     path = folder / "dataset.json"
     if not path.exists():
-        if any((folder / name).exists() for name in ("imagesTr", "images", "labelsTr", "labels")):
+        if any((folder / name).exists() for name in PARTS):
             raise InputError(
                 "the folder holds images that are no phantom cohort", path=folder, remedy="choose another folder"
             )
@@ -100,13 +101,14 @@ def _refuse_another(folder: Path, made_with: dict[str, object]) -> None:
         found = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            "the folder's dataset.json cannot be read", path=path, found=str(error), remedy="delete the folder"
+            "the folder's dataset.json cannot be read", path=path, found=str(error), remedy="choose another folder"
         ) from error
     if found != made_with:
+        phantom = isinstance(found, dict) and "phantom" in found
         raise InputError(
             "the folder holds another cohort",
             path=path,
             expected=f"phantom {made_with['phantom']}",
-            found=f"phantom {found['phantom']}" if isinstance(found, dict) and "phantom" in found else "no phantom",
-            remedy="choose another folder, or delete this one",
+            found=f"phantom {found['phantom']}" if phantom else "no phantom",
+            remedy="choose another folder" + (", or delete this one" if phantom else ""),
         )
