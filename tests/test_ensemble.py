@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -423,7 +424,7 @@ def test_models_of_other_labels_or_channels_are_refused(
 def test_what_cannot_be_asked_of_an_ensemble_is_refused_before_any_work(
     models: list[Model], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="named twice"):
+    with pytest.raises(ModelError, match=f"named twice; found {re.escape(str(models[0].folder))};"):
         Ensemble.load([models[0].folder, models[0].folder])
     with pytest.raises(InputError, match="fused by the mean"):
         Predictor(ensemble, execution=ONE).predict(subject(100)[0], PredictOptions(fusion="staple"))

@@ -58,7 +58,7 @@ class Ensemble:
                         remedy="predict with each by itself",
                     )
         checksums = [model.checksum for model in self.models]
-        twice = [n for i, n in enumerate(self.names) if checksums[i] in checksums[:i]]
+        twice = [str(model.place) for i, model in enumerate(self.models) if checksums[i] in checksums[:i]]
         if twice:
             raise ModelError("a model is named twice", found=", ".join(twice), remedy="name each once")
 
