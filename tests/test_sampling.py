@@ -71,6 +71,15 @@ def test_a_tie_between_labels_goes_to_the_lower(order):
     assert sample(array, torch.tensor([[0.5, 0.0, 0.0]]), mode="label").item() == 1
 
 
+def test_labels_of_several_channels_are_those_of_each_however_many_points_are_taken_at_a_time(monkeypatch):
+    shape = (5, 6, 7)
+    labels = torch.from_numpy(np.random.default_rng(4).integers(0, 4, (2, *shape), dtype=np.uint8))
+    points = random_points(1000, shape)
+    alone = torch.cat([sample(channel[None], points, mode="label") for channel in labels])
+    monkeypatch.setattr("atlasnet.volume.sampling.POINTS_AT_ONCE", 96)
+    assert torch.equal(sample(labels, points, mode="label"), alone)
+
+
 def test_the_result_does_not_depend_on_the_number_of_threads():
     array = torch.randn(2, 12, 13, 14, generator=torch.Generator().manual_seed(0))
     points = random_points(30001, (12, 13, 14))
@@ -96,6 +105,13 @@ def test_the_lattice_lists_index_points_x_first():
     points = lattice((5, 3, 4), 2, 4)
     assert points.shape == (2, 3, 4, 3)
     assert points[1, 2, 3].tolist() == [3, 2, 3]
+
+
+def test_points_of_the_lattice_lie_component_by_component_and_stay_so():
+    points = lattice((5, 3, 4), 2, 4)
+    turned = np.array([[0.0, 1, 0, 2], [1, 0, 0, 3], [0, 0, 1, 4], [0, 0, 0, 1]])
+    for moved in (points, apply_affine(np.diag([2.0, 3, 4, 1]), points), apply_affine(turned, points)):
+        assert all(component.is_contiguous() for component in moved.unbind(-1))
 
 
 def test_apply_affine_agrees_with_homogeneous_multiplication():

@@ -18,6 +18,8 @@ SMALLEST_DISTANCE = 1e-2
 FLAT = 1e-6
 # What lies so many voxels from a labelled one or less is around it.
 AROUND = 3
+# Of a slab, whose boxes reach two slices beyond it on either side: of thin ones most would be computed twice.
+VOXELS_AT_ONCE = 1 << 20
 CORRELATION_BYTES = 8  # of a voxel of two images: their local correlation, which is computed slab by slab
 
 
@@ -35,7 +37,7 @@ def local_correlation(image: NDArray[np.generic], other: NDArray[np.generic]) ->
     correlation = np.zeros((depth, height, width), dtype=np.float64)
     for channels in zip(image, other, strict=True):
         scales = [_scale(channel) for channel in channels]
-        for z0, z1 in slabs((depth, height, width)):
+        for z0, z1 in slabs((depth, height, width), VOXELS_AT_ONCE):
             low, high = max(0, z0 - BOX // 2), min(depth, z1 + BOX // 2)
             one, two = ((c[low:high] - mean) / std for c, (mean, std) in zip(channels, scales, strict=True))
             a, b, aa, bb, ab = (ndimage.uniform_filter(v, BOX) for v in (one, two, one * one, two * two, one * two))

@@ -24,7 +24,7 @@ def displacement_on(point_map: PointMap, grid: Grid) -> Tensor:
     """
     device = point_map.device or torch.device("cpu")
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=device)
-    for z0, z1 in slabs(grid.shape):
+    for z0, z1 in slabs(grid.shape, device=device):
         points = lattice(grid.shape, z0, z1, device=device)
         moved = point_map.advance(FramedPoints(points, grid.affine))
         # moved.frame @ moved.index - grid.affine @ points, arranged so that float32 never holds world coordinates: what
@@ -44,12 +44,13 @@ def consistency(first: PointMap, second: PointMap, grid: Grid, other: Grid) -> d
     """
     device = first.device or second.device or torch.device("cpu")
     lengths = []
-    for z0, z1 in slabs(grid.shape):
+    for z0, z1 in slabs(grid.shape, device=device):
         points = lattice(grid.shape, z0, z1, device=device)
         there = first.advance(FramedPoints(points, grid.affine))
         counted = inside(there.relative_to(other.affine), other.shape)
         back = second.advance(FramedPoints(there.index[counted], there.frame)).relative_to(grid.affine)
-        lengths.append(apply_affine(linear_part(grid.affine), back - points[counted]).norm(dim=-1))
+        missed = apply_affine(linear_part(grid.affine), back - points[counted])
+        lengths.append(missed.contiguous().norm(dim=-1))
     return {**length_summary(torch.cat(lengths)), "share": sum(map(len, lengths)) / grid.voxels}
 
 

@@ -197,7 +197,7 @@ class BSplineMap(PointMap):
         """Move points by the spline, ending in the frame of the control grid."""
         index = points.relative_to(self.grid.affine)
         flat = index.reshape(-1, 3)
-        moved = torch.cat([self._displacement(part) for part in torch.split(flat, POINTS_AT_ONCE // 8)])
+        moved = torch.cat([self._displacement(part) for part in torch.split(flat, POINTS_AT_ONCE // 2)])
         to_index = linear_part(np.linalg.inv(self.grid.affine))
         return FramedPoints(index + apply_affine(to_index, moved).reshape(index.shape), self.grid.affine)
 

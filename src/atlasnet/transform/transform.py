@@ -221,7 +221,7 @@ class Transform:
         result = np.empty((volume.channels, *grid.shape), dtype=dtype)
         for channel, out in zip(volume.array, result, strict=True):
             voxels = torch_voxels(channel.astype(dtype, copy=False))[None].to(place)
-            for z0, z1 in slabs(grid.shape):
+            for z0, z1 in slabs(grid.shape, device=place):
                 part = moved.warp_slab(voxels, volume.grid, grid, z0, z1, interpolation=interpolation, fill=fill)
                 out[z0:z1] = part[0].cpu().numpy()
         return Volume(result, grid)

@@ -13,8 +13,9 @@ from torch import Tensor
 from atlasnet.errors import VolumeError
 from atlasnet.execution.reductions import batched_product
 
-# Points taken at a time where an operation needs several temporaries per point; 3 float32 coordinates are 12 MiB.
-POINTS_AT_ONCE = 1 << 20
+# Points taken at a time where an operation needs several temporaries per point; 3 float32 coordinates are 3 MiB. Larger
+# ones are given back to the system and fetched anew at every operation, which takes longer than most operations do.
+POINTS_AT_ONCE = 1 << 18
 # On a GPU, where starting an operation takes longer than most operations on fewer points, at least so many.
 POINTS_ON_GPU = 1 << 21
 # One-hot weights closer than this are a tie: far above float32 rounding of a weight, far below any weight that matters.
@@ -29,8 +30,8 @@ def apply_affine(matrix: ArrayLike, points: Tensor) -> Tensor:
     linear, shift = full[:3, :3], points.new_tensor(full[:3, 3])
     diagonal = np.diagonal(linear)
     if np.array_equal(linear, np.diag(diagonal)):
-        return points * points.new_tensor(diagonal.copy()) + shift
-    return (points.reshape(-1, 3) @ points.new_tensor(linear.T.copy()) + shift).reshape(points.shape)
+        return (points * points.new_tensor(diagonal.copy())).add_(shift)
+    return (points.new_tensor(linear) @ points.reshape(-1, 3).T).add_(shift[:, None]).T.reshape(points.shape)
 
 
 def linear_part(matrix: ArrayLike) -> NDArray[np.float64]:
@@ -48,13 +49,16 @@ def lattice(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The index points (x, y, z) of slices ``z0 <= z < z1`` of an array (z, y, x): a tensor (z1 - z0, y, x, 3)."""
+    """The index points (x, y, z) of slices ``z0 <= z < z1`` of an array (z, y, x): a tensor (z1 - z0, y, x, 3).
+
+    In memory all x come first, then all y and all z: arithmetic on points that lie so is several times faster.
+    """
     _, y, x = shape
-    points = torch.empty((z1 - z0, y, x, 3), dtype=dtype, device=device)
-    points[..., 0] = torch.arange(x, dtype=dtype, device=device)
-    points[..., 1] = torch.arange(y, dtype=dtype, device=device)[:, None]
-    points[..., 2] = torch.arange(z0, z1, dtype=dtype, device=device)[:, None, None]
-    return points
+    points = torch.empty((3, z1 - z0, y, x), dtype=dtype, device=device)
+    points[0] = torch.arange(x, dtype=dtype, device=device)
+    points[1] = torch.arange(y, dtype=dtype, device=device)[:, None]
+    points[2] = torch.arange(z0, z1, dtype=dtype, device=device)[:, None, None]
+    return points.movedim(0, -1)
 
 
 def along_axes(matrices: Matrices, array: Tensor) -> Tensor:
@@ -146,7 +150,7 @@ def _linear(array: Tensor, points: Tensor) -> Tensor:
         array = array.float()
     size = points.new_tensor(list(reversed(array.shape[1:])))
     # align_corners=False keeps an axis of one voxel well defined.
-    scaled = ((2 * points + 1) / size - 1).to(array.dtype)
+    scaled = ((2 * points).add_(1) / size).sub_(1).to(array.dtype)
     parts = min(torch.get_num_threads(), max(1, len(scaled) // 4096)) if scaled.device.type == "cpu" else 1
     each = -(-len(scaled) // parts)
     if each * parts != len(scaled):
@@ -177,17 +181,26 @@ def _nearest(array: Tensor, points: Tensor) -> Tensor:
 def _label(array: Tensor, points: Tensor) -> Tensor:
     """(c, n): each of a point's 8 corners votes for its label with its linear weight, however many labels there are."""
     result = torch.empty((len(array), len(points)), dtype=array.dtype, device=array.device)
+    _, height, width = array.shape[1:]
+    corners = [torch.tensor([b & 1, b >> 1 & 1, b >> 2], device=points.device) for b in range(8)]
     for start in range(0, len(points), POINTS_AT_ONCE):
         part = points[start : start + POINTS_AT_ONCE]
         base = part.floor()
-        corners = [torch.tensor([b & 1, b >> 1 & 1, b >> 2], device=part.device) for b in range(8)]
-        where = torch.stack([_flat_index(base.long() + corner, array.shape[1:]) for corner in corners])  # (8, n)
+        # Clamped to the array, the lower and the upper neighbours along each axis as steps in its flattened (z, y, x).
+        x, y, z = (
+            [(base[:, axis].long() + upper).clamp_(0, n - 1).mul_(stride) for upper in (0, 1)]
+            for axis, (n, stride) in enumerate(zip(reversed(array.shape[1:]), (1, width, height * width), strict=True))
+        )
+        rows = [c + b for c in z for b in y]
         for channel, values in enumerate(array.reshape(len(array), -1)):
-            labels = values[where]  # (8, n)
-            winner = labels[0].clone()
-            mixed = (labels != labels[:1]).any(0).nonzero()[:, 0]
-            if len(mixed):
-                winner[mixed] = _vote(labels[:, mixed], part[mixed] - base[mixed], corners)
+            labels = [values.index_select(0, row + a) for row in rows for a in x]
+            winner, mixed = labels[0], torch.zeros(len(part), dtype=torch.bool, device=part.device)
+            for other in labels[1:]:
+                mixed |= other != winner
+            places = mixed.nonzero()[:, 0]
+            if len(places):
+                votes = torch.stack([label.index_select(0, places) for label in labels])
+                winner = winner.index_copy(0, places, _vote(votes, part[places] - base[places], corners))
             result[channel, start : start + len(part)] = winner
     return result
 
