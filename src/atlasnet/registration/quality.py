@@ -17,15 +17,13 @@ from atlasnet.registration.intensity import OptionalRanges, Ranges, Window, choo
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
 from atlasnet.registration.similarity import agreement, covered_share
-from atlasnet.transform import PointMap, Transform, corner_jacobians, displacement_on
+from atlasnet.transform import PointMap, Transform, extremes_on
 from atlasnet.volume import Grid, Volume
-from atlasnet.volume.sampling import grown, slabs
+from atlasnet.volume.sampling import grown
 
 # Similarities are compared between registrations, so they are taken at one resolution whatever the operator worked at.
 SIMILARITY_VOXELS = 200_000
 RESIDUAL_VOXELS = 250_000
-# Voxels of the target that are measured at a time where a map lies on a GPU, whose memory may be small.
-MEASURED_AT_ONCE = 1 << 23
 # A fit is judged where both images are known; where that is less of the target, it may be by chance.
 LEAST_COVERED = 0.02
 MARGIN = 8  # voxels around a region that is looked at on its own
@@ -189,31 +187,14 @@ def geometry(transform: Transform, target: Grid, source: Grid) -> tuple[Transfor
         The transform with its residual filled in, and the part of the record that is geometry: ``jacobian_min``,
         ``folded_share``, ``inverse_residual_mm`` (the worse direction, and both), ``max_displacement_mm``.
     """
-    least, folded, furthest = _extremes(transform.forward, target)
+    found = extremes_on(transform.forward, target)
     # What counts is between the nodes of the fields, and so many points are enough for a 99.9th percentile.
     transform = transform.measured(*(registration_grid(grid, None, RESIDUAL_VOXELS) for grid in (target, source)))
     directions = {name: dict(values) for name, values in transform.residual.items()}
     worst = {key: max(values[key] for values in directions.values()) for key in ("mean", "p999", "max")}
     return transform, {
-        "jacobian_min": least,
-        "folded_share": folded,
+        "jacobian_min": found.least,
+        "folded_share": found.folded / target.voxels,
         "inverse_residual_mm": {**worst, **directions},
-        "max_displacement_mm": furthest,
+        "max_displacement_mm": found.furthest,
     }
-
-
-def _extremes(forward: PointMap, grid: Grid) -> tuple[float, float, float]:
-    """Of a map's voxels the least corner Jacobian, the share that folds, and the largest displacement, mm."""
-    here = forward.device is None or forward.device.type == "cpu"
-    depth = grid.shape[0]
-    leasts, folded, furthest = [], [], []
-    for z0, z1 in slabs(grid.shape, grid.voxels if here else MEASURED_AT_ONCE):
-        low, high = max(z0 - 1, 0), min(z1 + 1, depth)  # what the outermost Jacobians look at
-        part = grid.padded((0, 0, -low), (0, 0, high - depth))
-        displacement = displacement_on(forward, part)
-        corners = corner_jacobians(displacement, part)[z0 - low : z1 - low]
-        leasts.append(corners.min())
-        folded.append((corners <= 0).sum())
-        furthest.append(displacement.square().sum(0).max().sqrt())
-    least, count, most = torch.stack(leasts).min(), torch.stack(folded).sum(), torch.stack(furthest).max()
-    return float(least), int(count) / grid.voxels, float(most)

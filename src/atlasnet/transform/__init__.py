@@ -1,6 +1,7 @@
 """Spatial maps in both directions: composing, inverting, warping, measuring, storing."""
 
 from atlasnet.transform.coverage import Coverage, part_box
+from atlasnet.transform.extremes import Extremes, extremes_on
 from atlasnet.transform.field import consistency, displacement_on, length_summary
 from atlasnet.transform.invert import inverse_grid, inverse_on, invert
 from atlasnet.transform.itk import itk_field, read_itk_field, write_itk_field
@@ -26,6 +27,7 @@ __all__ = [
     "CompositeMap",
     "Coverage",
     "DisplacementMap",
+    "Extremes",
     "FramedPoints",
     "PointMap",
     "RepairRecord",
@@ -34,6 +36,7 @@ __all__ = [
     "consistency",
     "corner_jacobians",
     "displacement_on",
+    "extremes_on",
     "inverse_grid",
     "inverse_on",
     "invert",

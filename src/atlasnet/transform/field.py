@@ -12,27 +12,36 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.sampling import apply_affine, inside, lattice, linear_part, slabs
 
 
-def displacement_on(point_map: PointMap, grid: Grid) -> Tensor:
-    """map(p) - p at every voxel of a grid.
+def displacement_on(point_map: PointMap, grid: Grid, low: int = 0, high: int | None = None) -> Tensor:
+    """map(p) - p at every voxel of a grid, or of its slices ``low <= z < high``.
 
     Args:
         point_map: any map.
         grid: the voxels.
+        low: first slice.
+        high: one past the last slice; None: all.
 
     Returns:
         (3, z, y, x) float32 on the map's device, components (x, y, z) in LPS mm.
     """
     device = point_map.device or torch.device("cpu")
-    result = torch.empty((3, *grid.shape), dtype=torch.float32, device=device)
-    for z0, z1 in slabs(grid.shape, device=device):
-        points = lattice(grid.shape, z0, z1, device=device)
-        moved = point_map.advance(FramedPoints(points, grid.affine))
-        # moved.frame @ moved.index - grid.affine @ points, arranged so that float32 never holds world coordinates: what
-        # is lost is that of index coordinates, and equal frames subtract without rounding.
-        step = apply_affine(linear_part(moved.frame), moved.index - points)
-        step += apply_affine(moved.frame - grid.affine, points)
-        result[:, z0:z1] = step.movedim(-1, 0)
+    depth, height, width = grid.shape
+    shape = ((depth if high is None else high) - low, height, width)
+    result = torch.empty((3, *shape), dtype=torch.float32, device=device)
+    for z0, z1 in slabs(shape, device=device):
+        points = lattice(grid.shape, low + z0, low + z1, device=device)
+        result[:, z0:z1] = displacement_at(point_map, grid, points).movedim(-1, 0)
     return result
+
+
+def displacement_at(point_map: PointMap, grid: Grid, points: Tensor) -> Tensor:
+    """map(p) - p at index points (..., 3) of a grid, in (x, y, z) order: (..., 3) in LPS mm."""
+    moved = point_map.advance(FramedPoints(points, grid.affine))
+    # moved.frame @ moved.index - grid.affine @ points, arranged so that float32 never holds world coordinates: what is
+    # lost is that of index coordinates, and equal frames subtract without rounding.
+    step = apply_affine(linear_part(moved.frame), moved.index - points)
+    step += apply_affine(moved.frame - grid.affine, points)
+    return step
 
 
 def consistency(first: PointMap, second: PointMap, grid: Grid, other: Grid) -> dict[str, float]:

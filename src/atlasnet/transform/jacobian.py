@@ -83,12 +83,17 @@ def in_voxels(displacement: Tensor, grid: Grid) -> Tensor:
         TransformError: the field does not fit its grid.
     """
     check_field(displacement, grid)
+    return vectors_in_voxels(displacement, grid)
+
+
+def vectors_in_voxels(vectors: Tensor, grid: Grid) -> Tensor:
+    """Vectors (3, ...) in LPS mm in steps of a grid's own axes."""
     matrix = np.linalg.inv(grid.affine[:3, :3])
-    to_index = displacement.new_tensor(matrix)
+    to_index = vectors.new_tensor(matrix)
     if np.count_nonzero(matrix) == 3 and matrix.diagonal().all():
         # The same numbers as the product's, several times faster.
-        return displacement * to_index.diagonal()[:, None, None, None]
-    return (to_index @ displacement.reshape(3, -1)).view(displacement.shape)
+        return vectors * to_index.diagonal().reshape(3, *[1] * (vectors.ndim - 1))
+    return (to_index @ vectors.reshape(3, -1)).view(vectors.shape)
 
 
 def _one_sided(field: Tensor, axis: int, outside: bool = False) -> tuple[Tensor, Tensor]:
@@ -118,11 +123,19 @@ def _determinant(dx: Tensor, dy: Tensor, dz: Tensor) -> Tensor:
 def _least_corner(field: Tensor, slab: slice, outside: bool) -> Tensor:
     """The least of the 8 determinants in a slab of slices of ``field``, which holds one slice more on either side."""
     within = field[:, slab]
-    # Both sides of every axis as (2, 3, z, y, x); the 8 combinations are one array: (x, y, z sides, z, y, x).
     x, y = (torch.stack(_one_sided(within, axis, outside)) for axis in (3, 2))
     z = torch.stack([side[:, slab] for side in _one_sided(field, 1, outside)])
+    return least_determinant(x, y, z)
+
+
+def least_determinant(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """The least of the 8 determinants of I + du, (...), of the columns of du on both sides of every axis.
+
+    Each is (2, 3, ...), and overwritten.
+    """
     for axis, sides in enumerate((x, y, z)):
         sides[:, axis] += 1
+    # The 8 combinations are one array: (x, y, z sides, ...).
     x, y, z = x[:, None, None], y[:, None], z[None]
 
     def normal(j: int, k: int) -> Tensor:

@@ -1,0 +1,240 @@
+"""The least Jacobian and the largest displacement of a map on a grid, looked for only where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from atlasnet.transform.field import displacement_at, displacement_on
+from atlasnet.transform.jacobian import corner_jacobians, in_voxels, least_determinant, vectors_in_voxels
+from atlasnet.transform.maps import AffineMap, CompositeMap, DisplacementMap, PointMap
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.sampling import slabs
+
+AT_ONCE = 1 << 23
+"""Voxels that are measured at a time: a whole scan would take much memory."""
+
+WORTH = 4
+"""Voxels of the grid for each of the field from which on bounds cost less than they save."""
+
+MOST = 0.2
+"""Share of the cells up to which their voxels are looked at one by one, which takes seven times as long for each."""
+
+FIRST = 2000
+"""Cells that promise the extremes, and are looked at before it is known which others may hold some."""
+
+SLACK = 0.002
+"""Of a Jacobian, and relative of a displacement: how far rounding may pass a bound, far more than float32 loses."""
+
+CELLS_AT_ONCE = 1 << 17
+
+Extreme = Callable[[Tensor, Tensor], Tensor]
+Range = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """What a map does at its worst on the voxels of a grid.
+
+    Args:
+        least: of `corner_jacobians`, without unit.
+        folded: voxels where it is not positive.
+        furthest: the largest displacement, mm.
+    """
+
+    least: float
+    folded: int
+    furthest: float
+
+    def __or__(self, other: Extremes) -> Extremes:
+        """Those of the voxels of both, which share none."""
+        return Extremes(min(self.least, other.least), self.folded + other.folded, max(self.furthest, other.furthest))
+
+
+def extremes_on(point_map: PointMap, grid: Grid) -> Extremes:
+    """What a map does at its worst on the voxels of a grid.
+
+    Of an interpolated field bounds are known in every cell between its voxels, and the voxels of the grid that lie
+    where by these no extreme can be are not looked at: the result is that of all voxels.
+
+    Args:
+        point_map: any map.
+        grid: every voxel of it counts.
+    """
+    on_cpu = point_map.device is None or point_map.device.type == "cpu"
+    cells = _Cells.of(point_map, grid) if on_cpu else None
+    if cells is None:
+        return _of_all(point_map, grid)
+    first = cells.promising(FIRST)
+    found = cells.look(first)
+    more = (cells.least <= max(found.least, 0) + SLACK) | (cells.longest >= (1 - SLACK) * found.furthest)
+    if float(more.double().mean()) > MOST:
+        return _of_all(point_map, grid)
+    return found | cells.look(more & ~first)
+
+
+def _of_all(point_map: PointMap, grid: Grid) -> Extremes:
+    """Every voxel is looked at, a slab at a time."""
+    found = Extremes(np.inf, 0, 0.0)
+    for z0, z1 in slabs(grid.shape, AT_ONCE):
+        low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])  # what the outermost Jacobians look at
+        displacement = displacement_on(point_map, grid, low, high)
+        part = grid.padded((0, 0, -low), (0, 0, high - grid.shape[0]))
+        corners = corner_jacobians(displacement, part)[z0 - low : z1 - low]
+        furthest = float(displacement.square().sum(0).max().sqrt())
+        found |= Extremes(float(corners.min()), int((corners <= 0).sum()), furthest)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """What is known of the cells (z, y, x) between the voxels of a field, and of one voxel more around it.
+
+    Args:
+        point_map: made of the field.
+        grid: whose voxels are looked at.
+        expected: about the least corner Jacobian there: that of the field's own voxels.
+        least: below which no corner Jacobian of a voxel in the cell is.
+        longest: above which no displacement is, mm.
+        places: for (z, y, x) the cell in which every voxel of the grid lies.
+    """
+
+    point_map: PointMap
+    grid: Grid
+    expected: Tensor
+    least: Tensor
+    longest: Tensor
+    places: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, point_map: PointMap, grid: Grid) -> _Cells | None:
+        """None where nothing is known, or little is to be saved.
+
+        Known are bounds of one field, with affine maps behind it, whose axes are those of the grid and whose voxels,
+        with one more around them, hold it.
+        """
+        parts = point_map.parts if isinstance(point_map, CompositeMap) else ()
+        field, *behind = parts or (point_map,)
+        affine = [part for part in behind if isinstance(part, AffineMap)]
+        if not isinstance(field, DisplacementMap) or len(affine) < len(behind):
+            return None
+        if grid.voxels < WORTH * field.grid.voxels:
+            return None
+        around = field.grid.padded((1, 1, 1), (1, 1, 1))
+        matrix = np.linalg.inv(around.affine) @ grid.affine
+        step, first = matrix[:3, :3].diagonal(), matrix[:3, 3]
+        last = first + step * (grid.size - 1)
+        parallel = np.abs(matrix[:3, :3] - np.diag(step)).max() < 1e-9 and (step > 0).all()
+        scale = float(np.prod([np.linalg.det(part.matrix[:3, :3]) for part in affine]))
+        if not parallel or scale <= 0 or (first < 0).any() or (last > around.size - 1).any():
+            return None
+        padded = F.pad(field.displacement[None], (1,) * 6, mode="replicate")[0]
+        expected = scale * corner_jacobians(padded, around)
+        longest = displacement_on(point_map, around).square().sum(0).sqrt()
+        for axis in range(3):
+            expected, longest = _of_ends(torch.minimum, expected, axis), _of_ends(torch.maximum, longest, axis)
+        places = tuple(
+            torch.from_numpy(np.clip((first[axis] + step[axis] * np.arange(n)).astype(int), 0, around.size[axis] - 2))
+            for axis, n in zip((2, 1, 0), grid.shape, strict=True)
+        )
+        least = scale * _least_in_cells(in_voxels(padded, around), np.ceil(step).astype(int).tolist())
+        return cls(point_map, grid, expected, least, longest, places)
+
+    def promising(self, count: int) -> Tensor:
+        """Of so many cells those that are likely to hold an extreme: bool."""
+        result = torch.zeros(self.least.shape, dtype=torch.bool)
+        for values in (-self.expected.flatten(), self.longest.flatten()):
+            result.view(-1)[values.topk(min(count, len(values))).indices] = True
+        return result
+
+    def look(self, cells: Tensor) -> Extremes:
+        """The extremes of the voxels in some cells, bool."""
+        found = Extremes(np.inf, 0, 0.0)
+        z, y, x = self.places
+        for z0, z1 in slabs(self.grid.shape, AT_ONCE // 8):
+            voxels = cells[z[z0:z1]][:, y][:, :, x].nonzero()
+            if len(voxels):
+                voxels[:, 0] += z0
+                found |= self._at(voxels.flip(1).float())
+        return found
+
+    def _at(self, voxels: Tensor) -> Extremes:
+        """The extremes of some voxels (n, 3), x first."""
+        here = displacement_at(self.point_map, self.grid, voxels).T
+        sides, own = [], vectors_in_voxels(here, self.grid)
+        for axis, n in enumerate(self.grid.size.tolist()):
+            columns = []
+            for sign in (1, -1):
+                neighbour = voxels.clone()
+                neighbour[:, axis] = (voxels[:, axis] + sign).clamp(0, n - 1)
+                there = displacement_at(self.point_map, self.grid, neighbour).T
+                columns.append(sign * (vectors_in_voxels(there, self.grid) - own))
+            # At the border there is one difference, or none.
+            after, before = columns
+            at_end, at_start = voxels[:, axis] == n - 1, voxels[:, axis] == 0
+            sides.append(torch.stack([torch.where(at_end, before, after), torch.where(at_start, after, before)]))
+        corners = least_determinant(*sides)
+        return Extremes(float(corners.min()), int((corners <= 0).sum()), float(here.square().sum(0).max().sqrt()))
+
+
+def _least_in_cells(steps: Tensor, reach: list[int]) -> Tensor:
+    """What no corner Jacobian of points in a cell is below, (z, y, x) of the cells between the voxels of a field.
+
+    The interpolation is linear: a column of the matrix is a mean of differences along edges of the field, of this cell
+    and of those that a step from its points reaches. The determinant is bounded by interval arithmetic.
+
+    Args:
+        steps: (3, z, y, x) in voxels of the field.
+        reach: cells along (x, y, z) that a step reaches.
+    """
+    depth, height, width = (n - 1 for n in steps.shape[1:])
+    result = torch.empty((depth, height, width), dtype=steps.dtype)
+    for z0, z1 in slabs((depth, height, width), CELLS_AT_ONCE):
+        low, high = max(z0 - reach[2], 0), min(z1 + reach[2], depth)
+        x, y, z = (
+            [(a, b) for a, b in zip(*_ranges(steps[:, low : high + 1], axis, reach[axis]), strict=True)]
+            for axis in range(3)
+        )
+        least = torch.zeros((high - low, height, width), dtype=steps.dtype)
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+            (low_a, high_a), (low_b, high_b) = _times(y[j], z[k]), _times(y[k], z[j])
+            least += _times(x[i], (low_a - high_b, high_a - low_b))[0]
+        result[z0:z1] = least[z0 - low : z1 - low]
+    return result
+
+
+def _ranges(steps: Tensor, own: int, reach: int) -> Range:
+    """Least and greatest of each component of the map's derivative along (x, y, z)[own] in every cell."""
+    edges = steps.diff(dim=3 - own)
+    edges[own] += 1
+    found = []
+    for extreme in (torch.minimum, torch.maximum):
+        values = edges
+        for axis in (1, 2, 3):
+            if axis != 3 - own:
+                values = _of_ends(extreme, values, axis)
+        n = values.shape[3 - own]
+        ends = values.narrow(3 - own, 0, 1), values.narrow(3 - own, n - 1, 1)
+        values = torch.cat([*[ends[0]] * reach, values, *[ends[1]] * reach], 3 - own)
+        for _ in range(2 * reach):
+            values = _of_ends(extreme, values, 3 - own)
+        found.append(values)
+    return found[0], found[1]
+
+
+def _of_ends(extreme: Extreme, values: Tensor, axis: int) -> Tensor:
+    """The extreme of each two neighbours along an axis."""
+    n = values.shape[axis] - 1
+    return extreme(values.narrow(axis, 0, n), values.narrow(axis, 1, n))
+
+
+def _times(a: Range, b: Range) -> Range:
+    """The product of numbers from two ranges."""
+    ends = [p * q for p in a for q in b]
+    least = torch.minimum(torch.minimum(ends[0], ends[1]), torch.minimum(ends[2], ends[3]))
+    return least, torch.maximum(torch.maximum(ends[0], ends[1]), torch.maximum(ends[2], ends[3]))

@@ -1,0 +1,117 @@
+"""The extremes of a map, looked for in few voxels, against those of all voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atlasnet.transform import (
+    AffineMap,
+    DisplacementMap,
+    PointMap,
+    Transform,
+    compose,
+    corner_jacobians,
+    displacement_on,
+    extremes_on,
+)
+from atlasnet.transform.extremes import _Cells
+from atlasnet.volume import Grid
+
+SHEARED = AffineMap(np.array([[1.1, 0.1, 0, 7], [0, 0.9, 0.05, -3], [0.02, 0, 1.2, 5], [0, 0, 0, 1.0]]))
+# A direction of axes other than those of the patient.
+TURNED = np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+
+
+def field_of(spacing: float, strength: float, *, slices: int = 11, seed: int = 0, direction=None) -> DisplacementMap:
+    """Calm, but for a few voxels in its middle: (x, y, z) vectors in mm."""
+    random = np.random.default_rng(seed)
+    grid = Grid.from_parts((slices, 13, 12), (spacing,) * 3, (1.0, 2.0, 3.0), direction)
+    field = 0.02 * spacing * random.standard_normal((3, *grid.shape))
+    middle = slice(slices // 2, slices // 2 + 2)
+    field[:, middle, 6:8, 5:7] += (
+        strength * spacing * random.standard_normal((3, *field[:, middle, 6:8, 5:7].shape[1:]))
+    )
+    return DisplacementMap(torch.from_numpy(field), grid)
+
+
+def finer(grid: Grid, factors: tuple[float, float, float]) -> Grid:
+    """The same extent in other voxels (x, y, z)."""
+    size = [max(1, round(n / f)) for n, f in zip(grid.size, factors, strict=True)]
+    spacing = grid.spacing * grid.size / size
+    corner = grid.to_world((grid.size / size - 1) / 2)
+    return Grid.from_parts(tuple(size[::-1]), tuple(spacing), tuple(corner), grid.direction)
+
+
+def of_all(point_map: PointMap, grid: Grid) -> tuple[float, int, float]:
+    displacement = displacement_on(point_map, grid)
+    corners = corner_jacobians(displacement, grid)
+    return float(corners.min()), int((corners <= 0).sum()), float(displacement.square().sum(0).max().sqrt())
+
+
+@pytest.mark.parametrize(
+    ("strength", "factors", "slices", "direction"),
+    [
+        (0.3, (0.25, 0.25, 0.7), 11, None),
+        (2.0, (0.3, 0.4, 0.5), 11, None),
+        (0.3, (0.2, 0.2, 1.6), 11, TURNED),
+        (0.3, (0.25, 0.25, 1.0), 1, None),
+    ],
+    ids=["smooth", "folded", "thick slices, turned", "one slice"],
+)
+def test_extremes_are_those_of_all_voxels_of_which_few_are_looked_at(strength, factors, slices, direction, monkeypatch):
+    field = field_of(4.0, strength, slices=slices, direction=direction)
+    grid, looked, look = finer(field.grid, factors), [], _Cells._at
+    monkeypatch.setattr("atlasnet.transform.extremes.FIRST", 5)
+    monkeypatch.setattr(_Cells, "_at", lambda cells, voxels: looked.append(len(voxels)) or look(cells, voxels))
+    for point_map in (field, compose(field, SHEARED)):
+        expected = of_all(point_map, grid)
+        assert (expected[1] > 0) == (strength > 1)
+        looked.clear()
+        found = extremes_on(point_map, grid)
+        assert (found.least, found.folded, found.furthest) == expected
+        assert 0 < sum(looked) < 0.3 * grid.voxels
+
+
+@pytest.mark.parametrize(
+    "kind", ["mirrored", "two fields", "coarser grid", "beyond the field", "turned grid", "affine", "nothing"]
+)
+def test_every_voxel_is_looked_at_where_no_bound_is_known(kind, monkeypatch):
+    field = field_of(4.0, 0.3)
+    grid, point_map = finer(field.grid, (0.25, 0.25, 0.5)), compose(field, SHEARED)
+    if kind == "mirrored":
+        point_map = compose(field, AffineMap(np.diag([-1.0, 1, 1, 1])))
+    elif kind == "two fields":
+        point_map = compose(field, field_of(4.0, 0.2, seed=1))
+    elif kind == "coarser grid":
+        grid = finer(field.grid, (1.3, 1.3, 1.3))
+    elif kind == "beyond the field":
+        grid = grid.padded((9, 0, 0), (0, 0, 0))
+    elif kind == "turned grid":
+        turn = Transform.affine([[0.96, -0.28, 0, 0], [0.28, 0.96, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).forward.matrix
+        grid = Grid(grid.shape, turn @ grid.affine)
+    elif kind in ("affine", "nothing"):
+        point_map = SHEARED if kind == "affine" else compose()
+    monkeypatch.setattr("atlasnet.transform.extremes.AT_ONCE", 5 * grid.shape[1] * grid.shape[2])
+    found = extremes_on(point_map, grid)
+    assert (found.least, found.folded, found.furthest) == of_all(point_map, grid)
+    assert _Cells.of(point_map, grid) is None
+
+
+@given(st.integers(0, 1000), st.floats(0.01, 1.5), st.floats(0.2, 0.6), st.floats(0.2, 1.8))
+@settings(deadline=None, max_examples=30)
+def test_no_voxel_passes_the_bounds_of_its_cell(seed, strength, across, along):
+    field = field_of(3.0, strength, seed=seed)
+    grid = finer(field.grid, (across, across, along))
+    point_map = compose(field, SHEARED)
+    cells = _Cells.of(point_map, grid)
+    if cells is None:
+        assert grid.voxels < 4 * field.grid.voxels
+        return
+    z, y, x = cells.places
+    displacement = displacement_on(point_map, grid)
+    assert bool((corner_jacobians(displacement, grid) >= cells.least[z][:, y][:, :, x] - 1e-3).all())
+    assert bool((displacement.square().sum(0).sqrt() <= cells.longest[z][:, y][:, :, x] * (1 + 1e-5)).all())
