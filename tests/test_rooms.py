@@ -64,3 +64,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_modules("import atlasnet") & {"torch", "numpy", "scipy", "SimpleITK", "matplotlib", "tqdm"}
+
+
+def test_a_registration_without_labels_loads_nothing_of_the_conversion_of_cohorts() -> None:
+    code = "from atlasnet.cli.register_inputs import labels_on\nassert labels_on(None, None) is None"
+    assert not loaded_modules(code) & {"atlasnet.cohort.conversion", "matplotlib", "pydicom"}

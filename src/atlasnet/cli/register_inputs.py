@@ -266,10 +266,10 @@ def labels_on(image: Volume, path: Path | None) -> Volume | None:
     Raises:
         VolumeError: it cannot be used, or does not lie on the image's voxels.
     """
-    from atlasnet.cohort.conversion.lattice import placed
-    from atlasnet.volume import Volume, read_labels
-
     if path is None:
         return None
+    from atlasnet.cohort.conversion.lattice import placed  # the conversion of cohorts takes a while to load
+    from atlasnet.volume import Volume, read_labels
+
     labels = read_labels(path)
     return Volume(placed(labels.array[0], labels.grid, image.grid, path), image.grid)
