@@ -72,6 +72,13 @@ def test_products_along_the_axes_are_numpys_and_the_same_bits_on_any_number_of_t
     assert all(torch.equal(first, other) for other in others)
 
 
+def test_products_of_interleaved_channels_are_the_same_bits_on_any_number_of_threads() -> None:
+    array = random(1, 85, 85, 9).movedim(-1, 0)
+    matrices = (random(1, 1), random(27, 85), random(27, 85))
+    first, *others = on_threads(lambda: along_axes(matrices, array))
+    assert all(torch.equal(first, other) for other in (*others, along_axes(matrices, array.contiguous())))
+
+
 def test_a_product_of_nothing_is_nothing() -> None:
     assert batched_product(random(0, 3, 4), random(0, 4, 5)).shape == (0, 3, 5)
 

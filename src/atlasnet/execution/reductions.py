@@ -36,11 +36,19 @@ def batched_product(left: Tensor, right: Tensor) -> Tensor:
     A product that several threads share is cut at places that depend on their number, and along the cuts its numbers
     come from other code, which adds in another order. A thread that has products enough of its own cuts none.
     """
+    left, right = _in_rows(left), _in_rows(right)
     threads, products = torch.get_num_threads(), len(left)
     if threads <= products or left.device.type != "cpu":
         return torch.bmm(left, right)
     with _threads(max(1, products)):
         return torch.bmm(left, right)
+
+
+def _in_rows(matrices: Tensor) -> Tensor:
+    """The same matrices (b, m, n) with rows or columns in one piece: of others torch takes one product after the other,
+    each shared by all threads.
+    """
+    return matrices if 1 in matrices.stride()[1:] else matrices.contiguous()
 
 
 def on_one_thread(small: bool) -> AbstractContextManager[None]:
