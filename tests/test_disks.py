@@ -107,7 +107,7 @@ writers = {suffix: lambda path: write_volume(path, noise) for suffix in (".nii",
 writers |= {
     "field.nii.gz": lambda path: write_itk_field(path, dense, grid),
     "field.mha": lambda path: write_itk_field(path, dense, grid),
-    "map": lambda path: Transform(compose(dense, AffineMap(np.eye(4))), dense).save(path),
+    "map.safetensors": lambda path: Transform(compose(dense, AffineMap(np.eye(4))), dense).save(path),
     "weights": lambda path: write_tensors(path, {"a": torch.zeros(10**6)}, {}),
     "json": lambda path: write_json(path, "x" * 10**6),
 }

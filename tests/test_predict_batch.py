@@ -660,7 +660,7 @@ def test_a_result_never_takes_the_place_of_a_scan(
     place = scans.parent
     (place / "link.nii.gz").symlink_to(scans / "anna.nii.gz")
     (place / "dicom").mkdir()
-    (place / "dicom" / "IM1").write_bytes(b"a slice")
+    (place / "dicom" / "IM1").write_bytes(bytes(128) + b"DICM")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     words = ["predict", *(str(place / name) for name in inputs.split()), "-m", str(model.folder)]
     assert main([*words, "-o", str(place / output), *dry]) == 2
