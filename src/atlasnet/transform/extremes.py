@@ -28,8 +28,8 @@ MOST = 0.2
 FIRST = 2000
 """Cells that promise the extremes, and are looked at before it is known which others may hold some."""
 
-SLACK = 0.002
-"""Of a Jacobian, and relative of a displacement: how far rounding may pass a bound, far more than float32 loses."""
+ROUNDING = 16 * float(torch.finfo(torch.float32).eps)
+"""Of the extent of a grid and the largest displacement: what float32 may lose of a displacement in a few steps."""
 
 CELLS_AT_ONCE = 1 << 17
 
@@ -72,7 +72,8 @@ def extremes_on(point_map: PointMap, grid: Grid) -> Extremes:
         return _of_all(point_map, grid)
     first = cells.promising(FIRST)
     found = cells.look(first)
-    more = (cells.least <= max(found.least, 0) + SLACK) | (cells.longest >= (1 - SLACK) * found.furthest)
+    more = cells.least <= max(found.least, 0) + cells.rounding / grid.spacing.min()
+    more |= cells.longest >= found.furthest - cells.rounding
     if float(more.double().mean()) > MOST:
         return _of_all(point_map, grid)
     return found | cells.look(more & ~first)
@@ -116,14 +117,14 @@ class _Cells:
         """None where nothing is known, or little is to be saved.
 
         Known are bounds of one field, with affine maps behind it, whose axes are those of the grid and whose voxels,
-        with one more around them, hold it.
+        with one more around them, hold it. Along an axis of one voxel the grid has no differences to bound.
         """
         parts = point_map.parts if isinstance(point_map, CompositeMap) else ()
         field, *behind = parts or (point_map,)
         affine = [part for part in behind if isinstance(part, AffineMap)]
         if not isinstance(field, DisplacementMap) or len(affine) < len(behind):
             return None
-        if grid.voxels < WORTH * field.grid.voxels:
+        if min(grid.shape) == 1 or grid.voxels < WORTH * field.grid.voxels:
             return None
         around = field.grid.padded((1, 1, 1), (1, 1, 1))
         matrix = np.linalg.inv(around.affine) @ grid.affine
@@ -144,6 +145,11 @@ class _Cells:
         )
         least = scale * _least_in_cells(in_voxels(padded, around), np.ceil(step).astype(int).tolist())
         return cls(point_map, grid, expected, least, longest, places)
+
+    @property
+    def rounding(self) -> float:
+        """How far the displacement of a voxel may pass the bounds for want of precision, mm."""
+        return ROUNDING * (float(np.linalg.norm(self.grid.size * self.grid.spacing)) + float(self.longest.max()))
 
     def promising(self, count: int) -> Tensor:
         """Of so many cells those that are likely to hold an extreme: bool."""
@@ -196,10 +202,7 @@ def _least_in_cells(steps: Tensor, reach: list[int]) -> Tensor:
     result = torch.empty((depth, height, width), dtype=steps.dtype)
     for z0, z1 in slabs((depth, height, width), CELLS_AT_ONCE):
         low, high = max(z0 - reach[2], 0), min(z1 + reach[2], depth)
-        x, y, z = (
-            [(a, b) for a, b in zip(*_ranges(steps[:, low : high + 1], axis, reach[axis]), strict=True)]
-            for axis in range(3)
-        )
+        x, y, z = (list(zip(*_ranges(steps[:, low : high + 1], axis, reach[axis]), strict=True)) for axis in range(3))
         least = torch.zeros((high - low, height, width), dtype=steps.dtype)
         for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
             (low_a, high_a), (low_b, high_b) = _times(y[j], z[k]), _times(y[k], z[j])
