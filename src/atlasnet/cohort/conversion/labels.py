@@ -99,17 +99,21 @@ def label_values(wanted: Labels) -> dict[str, int]:
 
 
 def drawn_whole(chosen: Sequence[Chosen]) -> tuple[list[Chosen], list[str]]:
-    """The cases without labels of which they have a part alone, and what was left out so, told.
+    """The cases, less the labels of which they have only a part, and a note on each that was left out.
 
     A case has a part of a label where another one has what it has and more: the left lung where others have both. Where
     one case has ``Lung`` and another ``Lungs``, both are whole.
     """
+    drawn: dict[str, set[frozenset[str]]] = {}
+    for one in chosen:
+        for label, names in one.structures.items():
+            drawn.setdefault(label, set()).add(frozenset(map(_folded, names)))
     made, notes = [], []
     for one in chosen:
         structures = dict(one.structures)
         for label, names in structures.items():
-            own = {_folded(name) for name in names}
-            if own and not is_ignored(label) and any(own < {*map(_folded, c.structures[label])} for c in chosen):
+            own = frozenset(map(_folded, names))
+            if own and not is_ignored(label) and any(own < others for others in drawn[label]):
                 structures[label] = []
                 part = ", ".join(names)
                 notes.append(f"{one.case.name}: {part} alone is not the whole of {label!r}, and is left out")
