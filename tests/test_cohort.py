@@ -142,6 +142,7 @@ def test_other_keys_are_nobodys_concern(tmp_path: Path) -> None:
     others = {"name": "x", "licence": "", "license": "", "reference": "", "release": "1", "relase": ""}
     others |= {"overwrite_image_reader_writer": "SimpleITKIO", "tensorImageSize": "3D", "regions_class_order": [1, 2]}
     others |= {"test": ["./imagesTs/d.nii.gz"], "numTest": 1, "annotators": ["A", "B"], "annotation": "by hand"}
+    others |= {"modalities": {"0": "CT"}}  # channel_names are there
     nnunet(tmp_path, **others, annotated={"b": ["left"]}, annotations={"b": "in haste"}, numTraining=3)
     labels(tmp_path / "labelsTr" / "b.nii.gz", [1])
     assert not any("passed over" in problem.text for problem in check_cohort(tmp_path).problems)

@@ -19,9 +19,9 @@ from atlasnet.volume.io import LARGEST_LABEL
 BACKGROUND = "background"
 IGNORE = "ignore"
 
+_CHANNELS = ("channel_names", "modality")  # the same in nnU-Net's words and in the Decathlon's
 _KEYS: Mapping[str, tuple[type, ...]] = {
-    "channel_names": (dict, list),
-    "modality": (dict, list),
+    **dict.fromkeys(_CHANNELS, (dict, list)),
     "labels": (dict,),
     "training": (list,),
     "dataset": (dict,),
@@ -119,14 +119,15 @@ def read_declaration(path: Path) -> Declaration:
 
 def _misspelt(content: Mapping[str, Any]) -> Iterator[str]:
     """Keys that are none of `_KEYS`, and are written and filled almost like one that is not there."""
+    there = {*content, *(_CHANNELS if any(name in content for name in _CHANNELS) else ())}
     for key, value in content.items():
-        possible = [name for name, kinds in _KEYS.items() if name not in content and isinstance(value, kinds)]
+        possible = [name for name, kinds in _KEYS.items() if name not in there and isinstance(value, kinds)]
         if key not in _KEYS and (near := get_close_matches(key.lower(), possible, 1, _ALIKE)):
             yield f"{key!r} in dataset.json is passed over; if {near[0]!r} is meant, call it so"
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    key = next((key for key in ("channel_names", "modality") if key in content), None)
+    key = next((key for key in _CHANNELS if key in content), None)
     if key is None:
         return None
     names = content[key]
