@@ -21,7 +21,6 @@ NEWTON_STEPS = 40
 LONGEST_STEP = 3.0
 # Below this many voxels a grid is solved without a coarser one first.
 COARSEST = 1 << 15
-POINTS_AT_ONCE = 1 << 18
 
 
 def inverse_grid(field: DisplacementMap) -> Grid:
@@ -85,7 +84,7 @@ def _coarse_to_fine(
         guess = _coarse_to_fine(field, steps, _halved(grid))
     to_index = np.linalg.inv(field.grid.affine) @ grid.affine
     result = torch.empty((3, *grid.shape), dtype=torch.float32, device=steps.device)
-    for z0, z1 in slabs(grid.shape, POINTS_AT_ONCE, device=steps.device):
+    for z0, z1 in slabs(grid.shape, device=steps.device):
         points = lattice(grid.shape, z0, z1, device=steps.device)
         goal = apply_affine(to_index, points).reshape(-1, 3).T.contiguous()  # (3, n)
         start = goal

@@ -198,7 +198,7 @@ class Transform:
 
         Returns:
             A volume on ``grid``: for ``"linear"`` float32 (float64 from float64 or wide integers), else the source's
-            type. Beyond input and output, memory is that of one channel and one slab of about a million voxels.
+            type. Beyond input and output, memory is that of one channel and of a few slices.
 
         Raises:
             VolumeError: the source is an array without geometry.
