@@ -342,6 +342,20 @@ def test_a_registration_goes_on_from_the_map_of_an_earlier_one_without_folds(see
     assert found[-len(first.transform.forward.parts) :] == first.transform.forward.parts  # the start stays as it is
 
 
+def test_a_map_is_not_smoothed_for_a_start_that_shrinks(pair):
+    """A third of the size is a Jacobian of 0.04, far from a fold."""
+    _, target, _ = pair
+    matrix = np.diag([0.35, 0.35, 0.35, 1])
+    matrix[:3, 3] = 0.65 * target.grid.to_world(target.grid.size / 2)
+    slight = DisplacementMap(torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.2, target.grid)
+    start = Transform.from_displacement(slight, matrix)
+    source = start.inverse.warp(
+        target, Grid.from_parts(SHAPE, (0.6, 0.6, 0.8), tuple(start.map_points(target.grid.origin)))
+    )
+    found = register_images(source, target, initial=start, execution=ONE)
+    assert found.record["inverse"]["rounds"] == 0
+
+
 def test_one_source_onto_several_targets_is_as_onto_each(pair):
     source, target, _ = pair
     operator = make_operator("mrf", affine=False)

@@ -246,8 +246,12 @@ def _folding(displacement: DisplacementMap, start: Transform) -> Tensor:
     """The voxels (z, y, x) of a displacement's grid at which it folds once the start is applied after it; bool."""
     if isinstance(start.forward, AffineMap):
         return torch.zeros(displacement.grid.shape, dtype=torch.bool)
-    whole = displacement_on(compose(displacement, start.forward), displacement.grid)
-    return (corner_jacobians(whole, displacement.grid) <= SMALLEST_INVERSE_JACOBIAN).cpu()
+    own, whole = (
+        corner_jacobians(displacement_on(point_map, displacement.grid), displacement.grid)
+        for point_map in (start.forward, compose(displacement, start.forward))
+    )
+    # A start that shrinks the image as a whole is no fold, and no smoothing would mend it.
+    return (whole <= SMALLEST_INVERSE_JACOBIAN * own.min().clamp(0, 1)).cpu()
 
 
 def _origins(inverse: DisplacementMap, bad: Tensor, grid: Grid) -> Tensor:
