@@ -29,8 +29,8 @@ def read_transform(path: str | Path) -> tuple[Transform, RepairRecord | None]:
     """A map of target points into the source, with its inverse, from a file.
 
     What resamples the source onto the target is read in ITK's convention: LPS mm, target to source. SimpleITK and ANTs
-    store their transforms so, and so does 3D Slicer when it writes them in ITK's formats. Beyond its grid a displacement
-    field goes on in its linear part, where ITK has no displacement.
+    store their transforms so, and so does 3D Slicer when it writes them in ITK's formats. Beyond its grid a field goes
+    on in its linear part; in ITK it has no displacement there.
 
     Args:
         path: a ``transform.safetensors`` of `Transform.save`; a 3-D transform of ITK (.tfm, .txt, .mat, .h5, .xfm) that
