@@ -59,8 +59,8 @@ class Extremes:
 def extremes_on(point_map: PointMap, grid: Grid) -> Extremes:
     """What a map does at its worst on the voxels of a grid.
 
-    Of an interpolated field bounds are known in every cell between its voxels, and the voxels of the grid that lie
-    where by these no extreme can be are not looked at: the result is that of all voxels.
+    In every cell between the voxels of an interpolated field both are bounded, and voxels of the grid in cells whose
+    bounds exclude an extreme are not looked at: the result is that of all voxels.
 
     Args:
         point_map: any map.
@@ -72,11 +72,12 @@ def extremes_on(point_map: PointMap, grid: Grid) -> Extremes:
         return _of_all(point_map, grid)
     first = cells.promising(FIRST)
     found = cells.look(first)
-    more = cells.least <= max(found.least, 0) + cells.rounding / grid.spacing.min()
-    more |= cells.longest >= found.furthest - cells.rounding
-    if float(more.double().mean()) > MOST:
+    # Bounds beyond the range of float32 compare false with everything, and exclude nothing.
+    without = cells.least > max(found.least, 0) + cells.rounding / grid.spacing.min()
+    without &= cells.longest < found.furthest - cells.rounding
+    if float(without.double().mean()) < 1 - MOST:
         return _of_all(point_map, grid)
-    return found | cells.look(more & ~first)
+    return found | cells.look(~(without | first))
 
 
 def _of_all(point_map: PointMap, grid: Grid) -> Extremes:
