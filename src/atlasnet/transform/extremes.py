@@ -73,7 +73,7 @@ def extremes_on(point_map: PointMap, grid: Grid) -> Extremes:
     first = cells.promising(FIRST)
     found = cells.look(first)
     # Bounds beyond the range of float32 compare false with everything, and exclude nothing.
-    without = cells.least > max(found.least, 0) + cells.rounding / grid.spacing.min()
+    without = cells.least > max(found.least, 0) + cells.slack
     without &= cells.longest < found.furthest - cells.rounding
     if float(without.double().mean()) < 1 - MOST:
         return _of_all(point_map, grid)
@@ -104,6 +104,7 @@ class _Cells:
         least: below which no corner Jacobian of a voxel in the cell is.
         longest: above which no displacement is, mm.
         places: for (z, y, x) the cell in which every voxel of the grid lies.
+        stretch: how much longer the affine maps make a vector at most.
     """
 
     point_map: PointMap
@@ -112,6 +113,7 @@ class _Cells:
     least: Tensor
     longest: Tensor
     places: tuple[Tensor, ...]
+    stretch: float
 
     @classmethod
     def of(cls, point_map: PointMap, grid: Grid) -> _Cells | None:
@@ -132,7 +134,8 @@ class _Cells:
         step, first = matrix[:3, :3].diagonal(), matrix[:3, 3]
         last = first + step * (grid.size - 1)
         parallel = np.abs(matrix[:3, :3] - np.diag(step)).max() < 1e-9 and (step > 0).all()
-        scale = float(np.prod([np.linalg.det(part.matrix[:3, :3]) for part in affine]))
+        linear = affine[0].matrix[:3, :3] if affine else np.eye(3)  # a composite has multiplied several
+        scale = float(np.linalg.det(linear))
         if not parallel or scale <= 0 or (first < 0).any() or (last > around.size - 1).any():
             return None
         padded = F.pad(field.displacement[None], (1,) * 6, mode="replicate")[0]
@@ -145,12 +148,17 @@ class _Cells:
             for axis, n in zip((2, 1, 0), grid.shape, strict=True)
         )
         least = scale * _least_in_cells(in_voxels(padded, around), np.ceil(step).astype(int).tolist())
-        return cls(point_map, grid, expected, least, longest, places)
+        return cls(point_map, grid, expected, least, longest, places, float(np.linalg.norm(linear, 2)))
 
     @property
     def rounding(self) -> float:
         """How far the displacement of a voxel may pass the bounds for want of precision, mm."""
         return ROUNDING * (float(np.linalg.norm(self.grid.size * self.grid.spacing)) + float(self.longest.max()))
+
+    @property
+    def slack(self) -> float:
+        """How far a Jacobian may pass its bound therefore: each derivative counts by the area that the others span."""
+        return self.rounding / float(self.grid.spacing.min()) * max(1.0, self.stretch) ** 2
 
     def promising(self, count: int) -> Tensor:
         """Of so many cells those that are likely to hold an extreme: bool."""
