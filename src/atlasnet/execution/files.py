@@ -106,7 +106,7 @@ def _sync_folder(folder: Path) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as `json_text`, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json_text(value), encoding="utf-8")
+        temporary.write_text(json_text(value), encoding="utf-8", newline="\n")
 
 
 def json_text(value: Any) -> str:

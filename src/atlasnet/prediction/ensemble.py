@@ -196,7 +196,7 @@ class Ensemble:
                 if isinstance(content, Path):
                     shutil.copyfile(content, place)
                 else:
-                    place.write_text(content, encoding="utf-8")
+                    place.write_text(content, encoding="utf-8", newline="\n")
 
     def atlas_name(self, model: int, atlas: str) -> str:
         """How records call an atlas of a model."""

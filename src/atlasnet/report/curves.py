@@ -128,5 +128,5 @@ def save_svg(figure: Figure, path: str | Path) -> Path:
     """Write a figure as SVG, whole or not at all."""
     path = Path(path)
     with atomic_path(path) as temporary:
-        temporary.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure), encoding="utf-8")
+        temporary.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure), encoding="utf-8", newline="\n")
     return path

@@ -173,8 +173,8 @@ class Page:
     def write(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
         path = Path(path)
-        with atomic_path(path) as temporary:
-            temporary.write_text(self.html(), encoding="utf-8", errors="backslashreplace")  # names may be no Unicode
+        with atomic_path(path) as temporary:  # names may be no Unicode
+            temporary.write_text(self.html(), encoding="utf-8", errors="backslashreplace", newline="\n")
         return path
 
 

@@ -1,0 +1,46 @@
+"""What Windows and macOS do otherwise than Linux, as far as it can be had here."""
+
+from __future__ import annotations
+
+import builtins
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from atlasnet.execution import write_json
+from atlasnet.report.curves import save_svg
+from atlasnet.report.page import Page
+
+
+@pytest.fixture
+def lines_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is written as Windows does it: with its ends of lines, unless the caller says which."""
+    real = io.open
+
+    def opened(file: Any, mode: str = "r", *words: Any, newline: str | None = None, **options: Any) -> Any:
+        options |= dict(zip(("buffering", "encoding", "errors", "newline"), words, strict=False))
+        newline = options.pop("newline", newline)
+        if newline is None and "b" not in mode and "r" not in mode:
+            newline = "\r\n"
+        return real(file, mode, newline=newline, **options)
+
+    monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr(builtins, "open", opened)
+
+
+@pytest.mark.usefixtures("lines_of_windows")
+def test_text_files_have_the_same_bytes_on_every_system(tmp_path: Path) -> None:
+    (tmp_path / "any.txt").write_text("\n", encoding="utf-8")
+    assert (tmp_path / "any.txt").read_bytes() == b"\r\n"
+    write_json(tmp_path / "a.json", {"a": 1})
+    page = Page("Title")
+    page.heading("Heading")
+    page.write(tmp_path / "a.html")
+    save_svg(Figure(), tmp_path / "a.svg")
+    assert (tmp_path / "a.json").read_bytes() == b'{\n "a": 1\n}\n'
+    for name in ("a.html", "a.svg"):
+        assert b"\n" in (tmp_path / name).read_bytes()
+        assert b"\r" not in (tmp_path / name).read_bytes()
