@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import builtins
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
+from atlasnet.cli.main import main
 from atlasnet.execution import write_json
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
+from synthetic import write_cohort
 
 
 @pytest.fixture
@@ -44,3 +47,17 @@ def test_text_files_have_the_same_bytes_on_every_system(tmp_path: Path) -> None:
     for name in ("a.html", "a.svg"):
         assert b"\n" in (tmp_path / name).read_bytes()
         assert b"\r" not in (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+def test_names_that_the_console_has_no_letters_for_are_printed_all_the_same(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_cohort(tmp_path / "data", range(2))
+    for path in (data / "imagesTr" / "s0_0000.nii.gz", data / "labelsTr" / "s0.nii.gz"):
+        path.rename(path.with_name(path.name.replace("s0", "Łódź")))
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main(["check", str(data)]) == 0
+    console.seek(0)
+    assert "Łódź".encode(encoding, errors="backslashreplace") in console.buffer.read()

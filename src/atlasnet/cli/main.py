@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (by default those of the process) and return its exit code."""
+    _print_whatever_it_is()
     command = parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what could come next
         import argcomplete
@@ -99,6 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _print_whatever_it_is() -> None:
+    """Letters that standard output has no code for, as in a pipe on Windows, are escaped, as standard error does it."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(args: argparse.Namespace) -> int:
