@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import builtins
 import io
+import locale
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from matplotlib.figure import Figure
 
 from atlasnet.cli.main import main
 from atlasnet.execution import write_json
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
+from atlasnet.volume import Grid, Volume, read_grid, read_volume, write_volume
 from synthetic import write_cohort
+
+
+def image() -> Volume:
+    return Volume(np.arange(24, dtype=np.int16).reshape(1, 2, 3, 4), Grid((2, 3, 4), np.eye(4)))
 
 
 @pytest.fixture
@@ -61,3 +70,36 @@ def test_names_that_the_console_has_no_letters_for_are_printed_all_the_same(
     assert main(["check", str(data)]) == 0
     console.seek(0)
     assert "Łódź".encode(encoding, errors="backslashreplace") in console.buffer.read()
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_itk_is_given_paths_while_the_system_reads_them_as_utf_8(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = ["English_United States.1252"]
+    seen = []
+
+    def setlocale(category: int, name: str | None = None) -> str:
+        assert category == locale.LC_CTYPE
+        if name is not None:
+            spoken.append(name)
+        return spoken[-1]
+
+    def witnessed(function: Any) -> Any:
+        def called(*words: Any, **options: Any) -> Any:
+            seen.append(spoken[-1])
+            return function(*words, **options)
+
+        return called
+
+    windows = SimpleNamespace(LC_CTYPE=locale.LC_CTYPE, Error=locale.Error, setlocale=setlocale)
+    monkeypatch.setattr("atlasnet.volume.io.locale", windows)
+    monkeypatch.setattr("atlasnet.volume.io.sys", SimpleNamespace(platform="win32"))
+    for holder, name in ((sitk, "ReadImage"), (sitk, "WriteImage"), (sitk.ImageFileReader, "ReadImageInformation")):
+        monkeypatch.setattr(holder, name, witnessed(getattr(holder, name)))
+    path = tmp_path / f"Müller{suffix}"
+    write_volume(path, image())
+    assert (read_volume(path).array == image().array).all()
+    assert read_grid(path).shape == (2, 3, 4)
+    assert seen == [".UTF-8"] * 3
+    assert spoken[-1] == "English_United States.1252"

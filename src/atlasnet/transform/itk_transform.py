@@ -15,6 +15,7 @@ from atlasnet.transform.field import displacement_on
 from atlasnet.transform.itk import itk_field
 from atlasnet.transform.maps import AffineMap, CompositeMap, DisplacementMap, PointMap
 from atlasnet.volume.grid import Grid
+from atlasnet.volume.io import quiet_itk
 
 SUFFIX = ".h5"
 
@@ -64,7 +65,8 @@ def write_itk_transform(path: str | Path, point_map: PointMap, grid: Grid) -> No
     transform = itk_transform(point_map, grid)
     with atomic_path(path) as temporary:
         try:
-            sitk.WriteTransform(transform, str(temporary))
+            with quiet_itk():
+                sitk.WriteTransform(transform, str(temporary))
         except RuntimeError as error:
             raise OSError(
                 f"{path}: the transform could not be written: {str(error).strip().splitlines()[-1]}"

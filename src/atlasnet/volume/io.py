@@ -6,13 +6,15 @@ enters.
 
 from __future__ import annotations
 
+import locale
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -245,9 +247,9 @@ def quiet_itk(*, permissive: bool = False) -> Iterator[None]:
     """ITK without console warnings; with ``permissive``, letting any sform through: this module judges it itself.
 
     Where there is a qform, a permissive ITK would take an sform before it that is a little sheared, whatever its code.
-    Both settings are the whole process's, so one thread at a time is in such a block.
+    These settings are the whole process's, so one thread at a time is in such a block.
     """
-    with _ITK_SETTINGS:
+    with _ITK_SETTINGS, _paths_in_utf8():
         shown = sitk.ProcessObject.GetGlobalWarningDisplay()
         before = os.environ.get("ITK_NIFTI_SFORM_PERMISSIVE")
         sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -260,6 +262,25 @@ def quiet_itk(*, permissive: bool = False) -> Iterator[None]:
                 del os.environ["ITK_NIFTI_SFORM_PERMISSIVE"]
             else:
                 os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = before
+
+
+@contextmanager
+def _paths_in_utf8() -> Iterator[None]:
+    """Inside the block C's functions read paths as UTF-8, in which SimpleITK hands them over.
+
+    On Windows they take them for the code page of the system, and find no file in a folder that is called Müller: see
+    SimpleITK's FAQ on special characters in file names, and "UTF-8 support" of ``setlocale`` in Microsoft's C library.
+    """
+    if sys.platform != "win32":
+        yield
+        return
+    before = locale.setlocale(locale.LC_CTYPE)
+    with suppress(locale.Error):  # a Windows older than 2018
+        locale.setlocale(locale.LC_CTYPE, ".UTF-8")
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 def _check_file(path: Path, voxels: bool = True) -> NiftiGeometry | None:
