@@ -16,7 +16,10 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 
 from atlasnet.cli.main import main
-from atlasnet.execution import write_json
+from atlasnet.cohort import Subject
+from atlasnet.errors import InputError
+from atlasnet.execution import place_of, write_json
+from atlasnet.prediction.output import check_places
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
 from atlasnet.volume import Grid, Volume, read_grid, read_volume, write_volume
@@ -103,3 +106,20 @@ def test_itk_is_given_paths_while_the_system_reads_them_as_utf_8(
     assert read_grid(path).shape == (2, 3, 4)
     assert seen == [".UTF-8"] * 3
     assert spoken[-1] == "English_United States.1252"
+
+
+def test_on_macos_paths_that_differ_in_capitals_or_accents_are_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = {name: tmp_path / name / "scan.nii.gz" for name in ("Anna", "anna")}
+    for scan in scans.values():
+        write_volume(scan, image())
+    cases = [Subject(name, (scan,)) for name, scan in scans.items()]
+    places = {name: tmp_path / "out" / f"{name}.nii.gz" for name in scans}
+    check_places(cases, places, ())
+    monkeypatch.setattr("atlasnet.execution.folders.sys", SimpleNamespace(platform="darwin"))
+    with pytest.raises(InputError, match="would both be this file"):
+        check_places(cases, places, ())
+    with pytest.raises(InputError, match="would take the place of what is read"):
+        check_places(cases[:1], {"Anna": tmp_path / "Anna" / "SCAN.nii.gz"}, ())
+    assert place_of(tmp_path / "e\u0301") == place_of(tmp_path / "É")

@@ -85,11 +85,12 @@ def check_apart(args: argparse.Namespace, names: Iterable[str]) -> None:
         InputError: an image, a mask or labels lie where a result goes.
     """
     from atlasnet.errors import InputError
+    from atlasnet.execution import place_of
 
-    results = {(args.output / name).resolve() for name in names}
+    results = {place_of(args.output / name) for name in names}
     read = (args.source, args.target, args.source_labels, args.target_labels, args.source_mask, args.target_mask)
     for path in (*read, *args.source_channel, *args.target_channel):
-        if path is not None and path.resolve() in results:
+        if path is not None and place_of(path) in results:
             raise InputError(
                 "a result would take the place of what was read", path=path, remedy="give another folder after -o"
             )

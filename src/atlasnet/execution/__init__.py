@@ -17,7 +17,7 @@ from atlasnet.execution.files import (
     require_absent,
     write_json,
 )
-from atlasnet.execution.folders import files_below, leads_nowhere, walk
+from atlasnet.execution.folders import files_below, leads_nowhere, place_of, walk
 from atlasnet.execution.locks import hold, hold_folder
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
@@ -58,6 +58,7 @@ __all__ = [
     "open_log",
     "pack",
     "peak_memory",
+    "place_of",
     "read_json",
     "reading_back",
     "remains_in",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,16 @@ def walk(folder: Path, *, strict: bool = False) -> Iterator[tuple[Path, list[str
 def leads_nowhere(path: Path) -> bool:
     """Whether a link's target is not there, as in a DataLad folder whose contents have not been fetched."""
     return path.is_symlink() and not path.exists()
+
+
+def place_of(path: Path) -> Path:
+    """Where a path leads, to be compared with other such places, and for nothing else.
+
+    The file system of macOS tells neither capitals from small letters nor how accents are encoded. (Paths of Windows
+    compare as its files do by themselves.)
+    """
+    place = path.resolve()
+    return Path(unicodedata.normalize("NFC", str(place)).casefold()) if sys.platform == "darwin" else place
 
 
 def _raise(error: OSError) -> None:

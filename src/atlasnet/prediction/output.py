@@ -17,7 +17,7 @@ from atlasnet import __version__
 from atlasnet.cohort import Subject
 from atlasnet.cohort.segments import Segment
 from atlasnet.errors import InputError, VolumeError
-from atlasnet.execution import Execution, Stages, digest, file_digest, read_json, write_json
+from atlasnet.execution import Execution, Stages, digest, file_digest, place_of, read_json, write_json
 from atlasnet.network import code_digest
 from atlasnet.prediction.ensemble import Ensemble
 from atlasnet.prediction.prediction import Prediction, PredictOptions
@@ -74,13 +74,13 @@ def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: C
         InputError: it would, or it would lie in a DICOM folder that is read.
     """
     read = [path for case in cases for path in (*case.images, case.mask) if path is not None]
-    folders = [path.resolve() for path in read if path.is_dir()]
-    files = {file.resolve() for path in read if not path.is_dir() for file in volume_files(path)}
+    folders = [place_of(path) for path in read if path.is_dir()]
+    files = {place_of(file) for path in read if not path.is_dir() for file in volume_files(path)}
     taken: dict[Path, str] = {}
     for case in cases:
         for output in (LABELS, RECORD, *outputs):
             for file in output_files(paths[case.name], output).values():
-                place = file.resolve()
+                place = place_of(file)
                 if file.is_dir():
                     raise InputError(
                         "the result would take the place of a folder",
