@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import io
 import locale
+import ntpath
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from matplotlib.figure import Figure
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Subject
+from atlasnet.cohort.apart import require_apart
 from atlasnet.errors import InputError
 from atlasnet.execution import place_of, write_json
 from atlasnet.prediction.output import check_places
@@ -123,3 +126,17 @@ def test_on_macos_paths_that_differ_in_capitals_or_accents_are_one_file(
     with pytest.raises(InputError, match="would take the place of what is read"):
         check_places(cases[:1], {"Anna": tmp_path / "Anna" / "SCAN.nii.gz"}, ())
     assert place_of(tmp_path / "e\u0301") == place_of(tmp_path / "É")
+
+
+def test_scans_on_several_drives_of_windows_are_apart_from_results_on_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Subject("a", (tmp_path / "c" / "a.nii.gz",), labels=tmp_path / "d" / "a.nii.gz")
+
+    def common(folders: Any) -> str:  # of paths as Windows has them
+        return ntpath.commonpath([f"{folder.name}:\\scans" for folder in folders])
+
+    monkeypatch.setattr(os.path, "commonpath", common)
+    require_apart(tmp_path / "results", [subject])
+    with pytest.raises(InputError, match="among the scans"):
+        require_apart(tmp_path / "d", [subject])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from atlasnet.cohort.subject import Subject
@@ -26,7 +26,7 @@ def require_apart(folder: Path, subjects: Sequence[Subject], root: Path | None =
     read = {file.parent.resolve() for file in files}
     if not read:
         return
-    place, whole = folder.resolve(), Path(os.path.commonpath(read)) if root is None else root.resolve()
+    place, whole = folder.resolve(), _innermost(read) if root is None else root.resolve()
     # Whoever trains does not read the last two.
     read |= {whole / "imagesTs", whole / "labelsTs"}
     # A dataset.json may list what lies in the folder itself, or above it.
@@ -37,3 +37,11 @@ def require_apart(folder: Path, subjects: Sequence[Subject], root: Path | None =
             expected="another folder than that of the scans",
             remedy=f"give another one, such as {(whole if root is None else root) / 'results'}",
         )
+
+
+def _innermost(folders: Collection[Path]) -> Path:
+    """The folder that holds all of them; a drive of Windows where they lie on several."""
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        return Path(min(folders).anchor)
