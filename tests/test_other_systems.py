@@ -21,7 +21,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Subject
 from atlasnet.cohort.apart import require_apart
 from atlasnet.errors import InputError
-from atlasnet.execution import place_of, write_json
+from atlasnet.execution import Execution, place_of, write_json
 from atlasnet.prediction.output import check_places
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
@@ -140,3 +140,8 @@ def test_scans_on_several_drives_of_windows_are_apart_from_results_on_either(
     require_apart(tmp_path / "results", [subject])
     with pytest.raises(InputError, match="among the scans"):
         require_apart(tmp_path / "d", [subject])
+
+
+def test_the_gpu_of_a_mac_is_refused_and_no_driver_advised() -> None:
+    with pytest.raises(InputError, match=r"to mend it: choose --device cpu$"):
+        Execution(device="mps").torch_device()

@@ -104,7 +104,8 @@ class Execution:
             raise InputError(
                 f"device {self.device!r} cannot be used",
                 found=str(error).splitlines()[0],
-                remedy="choose --device cpu, or install a build of PyTorch for the accelerator, and its driver",
+                remedy="choose --device cpu"
+                + (device.type != "mps") * ", or install a build of PyTorch for the accelerator, and its driver",
             ) from error
         return device
 
