@@ -8,7 +8,7 @@ import locale
 import ntpath
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +25,7 @@ from atlasnet.execution import Execution, place_of, write_json
 from atlasnet.prediction.output import check_places
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
+from atlasnet.volume.names import is_file_name
 from atlasnet.volume import Grid, Volume, read_grid, read_volume, write_volume
 from synthetic import write_cohort
 
@@ -145,3 +146,10 @@ def test_scans_on_several_drives_of_windows_are_apart_from_results_on_either(
 def test_the_gpu_of_a_mac_is_refused_and_no_driver_advised() -> None:
     with pytest.raises(InputError, match=r"to mend it: choose --device cpu$"):
         Execution(device="mps").torch_device()
+
+
+@pytest.mark.parametrize("name", [r"..\..\theirs", r"C:\theirs", "C:theirs", "../theirs"])
+def test_on_windows_no_atlas_of_a_model_leads_out_of_its_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atlasnet.volume.names.PurePath", PureWindowsPath)
+    assert is_file_name("theirs")
+    assert not is_file_name(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import leads_nowhere
@@ -39,7 +39,7 @@ def is_file_name(name: str) -> bool:
     """Whether what a case, atlas or model is called can be the name of its file or folder, and of no other place."""
     return (
         name.isprintable()
-        and PurePosixPath(name).name == name
+        and PurePath(name).name == name
         and name not in ("", ".", "..")
         and len(name.encode()) <= _LONGEST_NAME
     )
