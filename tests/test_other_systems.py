@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import json
 import locale
 import ntpath
 import os
@@ -18,15 +19,15 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 
 from atlasnet.cli.main import main
-from atlasnet.cohort import Subject
+from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.apart import require_apart
 from atlasnet.errors import InputError
 from atlasnet.execution import Execution, place_of, write_json
 from atlasnet.prediction.output import check_places
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
-from atlasnet.volume.names import is_file_name
 from atlasnet.volume import Grid, Volume, read_grid, read_volume, write_volume
+from atlasnet.volume.names import is_file_name
 from synthetic import write_cohort
 
 
@@ -153,3 +154,20 @@ def test_on_windows_no_atlas_of_a_model_leads_out_of_its_folder(name: str, monke
     monkeypatch.setattr("atlasnet.volume.names.PurePath", PureWindowsPath)
     assert is_file_name("theirs")
     assert not is_file_name(name)
+
+
+@pytest.mark.parametrize(("layout", "number"), [("Decathlon", ""), ("nnU-Net", "_0000")])
+def test_files_may_be_listed_with_the_backslashes_of_windows(tmp_path: Path, layout: str, number: str) -> None:
+    data = write_cohort(tmp_path, range(2))
+    declared = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+    cases = {name: (rf"imagesTr\{name}{number}.nii.gz", rf".\labelsTr\{name}.nii.gz") for name in ("s0", "s1")}
+    if layout == "nnU-Net":
+        declared["dataset"] = {name: {"images": [image], "label": label} for name, (image, label) in cases.items()}
+    else:
+        declared["training"] = [{"image": image, "label": label} for image, label in cases.values()]
+    for path in (data / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace("_0000", number)))
+    write_json(data / "dataset.json", declared)
+    cohort = Cohort.read(data)
+    assert (cohort.format, [subject.name for subject in cohort]) == (layout, ["s0", "s1"])
+    assert cohort["s1"].images == (data / "imagesTr" / f"s1{number}.nii.gz",)

@@ -210,7 +210,7 @@ def _declared(path: Path) -> Iterator[str]:
     content = _content(path)
     if isinstance(content, dict):
         for text in _texts([content.get("training"), content.get("test")]):
-            yield from PurePosixPath(text).parts
+            yield from re.split(r"[/\\]", text)
 
 
 def _texts(value: Any) -> Iterator[str]:

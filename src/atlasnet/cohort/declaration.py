@@ -83,7 +83,7 @@ def read_declaration(path: Path) -> Declaration:
     training = content.get("training", [])
     if not isinstance(training, list):
         raise CohortError("'training' in dataset.json is not a list", path=path, found=type(training).__name__)
-    cases = tuple(case if isinstance(case, dict) else {"image": case} for case in training)
+    cases = tuple(_slashes(case if isinstance(case, dict) else {"image": case}) for case in training)
     ending = content.get("file_ending")
     if ending is not None:
         if not isinstance(ending, str) or not ending.strip("."):
@@ -108,7 +108,7 @@ def read_declaration(path: Path) -> Declaration:
         regions=regions,
         ignore_label=ignore,
         training=cases,
-        dataset=dataset,
+        dataset=_slashes(dataset),
         count=count if isinstance(count, int) else None,
         file_ending=ending,
         segments=segments,
@@ -124,6 +124,15 @@ def _misspelt(content: Mapping[str, Any]) -> Iterator[str]:
         possible = [name for name, kinds in _KEYS.items() if name not in there and isinstance(value, kinds)]
         if key not in _KEYS and (near := get_close_matches(key.lower(), possible, 1, _ALIKE)):
             yield f"{key!r} in dataset.json is passed over; if {near[0]!r} is meant, call it so"
+
+
+def _slashes(value: Any) -> Any:
+    """The same with paths as every system reads them: a program on Windows may have written backslashes."""
+    if isinstance(value, str):
+        return value.replace("\\", "/")
+    if isinstance(value, list):
+        return [_slashes(item) for item in value]
+    return {key: _slashes(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
