@@ -22,7 +22,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.apart import require_apart
 from atlasnet.errors import InputError
-from atlasnet.execution import Execution, place_of, write_json
+from atlasnet.execution import Execution, WorkFolder, place_of, write_json
 from atlasnet.prediction.output import check_places
 from atlasnet.report.curves import save_svg
 from atlasnet.report.page import Page
@@ -171,3 +171,33 @@ def test_files_may_be_listed_with_the_backslashes_of_windows(tmp_path: Path, lay
     cohort = Cohort.read(data)
     assert (cohort.format, [subject.name for subject in cohort]) == (layout, ["s0", "s1"])
     assert cohort["s1"].images == (data / "imagesTr" / f"s1{number}.nii.gz",)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_virus_scanner_of_windows_holds_open_for_a_moment_is_renamed_all_the_same(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, name = [True, True], {"file": "replace", "folder": "rename"}[kind]
+    real = getattr(os, name)
+
+    def refused_twice(source: Path, target: Path) -> None:
+        if held:
+            held.pop()
+            raise PermissionError(13, "Access is denied", str(source))
+        real(source, target)
+
+    def write() -> None:
+        if kind == "file":
+            write_json(tmp_path / "a.json", {"a": 1})
+        else:
+            with WorkFolder(tmp_path).making("maps", "key") as folder:
+                (folder / "map").write_bytes(b"1")
+
+    monkeypatch.setattr("atlasnet.execution.files._SCANNED", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, name, refused_twice)
+    with pytest.raises(PermissionError):
+        write()
+    held[:] = [True, True]
+    monkeypatch.setattr("atlasnet.execution.files.sys", SimpleNamespace(platform="win32"))
+    write()
+    assert (tmp_path / {"file": "a.json", "folder": "maps/key/map"}[kind]).is_file()

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from atlasnet.errors import InputError
 
 _OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
+_SCANNED = (0.1, 0.4, 1.5)  # seconds between attempts
 
 LARGEST_JSON = 32 * 2**20  # bytes; as Python's objects a file may need twenty times its size
 _REMAINS = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}", re.DOTALL)  # as `tempfile` names folders
@@ -39,7 +42,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "r+b") as stream:  # Windows flushes what may be written only
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        move(temporary, target)
     _sync_folder(target.parent)
 
 
@@ -81,8 +84,26 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         temporary = Path(folder) / target.name
         temporary.mkdir()
         yield temporary
-        temporary.rename(target)
+        move(temporary, target)
     _sync_folder(target.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or a folder another name; a file that has it goes.
+
+    On Windows, where a scanner for viruses holds what was just written open for a moment, it is tried again for two
+    seconds.
+
+    Raises:
+        OSError: it cannot be done, for one because another program holds one of them open.
+    """
+    rename = os.rename if source.is_dir() else os.replace
+    for pause in _SCANNED if sys.platform == "win32" else ():
+        try:
+            return rename(source, target)
+        except PermissionError:
+            time.sleep(pause)
+    return rename(source, target)
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from atlasnet.execution.files import file_digest, read_json, write_json
+from atlasnet.execution.files import file_digest, move, read_json, write_json
 from atlasnet.execution.locks import hold
 
 LEFTOVER = ".partial-"
@@ -56,7 +56,7 @@ class WorkFolder:
             if error.filename is not None:
                 raise
             raise OSError(f"{partial}: {error}") from error  # such as NumPy's of a full disk
-        partial.rename(final)
+        move(partial, final)
 
     def finished(self, kind: str, key: str, warn: Callable[[str], None]) -> bool:
         """Whether the piece is there, every file as it was written.
@@ -89,7 +89,7 @@ class WorkFolder:
         except OSError:  # shutil.Error too: whoever works there may be removing it; it can be made
             shutil.rmtree(partial, ignore_errors=True)
             return False
-        partial.rename(final)
+        move(partial, final)
         return True
 
     @contextmanager

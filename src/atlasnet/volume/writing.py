@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 import struct
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
-from atlasnet.execution import atomic_path
+from atlasnet.execution import atomic_path, move
 from atlasnet.volume.headers import check_nifti
 from atlasnet.volume.io import itk_reason, quiet_itk
 from atlasnet.volume.names import check_name, image_suffix
@@ -47,7 +46,7 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     with atomic_path(path) as temporary:
         write_sitk(temporary, image, path)
         if _suffix(path) == ".mhd":
-            os.replace(temporary.with_suffix(".raw"), path.with_suffix(".raw"))
+            move(temporary.with_suffix(".raw"), path.with_suffix(".raw"))
 
 
 def write_labels(path: str | Path, labels: Volume, fields: Mapping[str, str] | None = None) -> None:
@@ -141,7 +140,7 @@ def write_sitk(temporary: Path, image: sitk.Image, path: Path) -> None:
             check_nifti(written)
         except VolumeError as error:
             raise OSError(f"{path}: it could not be written whole ({error.problem}): is the disk full?") from error
-    os.replace(written, temporary)
+    move(written, temporary)
 
 
 def _compress(plain: Path, compressed: Path) -> None:
