@@ -312,7 +312,7 @@ def test_a_page_of_scores_says_what_was_not_annotated(data: Path, tmp_path: Path
     references = str(data / "labelsTr")
     assert main(["evaluate", references, references, "-o", str(tmp_path / "t.json"), "--report", "--quiet"]) == 0
     assert json.loads((tmp_path / "t.json").read_text())["unannotated"] == {"core": ["s1", "s2"]}
-    assert "core: not annotated in s1, s2" in (tmp_path / "t.html").read_text()
+    assert "core: not annotated in s1, s2" in (tmp_path / "t.html").read_text(encoding="utf-8")
 
 
 def test_folds_deal_out_those_who_have_a_label_evenly() -> None:
@@ -385,7 +385,7 @@ def test_a_study_scores_what_was_annotated_and_takes_whole_subjects_as_atlases(
     assert found["unannotated"] == {"core": ["t1"]}
     assert found["how"]["annotated_in"] == {"shell": 4, "core": 2}
     write_study(study, tests)
-    assert "4; shell annotated in 4; core annotated in 2" in (tmp_path / "study.html").read_text()
+    assert "4; shell annotated in 4; core annotated in 2" in (tmp_path / "study.html").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="other data of t1"):
         run_study(cohort, [tests[0], replace(tests[1], hidden=())], tmp_path, options, execution=ONE)
     named = replace(options, atlases=("s1", "s2"))
@@ -400,7 +400,7 @@ def test_a_model_says_in_how_many_a_label_was_annotated(
     assert main(["model", "info", str(model.folder)]) == 0
     assert "4 subjects; shell annotated in 4; core annotated in 2" in capsys.readouterr().out
     write_training_report(tmp_path / "page.html", model, [], execution=ONE)
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "annotated in" in page
     assert "2 training subjects" in page
 

@@ -120,7 +120,7 @@ def test_the_quality_that_is_asked_of_registrations_is_an_option(
     said = capsys.readouterr().err
     assert "a registration quality of at least 0.999 is needed" in said
     assert "if it does, ask for less with --minimum-quality" in said
-    page = (scans.parent / "out" / "report.html").read_text()
+    page = (scans.parent / "out" / "report.html").read_text(encoding="utf-8")
     assert "at least 0.999 is needed" in page
     assert "Cases with warnings come first" not in page
     assert main(predict(scans, model, "--minimum-quality", "1.5")) == 2
