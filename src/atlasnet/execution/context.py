@@ -101,11 +101,11 @@ class Execution:
             # The device "meta" holds no numbers, "mps" none in double precision.
             torch.ones(1, dtype=torch.float64, device=device).item()
         except (RuntimeError, TypeError, AssertionError, ImportError) as error:
+            remedy = "choose --device cpu"
+            if device.type != "mps":
+                remedy += ", or install a build of PyTorch for the accelerator, and its driver"
             raise InputError(
-                f"device {self.device!r} cannot be used",
-                found=str(error).splitlines()[0],
-                remedy="choose --device cpu"
-                + (device.type != "mps") * ", or install a build of PyTorch for the accelerator, and its driver",
+                f"device {self.device!r} cannot be used", found=str(error).splitlines()[0], remedy=remedy
             ) from error
         return device
 
