@@ -47,10 +47,15 @@ def _exit(words: list[str]) -> None:
 
 
 def finished(folder: Path, pattern: str) -> dict[Path, int]:
-    """When every label map that has its record, and every model, was written."""
-    records = [path for path in folder.glob(pattern) if path.with_suffix(".nii.gz").exists()]
+    """When every label map whose record is whole, and every model, was written."""
+    records = [path for path in folder.glob(pattern) if path.with_suffix(".nii.gz").exists() and not is_begun(path)]
     files = [*records, *(path.with_suffix(".nii.gz") for path in records), *folder.glob("models/*/*/*/model.json")]
     return {path.relative_to(folder): path.stat().st_mtime_ns for path in files}
+
+
+def is_begun(record: Path) -> bool:
+    """Whether the record of a prediction waits for the hashes of outputs: it is written before them and after them."""
+    return None in json.loads(record.read_text(encoding="utf-8")).get("outputs", {}).values()
 
 
 def killed_and_repeated(words: Sequence[str], folder: Path, pattern: str, seconds: float, seed: int) -> int:

@@ -155,6 +155,7 @@ class StudyRun(StudyRequest):
         return resolve_atlases(self.cohort, names)
 
     def _chosen(self, wanted: int | None) -> tuple[str, ...]:
+        """The names of as many training subjects as are wanted, which span the cohort."""
         count = atlas_count(wanted, len(self.cohort))
         # Label propagation carries the atlases' labels over: those that have all of them come first.
         whole = [subject.name for subject in self.cohort if not subject.hidden]
