@@ -15,7 +15,7 @@ from atlasnet.cli.options import (
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
-from atlasnet.wording import counted, lengths
+from atlasnet.wording import counted, lengths, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from atlasnet.cohort.fingerprint import Fingerprint
     from atlasnet.cohort.plan import Plan
     from atlasnet.network import NetworkSpec
+
+_LEAST = 5  # structures of which it is told what voxels keep
 
 HELP = "list every problem of a folder of scans, and print its fingerprint and plan"
 
@@ -93,6 +95,10 @@ def _lines(report: CheckReport) -> list[str]:
         lines += ["", *_fingerprint_lines(report.fingerprint)]
     if report.plan is not None:
         lines += ["", *plan_lines(report.plan)]
+    if report.kept is not None:
+        planned = report.kept.planned
+        least = [f"{name} {planned[name]:.2f}" for name in sorted(planned, key=planned.__getitem__)]
+        lines += [f"  these voxels keep       {shortened(least, _LEAST)} (Dice of references, there and back)"]
     errors, warnings = len(report.errors), len(report.warnings)
     subjects = 0 if report.fingerprint is None else len(report.fingerprint.subjects)
     # Those with complete files that something else is wrong with: the errors name them.

@@ -20,6 +20,7 @@ from atlasnet.cohort.plan import Plan, is_ct
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.cohort.subject import Subject, check_same_grid
+from atlasnet.cohort.voxels import Kept, kept_by
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import read_labels
@@ -40,12 +41,15 @@ class CheckReport:
         cohort: the subjects with complete files, or None where no layout was recognised.
         fingerprint: of the subjects that could be read, or None without any.
         plan: derived from it.
+        kept: what the plan's voxels and finer ones keep of the structures; None where they are the scans', or nothing
+            is labelled.
     """
 
     problems: tuple[Problem, ...]
     cohort: Cohort | None = None
     fingerprint: Fingerprint | None = None
     plan: Plan | None = None
+    kept: Kept | None = None
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -79,6 +83,7 @@ class CheckReport:
             "annotated_in": None if self.cohort is None else self.cohort.annotated_in(),
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
             "plan": None if self.plan is None else self.plan.to_json(),
+            "kept": None if self.kept is None else self.kept.to_json(),
         }
 
 
@@ -100,7 +105,7 @@ def check_cohort(
     misspelt, an empty reference, a single subject with one or with some label, a label that nobody has, a channel that
     is constant beside others, CT without Hounsfield units, two subjects with the same voxels, a NIfTI header that does
     not say how the image lies, a CT series in DICOM that does not say how its values are rescaled, a spacing or size
-    unlike the others'.
+    unlike the others', structures for which the plan's voxels are too coarse.
 
     Args:
         path: the cohort's folder.
@@ -145,7 +150,11 @@ def check_cohort(
     if labelled and not cohort.structures:
         problems.append(Problem("there is no label besides the background, and nothing to learn", path=cohort.root))
     problems.extend(_compare(cohort, fingerprint))
-    return CheckReport(tuple(problems), cohort, fingerprint, Plan.derive(fingerprint, spacing=spacing))
+    plan = Plan.derive(fingerprint, spacing=spacing)
+    kept = kept_by(cohort, plan.spacing, fingerprint.median_spacing, reporter)
+    if kept is not None and kept.doubt is not None:
+        problems.append(Problem(kept.doubt, path=cohort.root, severity="warning"))
+    return CheckReport(tuple(problems), cohort, fingerprint, plan, kept)
 
 
 def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Measured | None, str | None]:

@@ -1,0 +1,169 @@
+"""Whether the voxels on which networks work can show the structures of a cohort, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from atlasnet.cohort.cohort import Cohort
+from atlasnet.cohort.masks import within
+from atlasnet.cohort.structures import Values, where
+from atlasnet.errors import InputError
+from atlasnet.execution import Reporter, SilentReporter
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.orientation import canonical
+from atlasnet.volume.resample import resample
+from atlasnet.volume.sampling import grown
+from atlasnet.volume.volume import Volume
+from atlasnet.wording import lengths, shortened
+
+COARSE = 0.85
+"""Dice of a reference with itself, there and back, below which voxels are too coarse. Networks lose less than it says,
+because probabilities tell where between two voxels a boundary lies (coarser_voxels.json in benchmarks/results)."""
+
+ENOUGH = 0.9
+"""What voxels that are advised keep."""
+
+_FINER = 2 ** (1 / 3)  # from one spacing that is tried to the next: twice the voxels
+_TRIED = 10
+_OFF = (
+    0.32,
+    0.17,
+    0.05,
+)  # of a voxel: where scans are not mapped by a whole number of voxels, no sample lies between two
+_LISTED = 5
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What voxels of several sizes keep of the structures.
+
+    Args:
+        spacings: (x, y, z) in mm, those of the plan and finer ones, to those of the scans.
+        dice: by structure, at each of them, the Dice of a reference with itself when it is sampled there as networks
+            learn it and read back as probabilities are, the median over the subjects that have the structure; 1 where
+            voxels are as fine as the scan's. Once it is `ENOUGH` it is not measured any finer.
+    """
+
+    spacings: tuple[Three, ...]
+    dice: Mapping[str, tuple[float, ...]]
+
+    @property
+    def planned(self) -> dict[str, float]:
+        """By structure, at the plan's spacing."""
+        return {name: values[0] for name, values in self.dice.items()}
+
+    @property
+    def doubt(self) -> str | None:
+        """What to say of a plan whose voxels are too coarse, and which are not; None where they will do."""
+        lost = {name: value for name, value in self.planned.items() if value < COARSE}
+        if not lost:
+            return None
+        worst = sorted(lost, key=lost.__getitem__)
+        number = next(
+            (n for n in range(len(self.spacings)) if all(self.dice[name][n] >= ENOUGH for name in worst)),
+            len(self.spacings) - 1,
+        )
+        planned, finer = self.spacings[0], self.spacings[number]
+        asked = " ".join(f"{side:g}" for side in (finer[:1] if len(set(finer)) == 1 else finer))
+        more = float(np.prod(planned) / np.prod(finer))
+        return (
+            f"the networks' voxels, {lengths(planned)} mm, are too coarse for "
+            f"{shortened([f'{name} ({lost[name]:.2f})' for name in worst], _LISTED)}: that is the Dice of a reference "
+            f"with itself, sampled there and read back; --spacing {asked} keeps "
+            f"{min(self.dice[name][number] for name in worst):.2f} or more, with {more:.1f} times the voxels"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "spacings_xyz_mm": [list(spacing) for spacing in self.spacings],
+            "dice": {name: list(values) for name, values in self.dice.items()},
+        }
+
+
+def kept_by(cohort: Cohort, spacing: Three, scans: ArrayLike, reporter: Reporter | None = None) -> Kept | None:
+    """Measure what voxels keep of the references of a cohort, read one at a time.
+
+    Subjects without a reference say nothing, nor do those whose files cannot be used.
+
+    Args:
+        cohort: with organ masks, what lies within them counts.
+        spacing: of the plan.
+        scans: the median of the subjects', (x, y, z) in mm.
+        reporter: follows the reading.
+
+    Returns:
+        None where the planned voxels are no coarser than the scans' along any axis, or nothing is labelled.
+    """
+    tried = spacings(spacing, scans)
+    if len(tried) == 1:
+        return None
+    labelled = [subject for subject in cohort if subject.labels is not None]
+    found: dict[str, list[list[float]]] = {}
+    for subject in (reporter or SilentReporter()).track(labelled, "what voxels keep", len(labelled)):
+        try:
+            labels = subject.read_labels()
+            mask = subject.read_mask(labels.grid)
+        except InputError:
+            continue
+        turned, _ = canonical(labels if mask is None else within(labels, mask))
+        structures = {name: values for name, values in cohort.told_of(subject).items() if name in cohort.structures}
+        for name, dice in there_and_back(turned, structures, tried).items():
+            found.setdefault(name, []).append(dice)
+    medians = {name: np.median(found[name], axis=0).round(4).tolist() for name in cohort.structures if name in found}
+    return Kept(tried, {name: tuple(values) for name, values in medians.items()}) if medians else None
+
+
+def spacings(planned: Three, scans: ArrayLike) -> tuple[Three, ...]:
+    """The planned spacing and finer ones, by the same factor along every axis, to that of the scans."""
+    result = [planned]
+    while len(result) < _TRIED and any(np.less(np.multiply(scans, 1.01), result[-1])):
+        finer = np.maximum(np.divide(planned, _FINER ** len(result)), np.minimum(planned, scans))
+        x, y, z = [float(f"{side:.3g}") for side in finer]
+        result.append((x, y, z))
+    return tuple(result)
+
+
+def there_and_back(labels: Volume, structures: Mapping[str, Values], tried: Sequence[Three]) -> dict[str, list[float]]:
+    """The Dice of each structure with itself after it was sampled at spacings and read back; see `Kept`.
+
+    Args:
+        labels: (1, z, y, x), in canonical orientation.
+        structures: by name, their values; those that do not occur are left out.
+        tried: (x, y, z) in mm, from coarse to fine.
+    """
+    result = {}
+    for name, values in structures.items():
+        inside = where(labels.array[0], values)
+        boxes = ndimage.find_objects(inside.view(np.uint8))
+        if not boxes:
+            continue
+        margin = np.ceil(2 * np.divide(tried[0], labels.grid.spacing))[::-1].astype(int)
+        box = grown(boxes[0], margin.tolist(), inside.shape)
+        grid, part = labels.grid.cropped(box), inside[box]
+        dice: list[float] = []
+        for spacing in tried:
+            done = dice and dice[-1] >= ENOUGH
+            dice.append(dice[-1] if done else _dice_there(part, grid, spacing))
+        result[name] = dice
+    return result
+
+
+def _dice_there(inside: NDArray[np.bool_], grid: Grid, spacing: Three) -> float:
+    """The Dice of a structure with itself on ``grid`` after it was sampled at ``spacing``."""
+    if np.all(np.less_equal(spacing, grid.spacing * 1.01)):
+        return 1.0
+    coarse = grid.with_spacing(spacing)
+    coarse = Grid.from_parts(coarse.shape, coarse.spacing, coarse.to_world(_OFF), coarse.direction)
+    there = resample(
+        Volume(inside[None].astype(np.uint8), grid), coarse, interpolation="label", fill=0, antialias=False
+    )
+    back = resample(there, grid).array[0] > 0.5
+    return float(2 * np.count_nonzero(back & inside) / (np.count_nonzero(back) + np.count_nonzero(inside)))
