@@ -142,6 +142,7 @@ def test_a_missing_prediction_is_left_out_and_named_on_request(folders) -> None:
 def test_no_prediction_at_all_is_an_error_even_on_request(folders) -> None:
     for path in folders[0].iterdir():
         path.rename(path.with_name("x" + path.name))
+    write(folders[0] / "xone_agreement.nii.gz", {1: 1})  # a map of that prediction, which is none
     with pytest.raises(InputError, match=r"2 of 2.*those that there are: xone, xtwo; .*name both alike"):
         evaluate_folder(*folders, allow_missing=True)
 

@@ -84,6 +84,7 @@ def evaluate_folder(
     truth, found = _cases(Path(references)), _cases(Path(predictions))
     if Path(references).is_file() and Path(predictions).is_file():
         found = dict(zip(truth, found.values(), strict=True))
+    maps = {f"{case}_{name}" for case in {*truth, *found} for name in _MAPS}
     missing = [case for case in truth if case not in found]
     if missing and (not allow_missing or len(missing) == len(truth)):
         raise InputError(
@@ -92,7 +93,11 @@ def evaluate_folder(
             expected="a file CASE.nii.gz, or with another image suffix, for each reference",
             found="none for "
             + shortened(missing)
-            + (f"; those that there are: {shortened([*found])}" if len(missing) == len(truth) else ""),
+            + (
+                f"; those that there are: {shortened([case for case in found if case not in maps])}"
+                if len(missing) == len(truth)
+                else ""
+            ),
             remedy="predict these cases"
             + (", or name both alike" if len(missing) == len(truth) else ", or leave them out with --allow-missing"),
         )
@@ -183,7 +188,7 @@ def evaluate_folder(
         missing=tuple(missing),
         unannotated=unannotated(scored, {case: hidden[case] for case in pairs}),
         unscored=tuple(sorted(unknown)),
-        unreferenced=tuple(sorted(set(found) - set(truth) - {f"{case}_{name}" for case in truth for name in _MAPS})),
+        unreferenced=tuple(sorted(set(found) - set(truth) - maps)),
     )
 
 
