@@ -36,11 +36,12 @@ def main() -> None:
             name, folder = f"{spacing:g} mm", work / f"{spacing:g}"
             bench.atlasnet(name, "study", data, *subjects, "-o", folder, *STUDY, "--spacing", spacing)
             study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-            kept = check_cohort(data, spacing=(spacing,) * 3, subjects=read_names(trained)).kept
+            planned = check_cohort(data, spacing=(spacing,) * 3, subjects=read_names(trained)).planned
+            kept = {} if planned is None or planned.kept is None else planned.kept.dice
             labels = study["methods"][MAIN]["labels"]
             found[name] = {
                 "dice": {label: round(scores["dice"], 4) for label, scores in labels.items()},
-                "kept": {} if kept is None else kept.planned,
+                "kept": {label: values[0] for label, values in kept.items()},
                 "subjects": study["subjects"][MAIN],
             }
             bench.result |= {"note": options.note, "spacings": found}

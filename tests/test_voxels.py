@@ -10,11 +10,13 @@ import pytest
 import SimpleITK as sitk
 
 from atlasnet.cli.main import main
-from atlasnet.cohort import Cohort
-from atlasnet.cohort.check import check_cohort
+from atlasnet.cohort import Cohort, Plan, plan, planning, take_fingerprint
+from atlasnet.cohort.check import CheckReport, check_cohort
+from atlasnet.cohort.planning import Planned, plan_for
 from atlasnet.cohort.voxels import COARSE, ENOUGH, Kept, kept_by, spacings, there_and_back
 from atlasnet.execution import write_json
 from atlasnet.volume import Grid, Volume, read_volume, write_volume
+from atlasnet.wording import lengths
 from synthetic import write_cohort
 from test_orientation import STORAGES, stored
 
@@ -82,40 +84,99 @@ def test_spacings_end_at_that_of_the_scans_along_every_axis() -> None:
     assert spacings((0.7, 0.7, 1.0), (1.0, 1.0, 1.0)) == ((0.7, 0.7, 1.0),)
 
 
+def few_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget by which organs of 50 mm are seen in voxels of 4.5 mm."""
+    monkeypatch.setattr(plan, "NETWORK_VOXELS", 5.5e3)
+    monkeypatch.setattr(plan, "REGION_VOXELS", 5.5e3)
+
+
+def test_voxels_too_coarse_for_a_structure_are_planned_finer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_voxels(monkeypatch)
+    data = lesions(tmp_path / "data")
+    cohort = Cohort.read(data)
+    fingerprint = take_fingerprint(cohort)
+    planned = plan_for(cohort, fingerprint)
+    usual = Plan.derive(fingerprint)
+    assert planned.kept is not None
+    assert planned.note is not None
+    assert planned.kept.spacings[0] == usual.spacing
+    assert list(planned.kept.lost()) == ["lesion"]
+    assert planned.kept.dice["lesion"][planned.number] >= ENOUGH
+    assert planned.kept.dice["lesion"][planned.number - 1] < ENOUGH
+    assert planned.doubt is None
+    assert planned.plan == Plan.derive(fingerprint, spacing=planned.kept.spacings[planned.number])
+    assert f"too coarse for lesion ({planned.kept.dice['lesion'][0]:.2f})" in planned.note
+    asked = plan_for(cohort, fingerprint, spacing=usual.spacing)
+    assert (asked.plan.spacing, asked.note) == (usual.spacing, None)
+    assert asked.doubt is not None
+
+
+def test_a_plan_has_so_many_more_voxels_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_voxels(monkeypatch)
+    monkeypatch.setattr(planning, "MOST_FINER", 2.1)
+    cohort = Cohort.read(lesions(tmp_path / "data"))
+    planned = plan_for(cohort, take_fingerprint(cohort))
+    assert planned.number == 1
+    assert planned.note is not None
+    assert planned.doubt is not None
+    monkeypatch.setattr(planning, "MANY_STRUCTURES", 1)  # of which there are two
+    assert plan_for(cohort, take_fingerprint(cohort)).number == 0
+
+
 def test_following_the_advice_ends_the_warning(tmp_path: Path) -> None:
     data = lesions(tmp_path / "data")
     report = check_cohort(data, spacing=(5.0, 5.0, 5.0))
     (warning,) = report.warnings
-    assert report.kept is not None
-    assert report.kept.planned["lesion"] < COARSE < ENOUGH < report.kept.planned["organ"]
-    assert f"too coarse for lesion ({report.kept.planned['lesion']:.2f})" in warning.text
+    kept = measured(report)
+    lesion, organ = kept.dice["lesion"][0], kept.dice["organ"][0]
+    assert lesion < COARSE < ENOUGH < organ
+    assert f"too coarse for lesion ({lesion:.2f})" in warning.text
     advised = re.search(r"--spacing ([\d.]+) keeps (0\.\d\d|1\.00) or more, with ([\d.]+) times", warning.text)
     assert advised is not None
     side = float(advised[1])
     assert float(advised[3]) == pytest.approx((5 / side) ** 3, abs=0.06)
-    again = check_cohort(data, spacing=(side, side, side))
-    assert again.warnings == ()
-    assert check_cohort(data, spacing="scan").kept is None
+    assert check_cohort(data, spacing=(side, side, side)).warnings == ()
+    report = check_cohort(data, spacing="scan")
+    assert report.planned is not None
+    assert report.planned.kept is None
 
 
-def test_a_training_says_it_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_says_it_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = lesions(tmp_path / "data")
-    words = ["train", str(data), "-o", str(tmp_path / "m"), "--atlases", "2", "--spacing", "5", "--dry-run"]
-    assert main([*words, "--registration", "affine", "--width", "0.25", "--threads", "1"]) == 0
+    words = ["train", str(data), "-o", str(tmp_path / "m"), "--atlases", "2", "--registration", "affine"]
+    words += ["--width", "0.25", "--threads", "1", "--dry-run"]
+    assert main([*words, "--spacing", "5"]) == 0
     printed = capsys.readouterr()
-    assert "too coarse for lesion" in printed.err + printed.out
+    assert "are too coarse for lesion" in printed.err + printed.out
+    few_voxels(monkeypatch)
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "times as many as usual" in printed.err + printed.out
+    report = check_cohort(data)
+    assert report.plan is not None
+    assert f"networks work at        {lengths(report.plan.spacing)} mm" in printed.out
     assert not (tmp_path / "m").exists()
 
 
-def test_check_prints_what_the_plans_voxels_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_what_the_plans_voxels_keep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_cohort(tmp_path / "data", range(3))
     assert main(["check", str(data), "--spacing", "4"]) == 0
     printed = capsys.readouterr().out
-    kept = check_cohort(data, spacing=(4.0, 4.0, 4.0)).kept
-    assert kept is not None
-    assert (
-        f"these voxels keep       core {kept.planned['core']:.2f}, shell {kept.planned['shell']:.2f} (Dice" in printed
-    )
+    dice = measured(check_cohort(data, spacing=(4.0, 4.0, 4.0))).dice
+    assert f"these voxels keep       core {dice['core'][0]:.2f}, shell {dice['shell'][0]:.2f} (Dice" in printed
+    few_voxels(monkeypatch)
+    assert main(["check", str(lesions(tmp_path / "lesions"))]) == 0
+    assert "times as many as usual" in capsys.readouterr().out
+
+
+def measured(report: CheckReport) -> Kept:
+    assert report.planned is not None
+    assert report.planned.kept is not None
+    return report.planned.kept
 
 
 def test_it_does_not_depend_on_how_a_scan_is_stored(tmp_path: Path) -> None:
@@ -134,13 +195,18 @@ def test_it_does_not_depend_on_how_a_scan_is_stored(tmp_path: Path) -> None:
 
 def test_nothing_is_said_of_cohorts_without_references(tmp_path: Path) -> None:
     data = lesions(tmp_path / "data")
+    fingerprint = take_fingerprint(Cohort.read(data))
     for path in (data / "labelsTr").iterdir():
         path.unlink()
+    assert plan_for(Cohort.read(data, labelled=False), fingerprint, spacing=(5.0, 5.0, 5.0)).kept is None
     report = check_cohort(data, labelled=False, spacing=(5.0, 5.0, 5.0))
-    assert report.kept is None
+    assert report.planned is not None
+    assert report.planned.kept is None
 
 
-def test_where_no_spacing_suffices_the_finest_is_advised() -> None:
+def test_where_no_spacing_suffices_the_finest_is_advised(tmp_path: Path) -> None:
+    cohort = Cohort.read(lesions(tmp_path / "data", subjects=1))
     kept = Kept(((4.0, 4.0, 4.0), (2.0, 2.0, 3.0)), {"thin": (0.3, 0.7)})
-    assert kept.doubt is not None
-    assert "--spacing 2 2 3 keeps 0.70 or more, with 5.3 times the voxels" in kept.doubt
+    doubt = Planned(Plan.derive(take_fingerprint(cohort)), kept).doubt
+    assert doubt is not None
+    assert "--spacing 2 2 3 keeps 0.70 or more, with 5.3 times the voxels" in doubt

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from atlasnet.cohort.check import CheckReport
     from atlasnet.cohort.fingerprint import Fingerprint
     from atlasnet.cohort.plan import Plan
+    from atlasnet.cohort.planning import Planned
     from atlasnet.network import NetworkSpec
 
 _LEAST = 5  # structures of which it is told what voxels keep
@@ -93,12 +94,8 @@ def _lines(report: CheckReport) -> list[str]:
             lines.append(report.cohort.annotation)
     if report.fingerprint is not None:
         lines += ["", *_fingerprint_lines(report.fingerprint)]
-    if report.plan is not None:
-        lines += ["", *plan_lines(report.plan)]
-    if report.kept is not None:
-        planned = report.kept.planned
-        least = [f"{name} {planned[name]:.2f}" for name in sorted(planned, key=planned.__getitem__)]
-        lines += [f"  these voxels keep       {shortened(least, _LEAST)} (Dice of references, there and back)"]
+    if report.planned is not None:
+        lines += ["", *plan_lines(report.planned.plan), *_kept_lines(report.planned)]
     errors, warnings = len(report.errors), len(report.warnings)
     subjects = 0 if report.fingerprint is None else len(report.fingerprint.subjects)
     # Those with complete files that something else is wrong with: the errors name them.
@@ -109,6 +106,16 @@ def _lines(report: CheckReport) -> list[str]:
         f"{counted(subjects, 'subject')} read, {f'{more} more could not be, ' if more > 0 else ''}"
         f"{counted(errors, 'error')}, {counted(warnings, 'warning')}",
     ]
+
+
+def _kept_lines(planned: Planned) -> list[str]:
+    """What the plan's voxels keep of the structures of which they keep least, and why they are finer than usual."""
+    if planned.kept is None:
+        return []
+    here = {name: values[planned.number] for name, values in planned.kept.dice.items()}
+    least = [f"{name} {here[name]:.2f}" for name in sorted(here, key=here.__getitem__)]
+    lines = [f"  these voxels keep       {shortened(least, _LEAST)} (Dice of references, there and back)"]
+    return lines if planned.note is None else [*lines, f"  {planned.note}"]
 
 
 def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:

@@ -17,10 +17,10 @@ from atlasnet.cohort.duplicates import voxel_digest
 from atlasnet.cohort.fingerprint import DECLARE_THEM, Fingerprint, Measured, combine, measure
 from atlasnet.cohort.masks import with_masks, within
 from atlasnet.cohort.plan import Plan, is_ct
+from atlasnet.cohort.planning import Planned, plan_for
 from atlasnet.cohort.problem import Problem
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.cohort.subject import Subject, check_same_grid
-from atlasnet.cohort.voxels import Kept, kept_by
 from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.io import read_labels
@@ -40,16 +40,18 @@ class CheckReport:
         problems: errors and warnings, the layout's first, then subject by subject.
         cohort: the subjects with complete files, or None where no layout was recognised.
         fingerprint: of the subjects that could be read, or None without any.
-        plan: derived from it.
-        kept: what the plan's voxels and finer ones keep of the structures; None where they are the scans', or nothing
-            is labelled.
+        planned: by it.
     """
 
     problems: tuple[Problem, ...]
     cohort: Cohort | None = None
     fingerprint: Fingerprint | None = None
-    plan: Plan | None = None
-    kept: Kept | None = None
+    planned: Planned | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, where there is a fingerprint."""
+        return None if self.planned is None else self.planned.plan
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -83,7 +85,7 @@ class CheckReport:
             "annotated_in": None if self.cohort is None else self.cohort.annotated_in(),
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_json(),
             "plan": None if self.plan is None else self.plan.to_json(),
-            "kept": None if self.kept is None else self.kept.to_json(),
+            "kept": None if self.planned is None or self.planned.kept is None else self.planned.kept.to_json(),
         }
 
 
@@ -150,11 +152,10 @@ def check_cohort(
     if labelled and not cohort.structures:
         problems.append(Problem("there is no label besides the background, and nothing to learn", path=cohort.root))
     problems.extend(_compare(cohort, fingerprint))
-    plan = Plan.derive(fingerprint, spacing=spacing)
-    kept = kept_by(cohort, plan.spacing, fingerprint.median_spacing, reporter)
-    if kept is not None and kept.doubt is not None:
-        problems.append(Problem(kept.doubt, path=cohort.root, severity="warning"))
-    return CheckReport(tuple(problems), cohort, fingerprint, plan, kept)
+    planned = plan_for(cohort, fingerprint, spacing=spacing, reporter=reporter)
+    if planned.doubt is not None:
+        problems.append(Problem(planned.doubt, path=cohort.root, severity="warning"))
+    return CheckReport(tuple(problems), cohort, fingerprint, planned)
 
 
 def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Measured | None, str | None]:

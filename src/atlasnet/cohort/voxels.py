@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,13 @@ from atlasnet.volume.orientation import canonical
 from atlasnet.volume.resample import resample
 from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
-from atlasnet.wording import lengths, shortened
 
 COARSE = 0.85
 """Dice of a reference with itself, there and back, below which voxels are too coarse. Networks lose less than it says,
 because probabilities tell where between two voxels a boundary lies (coarser_voxels.json in benchmarks/results)."""
 
 ENOUGH = 0.9
-"""What voxels that are advised keep."""
+"""What finer voxels keep of a structure for which others are too coarse."""
 
 _FINER = 2 ** (1 / 3)  # from one spacing that is tried to the next: twice the voxels
 _TRIED = 10
@@ -36,7 +35,6 @@ _OFF = (
     0.17,
     0.05,
 )  # of a voxel: where scans are not mapped by a whole number of voxels, no sample lies between two
-_LISTED = 5
 Three = tuple[float, float, float]
 
 
@@ -54,31 +52,24 @@ class Kept:
     spacings: tuple[Three, ...]
     dice: Mapping[str, tuple[float, ...]]
 
-    @property
-    def planned(self) -> dict[str, float]:
-        """By structure, at the plan's spacing."""
-        return {name: values[0] for name, values in self.dice.items()}
+    def lost(self, number: int = 0) -> dict[str, float]:
+        """The structures for which the voxels of this number are too coarse, the smallest Dice first."""
+        found = {name: values[number] for name, values in self.dice.items() if values[number] < COARSE}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
-    @property
-    def doubt(self) -> str | None:
-        """What to say of a plan whose voxels are too coarse, and which are not; None where they will do."""
-        lost = {name: value for name, value in self.planned.items() if value < COARSE}
-        if not lost:
-            return None
-        worst = sorted(lost, key=lost.__getitem__)
-        number = next(
-            (n for n in range(len(self.spacings)) if all(self.dice[name][n] >= ENOUGH for name in worst)),
-            len(self.spacings) - 1,
-        )
-        planned, finer = self.spacings[0], self.spacings[number]
-        asked = " ".join(f"{side:g}" for side in (finer[:1] if len(set(finer)) == 1 else finer))
-        more = float(np.prod(planned) / np.prod(finer))
-        return (
-            f"the networks' voxels, {lengths(planned)} mm, are too coarse for "
-            f"{shortened([f'{name} ({lost[name]:.2f})' for name in worst], _LISTED)}: that is the Dice of a reference "
-            f"with itself, sampled there and read back; --spacing {asked} keeps "
-            f"{min(self.dice[name][number] for name in worst):.2f} or more, with {more:.1f} times the voxels"
-        )
+    def more(self, number: int) -> float:
+        """How many times as many as the planned ones the voxels of this number are."""
+        return float(np.prod(self.spacings[0]) / np.prod(self.spacings[number]))
+
+    def enough(self, names: Iterable[str], most: float = np.inf) -> int:
+        """The number of the coarsest voxels that keep `ENOUGH` of these structures, at most ``most`` times as many.
+
+        Where none do, of the finest.
+        """
+        allowed = [number for number in range(len(self.spacings)) if self.more(number) <= most]
+        wanted = [*names]
+        keeping = (number for number in allowed if all(self.dice[name][number] >= ENOUGH for name in wanted))
+        return next(keeping, allowed[-1])
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""

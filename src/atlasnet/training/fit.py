@@ -25,8 +25,8 @@ from atlasnet.cohort import Cohort, Plan, take_fingerprint
 from atlasnet.cohort.apart import require_apart
 from atlasnet.cohort.doubts import cohort_doubts, ct_doubts
 from atlasnet.cohort.masks import are_masked, check_masks
+from atlasnet.cohort.planning import plan_for
 from atlasnet.cohort.spacing import check_spacing
-from atlasnet.cohort.voxels import kept_by
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
@@ -432,16 +432,19 @@ class Fitting:
         fingerprint = take_fingerprint(self.cohort, self.say)
         for text in (*cohort_doubts(self.cohort, fingerprint), *ct_doubts(self.cohort, fingerprint)):
             self.say.warn(text)
-        plan = Plan.derive(
+        planned = plan_for(
+            self.cohort,
             fingerprint,
             registered=self.operator not in WITHOUT_SETTINGS,
             finer=self._finer,
             spacing=self.options.spacing,
+            reporter=self.say,
         )
-        kept = kept_by(self.cohort, plan.spacing, fingerprint.median_spacing, self.say)
-        if kept is not None and kept.doubt is not None:
-            self.say.warn(kept.doubt)
-        return plan
+        if planned.note is not None:
+            self.say.note(planned.note)
+        if planned.doubt is not None:
+            self.say.warn(planned.doubt)
+        return planned.plan
 
     def same_model(self, settings: str, plan: Plan, hashes: Mapping[str, Any]) -> Model | None:
         """The finished model that lies in the folder already.
