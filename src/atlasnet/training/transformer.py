@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from atlasnet.cohort import Plan
 from atlasnet.cohort.annotated import lost_values
 from atlasnet.cohort.fingerprint import check_declared
-from atlasnet.cohort.plan import NETWORK_VOXELS
+from atlasnet.cohort.plan import REGION_VOXELS
+from atlasnet.cohort.planning import MOST_FINER
 from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, RegistrationError
 from atlasnet.execution import Execution, WorkFolder, allow_open_files, digest, read_json, reading_back
@@ -30,7 +31,7 @@ from atlasnet.training.store import MappedCase
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
 
-MANY_VOXELS = 2 * NETWORK_VOXELS
+MANY_VOXELS = 1.2 * MOST_FINER * REGION_VOXELS
 OVERVIEW = "overview.npz"
 REVISION = 3  # counts up when the same input would give other mapped cases
 
