@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from atlasnet.volume import Grid, Volume, canonical, read_volume, write_volume
+from atlasnet.volume.orientation import common_slice_axis, slices_along, turned_grid
 from atlasnet.volume.writing import WRITABLE_SUFFIXES, to_sitk
 
 STORAGES = list(product(permutations(range(3)), product((False, True), repeat=3)))
@@ -132,3 +133,38 @@ def test_a_single_voxel_along_a_flipped_axis_has_no_negative_stride() -> None:
     turned, orientation = canonical(coronal)
     assert min(turned.array.strides) > 0
     assert min(orientation.restore(turned.array).strides) > 0
+
+
+def short_axis(seed: int) -> Grid:
+    """Thick slices whose normal lies between all axes of the patient, a few degrees off from one seed to the next."""
+    random = np.random.default_rng(seed)
+    turn = Rotation.from_euler("xyz", np.array([-40, 35, 25]) + random.uniform(-9, 9, 3), degrees=True)
+    return canonical(Grid.from_parts((9, 120, 128), (1.4, 1.4, 8.0), random.uniform(-50, 50, 3), turn.as_matrix()))[0]
+
+
+def test_slices_between_the_axes_of_the_patient_lie_along_one_in_all_subjects() -> None:
+    grids = [short_axis(seed) for seed in range(12)]
+    assert len({int(grid.spacing.argmax()) for grid in grids}) > 1  # the nearest axis is another in some
+    axis = common_slice_axis(grids)
+    assert axis is not None
+    turned = [turned_grid(grid, slices_along(grid, axis)) for grid in grids]
+    assert {int(grid.spacing.argmax()) for grid in turned} == {axis}
+    for grid, before in zip(turned, grids, strict=True):
+        assert np.linalg.det(grid.direction) > 0  # nothing is mirrored
+        assert grid.direction[:, axis] @ turned[0].direction[:, axis] > 0.8  # as far apart as they were acquired
+        corners = [{tuple(corner) for corner in (np.round(g.corners(), 3) + 0.0).tolist()} for g in (grid, before)]
+        assert corners[0] == corners[1]
+
+
+def test_a_sagittal_scan_among_axial_ones_stays_sagittal() -> None:
+    tilted = Rotation.from_rotvec([0.2, 0, 0.1]).as_matrix()
+    axial, sagittal = (
+        Grid.from_parts((20, 20, 20), spacing, direction=tilted) for spacing in ((1.0, 1.0, 5.0), (5.0, 1.0, 1.0))
+    )
+    assert common_slice_axis([axial, axial, sagittal]) == 2
+    assert turned_grid(sagittal, slices_along(sagittal, 2)).spacing.tolist() == sagittal.spacing.tolist()
+
+
+def test_voxels_that_are_not_thick_have_no_slices() -> None:
+    grid = Grid.from_parts((20, 20, 20), (1.0, 1.0, 1.1))
+    assert common_slice_axis([grid]) is None

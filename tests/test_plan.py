@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from atlasnet.cohort import Cohort, Fingerprint, Normalisation, Plan, check_cohort, take_fingerprint
-from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, measure
+from atlasnet.cohort.fingerprint import QUANTILES, SubjectPrint, combine, measure
 from atlasnet.cohort.plan import FINER, MARGIN, NETWORK_VOXELS, REGION_VOXELS
 from atlasnet.cohort.spacing import check_spacing, wanted_spacing
 from atlasnet.errors import CohortError, InputError
@@ -363,3 +364,37 @@ def test_what_pads_an_image_is_known_where_a_few_voxels_lie_below_it() -> None:
     padded = np.pad(signal, ((8, 8), (20, 20), (20, 20)))
     normalised = Normalisation("MR", "percentiles").apply(padded)[8:-8, 20:-20, 20:-20]
     np.testing.assert_allclose(normalised, Normalisation("MR", "percentiles").apply(signal), atol=1e-3)
+
+
+def short_axis(normal: int) -> Volume:
+    """A heart on slices of 8 mm whose normal is nearest to the given axis (0 x, 1 y, 2 z), and near the others."""
+    cosines = np.full(3, 0.5)
+    cosines[normal] = np.sqrt(0.5)
+    turn, _ = Rotation.align_vectors(cosines[None], np.array([[0.0, 0.0, 1.0]]))
+    grid = Grid.from_parts((9, 40, 44), (1.4, 1.4, 8.0), direction=turn.as_matrix())
+    array = np.zeros(grid.shape, dtype=np.uint8)
+    array[2:5, 10:20, 12:30] = 1
+    return Volume(array, grid)
+
+
+def test_oblique_slices_have_the_spacing_that_they_were_acquired_with() -> None:
+    measured = []
+    for normal in (0, 1, 1, 2):
+        labels = short_axis(normal)
+        image = Volume(np.random.default_rng(normal).normal(size=labels.grid.shape).astype(np.float32), labels.grid)
+        measured.append(measure(f"s{len(measured)}", image, labels, {"heart": 1}, None))
+    assert {int(np.argmax(part.print.spacing)) for part in measured} == {0, 1, 2}
+    known = combine(("MR",), measured)
+    plan = Plan.derive(known, spacing="scan")
+    slices = "xyz".index(plan.slice_axis)
+    assert plan.spacing[slices] == pytest.approx(8)
+    assert np.delete(plan.spacing, slices) == pytest.approx([1.4, 1.4])
+    for subject in known.subjects:
+        assert subject.spacing == pytest.approx(plan.spacing)
+        assert subject.shape[2 - slices] == 9
+        assert subject.label_box is not None
+        size = np.subtract(subject.label_box[1], subject.label_box[0])
+        assert size[slices] == pytest.approx(3 * 8)
+        assert sorted(np.delete(size, slices)) == pytest.approx([10 * 1.4, 18 * 1.4])
+        middle = np.add(*subject.label_box)[slices] / 2
+        assert abs(middle) == pytest.approx(8)  # of nine slices, the fourth is the middle one of the label

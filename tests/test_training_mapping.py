@@ -1,15 +1,17 @@
-"""References that are annotated in part, mapped between grids."""
+"""Subjects as networks see them: references that are annotated in part, and oblique slices."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from atlasnet.training.mapping import map_labels
+from atlasnet.cohort import Normalisation, Plan
+from atlasnet.training.mapping import map_labels, prepare, working_grid
 from atlasnet.training.store import IGNORED
 from atlasnet.transform import Transform
-from atlasnet.volume import Grid, Volume
+from atlasnet.volume import Grid, Volume, canonical
 
 SHAPE = (12, 16, 18)
 NOBODY = 9
@@ -57,3 +59,20 @@ def test_whole_references_are_mapped_as_ever() -> None:
     labels = prism()
     found = mapped(labels, (0, 0, 0))
     assert np.array_equal(np.array([0, 2, 4])[found], labels)
+
+
+@pytest.mark.parametrize("normal", [0, 1, 2])
+def test_networks_see_oblique_slices_as_they_were_acquired(normal: int) -> None:
+    """Whichever axis of the patient is nearest to their normal."""
+    cosines = np.full(3, 0.5)
+    cosines[normal] = np.sqrt(0.5)
+    turn, _ = Rotation.align_vectors(cosines[None], np.array([[0.0, 0.0, 1.0]]))
+    grid = canonical(Grid.from_parts((9, 20, 22), (1.4, 1.4, 8.0), direction=turn.as_matrix()))[0]
+    assert int(grid.spacing.argmax()) == normal
+    plan = Plan((1.4, 8.0, 1.4), "y", (Normalisation("MR", "percentiles"),), (None,), (1.4, 8.0, 1.4))
+    seen = working_grid(grid, plan)
+    assert seen.spacing == pytest.approx([1.4, 8.0, 1.4])
+    assert seen.shape[1] == 9
+    assert abs(seen.direction[:, 1] @ cosines) == pytest.approx(1, abs=1e-4)
+    sharp = Volume(np.random.default_rng(0).integers(0, 2, (1, *grid.shape)).astype(np.float32), grid)
+    np.testing.assert_array_equal(prepare(sharp, plan).array, plan.normalise(sharp).array)

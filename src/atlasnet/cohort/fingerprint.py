@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from atlasnet.cohort.structures import Values, where
 from atlasnet.errors import CohortError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.orientation import canonical
+from atlasnet.volume.orientation import Orientation, canonical, common_slice_axis, slices_along
 from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted, lengths
@@ -38,7 +38,7 @@ _NEIGHBOURHOOD_MM = 10.0
 
 @dataclass(frozen=True)
 class SubjectPrint:
-    """One subject, in canonical orientation.
+    """One subject, in canonical orientation; thick oblique slices along one axis in the whole cohort.
 
     Args:
         name: the subject's.
@@ -142,9 +142,10 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Measured:
-    """One subject's part of a fingerprint: its print, and intensities drawn from it per channel."""
+    """One subject's part of a fingerprint: its print, its canonical grid, and intensities drawn from it per channel."""
 
     print: SubjectPrint
+    grid: Grid
     foreground: tuple[NDArray[np.float64], ...]
     surroundings: tuple[NDArray[np.float64], ...]
 
@@ -222,6 +223,7 @@ def measure(
     x, y, z = turned.grid.spacing.tolist()
     return Measured(
         SubjectPrint(name, turned.grid.shape, (x, y, z), percentiles, label_ml, labelled, _size(possible)),
+        turned.grid,
         tuple(channel.ravel()[places].astype(np.float64) for channel in turned.array),
         tuple(channel.ravel()[box].astype(np.float64) for channel in turned.array),
     )
@@ -235,11 +237,35 @@ def combine(channels: tuple[str, ...], measured: Sequence[Measured]) -> Fingerpr
         values: list[float] = np.percentile(np.concatenate(parts), share).tolist()
         return tuple(values)
 
+    axis = common_slice_axis(part.grid for part in measured)
     return Fingerprint(
         channels,
-        tuple(part.print for part in measured),
+        tuple(p.print if axis is None else _turned(p.print, slices_along(p.grid, axis)) for p in measured),
         tuple(pooled([part.foreground[c] for part in measured]) for c in range(len(channels))),
         tuple(pooled([part.surroundings[c] for part in measured]) for c in range(len(channels))),
+    )
+
+
+def _turned(subject: SubjectPrint, orientation: Orientation) -> SubjectPrint:
+    """The same with axes permuted and flipped."""
+
+    def sides(values: Point, low: Point | None = None) -> Point:
+        """Of (x, y, z); of a corner, where an axis is flipped, the other one with the other sign."""
+        own, other = values[::-1], None if low is None else low[::-1]
+        z, y, x = (
+            -other[axis] if flip and other is not None else own[axis]
+            for axis, flip in zip(orientation.axes, orientation.flipped, strict=True)
+        )
+        return x, y, z
+
+    z, y, x = (subject.shape[axis] for axis in orientation.axes)
+    box, possible = subject.label_box, subject.possible_extent
+    return replace(
+        subject,
+        shape=(z, y, x),
+        spacing=sides(subject.spacing),
+        label_box=None if box is None else (sides(box[0], box[1]), sides(box[1], box[0])),
+        possible_extent=None if possible is None else sides(possible),
     )
 
 

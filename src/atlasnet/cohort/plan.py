@@ -16,6 +16,7 @@ from atlasnet.cohort.normalisation import HIGH, LOW, Normalisation, number, pair
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError
 from atlasnet.execution import read_json, write_json
+from atlasnet.volume.orientation import THICK
 from atlasnet.volume.volume import Volume
 
 NETWORK_VOXELS = 1.0e6
@@ -38,9 +39,6 @@ little off."""
 REGISTRATION_VOXELS = 1.5e6
 """Voxels of the median subject on the registration's grid: some ten seconds a pair on two CPU cores."""
 
-THICK = 1.2
-"""The axis whose spacing exceeds both others by this factor is the one that slices were acquired along."""
-
 CT_MI_RANGE = (-900.0, 100.0)
 """HU of the mutual information's bins (Vakalopoulou et al., MICCAI 2018)."""
 
@@ -59,7 +57,8 @@ _FORMAT = 1
 class Plan:
     """How images are prepared, and with what networks start.
 
-    Spacings are (x, y, z) in mm along the canonical axes (nearest LPS).
+    Spacings are (x, y, z) in mm along the canonical axes (nearest LPS); of a scan with thick oblique slices, along
+    those that have its slices where the plan has them (`atlasnet.volume.orientation.slices_along`).
 
     Args:
         spacing: of the grid on which networks work.

@@ -33,7 +33,7 @@ from atlasnet.volume import Grid, Volume
 
 MANY_VOXELS = 1.2 * MOST_FINER * REGION_VOXELS
 OVERVIEW = "overview.npz"
-REVISION = 3  # counts up when the same input would give other mapped cases
+REVISION = 4  # counts up when the same input would give other mapped cases
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from atlasnet.training.mapping import prepare, working_grid
 from atlasnet.training.sources import Keyed
 from atlasnet.training.transformer import MappedCohort, Transformer
 
-REVISION = 2  # counts up when the same scan would give other numbers
+REVISION = 3  # counts up when the same scan would give other numbers
 FALSE_ALARMS = 0.01
 """Of so many scans like the training subjects one piece of evidence or another calls unusual, at most, as far as their
 numbers are normally distributed. It is so little because their tails are heavier than that, and because broken scans

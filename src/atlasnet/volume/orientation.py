@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any, overload
 
 import numpy as np
@@ -15,6 +16,12 @@ from atlasnet.volume.volume import Volume
 
 AXIS_TOLERANCE = 1e-4
 """A direction nearer than this to the patient's axes is taken as theirs: 0.05 voxels at the end of 1000 voxels."""
+
+THICK = 1.2
+"""The axis whose spacing exceeds both others by this factor is the one that slices were acquired along."""
+
+_NEAR = 0.4
+"""Cosine of the angle to an axis of the patient (66 degrees) from which on oblique slices may count as along it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,14 @@ def canonical(image: Volume | Grid, snap: bool = True) -> tuple[Volume | Grid, O
     """
     grid = image if isinstance(image, Grid) else image.grid
     orientation = _nearest(grid)
+    turned = turned_grid(grid, orientation)
+    if snap:
+        turned = snapped(turned)
+    return turned if isinstance(image, Grid) else Volume(orientation.apply(image.array), turned), orientation
+
+
+def turned_grid(grid: Grid, orientation: Orientation) -> Grid:
+    """The grid of what `Orientation.apply` makes of an array on this one."""
     columns = [2 - axis for axis in orientation.axes[::-1]]
     signs = np.array([-1.0 if flip else 1.0 for flip in orientation.flipped[::-1]])
     matrix = grid.affine[:3, :3][:, columns] * signs
@@ -86,10 +101,51 @@ def canonical(image: Volume | Grid, snap: bool = True) -> tuple[Volume | Grid, O
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = matrix + 0.0, grid.to_world(corner)
     z, y, x = (grid.shape[axis] for axis in orientation.axes)
-    turned = Grid((z, y, x), affine)
-    if snap:
-        turned = snapped(turned)
-    return turned if isinstance(image, Grid) else Volume(orientation.apply(image.array), turned), orientation
+    return Grid((z, y, x), affine)
+
+
+def common_slice_axis(grids: Iterable[Grid]) -> int | None:
+    """The axis of the patient (0 x, 1 y, 2 z) that the thick slices of most canonical grids may count as along.
+
+    None where no grid has an axis that is `THICK`.
+    """
+    cosines = [np.abs(grid.direction[:, axis]) for grid in grids if (axis := _thick_axis(grid)) is not None]
+    if not cosines:
+        return None
+    near = np.array(cosines) >= _NEAR
+    return max(range(3), key=lambda axis: (int(near[:, axis].sum()), float(np.sum(cosines, axis=0)[axis])))
+
+
+def slices_along(grid: Grid, axis: int) -> Orientation:
+    """How a canonical grid is turned to have its thick slices along an axis, if that is not far from their normal.
+
+    Slices that lie oblique to all axes of the patient, as the short axis of a heart does, are nearest to one axis in
+    one subject and to another in the next, although the slices of both show the same. Those of a grid whose slices are
+    not thick, or are far from the axis (a sagittal scan among axial ones), stay as they are. Nothing is mirrored.
+
+    Args:
+        grid: canonical.
+        axis: 0 x, 1 y, 2 z; see `common_slice_axis`.
+    """
+    stay = Orientation((0, 1, 2), (False, False, False))
+    thick, direction = _thick_axis(grid), grid.direction
+    if thick in (None, axis) or abs(direction[axis, thick]) < _NEAR:
+        return stay
+    hand, found = np.linalg.det(direction), []
+    for columns in permutations(range(3)):
+        for signs in product((1, -1), repeat=3):
+            matrix = direction[:, columns] * signs
+            if columns[axis] == thick and matrix[axis, axis] > 0 and np.linalg.det(matrix) * hand > 0:
+                found.append((round(float(np.trace(matrix)), 5), columns, signs))
+    _, columns, signs = max(found)
+    z, y, x = (2 - column for column in columns[::-1])
+    return Orientation((z, y, x), (signs[2] < 0, signs[1] < 0, signs[0] < 0))
+
+
+def _thick_axis(grid: Grid) -> int | None:
+    order = np.argsort(grid.spacing, kind="stable")
+    thickest, next_one = grid.spacing[order[2]], grid.spacing[order[1]]
+    return int(order[2]) if thickest > THICK * next_one else None
 
 
 def snapped(grid: Grid) -> Grid:
