@@ -169,6 +169,14 @@ def test_ct_is_read_in_hounsfield_units_and_mr_between_its_own_percentiles():
     assert math.isclose(choose_windows(mr, mr, ((0.0, 10.0),), None)[0][0].clamp[1], 10)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_one_voxel_that_outshines_all_does_not_decide_the_range_in_any_unit(unit):
+    values = np.random.default_rng(0).uniform(0, 3000, (1, 30, 30, 30)) * unit
+    values[0, 0, 0, 0] = 1e6 * unit
+    (window,), _ = choose_windows(*[Volume(values, Grid.from_parts((30, 30, 30)))] * 2, None, None)
+    assert window.clamp == pytest.approx((15 * unit, 2985 * unit), abs=5 * unit)
+
+
 def test_each_channel_has_its_own_range_for_mutual_information():
     generator = np.random.default_rng(0)
     ct, pet = generator.uniform(-1024, 1500, (8, 8, 8)), generator.uniform(0, 20, (8, 8, 8))
