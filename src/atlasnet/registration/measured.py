@@ -111,8 +111,10 @@ class MeasuringOperator(ABC):
             )
         mapped = time.perf_counter()
         transform, measured = geometry(found.transform.to(device), task.target.grid, source.grid)
-        if not any(residual["share"] for residual in transform.residual.values()):
-            raise RegistrationError("nothing of the source lies in the target's field of view")
+        if not _meets(transform):
+            began = None if found.start is None else geometry(found.start.to(device), task.target.grid, source.grid)[0]
+            if began is None or not _meets(began):  # else the deformation lost the image, and is left out below
+                raise RegistrationError("nothing of the source lies in the target's field of view")
         if measured["folded_share"] > 0:
             at_start = None
             if found.start is not None:
@@ -127,11 +129,11 @@ class MeasuringOperator(ABC):
         lost = False
         if found.start is not None:
             # Over all that counts: a deformation must not gain by covering less.
-            began, ended = quality(similarity["prealigned"]), quality(similarity["after"])
-            lost = ended < min(began, LOST * began)
+            before, ended = quality(similarity["prealigned"]), quality(similarity["after"])
+            lost = ended < min(before, LOST * before)
             if lost:
                 execution.reporter.warn(
-                    f"the deformation lost the image and was left out: with it the quality fell from {began:.3f} to "
+                    f"the deformation lost the image and was left out: with it the quality fell from {before:.3f} to "
                     f"{ended:.3f}; the map is that from which it began"
                 )
                 transform, measured = geometry(found.start.to(device), task.target.grid, source.grid)
@@ -154,6 +156,11 @@ class MeasuringOperator(ABC):
             "quality": quality(similarity["after"], covered["after"]),
         }
         return Registration(transform.to("cpu"), record)
+
+
+def _meets(measured: Transform) -> bool:
+    """Whether a map takes anything of one image into the field of view of the other."""
+    return any(residual["share"] for residual in measured.residual.values())
 
 
 def started(

@@ -13,7 +13,7 @@ from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, conte
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
-REVISION = 4  # counts up when the same settings would give another map
+REVISION = 5  # counts up when the same settings would give another map
 
 
 def _own() -> Registration:

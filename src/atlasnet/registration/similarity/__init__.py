@@ -69,9 +69,9 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
     average as the images lie: a part of the body that the source lacks is neither filled by stretching what the source
     has, nor does it push away what fits, and the air around a body, which costs much wherever it is, is not drawn out.
 
-    Under a mask few voxels decide, and where nothing is lost by leaving, a label that keeps the few which agree by
-    chance and takes all others out of view wins. There a voxel that is in view as the images lie costs at least 1 where
-    it leaves.
+    Under a mask, and in images of one slice, few voxels decide, and where nothing is lost by leaving, a label that
+    keeps the few which agree by chance and takes all others out of view wins. There a voxel that is in view as the
+    images lie costs at least 1 where it leaves.
 
     Args:
         pair: the images.
@@ -104,7 +104,7 @@ def _beyond(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> list[tu
 def _costs_beyond(pair: AlignedPair, name: str) -> Tensor:
     """(z, y, x) what each voxel of the target costs by a metric out of view."""
     usual = _usual_costs(pair, name)
-    if not pair.masked:
+    if not pair.masked and min(pair.image.shape) > 1:
         return usual
     return torch.where(pair.aligned(pair.covered), usual.clamp(min=1), usual)
 
