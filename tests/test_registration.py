@@ -12,7 +12,8 @@ import torch
 from scipy import ndimage
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
-from atlasnet.execution import Execution, SilentReporter, digest
+from atlasnet.execution import Execution, SilentReporter, WorkFolder, digest
+from atlasnet.prediction.scan import Scan
 from atlasnet.registration import (
     MRFOperator,
     MRFSettings,
@@ -36,6 +37,8 @@ from atlasnet.registration.settings import (
     SMALL_VOXELS,
 )
 from atlasnet.training import pairs
+from atlasnet.training.pairs import PairRegistrar
+from atlasnet.training.sources import Keyed
 from atlasnet.transform import DisplacementMap, Transform, corner_jacobians
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
 from synthetic import dice
@@ -743,6 +746,19 @@ def test_a_deformation_that_loses_the_image_is_left_out(shift):
     assert "lost the image" in warning
     assert found.record["quality"] > 0.25
     assert float(found.transform.displacement(grid).abs().max()) == 0
+
+
+def test_a_warning_of_a_registration_says_of_which_pair_it_is(tmp_path):
+    image, bent, grid = bent_slice()
+    source, target = (Volume(array[None], grid) for array in (image, bent))
+    told = SilentReporter()
+    execution = Execution(threads=1, reporter=told)
+    registrar = PairRegistrar(Fleeing(39.0), WorkFolder(tmp_path), execution)
+    list(registrar.register(Keyed("anna", "1", lambda: source), [Keyed("bert", "2", lambda: target)]))
+    Scan(source, execution).registered("2", Fleeing(39.0), "bert", target)
+    in_training, in_prediction = told.warnings
+    assert in_training.startswith("anna onto atlas bert: the deformation lost the image")
+    assert in_prediction.startswith("atlas bert: the deformation lost the image")
 
 
 def test_what_never_meets_the_target_is_refused():

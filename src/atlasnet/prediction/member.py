@@ -129,9 +129,10 @@ class Member:
 
     def register(self, scan: Scan) -> Made:
         """The scan's map onto each atlas, or why there is none."""
-        pairs = list(zip(self._pair_keys, self.images, self.labels, strict=True))
+        names = [atlas.name for atlas in self.model.atlases]
+        pairs = list(zip(self._pair_keys, names, self.images, self.labels, strict=True))
         tracked = scan.execution.reporter.track(pairs, "registering onto the atlases", len(pairs))
-        return [scan.registered(key, self.operator, image, labels) for key, image, labels in tracked]
+        return [scan.registered(key, self.operator, name, image, labels) for key, name, image, labels in tracked]
 
     def judge(self, scan: Scan, made: Made) -> Verdict:
         """Whether the scan is like the training subjects.

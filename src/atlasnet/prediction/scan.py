@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 from atlasnet.cohort import Plan
 from atlasnet.errors import RegistrationError
-from atlasnet.execution import Execution, Stages
+from atlasnet.execution import Execution, NamingReporter, Stages
 from atlasnet.registration import Operator, Registration, labelled
 from atlasnet.training.evidence import orientation
 from atlasnet.training.mapping import prepare
@@ -43,13 +44,14 @@ class Scan:
         return self._prepared[1]
 
     def registered(
-        self, key: str, operator: Operator, atlas: Volume, labels: Volume | None = None
+        self, key: str, operator: Operator, name: str, atlas: Volume, labels: Volume | None = None
     ) -> Registration | RegistrationError:
         """The map onto an atlas, or why there is none.
 
         Args:
             key: equal keys mean an equal operator and an equal atlas.
             operator: registers.
+            name: of the atlas, for warnings.
             atlas: (c, z, y, x), canonical orientation.
             labels: (1, z, y, x) its reference, if the operator asks for it.
         """
@@ -57,8 +59,9 @@ class Scan:
             self.execution.pause()
             try:
                 known = labelled(operator, [labels])
+                naming = replace(self._keeping, reporter=NamingReporter(self.execution.reporter, f"atlas {name}"))
                 with self.stages("registration"):
-                    (made,) = operator.register(self.source, [atlas], execution=self._keeping, **known)
+                    (made,) = operator.register(self.source, [atlas], execution=naming, **known)
                 self._registrations[key] = made
             except RegistrationError as error:
                 self._registrations[key] = error

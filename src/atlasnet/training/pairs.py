@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Plan
 from atlasnet.errors import InputError, RegistrationError, VolumeError
-from atlasnet.execution import Execution, Reporter, WorkFolder, digest, read_json, write_json
+from atlasnet.execution import Execution, NamingReporter, Reporter, WorkFolder, digest, read_json, write_json
 from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, contextual, labelled, make_operator
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
@@ -116,9 +117,12 @@ class PairRegistrar:
         key, reporter = self.key(source, target), self.execution.reporter
         if not self.work.finished("registrations", key, reporter.warn):
             self.execution.pause()
+            naming = replace(
+                self.execution, reporter=NamingReporter(reporter, f"{source.name} onto atlas {target.name}")
+            )
             try:
                 labels = labelled(self.operator, [None if target.read_labels is None else target.read_labels()])
-                (made,) = self.operator.register(source.read(), [target.read()], execution=self.execution, **labels)
+                (made,) = self.operator.register(source.read(), [target.read()], execution=naming, **labels)
             except RegistrationError as error:
                 reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
                 return None
