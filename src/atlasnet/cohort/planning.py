@@ -83,7 +83,7 @@ def plan_for(
         reporter: follows the reading.
     """
     plan = Plan.derive(fingerprint, registered=registered, finer=finer, spacing=spacing)
-    kept = kept_by(cohort, plan.spacing, fingerprint.median_spacing, reporter)
+    kept = kept_by(cohort, plan, fingerprint.median_spacing, reporter)
     if kept is None or spacing is not None or not (lost := kept.lost()):
         return Planned(plan, kept)
     most = max(1.0, MOST_FINER * min(1.0, MANY_STRUCTURES / len(cohort.structures)))
