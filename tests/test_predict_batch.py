@@ -305,8 +305,8 @@ def test_warnings_of_a_case_are_in_its_record(scans: Path, model: Model) -> None
 
     predictor = Predictor(model, operator=Doubtful())
     prediction = predictor.predict(subject(200)[0], PredictOptions(minimum_quality=0.0))
-    assert prediction.record["warnings"] == ["the scan is dark"]
-    assert predictor.execution.reporter.warnings == ["the scan is dark"]
+    assert prediction.record["warnings"] == ["atlas s0: the scan is dark"]
+    assert predictor.execution.reporter.warnings == ["atlas s0: the scan is dark"]
 
 
 def test_warnings_name_their_case_where_there_are_several(
