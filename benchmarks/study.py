@@ -4,8 +4,9 @@
     python benchmarks/study.py DATA --tests release      # the 60 subjects of imagesTs: once for a release
 
 What else is asked of `atlasnet study` stands in ``--study-options``; ``--beside RESULT`` adds the paired difference of
-AtlasNet's Dice, subject by subject, to that of a result of the same tests with other options. With ``--work``, a study
-that was stopped goes on and one that is finished is read; the seconds of the stage are then those of the last call.
+AtlasNet's Dice, subject by subject, to that of a result of the same tests with other options; where AtlasNet is not one
+of the methods, how far that of the result is ahead of each of them. With ``--work``, a study that was stopped goes on
+and one that is finished is read; the seconds of the stage are then those of the last call.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from bench import Bench, arguments, named, summary_lines, work_folder
 
 from atlasnet.study.methods import MAIN
-from atlasnet.study.statistics import compare
+from atlasnet.study.statistics import compare, tail_difference
 
 DEVELOPMENT = 30  # of every second subject of imagesTr that is not trained on, in the order of the names
 
@@ -46,7 +47,15 @@ def main() -> None:
         bench.result |= {"note": options.note, "study": found}
         if options.beside is not None:
             before = json.loads(options.beside.read_text(encoding="utf-8"))["study"]["subjects"][MAIN]
-            bench.result |= {"beside": options.beside.name, "this_minus_beside": gain(found["subjects"][MAIN], before)}
+            bench.result |= {"beside": options.beside.name}
+            if MAIN in found["subjects"]:
+                bench.result |= {"this_minus_beside": gain(found["subjects"][MAIN], before)}
+            else:
+                rivals = {name: (before, dice) for name, dice in found["subjects"].items()}
+                bench.result |= {
+                    "beside_minus_this": {name: asdict(row) for name, row in compare(rivals).items()},
+                    "worst_tenth": {name: tail_difference(*both) for name, both in rivals.items()},
+                }
         print(summary_lines({row["title"]: round(row["mean_dice"], 4) for row in found["methods"].values()}))
         bench.write()
 
