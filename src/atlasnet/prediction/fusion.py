@@ -91,11 +91,12 @@ class SlabFusion:
         self.method = method
         self._decision = decision or Decision.of(classes)
         self._sum = torch.zeros((classes, *shape), dtype=torch.float32, device=device)
-        self._votes = torch.zeros((classes, *shape), dtype=torch.int16, device=device)
-        # What decides, where it is neither the mean nor the number of votes.
+        # What decides, where it is not the mean.
         self._scores: Tensor | None = None
         self._evidence: Tensor | None = None  # (atlases, true class, 1 + chosen class), the log-likelihood
-        if method == "weighted" or method in BY_VOXEL:
+        if method == "vote":
+            self._scores = torch.zeros_like(self._sum, dtype=torch.int16)
+        elif method == "weighted" or method in BY_VOXEL:
             self._scores = torch.zeros_like(self._sum)
         elif method == "staple":
             if performance is None:
@@ -131,20 +132,27 @@ class SlabFusion:
             raise InputError("the weight of an atlas cannot be used", expected="0 or more", found=f"{impossible[0]:g}")
         if self._evidence is not None and len(self._choices) == len(self._evidence):
             raise InputError("an atlas has no performance", expected=f"{counted(len(self._evidence), 'atlas')} at most")
-        # A sum of numbers of the size of a probability is finite if and only if they all are.
-        if not math.isfinite(float(probabilities.sum(dtype=torch.float64))):
+        # A sum of numbers of the size of a probability is finite if and only if they all are. In double precision it
+        # would take longer than all that is done with them.
+        if not math.isfinite(float(probabilities.sum())):
             raise ModelError(
                 "a network gave probabilities that are not finite", remedy="look at its training log; train it again"
             )
         choice = own_choice(probabilities, covered, self._decision)
+        everywhere = bool(covered.all())
         for label, probability in enumerate(probabilities):
-            own, vote = torch.where(covered, probability, 0.0), choice == label
+            own = probability if everywhere else torch.where(covered, probability, 0.0)
             self._sum[label] += own
-            self._votes[label] += vote
-            if self._evidence is not None and self._scores is not None:
+            if self._scores is None:
+                continue
+            if self._evidence is not None:
                 self._scores[label] += self._evidence[len(self._choices), label, choice.int() + 1]
-            elif self._scores is not None:
-                self._scores[label] += (vote if self.method == "weighted" else own) * weight
+            elif self.method in BY_VOXEL:
+                self._scores[label] += own * weight
+            elif self.method == "weighted":
+                self._scores[label] += (choice == label) * weight
+            else:
+                self._scores[label] += choice == label
         self._reached += covered
         self._choices.append(choice)
 
@@ -155,26 +163,31 @@ class SlabFusion:
         mean = self._sum / count
         mean[0].masked_fill_(nowhere, 1.0)
         labels = self._winners(mean)
-        share = torch.zeros_like(mean[0])
+        share = self._votes(labels) / count
         entropy = torch.zeros_like(mean[0])
-        for label, probability in enumerate(mean):
-            share += self._votes[label] * (labels == label)
+        for probability in mean:
             entropy += torch.special.entr(probability.clamp(0, 1))
-        share /= count
         entropy = (entropy / math.log(len(mean))).clamp_(0, 1).masked_fill_(nowhere, 1.0)
         return FusedSlab(labels, mean, share, entropy, self._reached.clone(), tuple(self._choices))
 
     def _winners(self, mean: Tensor) -> Tensor:
         """(z, y, x) class indices; background where no atlas reaches, its mean probability being 1 there."""
-        if self.method == "mean":
+        if self._scores is None:
             return self._decision.of_highest(mean)
         # Log-likelihoods of a region's classes cannot be added.
         decision = Decision.of(len(mean)) if self.method == "staple" else self._decision
-        labels = decision.of_best(self._votes if self._scores is None else self._scores, mean)
+        labels = decision.of_best(self._scores, mean)
         if self.method == "staple":
             # Such voxels were no part of the estimate, which says nothing about them.
-            labels.masked_fill_(self._votes[0] == self._reached, 0)
+            labels.masked_fill_(self._votes(torch.zeros_like(labels)) == self._reached, 0)
         return labels
+
+    def _votes(self, labels: Tensor) -> Tensor:
+        """(z, y, x) float32, how many atlases choose these classes."""
+        votes = torch.zeros_like(self._sum[0])
+        for choice in self._choices:
+            votes += choice == labels
+        return votes
 
 
 def _log_likelihoods(performance: Performance) -> tuple[Tensor, Tensor]:
@@ -225,8 +238,10 @@ def fuse_models(slabs: Sequence[FusedSlab], decision: Decision | None = None) ->
         decision: chooses the class; by default among all alike.
 
     Returns:
-        ``share``, ``reached`` and ``choices`` are those of all atlases of all models.
+        ``share``, ``reached`` and ``choices`` are those of all atlases of all models. A single one is left as it is.
     """
+    if len(slabs) == 1:
+        return slabs[0]
     first = slabs[0].labels
     fusion = SlabFusion(len(slabs[0].probabilities), first.shape, device=first.device, decision=decision)
     for slab in slabs:
