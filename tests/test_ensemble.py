@@ -22,7 +22,17 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, ModelError, UnusualInputError
 from atlasnet.execution import Execution, read_json, write_json
-from atlasnet.prediction import Ensemble, Prediction, PredictOptions, Predictor, find_cases, import_models, provenance
+from atlasnet.prediction import (
+    Ensemble,
+    Prediction,
+    PredictOptions,
+    Predictor,
+    find_cases,
+    import_models,
+    open_voxels,
+    provenance,
+)
+from atlasnet.prediction import predictor as predictor_module
 from atlasnet.prediction.ensemble import pair_keys
 from atlasnet.prediction.fusion import FusedSlab, fuse_models, fuse_slab
 from atlasnet.prediction.verdict import UNKNOWN, UNUSUAL, USUAL, Verdict, joined
@@ -130,6 +140,24 @@ def test_the_mean_of_the_models_probabilities_decides_however_many_atlases_each_
     assert clear.mean() > 0.99
     expected = np.asarray(ensemble.values)[mean.argmax(0)]
     assert np.array_equal(predictions[2].labels.array[0][clear], expected[clear])
+
+
+@pytest.mark.parametrize("method", ["mean", "staple", "local"])
+def test_a_scan_of_which_the_background_is_asked_about_first_has_the_same_result(
+    ensemble: Ensemble, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(ensemble if method == "mean" else ensemble.models[0], execution=ONE)
+    answers, options = predictor.ask(subject(100)[0], fit=method == "local"), PredictOptions(fusion=method)
+    expected = predictor.fuse(answers, options)
+    calls = []
+    monkeypatch.setattr(open_voxels, "FEWEST_CLASSES", 2)
+    monkeypatch.setattr(predictor_module, "fuse_slab", calls.append)  # of every class everywhere
+    found = predictor.fuse(answers, options)
+    assert not calls
+    assert np.array_equal(found.labels.array, expected.labels.array)
+    assert found.labels.array.any()
+    parts = ("atlases", "agreement", "uncovered_voxels", "volumes_ml", "volumes_of_atlases_ml", "warnings")
+    assert {name: found.record[name] for name in parts} == {name: expected.record[name] for name in parts}
 
 
 def test_an_atlas_that_models_share_is_registered_once(ensemble: Ensemble, found: tuple[list[Prediction], int]) -> None:

@@ -82,6 +82,23 @@ class Answer:
             raise InputError("the local fit of the registrations is not known", remedy="ask with fit=True")
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Where the voxels of a slab of a scan read an opinion.
+
+    Args:
+        start: the slice of the scan with which the slab begins.
+        box: (z, y, x) of the slab; beyond it the opinion is background.
+        index: (z, y, x, 3) of the box, index points of the atlas.
+        covered: (z, y, x) of the slab, bool, what the atlas reaches.
+    """
+
+    start: int
+    box: Box
+    index: Tensor
+    covered: Tensor
+
+
 class MappedAnswer:
     """An opinion that is read on the scan's grid.
 
@@ -129,42 +146,90 @@ class MappedAnswer:
 
         Where nobody asked for the fit, the correlation is 0.
         """
-        classes = len(self._answer.probabilities)
-        values, covered = self._values(z0, z1)
-        said = values[:classes]
-        correlation = values[classes] if len(values) > classes else torch.zeros_like(said[0])
-        if self._mask is not None:
-            outside = torch.from_numpy(~self._mask[z0:z1]).to(said.device)
+        reading = self.reading(z0, z1)
+        said, correlation = self._split(self._values(reading, len(self._channels)))
+        outside = self._outside(reading)
+        if outside is not None:
             said = said.masked_fill(outside, 0.0)
             said[0].masked_fill_(outside, 1.0)
-        return said, covered, correlation
+        return said, reading.covered, correlation
 
-    def _values(self, z0: int, z1: int) -> tuple[Tensor, Tensor]:
-        """The channels (c, z1 - z0, y, x), and the voxels that the atlas reaches."""
+    def reading(self, z0: int, z1: int) -> Reading:
+        """Where slices ``z0 <= z < z1`` of the scan read the opinion."""
         inner, device = self._answer.grid, self._channels.device
         if self._reach is None:
             index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=device)
-            return self._sampled(index), inside(index, inner.shape)
-        values = torch.zeros((len(self._channels), z1 - z0, *self._grid.shape[1:]), device=device)
-        values[0] = 1.0
+            whole = (slice(0, z1 - z0), *(slice(0, n) for n in self._grid.shape[1:]))
+            return Reading(z0, whole, index, inside(index, inner.shape))
         (z, y, x), coverage = self._reach
-        first, last = max(z0, z.start), min(z1, z.stop)
-        if first < last and y.start < y.stop and x.start < x.stop:
-            points = lattice(self._grid.shape, first, last, device=device)[:, y, x]
-            index = self._to_atlas.index_at(inner, self._grid, points)
-            values[:, first - z0 : last - z0, y, x] = self._sampled(index)
-        return values, coverage.slab(z0, z1)
+        first, last = max(z0, z.start), max(z0, z.start, min(z1, z.stop))
+        points = lattice(self._grid.shape, first, last, device=device)[:, y, x]
+        empty = not math.prod(points.shape)
+        index = points if empty else self._to_atlas.index_at(inner, self._grid, points)
+        return Reading(z0, (slice(first - z0, last - z0), y, x), index, coverage.slab(z0, z1))
 
-    def _sampled(self, index: Tensor) -> Tensor:
-        """The channels at index points of the atlas."""
-        return sample(self._channels, index - index.new_tensor(self._answer.start[::-1]))
+    def background(self, reading: Reading) -> Tensor:
+        """The probability (z, y, x) of background alone: of many classes, a small part of `read`."""
+        said, outside = self._values(reading, 1)[0], self._outside(reading)
+        return said if outside is None else said.masked_fill(outside, 1.0)
+
+    def at(self, reading: Reading, voxels: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
+        """What `slab` says of single voxels, none of them outside the mask: (classes, 1, 1, n), (1, 1, n), the weight.
+
+        Args:
+            reading: of their slab.
+            voxels: (n, 3) places (z, y, x) in the slab.
+        """
+        start, stop = (voxels.new_tensor([getattr(side, end) for side in reading.box]) for end in ("start", "stop"))
+        within = ((voxels >= start) & (voxels < stop)).all(1)
+        if bool(within.all()):
+            values = self._sampled(reading.index[tuple((voxels - start).T)])
+        else:
+            values = torch.zeros((len(self._channels), len(voxels)), device=self._channels.device)
+            values[0] = 1.0
+            if bool(within.any()):
+                values[:, within] = self._sampled(reading.index[tuple((voxels[within] - start).T)])
+        said, correlation = self._split(values[:, None, None])
+        covered = reading.covered[tuple(voxels.T)][None, None]
+        return said, covered, self._weight(said, correlation)
+
+    def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities and the correlation, 0 where nobody asked for it."""
+        classes = len(self._answer.probabilities)
+        said = values[:classes]
+        return said, values[classes] if len(values) > classes else torch.zeros_like(said[0])
+
+    def _outside(self, reading: Reading) -> Tensor | None:
+        """Where a slab lies outside the mask."""
+        if self._mask is None:
+            return None
+        mask = self._mask[reading.start : reading.start + len(reading.covered)]
+        return torch.from_numpy(~mask).to(self._channels.device)
+
+    def _values(self, reading: Reading, count: int) -> Tensor:
+        """The first so many channels in a slab (count, z, y, x)."""
+        if self._reach is None:
+            return self._sampled(reading.index, count)
+        values = torch.zeros((count, *reading.covered.shape), device=self._channels.device)
+        values[0] = 1.0
+        if math.prod(reading.index.shape):
+            values[:, *reading.box] = self._sampled(reading.index, count)
+        return values
+
+    def _sampled(self, index: Tensor, count: int | None = None) -> Tensor:
+        """The channels, or the first so many, at index points of the atlas."""
+        return sample(self._channels[:count], index - index.new_tensor(self._answer.start[::-1]))
 
     def slab(self, z0: int, z1: int) -> tuple[Tensor, Tensor, float | Tensor]:
         """Probabilities (classes, z1 - z0, y, x), the voxels that the atlas reaches, and its weight."""
         said, covered, correlation = self.read(z0, z1)
+        return said, covered, self._weight(said, correlation)
+
+    def _weight(self, said: Tensor, correlation: Tensor) -> float | Tensor:
+        """Of the atlas, at every voxel or everywhere."""
         if self._weights is None:
-            return said, covered, self._answer.quality
-        return said, covered, self._weights.of(said, correlation, self._answer.quality)
+            return self._answer.quality
+        return self._weights.of(said, correlation, self._answer.quality)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from atlasnet.prediction.fusion import Agreement, fuse_models, fuse_slab, own_ch
 from atlasnet.prediction.fusion_samples import fusion_samples
 from atlasnet.prediction.member import Asked, Made, Member
 from atlasnet.prediction.memory import prediction_bytes
+from atlasnet.prediction.open_voxels import OpenVoxels, may_leave_out
 from atlasnet.prediction.postprocess import postprocess
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.record import atlas_records, doubts, organ_ml, volumes
@@ -395,16 +396,18 @@ class Predictor:
     def _fuse(self, asked: Answers, answers: list[Answer], wanted: PredictOptions) -> _Fused:
         """Map the atlases' probabilities back and fuse them, one slab of the scan at a time."""
         grid, classes, decision = asked.source, len(self.ensemble.values), self.ensemble.decision
-        models = sorted({answer.model for answer in answers})
+        models = [[i for i, a in enumerate(answers) if a.model == m] for m in sorted({a.model for a in answers})]
         weights = LOCAL if wanted.fusion == "local" else None
         if wanted.fusion == "learnt":
             weights = self.ensemble.models[0].fusion_weights
         atlases = [MappedAnswer(a, grid, weights=weights, device=self.device, mask=asked.mask) for a in answers]
         ranges = slabs(grid.shape, self._slab_voxels)
+        # What is asked for of every voxel is not known where no atlas is asked about all classes.
+        left_out = not (wanted.probabilities or wanted.agreement) and may_leave_out(decision, weights)
         fused = _Fused(
             labels=np.empty(grid.shape, dtype=np.min_scalar_type(classes)),
             agreement=Agreement(len(answers), self.ensemble.structures),
-            performance=self._performance(atlases, ranges) if wanted.fusion == "staple" else None,
+            performance=self._performance(atlases, ranges, left_out) if wanted.fusion == "staple" else None,
             probabilities=np.empty((classes, *grid.shape), dtype=np.float32) if wanted.probabilities else None,
             share=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
             entropy=np.empty((1, *grid.shape), dtype=np.float32) if wanted.agreement else None,
@@ -412,16 +415,15 @@ class Predictor:
         )
         for z0, z1 in ranges:
             self.execution.pause()
-            said = [
-                fuse_slab(
-                    (a.slab(z0, z1) for a, answer in zip(atlases, answers, strict=True) if answer.model == model),
-                    wanted.fusion,
-                    fused.performance,
-                    decision,
-                )
-                for model in models
-            ]
-            slab = said[0] if len(said) == 1 else fuse_models(said, decision)
+            if left_out:
+                seen = OpenVoxels(atlases, z0, z1, self._slab_voxels)
+                slab = seen.fused(models, wanted.fusion, fused.performance, decision)
+            else:
+                said = [
+                    fuse_slab((atlases[i].slab(z0, z1) for i in own), wanted.fusion, fused.performance, decision)
+                    for own in models
+                ]
+                slab = fuse_models(said, decision)
             fused.agreement.add(slab)
             fused.labels[z0:z1] = slab.labels.cpu().numpy()
             if fused.probabilities is not None:
@@ -434,12 +436,16 @@ class Predictor:
                 fused.confidence[0, z0:z1] = chosen.cpu().numpy()
         return fused
 
-    def _performance(self, atlases: list[MappedAnswer], ranges: list[tuple[int, int]]) -> Performance:
+    def _performance(self, atlases: list[MappedAnswer], ranges: list[tuple[int, int]], left_out: bool) -> Performance:
         """How the atlases err, from a first pass over the slabs: holding all choices would take memory, not time."""
-        patterns = Patterns(len(atlases))
+        patterns, decision = Patterns(len(atlases)), self.ensemble.decision
         for z0, z1 in ranges:
             self.execution.pause()
-            patterns.add([own_choice(*atlas.slab(z0, z1)[:2], self.ensemble.decision) for atlas in atlases])
+            if left_out:  # patterns are those of voxels at which something is seen
+                for choices in OpenVoxels(atlases, z0, z1, self._slab_voxels).choices(decision):
+                    patterns.add(choices)
+            else:
+                patterns.add([own_choice(*atlas.slab(z0, z1)[:2], decision) for atlas in atlases])
         return patterns.performance(len(self.ensemble.values))
 
 
