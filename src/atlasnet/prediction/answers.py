@@ -159,7 +159,7 @@ class MappedAnswer:
         inner, device = self._answer.grid, self._channels.device
         if self._reach is None:
             index = self._to_atlas.index_slab(inner, self._grid, z0, z1, device=device)
-            whole = (slice(0, z1 - z0), *(slice(0, n) for n in self._grid.shape[1:]))
+            whole = (slice(0, z1 - z0), slice(0, self._grid.shape[1]), slice(0, self._grid.shape[2]))
             return Reading(z0, whole, index, inside(index, inner.shape))
         (z, y, x), coverage = self._reach
         first, last = max(z0, z.start), max(z0, z.start, min(z1, z.stop))
