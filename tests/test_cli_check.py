@@ -52,6 +52,25 @@ def test_problems_are_printed_and_end_with_1(cohort: Path, capsys: pytest.Captur
     assert "2 errors" in printed
 
 
+def test_of_many_labels_each_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid, names = Grid.from_parts((4, 5, 6), (10, 10, 10)), [f"vertebra {n}" for n in range(1, 41)]
+    for number in range(2):
+        labels = np.arange(grid.voxels, dtype=np.uint8).reshape(grid.shape) % (38 + number)
+        write_volume(tmp_path / f"imagesTr/s{number}_0000.nii.gz", Volume(labels.astype(np.float32), grid))
+        write_volume(tmp_path / f"labelsTr/s{number}.nii.gz", Volume(labels, grid))
+    content = {"channel_names": {"0": "MR"}, "labels": {"background": 0} | {n: v for v, n in enumerate(names, 1)}}
+    content |= {"numTraining": 2, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert run(tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < 120
+    assert [line.split() for line in lines if line.startswith("vertebra 1 ")] == [
+        ["vertebra", "1", "1", "2", "of", "2", "4", "4", "4"]
+    ]
+    assert ["vertebra", "38", "38", "1", "of", "2", "3", "3", "3"] in [line.split() for line in lines]
+    assert ["vertebra", "40", "40", "0", "of", "2", "-", "-", "-"] in [line.split() for line in lines]
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
         run(tmp_path / "absent")

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from math import ceil
 
+MANY_LABELS = 12
+"""With more, a table has a row for each label and none a column: nobody reads a line of a hundred columns."""
+
 QUOTED = re.compile("“[^”]*”")
 """What `quoted` gives; no log takes it."""
 

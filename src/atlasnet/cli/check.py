@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from atlasnet.cli.options import (
@@ -15,15 +16,16 @@ from atlasnet.cli.options import (
 )
 from atlasnet.cli.reporting import tell
 from atlasnet.errors import require_folder
-from atlasnet.wording import counted, lengths, shortened
+from atlasnet.wording import MANY_LABELS, counted, lengths, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from atlasnet.cohort.check import CheckReport
     from atlasnet.cohort.fingerprint import Fingerprint
     from atlasnet.cohort.plan import Plan
     from atlasnet.cohort.planning import Planned
+    from atlasnet.cohort.structures import Values
     from atlasnet.network import NetworkSpec
 
 _LEAST = 5  # structures of which it is told what voxels keep
@@ -80,8 +82,11 @@ def _lines(report: CheckReport) -> list[str]:
 
     lines = [f"error: {problem}" for problem in report.errors]
     lines += [f"warning: {problem}" for problem in report.warnings]
+    many = report.cohort is not None and len(report.cohort.structures) > MANY_LABELS
     if report.cohort is not None:
         labels = ", ".join(f"{name} = {value}" for name, value in report.cohort.labels.items())
+        if many and report.fingerprint is not None:
+            labels = f"{counted(len(report.cohort.labels), 'label')}, the background among them"
         labels += "".join(
             f"; region {name} = {values}" for name, values in regions_shown(report.cohort.regions).items()
         )
@@ -93,7 +98,9 @@ def _lines(report: CheckReport) -> list[str]:
         if report.cohort.annotation:
             lines.append(report.cohort.annotation)
     if report.fingerprint is not None:
-        lines += ["", *_fingerprint_lines(report.fingerprint)]
+        lines += ["", *_fingerprint_lines(report.fingerprint, volumes=not many)]
+        if many and report.cohort is not None:
+            lines += ["", *_volume_lines(report.fingerprint, report.cohort.structures)]
     if report.planned is not None:
         lines += ["", *plan_lines(report.planned.plan), *_kept_lines(report.planned)]
     errors, warnings = len(report.errors), len(report.warnings)
@@ -118,9 +125,10 @@ def _kept_lines(planned: Planned) -> list[str]:
     return lines if planned.note is None else [*lines, f"  {planned.note}"]
 
 
-def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:
-    """A row per subject, axes nearest LPS."""
-    names = list(dict.fromkeys(name for subject in fingerprint.subjects for name in subject.label_ml))
+def _fingerprint_lines(fingerprint: Fingerprint, *, volumes: bool) -> list[str]:
+    """A row per subject, axes nearest LPS, with the volumes of all labels on request."""
+    found = dict.fromkeys(name for subject in fingerprint.subjects for name in subject.label_ml)
+    names = list(found) if volumes else []
     intensities = [f"{c} 0.5 / 50 / 99.5 %" for c in fingerprint.channels]
     rows = [["subject", "voxels x y z", "spacing mm", *intensities, *(f"{name} ml" for name in names)]]
     for subject in fingerprint.subjects:
@@ -133,6 +141,19 @@ def _fingerprint_lines(fingerprint: Fingerprint) -> list[str]:
                 *(f"{subject.label_ml[name]:.5g}" if name in subject.label_ml else "-" for name in names),
             ]
         )
+    return _table(rows)
+
+
+def _volume_lines(fingerprint: Fingerprint, structures: Mapping[str, Values]) -> list[str]:
+    """A row per label: in how many subjects it is, of those in which it was annotated, and its volumes there."""
+    from atlasnet.cohort.structures import shown
+
+    rows = [["label", "value", "found in", "least ml", "median ml", "most ml"]]
+    for name, values in structures.items():
+        annotated = [subject.label_ml[name] for subject in fingerprint.subjects if name in subject.label_ml]
+        found = [volume for volume in annotated if volume > 0]
+        told = [f"{volume:.5g}" for volume in (min(found), median(found), max(found))] if found else ["-"] * 3
+        rows.append([name, shown(values), f"{len(found)} of {len(annotated)}", *told])
     return _table(rows)
 
 
