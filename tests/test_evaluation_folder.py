@@ -222,6 +222,19 @@ def test_the_summary_holds_mean_median_and_worst_subject_per_label_and_over_labe
     assert summary["mean_over_labels"]["hausdorff_mm"]["worst"] == pytest.approx(4.0)
 
 
+def test_of_many_labels_each_has_a_row_the_lowest_first() -> None:
+    names = [f"rib {n}" for n in range(1, 41)]
+    rows = tuple(row(case, name, (n + k) / 50, 2.0) for n, name in enumerate(names) for k, case in enumerate("pq", 1))
+    lines = Table({name: n for n, name in enumerate(names, 1)}, rows).text().split("\n\n")[0].splitlines()
+    assert len(lines) == 42
+    assert max(map(len, lines)) < 110
+    assert lines[0].split()[:5] == ["subjects:", "2", "Dice", "median", "worst"]
+    assert lines[1].split()[:6] == ["rib", "1", "0.030", "0.030", "0.020", "2.000"]
+    assert lines[1].split()[-1] == "p"
+    assert lines[40].startswith("rib 40 ")
+    assert lines[41].split()[:6] == ["mean", "over", "labels", "0.420", "0.420", "0.410"]
+
+
 def test_a_table_without_a_row_has_no_means(tmp_path: Path) -> None:
     table = Table({"a": 1}, (), missing=("p",))
     assert table.summary()["mean_over_labels"]["dice"] == {

@@ -13,6 +13,8 @@ import pytest
 
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
+from atlasnet.evaluation import Table
+from atlasnet.evaluation.scores import LabelScores
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.report import (
     PredictionReport,
@@ -241,6 +243,26 @@ def test_few_cases_are_not_drawn(model: Path, tmp_path: Path) -> None:
     assert table["subjects"] == 3
     assert said in check(write_evaluation_report(tmp_path / "page.html", table)).text
     assert said not in check(write_evaluation_report(tmp_path / "page.html", table | {"subjects": 2})).text
+
+
+def test_of_many_labels_each_has_a_row_and_the_lowest_are_drawn(tmp_path: Path) -> None:
+    names = [f"rib {n:02d}" for n in range(1, 41)]
+    rows = [
+        LabelScores(case, name, (41 - n + k) / 50, 0.5, 0.5, 9.0, 8.0, 1.0, 0.5, 1.0, 1.0, "both")
+        for n, name in enumerate(names, 1)
+        for k, case in enumerate("pqr", 1)
+    ]
+    table = Table({name: n for n, name in enumerate(names, 1)}, tuple(rows)).as_json()
+    page = write_evaluation_report(tmp_path / "page.html", table)
+    summary = check(page).table("label")
+    assert [row["label"] for row in summary] == ["mean over labels", *reversed(names)]
+    assert summary[1] | {"Dice": "0.060", "median": "0.060", "worst": "0.040", "worst case": "p"} == summary[1]
+    assert summary[1]["HD95, mm"] == "8.000"
+    assert "the 12 of 40 labels with the lowest mean Dice" in check(page).text
+    legend = page.read_text(encoding="utf-8").split("<svg")[1].split("</svg>")[0]
+    assert [name for name in names if name in legend] == names[28:]
+    few = check(write_evaluation_report(tmp_path / "few.html", Table({"rib 01": 1}, tuple(rows[:3])).as_json()))
+    assert [row["score"] for row in few.table("label")][:2] == ["Dice", "sensitivity"]
 
 
 def test_a_long_table_shows_the_lowest_rows(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from atlasnet.errors import InputError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
 from atlasnet.evaluation.scores import LabelScores, Presence, SliceScores, columns
 from atlasnet.execution import atomic_path, read_json, write_json
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import MANY_LABELS, counted, shortened
 
 # Every score that is summarised: its heading, and whether larger is better.
 SCORES = {
@@ -32,6 +32,8 @@ SCORES = {
 
 # What it is called where a label is in both maps, or in the one, or in none.
 WORDS = {"both": "found", "reference": "missed", "prediction": "found where there is none", "neither": "in neither map"}
+
+_OF_MANY = ("hd95_mm", "average_contour_distance_mm", "surface_dice")  # shown beside Dice where labels are many
 
 _LARGEST = 2**30  # bytes of a table; one of slices has a few hundred for each label of each
 Summary = dict[str, dict[str, Any]]
@@ -353,11 +355,48 @@ def _not_in_both(presence: Mapping[str, Mapping[str, Any]], of: str = "subjects"
     return ["\n".join(lines)] if lines else []
 
 
+def _text_of_many(summary: Mapping[str, Any], subjects: int, headings: Mapping[str, str]) -> str:
+    """A row for each label, the lowest mean Dice first: Dice, and the means of other scores, as a terminal has room."""
+    others = [score for score in _OF_MANY if score in summary["mean_over_labels"]]
+    blocks = sorted(summary["labels"].items(), key=lambda block: block[1]["dice"]["mean"])
+    blocks.append(("mean over labels", summary["mean_over_labels"]))
+    rows = [
+        [
+            f"subjects: {subjects}",
+            "Dice",
+            "median",
+            "worst",
+            *(_short(headings[name]) for name in others),
+            "worst subject",
+        ]
+    ]
+    for label, block in blocks:
+        dice = [block["dice"][key] for key in ("mean", "median", "worst")]
+        cells = ["-" if value is None else f"{value:.3f}" for value in (*dice, *(block[s]["mean"] for s in others))]
+        rows.append([label, *cells, block["dice"]["worst_case"]])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        numbers = [f"{cell:>{width}}" for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+        lines.append("  ".join([f"{row[0]:{widths[0]}}", *numbers, row[-1]]))
+    undefined = any(entry["undefined"] for block in summary["labels"].values() for entry in block.values())
+    left_out = ", of which those without a value are left out" if undefined else ""
+    said = f"Median, worst and worst subject are of Dice; the others are means over the subjects{left_out}."
+    return "\n".join([*lines, "", f"{said} The table has all scores."])
+
+
+def _short(heading: str) -> str:
+    """A heading of a column."""
+    return heading.replace("average contour distance", "ACD").replace("surface Dice at", "surface")
+
+
 def _text(summary: Mapping[str, Any], subjects: int, tolerance: float) -> str:
     headings = {name: heading for name, (heading, _) in SCORES.items()} | {
         "surface_dice": f"surface Dice at {tolerance:g} mm"
     }
     blocks = [*summary["labels"].items()]
+    if len(blocks) > MANY_LABELS:
+        return _text_of_many(summary, subjects, headings)
     if len(blocks) != 1:
         blocks.append(("mean over labels", summary["mean_over_labels"]))
     width = max(len(headings[score]) for _, block in blocks for score in block)

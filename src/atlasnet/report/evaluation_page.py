@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from atlasnet.evaluation.table import SCORES, WORDS
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import MANY_LABELS, counted, shortened
 
 _VOLUMES = {"volume_ml": "volume, ml", "reference_volume_ml": "reference, ml"}
 _FEWEST_DRAWN = 3  # cases, below which a chart says less than the table
@@ -58,8 +59,13 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
             if dice:
                 curves[label] = [Point(place, value) for place, value in enumerate(dice, start=1)]
         x = "cases, from the lowest Dice of each label to the highest"
+        said = "Dice of every case, label by label, sorted."
+        if len(curves) > MANY_LABELS:
+            lowest = sorted(curves, key=lambda label: fmean(point.y for point in curves[label]))[:MANY_LABELS]
+            said = f"{said[:-1]}: the {MANY_LABELS} of {len(curves)} labels with the lowest mean Dice."
+            curves = {label: curves[label] for label in lowest}
         figure = curve_figure(curves, x=x, y="Dice", marked=table["subjects"] <= _MOST_MARKED)
-        page.svg(svg(figure), "Dice of every case, label by label, sorted.")
+        page.svg(svg(figure), said)
     page.heading("Cases")
     said = "The case and label with the lowest Dice comes first; a click on a heading sorts by it."
     if len(table["rows"]) > MOST_ROWS:
@@ -91,8 +97,12 @@ def _summary(
     page: Page, summary: Mapping[str, Any], tolerance: float, intervals: Mapping[str, list[float] | None]
 ) -> None:
     blocks = dict(summary["labels"])
+    many = len(blocks) > MANY_LABELS
     if len(blocks) != 1:
         blocks["mean over labels"] = summary["mean_over_labels"]
+    if many:
+        _summary_of_many(page, blocks, tolerance, intervals)
+        return
     head = ["label", "score", "mean", "median", "worst", "worst case"]
     entries = [entry for block in blocks.values() for entry in block.values()]
     counts = {"undefined": "undefined", "undefined_slices": "undefined slices"}
@@ -109,6 +119,33 @@ def _summary(
                 row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")
             rows.append(row)
     page.table(head, rows, words=["score", "worst case"])
+
+
+def _summary_of_many(
+    page: Page,
+    blocks: Mapping[str, Mapping[str, Any]],
+    tolerance: float,
+    intervals: Mapping[str, list[float] | None],
+) -> None:
+    """A row for each label, the lowest mean Dice first: Dice, and the means of the other scores."""
+    *labels, over_all = blocks
+    order = [over_all, *sorted(labels, key=lambda label: blocks[label]["dice"]["mean"])]
+    others = [score for score in blocks[over_all] if score != "dice"]
+    head = ["label", "Dice", "median", "worst", "worst case", *(["95 % interval"] if intervals else [])]
+    rows = []
+    for label in order:
+        dice = blocks[label]["dice"]
+        row = [label, *(number(dice[key]) for key in ("mean", "median", "worst")), dice["worst_case"]]
+        if intervals:
+            between = intervals.get(label)
+            row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")
+        rows.append([*row, *(number(blocks[label][score]["mean"]) for score in others)])
+    page.table([*head, *(_heading(score, tolerance) for score in others)], rows, words=["worst case"], main=0)
+    page.text(
+        f"Median, worst, worst case{', interval' if intervals else ''}: of Dice. The others are means over the cases; "
+        "those without a value are left out. The lowest mean Dice comes first.",
+        small=True,
+    )
 
 
 def _presence(page: Page, presence: Mapping[str, Mapping[str, Any]], of: str = "cases") -> None:
