@@ -10,6 +10,7 @@ import re
 import tomllib
 from base64 import b64decode
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +19,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from atlasnet.errors import AtlasNetError, UnusualInputError
-from atlasnet.prediction import Batch
+from atlasnet.prediction import Batch, Prediction
 from atlasnet.report.page import Cell, Page
 from atlasnet.report.pair import add_panels, pair_panels
 from atlasnet.report.prediction_page import _time, write_batch_report
@@ -114,6 +115,21 @@ def test_cases_without_a_result_are_on_top_of_a_batchs_page(tmp_path: Path) -> N
     assert "s1: no atlas" in text
     assert "s2: refused: the scan is mirrored" in text
     assert "Every case was segmented" not in text
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_a_batchs_page_has_a_column_for_each_label_unless_they_are_many(tmp_path: Path, count: int) -> None:
+    names = [f"rib {n}" for n in range(1, count + 1)]
+    volumes = dict.fromkeys(names, 1.5) | {"rib 1": 0.0}
+    record: dict[str, Any] = {"agreement": {"foreground": 0.9}, "warnings": [], "atlases": [{"quality": 0.8}]}
+    record |= {"volumes_ml": volumes, "seconds": {"network": 1.0}}
+    (tmp_path / "s1.json").write_text(json.dumps(record))
+    batch = Batch(written={"s1": tmp_path / "s1.nii.gz"})
+    (row,) = check(write_batch_report(tmp_path / "report.html", batch, names)).table("case")
+    told = {"rib 1, ml": "0", "rib 2, ml": "1.5"} if count == 2 else {"labels found": "39 of 40"}
+    assert {name: value for name, value in row.items() if "rib" in name or "labels" in name} == told
+    line = Prediction(labels=block(), record=record).summary()
+    assert line == ("rib 1 0 ml, rib 2 1.5 ml" if count == 2 else "39 of 40 labels found") + "; agreement 0.900"
 
 
 # Slices

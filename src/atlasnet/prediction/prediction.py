@@ -12,7 +12,7 @@ from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.registration import require_quality
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume
-from atlasnet.wording import counted
+from atlasnet.wording import MANY_LABELS, counted
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,11 @@ class Prediction:
         return f"Prediction({self.summary()}{warned}; labels {self.labels!r})"
 
     def summary(self) -> str:
-        """One line: the volume of each label, how far the atlases agreed, and the Dice that is expected of that."""
-        volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in self.record["volumes_ml"].items())
+        """One line: the volume of each label, of many how many were found, agreement, and the Dice that is expected."""
+        found = self.record["volumes_ml"]
+        volumes = ", ".join(f"{name} {ml:.4g} ml" for name, ml in found.items())
+        if len(found) > MANY_LABELS:
+            volumes = f"{sum(ml > 0 for ml in found.values())} of {len(found)} labels found"
         agreement = self.record["agreement"]["foreground"]
         parts = [volumes, "nothing found" if agreement is None else f"agreement {agreement:.3f}"]
         if (estimate := (self.record.get("estimated_dice") or {}).get("mean")) is not None:

@@ -18,7 +18,7 @@ from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
 from atlasnet.report.stack import add_stacks, agreement_layer, image_layer, label_layer, stacks
 from atlasnet.report.viewer import Shown, add_viewer
 from atlasnet.volume import Volume, canonical
-from atlasnet.wording import counted
+from atlasnet.wording import MANY_LABELS, counted
 
 LABELS = "labels"  # in a folder, the stem of the files that name and colour its labels
 _ALONE = "range over single atlases, ml"  # heading of volumes
@@ -248,7 +248,7 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
                 str(warned),
                 number(agreement),
                 number(least),
-                *(number(record["volumes_ml"].get(label), ".4g") for label in names),
+                *_volume_cells(record["volumes_ml"], names),
                 number(sum(record["seconds"].values()), ".1f"),
             ]
             estimate = (record.get("estimated_dice") or {}).get("mean")
@@ -261,7 +261,7 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
         "warnings",
         "agreement",
         "lowest registration quality",
-        *(f"{name}, ml" for name in names),
+        *(["labels found"] if len(names) > MANY_LABELS else [f"{name}, ml" for name in names]),
         "seconds",
         *(["estimated Dice, mean"] if told else []),
     ]
@@ -270,3 +270,10 @@ def write_batch_report(path: Path, batch: Batch, names: Sequence[str]) -> Path:
         page.table(head, [[*row, *([estimated] if told else [])] for _, row, estimated in found])
     page.text(NO_DEVICE, small=True)
     return page.write(path)
+
+
+def _volume_cells(volumes: Mapping[str, float], names: Sequence[str]) -> list[str]:
+    """The volume of every structure, or of many how many were found: each has a row on the page of the case."""
+    if len(names) > MANY_LABELS:
+        return [f"{sum(volumes.get(name, 0) > 0 for name in names)} of {len(names)}"]
+    return [number(volumes.get(name), ".4g") for name in names]
