@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -234,3 +236,46 @@ def test_slices_lie_across_the_thickest_axis_then_across_the_patients_length(
     spacing: tuple[float, ...], direction: NDArray[np.float64], axis: int
 ) -> None:
     assert slice_axis(Grid.from_parts((5, 6, 7), spacing, (0, 0, 0), direction)) == axis
+
+
+@pytest.mark.parametrize("ignore_label", [None, 11])
+def test_every_label_is_looked_for_where_it_is_with_the_scores_of_the_whole_scan(
+    ignore_label: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(3)
+    truth = np.arange(12, dtype=np.int32).reshape(3, 2, 2).repeat(4, 0).repeat(5, 1).repeat(6, 2)
+    found = np.where(generator.random(truth.shape) < 0.1, generator.integers(0, 12, truth.shape), truth)
+    found[found == 5] = 0
+    found[0, 0, 0] = -70000  # many times as far from the others as there are values
+    grid, spacing = Grid.from_parts(truth.shape, (1.0, 1.5, 2.0)), (2.0, 1.5, 1.0)
+    looked_at: list[int] = []
+
+    def where(array: NDArray[Any], value: Any) -> NDArray[np.bool_]:
+        looked_at.append(array.size)
+        return np.asarray(array == value)
+
+    monkeypatch.setattr("atlasnet.evaluation.scores.where", where)
+    labels = {str(value): value for value in range(1, 11)} | {"absent": 99}
+    rows = evaluate_subject(
+        Volume(found[None], grid), Volume(truth[None], grid), labels, ignore_label=ignore_label
+    ).rows
+    ignored = None if ignore_label is None else truth == ignore_label
+    for row, value in zip(rows, labels.values(), strict=True):
+        ours, theirs = (found == value, truth == value)
+        if ignored is not None:
+            ours &= ~ignored
+        distances = ContourDistances.between(ours, theirs, spacing, ignored)
+        assert row.hd95_mm == distances.hausdorff(95)
+        assert row.average_contour_distance_mm == distances.average()
+        assert row.surface_dice == distances.surface_dice(1.0)
+        assert row.volume_ml == pytest.approx(ours.sum() * 0.003)
+        assert row.reference_volume_ml == pytest.approx(theirs.sum() * 0.003)
+    assert rows[4].presence == "reference"
+    assert rows[-1].presence == "neither"
+    assert looked_at[-2:] == [0, 0]
+    assert all(size <= truth.size for size in looked_at)
+
+    blocks = Volume(truth[None], grid)
+    looked_at.clear()
+    evaluate_subject(blocks, blocks, labels, ignore_label=ignore_label)
+    assert max(looked_at) <= 6 * 6 * 7  # a block of 4 x 5 x 6 and a voxel around it within the scan

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atlasnet.cohort import Subject, find_masks
 from atlasnet.cohort.annotated import ANNOTATED
@@ -18,7 +16,14 @@ from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.structures import Values, all_values, structures_of
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
-from atlasnet.evaluation.scores import LabelScores, SliceScores, SubjectScores, check_ignore_label, evaluate_subject
+from atlasnet.evaluation.scores import (
+    LabelScores,
+    SliceScores,
+    SubjectScores,
+    check_ignore_label,
+    evaluate_subject,
+    label_values,
+)
 from atlasnet.evaluation.table import Table, unannotated
 from atlasnet.execution import Execution, in_order
 from atlasnet.volume import Volume
@@ -26,7 +31,6 @@ from atlasnet.volume.io import read_labels
 from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_stem, of_slicer
 from atlasnet.wording import counted, shortened
 
-_TABLE_SIZE = 2**20
 _LABEL_MAPS = ("labelsTr", "labelsTs", "labels", "predictions")  # of cohorts and cross-validations
 
 # What `atlasnet predict` writes beside CASE on request; they are no predictions to score.
@@ -200,18 +204,6 @@ class _Pair:
     prediction: Volume
     reference: Volume
     mask: Volume | None
-
-
-def label_values(array: NDArray[Any]) -> set[int]:
-    """The distinct values of an integer array, without sorting it where their range is small."""
-    low, high = int(array.min()), int(array.max())
-    if high - low >= _TABLE_SIZE:
-        return {int(value) for value in np.unique(array)}
-    seen = np.zeros(high - low + 1, dtype=bool)
-    # Slice by slice: the index array is 8 bytes a voxel.
-    for part in array.reshape(-1, array.shape[-1] * array.shape[-2]):
-        seen[part.astype(np.int64) - low] = True
-    return {int(index) + low for index in np.flatnonzero(seen)}
 
 
 def _cases(path: Path) -> dict[str, Path]:
