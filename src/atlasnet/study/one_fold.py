@@ -12,7 +12,6 @@ from atlasnet.errors import AtlasNetError, Cancelled, InputError
 from atlasnet.execution import (
     Execution,
     NamingReporter,
-    atomic_path,
     file_digest,
     hold,
     read_json,
@@ -194,8 +193,7 @@ class FoldWork:
             except AtlasNetError as error:
                 self.execution.reporter.warn(f"{name}: {error}")
                 continue
-            with atomic_path(samples_path(self.folder, name)) as place:
-                samples.write(place)
+            samples.write(samples_path(self.folder, name))
             kept = {"fusion_samples_sha256": file_digest(samples_path(self.folder, name))}
             write_prediction(prediction, path, provenance=made_of[name] | kept)
 

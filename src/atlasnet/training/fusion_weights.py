@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scipy.optimize import minimize
 from scipy.special import softmax
 from torch import Tensor
 
 from atlasnet.cohort.structures import Hidden
+from atlasnet.execution import save_tensors
 from atlasnet.registration import SMALLEST_DISTANCE
 from atlasnet.training.evidence import finite
 
@@ -160,8 +161,8 @@ class FusionSamples:
         return FusionSamples(*(array[..., voxels] for array in vars(self).values()))
 
     def write(self, path: Path) -> None:
-        """Keep them."""
-        save_file({name: np.ascontiguousarray(array) for name, array in vars(self).items()}, path)
+        """Keep them, atomically."""
+        save_tensors(path, {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in vars(self).items()})
 
     @classmethod
     def read(cls, path: Path) -> FusionSamples:
