@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from atlasnet.errors import InputError
 
 _WAIT = "wait for it, or give this run a place of its own"
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
     """Hold a lock for this process; it goes with the process, however that ends, and its file with the block.
+
+    On a file system that knows no locks, such as Lustre mounted without them, the file itself is the lock. One that a
+    process left which was killed is then known as such on the same machine alone.
 
     Args:
         lock: a file that is there for nothing else; its folder is made, and removed again where nothing came into it.
@@ -34,12 +40,22 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
         with _uninterrupted():
             try:
                 lock.parent.mkdir(parents=True, exist_ok=True)
-                held.acquire()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # that the file itself is the lock
+                    held.acquire()
             except Timeout as error:
-                raise InputError(busy, path=place, remedy=_WAIT) from error
+                killed = f"; if it was killed on another machine, delete {lock}"
+                what_mends = _WAIT + killed if isinstance(held, SoftFileLock) else _WAIT
+                raise InputError(busy, path=place, remedy=what_mends) from error
             except OSError as error:
-                said = str(error)
-                raise InputError("nothing can be written there", path=place, found=said, remedy=remedy) from error
+                problem, what_mends = "nothing can be written there", remedy
+                if error.errno in _NO_LOCKS:
+                    problem = "the file system locks no files"
+                    what_mends += " on another file system, or have locks switched on"
+                elif isinstance(error, PermissionError) and lock.exists():
+                    problem = "another user works there, or was stopped there"
+                    what_mends += f"; or, if nobody works there any more, delete {lock}"
+                raise InputError(problem, path=place, found=str(error), remedy=what_mends) from error
         yield
     finally:
         with _uninterrupted():

@@ -1,0 +1,114 @@
+"""Folders that several users and machines work in: locks where file systems have none, and what others may read."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atlasnet.errors import InputError
+from atlasnet.execution import WorkFolder, hold_folder
+from atlasnet.training.fusion_weights import FusionSamples
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions as POSIX has them")
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A file system that answers every lock with this error."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+
+@pytest.mark.parametrize("without_locks", [errno.ENOSYS], indirect=True)
+def test_where_files_cannot_be_locked_the_file_is_the_lock(without_locks: None, tmp_path: Path) -> None:
+    busy = pytest.raises(InputError, match="another process works in this folder")
+    with hold_folder(tmp_path), busy, hold_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    with hold_folder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("without_locks", [errno.ENOSYS], indirect=True)
+def test_a_lock_that_a_process_left_is_taken_or_said_to_be_one_to_delete(without_locks: None, tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    context = multiprocessing.get_context("fork")
+    killed = context.Process(target=_hold_and_die, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert lock.exists()
+    with hold_folder(tmp_path):  # of a process of this machine that is no more
+        pass
+    lock.write_text("4242\nnode7\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"if it was killed on another machine, delete {lock}"), hold_folder(tmp_path):
+        pass
+    assert lock.exists()
+    lock.unlink()
+    with hold_folder(tmp_path):
+        pass
+
+
+def _hold_and_die(folder: Path) -> None:
+    with hold_folder(folder):
+        os._exit(9)
+
+
+@pytest.mark.parametrize("without_locks", [errno.ENOLCK, errno.EOPNOTSUPP], indirect=True)
+def test_a_file_system_that_refuses_locks_is_said_to_do_so(without_locks: None, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught, WorkFolder(tmp_path).locked():
+        pass
+    assert "the file system locks no files" in str(caught.value)
+    assert "--work on another file system" in str(caught.value)
+
+
+def test_the_lock_of_another_user_s_killed_process_is_named() -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are closed to others
+        lock = Path(place) / ".lock"
+        with _bound_by_permissions(lock), pytest.raises(InputError) as caught, hold_folder(lock.parent):
+            pass
+    assert "another user works there, or was stopped there" in str(caught.value)
+    assert str(caught.value).endswith(f"if nobody works there any more, delete {lock}")
+
+
+@contextmanager
+def _bound_by_permissions(file: Path) -> Iterator[None]:
+    """Inside the block a file is there that this process may not write, in a folder in which it may."""
+    root = os.geteuid() == 0
+    file.touch()
+    file.chmod(0o444)
+    file.parent.chmod(0o777)
+    if root:
+        os.seteuid(65534)
+    try:
+        if not os.access(file, os.R_OK, effective_ids=True):
+            pytest.skip("TMPDIR lies in a folder that is closed to other users")
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_what_is_kept_of_a_fold_has_the_permissions_that_other_files_have(mask: int, tmp_path: Path) -> None:
+    samples = FusionSamples(np.ones((2, 3)), np.ones((3, 2, 3)), np.ones((2, 3), bool))
+    before = os.umask(mask)
+    try:
+        samples.write(tmp_path / "new" / "s.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / "s.safetensors").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o777 & ~mask
+    assert FusionSamples.read(tmp_path / "new" / "s.safetensors").reached.dtype == np.bool_
