@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.errors import Cancelled, InputError
+from atlasnet.execution.control_groups import available_threads
 from atlasnet.execution.memory import require_memory
 from atlasnet.execution.reporter import Reporter, SilentReporter
 
@@ -22,13 +22,6 @@ Place = tuple[int, tuple[int, ...], tuple[int, ...], str]
 
 def _never() -> bool:
     return False
-
-
-def _available_threads() -> int:
-    """The processors that this process may use, where the system tells; else all of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -59,7 +52,7 @@ class Execution:
 
     Args:
         device: a torch device name such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        threads: CPU threads; by default all that this process may use. On the CPU, what networks
+        threads: CPU threads; by default `available_threads`. On the CPU, what networks
             give is a function of it, what the built-in registration gives is not.
         seed: the origin of every random number.
         reporter: follows the work.
@@ -68,7 +61,7 @@ class Execution:
     """
 
     device: str = "cpu"
-    threads: int = field(default_factory=_available_threads)
+    threads: int = field(default_factory=available_threads)
     seed: int = 0
     reporter: Reporter = field(default_factory=SilentReporter, repr=False)
     cancelled: Callable[[], bool] = field(default=_never, repr=False)

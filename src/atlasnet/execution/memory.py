@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atlasnet.errors import InputError
+from atlasnet.execution.control_groups import CGROUPS, PROC, control_groups
 
 GIB = 2**30
-
-_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Room:
     what: str
 
 
-def memory_left(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Room | None:
+def memory_left(proc: Path = PROC, cgroups: Path = CGROUPS) -> Room | None:
     """What this process may take beyond what it has: the least that machine, control group and ``ulimit`` leave.
 
     Args:
@@ -42,7 +41,7 @@ def memory_left(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Room | None:
 
 def memory_held() -> int:
     """Bytes that this process has in memory now; 0 where the system does not tell."""
-    return _held(_PROC, 1)
+    return _held(PROC, 1)
 
 
 def require_memory(needed: float, remedy: str, path: Path | None = None) -> None:
@@ -84,29 +83,12 @@ def _machine(proc: Path) -> Room | None:
 
 def _groups(proc: Path, cgroups: Path) -> list[Room]:
     """What the control groups of this process leave, those that they are in included."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = cgroups, ("memory.max", "memory.current", "")
-        elif "memory" in controllers.split(","):
-            root = cgroups / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
-        else:
-            continue
-        place = root / path.lstrip("/")
-        # In a container the path may be that of the host, of which only the mount's root is seen.
-        for folder in (place, *place.parents):
-            room = _group(folder, *names)
-            if room is not None:
-                found.append(room)
-            if folder == root:
-                break
-    return found
+    names = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        2: ("memory.max", "memory.current", ""),
+    }
+    rooms = [_group(folder, *names[version]) for folder, version in control_groups("memory", proc, cgroups)]
+    return [room for room in rooms if room is not None]
 
 
 def _group(folder: Path, limit: str, usage: str, prefix: str) -> Room | None:
