@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = ("SIGTERM", "SIGHUP")  # docker stop, scancel, kill; a terminal that is closed
+# docker stop, scancel, kill; a terminal that is closed; what schedulers send before a job's time is over
+_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 _TIDYING = {module.__file__ for module in (shutil, tempfile, weakref)}
 _AT_ONCE = 1.0  # seconds within which several are one: shell and system both tell of a closed terminal
 
@@ -52,7 +53,7 @@ def _again(number: int) -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise `Ended` where SIGTERM or SIGHUP would end the process at once, and leave temporary files and locks behind.
+    """Raise `Ended` where such a signal would end the process at once, and leave temporary files and locks behind.
 
     One that is ignored, as SIGHUP is under nohup, or handled by whoever calls us, stays so; so do all in other threads
     than the main one, in which Python hears of signals.

@@ -69,7 +69,7 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                         lock.parent.rmdir()
 
 
-_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 @contextmanager
