@@ -301,8 +301,9 @@ def make_folder(path: Path) -> list[Path]:
     """Create the folder of the output, before any work is done for it; which folders were made, the inmost first.
 
     Raises:
-        InputError: it cannot be created, or nothing can be written there.
+        InputError: it cannot be created, or nothing can be written there, nor where temporary files lie.
     """
+    _require_temporary()
     absent = [folder for folder in (path, *path.parents) if not folder.exists()]
     with _unwritable("the output folder", path):
         path.mkdir(parents=True, exist_ok=True)
@@ -321,8 +322,9 @@ def require_writable(path: Path, option: str = "-o") -> None:
     """Find out before any work that the file after an option cannot be written; nothing is left of the attempt.
 
     Raises:
-        InputError: the folder in which it would lie, or be made, takes no file.
+        InputError: the folder in which it would lie, or be made, takes no file, nor does any for temporary ones.
     """
+    _require_temporary()
     folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
     with _unwritable("the output", path, option), tempfile.TemporaryFile(dir=folder):
         pass
@@ -356,6 +358,20 @@ def require_file(path: Path, suffix: str, read: Callable[[Path], object] | None 
                 remedy=f"give another name after {option}, or move the file away",
             ) from error
     require_writable(path, option)
+
+
+def _require_temporary() -> None:
+    """Refuse to begin where no temporary file can be written: hours of work would end with that.
+
+    Raises:
+        InputError: there is no place for one.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise InputError(
+            "there is no folder for temporary files", found=str(error), remedy="name one with TMPDIR=FOLDER"
+        ) from error
 
 
 @contextmanager
