@@ -189,7 +189,7 @@ def test_the_exit_codes_are_in_the_help(capsys: Capture) -> None:
         main(["--help"])
     said = capsys.readouterr().out
     codes = re.findall(r"^  (\d+) ", said.split("exit codes:")[1], re.MULTILINE)
-    assert codes == ["0", "1", "2", "3", "129", "130", "143"]
+    assert codes == ["0", "1", "2", "3", "129", "130", "138", "143"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
@@ -223,7 +223,7 @@ def test_130_ctrl_c_ends_cleanly_and_says_how_to_go_on(scan: Path, model: Model,
 
 
 def _default_signals() -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore them
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from atlasnet.cli.options import (
@@ -71,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the table, print its summary."""
     from atlasnet.evaluation import evaluate_folder, table_path
-    from atlasnet.execution import Execution
+    from atlasnet.execution import Execution, say
 
     path = table_path(args.output)
     require_writable(path)
@@ -95,5 +94,5 @@ def run(args: argparse.Namespace) -> int:
         written.append(write_evaluation_report(path.with_suffix(".html"), table.as_json()))
     tell(args, table.text(), table.as_json())
     if not args.json and not args.quiet:
-        print("\nwritten: " + ", ".join(str(file) for file in written), file=sys.stderr)
+        say("\nwritten: " + ", ".join(str(file) for file in written))
     return 0

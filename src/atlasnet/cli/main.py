@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from atlasnet import __version__
 from atlasnet.cli.misuse import Misuse, log_misuse
@@ -30,6 +30,7 @@ EXIT_CODES = """exit codes:
   129  stopped by SIGHUP (a terminal that was closed), as by the user
   130  stopped by the user (Ctrl-C); learn-metrics, train, predict, study and demo go on when the same command is given
        again
+  138  stopped by SIGUSR1 (sbatch --signal=USR1@60), as by the user; 140 by SIGUSR2, 152 by SIGXCPU
   143  stopped by SIGTERM (kill, docker stop, scancel), as by the user"""
 RESUMED = ("demo", "learn-metrics", "train", "predict", "study")
 VERBS = ("demo", "convert", "check", "register", "learn-metrics", "train", "predict", "evaluate", "study", "model")
@@ -81,26 +82,51 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (by default those of the process) and return its exit code."""
+    _open_what_is_closed()
     _print_whatever_it_is()
+    try:
+        return _main(arguments)
+    except BrokenPipeError:  # the reader of our output, `head` for one, has had enough
+        return 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _let_go(stream)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     command = parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what could come next
         import argcomplete
 
         argcomplete.autocomplete(command)
     try:
-        try:
-            args, unknown = command.parse_known_args(arguments)
-            if unknown:
-                _Parser(prog=f"{command.prog} {args.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
-        except Misuse as misuse:
-            words = sys.argv[1:] if arguments is None else arguments
-            log_misuse(words, next((word for word in words if word in VERBS), ""), misuse.message)
-            raise
-        with ended_by_signals():
-            return _run(args)
-    except BrokenPipeError:  # the reader of our output, `head` for one, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        args, unknown = command.parse_known_args(arguments)
+        if unknown:
+            _Parser(prog=f"{command.prog} {args.verb}").error(f"unrecognized arguments: {' '.join(unknown)}")
+    except Misuse as misuse:
+        words = sys.argv[1:] if arguments is None else arguments
+        log_misuse(words, next((word for word in words if word in VERBS), ""), misuse.message)
+        raise
+    with ended_by_signals():
+        return _run(args)
+
+
+def _open_what_is_closed() -> None:
+    """Standard streams that were closed before us, as by ``2>&-``, lead nowhere; a result would take their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def _let_go(stream: TextIO) -> None:
+    """Of what a stream takes no more, on a full disk or in a closed pipe: Python would end with a code of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def _print_whatever_it_is() -> None:
@@ -110,15 +136,17 @@ def _print_whatever_it_is() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from atlasnet.execution import say
+
     try:
         return run_verb(args)
     except AtlasNetError as error:
-        print(f"atlasnet {args.verb}: error: {error}", file=sys.stderr)
+        say(f"atlasnet {args.verb}: error: {error}")
         return error.exit_code
     except KeyboardInterrupt as stop:
         code, who = ending(stop)
         goes_on = "the same command goes on from here" if args.verb in RESUMED else "no file was left half written"
-        print(f"\natlasnet {args.verb}: stopped by {who}; {goes_on}", file=sys.stderr)
+        say(f"\natlasnet {args.verb}: stopped by {who}; {goes_on}")
         return code
 
 

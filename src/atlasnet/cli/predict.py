@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict case after case; one that fails or is refused is reported at the end and makes the exit code 1 or 3."""
     from atlasnet.cohort import masked
+    from atlasnet.execution import say
     from atlasnet.prediction import (
         Ensemble,
         PredictOptions,
@@ -213,7 +213,7 @@ def run(args: argparse.Namespace) -> int:
         raise next(iter(problems.values()))
     tell(args, f"{batch.summary()}; in {args.output}", result)
     for name, error in problems.items():
-        print(f"atlasnet predict: error: {name}: {error}", file=sys.stderr)
+        say(f"atlasnet predict: error: {name}: {error}")
     _tell_strays(strays)
     if unwritten is not None:
         raise unwritten
@@ -223,8 +223,10 @@ def run(args: argparse.Namespace) -> int:
 def _tell_strays(strays: Sequence[Path]) -> None:
     """Name inputs that are no scans, if any."""
     if strays:
+        from atlasnet.execution import say
+
         names = shortened([str(path) for path in strays])
-        print(f"atlasnet predict: error: no scan, and not read: {names}", file=sys.stderr)
+        say(f"atlasnet predict: error: no scan, and not read: {names}")
 
 
 def _report(predictor: Predictor) -> Report:

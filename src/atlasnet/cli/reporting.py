@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 import time
@@ -34,7 +35,7 @@ _LISTS = ("subjects", "test_subjects")  # options that name a file with a name a
 def run_verb(args: argparse.Namespace) -> int:
     """Run the verb, told of on the terminal and in the log; its exit code."""
     from atlasnet.errors import AtlasNetError
-    from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log, unwritable_log
+    from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log, say, unwritable_log
 
     args.reporter = SilentReporter() if args.quiet else TextReporter()
     if args.log is None:
@@ -50,7 +51,7 @@ def run_verb(args: argparse.Namespace) -> int:
             code = _run(args)
             end = f"exit code {code}"
             if log.failure is not None:
-                print(f"atlasnet {args.verb}: error: {args.log}: the log is not whole: {log.failure}", file=sys.stderr)
+                say(f"atlasnet {args.verb}: error: {args.log}: the log is not whole: {log.failure}")
                 return code or 1
             return code
         except AtlasNetError as error:
@@ -72,8 +73,12 @@ def _run(args: argparse.Namespace) -> int:
     """Run the verb; what a full disk or memory makes it fail of is an error as any other."""
     from atlasnet.errors import explained
 
+    # Where the home folder cannot be written it warns of each place that it looks for another one, also with --quiet.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # of a result that cannot be printed the verb's error tells, and its exit code
+        return code
     except BrokenPipeError:  # nobody reads on
         raise
     except (OSError, MemoryError, RuntimeError) as problem:

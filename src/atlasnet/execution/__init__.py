@@ -22,7 +22,7 @@ from atlasnet.execution.folders import files_below, leads_nowhere, place_of, wal
 from atlasnet.execution.locks import hold, hold_folder
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
-from atlasnet.execution.reporter import NamingReporter, Reporter, SilentReporter, TextReporter, WitnessReporter
+from atlasnet.execution.reporter import NamingReporter, Reporter, SilentReporter, TextReporter, WitnessReporter, say
 from atlasnet.execution.side_by_side import in_order
 from atlasnet.execution.stages import Stages, peak_memory
 from atlasnet.execution.tensors import save_tensors
@@ -66,6 +66,7 @@ __all__ = [
     "remains_in",
     "require_absent",
     "save_tensors",
+    "say",
     "unpack",
     "unwritable_log",
     "walk",

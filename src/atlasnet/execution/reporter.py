@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from tqdm import tqdm
@@ -13,6 +14,12 @@ from atlasnet.wording import duration
 
 T = TypeVar("T")
 _SILENCE = 30.0  # seconds after which a task tells how far it is
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, above a running bar. Where it takes none, of a full disk say, work goes on."""
+    with suppress(OSError):
+        tqdm.write(text, file=sys.stderr)
 
 
 class Reporter(Protocol):
@@ -96,12 +103,12 @@ class TextReporter(SilentReporter):
 
     def note(self, text: str) -> None:
         """Print the line above a running bar."""
-        tqdm.write(text, file=sys.stderr)
+        say(text)
 
     def warn(self, text: str) -> None:
         """Keep and print the warning."""
         super().warn(text)
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        say(f"warning: {text}")
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Show a bar on a terminal; elsewhere one line when done, and one now and then before."""
