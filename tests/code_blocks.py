@@ -74,11 +74,12 @@ def calls(command: str) -> Iterator[list[str]]:
             words = shlex.split(part, comments=True)
         except ValueError:  # half of a quotation, cut off with what is around a call
             words = shlex.split(part.replace('"', ""), comments=True)
-        if "atlasnet" in words and words[: words.index("atlasnet")] in ([], ["srun"]):
+        if "atlasnet" in words and words[0] in ("atlasnet", "srun"):
             yield words[words.index("atlasnet") + 1 :]
 
 
 def options(page: Path) -> set[str]:
-    """The options that the text of a page names, as in ``--fusion``."""
+    """The options that the text of a page names, as in ``--fusion``, but those of other commands."""
     spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text(encoding="utf-8"))
-    return {word for span in spans if not span.startswith("pip") for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", span)}
+    ours = [span for span in spans if not span.startswith(("pip ", "sbatch ", "docker "))]
+    return {word for span in ours for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", span)}
