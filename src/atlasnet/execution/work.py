@@ -85,8 +85,8 @@ class WorkFolder:
         partial = final.with_name(LEFTOVER + final.name)
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            shutil.copytree(found, partial, copy_function=_link)
-        except OSError:  # shutil.Error too: whoever works there may be removing it; it can be made
+            _take(found, partial)
+        except OSError:  # whoever works there may be removing it; it can be made
             shutil.rmtree(partial, ignore_errors=True)
             return False
         move(partial, final)
@@ -104,7 +104,14 @@ class WorkFolder:
             yield
 
 
-def _link(source: str, target: str) -> None:
+def _take(source: Path, target: Path) -> None:
+    """Make a folder, with the permissions of new ones, that holds what ``source`` does."""
+    target.mkdir(parents=True)
+    for entry in source.iterdir():
+        (_take if entry.is_dir() else _link)(entry, target / entry.name)
+
+
+def _link(source: Path, target: Path) -> None:
     """Another name for the same file, which costs no space, or else a copy; a finished piece is never written to."""
     try:
         os.link(source, target)
