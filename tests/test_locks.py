@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from atlasnet.errors import InputError
-from atlasnet.execution import WorkFolder, hold_folder
+from atlasnet.execution import WorkFolder, atomic_path, hold_folder
 from atlasnet.training.fusion_weights import FusionSamples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions as POSIX has them")
@@ -99,6 +99,40 @@ def _bound_by_permissions(file: Path) -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_what_a_killed_process_had_begun_is_no_more_closed_than_what_it_had_finished(mask: int, tmp_path: Path) -> None:
+    killed = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(tmp_path, mask))
+    killed.start()
+    killed.join()
+    below = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert [path.name.partition("-")[0] for path in below if path.name.startswith(".partial")] == [".partial"]
+    assert any(path.name.startswith(".map.nii.") for path in below)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in below} == {0o777 & ~mask}
+
+
+def _write_and_die(folder: Path, mask: int) -> None:
+    os.umask(mask)
+    with WorkFolder(folder).making("registrations", "a") as made, atomic_path(made / "map.nii"):
+        os._exit(9)
+
+
+def test_what_is_taken_over_from_a_folder_closed_to_writing_can_be_removed(tmp_path: Path) -> None:
+    theirs = WorkFolder(tmp_path / "theirs")
+    with theirs.making("registrations", "a") as made:
+        (made / "below").mkdir()
+        (made / "below" / "map").write_text("whole", encoding="utf-8")
+    folders = [made for made in (tmp_path / "theirs").rglob("*") if made.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    ours = WorkFolder(tmp_path / "ours", earlier=tmp_path / "theirs")
+    assert ours.finished("registrations", "a", pytest.fail)
+    assert (ours.entry("registrations", "a") / "below" / "map").read_text(encoding="utf-8") == "whole"
+    plain = (tmp_path / "ours").stat().st_mode
+    assert {folder.stat().st_mode for folder in (tmp_path / "ours").rglob("*") if folder.is_dir()} == {plain}
+    for folder in folders:
+        folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027])

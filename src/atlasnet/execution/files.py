@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,27 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
+    with _folder_beside(target) as folder:
+        temporary = folder / target.name
         yield temporary
         with open(temporary, "r+b") as stream:  # Windows flushes what may be written only
             os.fsync(stream.fileno())
         move(temporary, target)
     _sync_folder(target.parent)
+
+
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder with the permissions of any new one: whom they let may remove what a kill leaves of it."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
+        folder = Path(name)
+        plain = folder / "plain"
+        plain.mkdir()
+        mode = stat.S_IMODE(plain.stat().st_mode)
+        plain.rmdir()
+        with suppress(OSError):  # some file systems know no permissions
+            folder.chmod(mode)
+        yield folder
 
 
 def remains_in(folder: Path) -> dict[Path, list[Path]]:
@@ -79,9 +94,8 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     target = Path(target)
     require_absent(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        # One inside, with the permissions that the user's folders have: a temporary one is closed to others.
-        temporary = Path(folder) / target.name
+    with _folder_beside(target) as folder:
+        temporary = folder / target.name
         temporary.mkdir()
         yield temporary
         move(temporary, target)
