@@ -63,7 +63,7 @@ def test_of_many_labels_each_has_a_line(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     assert run(tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) < 120
+    assert max(len(line) for line in lines if not line.startswith("warning: ")) < 120  # which name the folder
     assert [line.split() for line in lines if line.startswith("vertebra 1 ")] == [
         ["vertebra", "1", "1", "2", "of", "2", "4", "4", "4"]
     ]
