@@ -56,6 +56,14 @@ def write_study_cohort(folder: Path, seeds: Sequence[int], tests: Sequence[str])
     return write_cohort(folder, seeds)
 
 
+def write_place(folder: Path) -> Path:
+    """Data, and two scans."""
+    write_cohort(folder / "data", range(2))
+    for number in (200, 201):
+        write_volume(folder / "scans" / f"c{number}.nii.gz", subject(number)[0])
+    return folder
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Overlap of two masks."""
     return float(2 * np.sum(a & b) / (np.sum(a) + np.sum(b)))

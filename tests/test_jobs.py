@@ -21,8 +21,7 @@ from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.volume import write_volume
-from synthetic import subject, write_cohort
+from synthetic import write_place
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="shells, signals and users as POSIX has them")
 
@@ -34,11 +33,7 @@ OPTIONS = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="affine")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, and two scans."""
-    folder = tmp_path_factory.mktemp("place")
-    write_cohort(folder / "data", range(2))
-    for number in (200, 201):
-        write_volume(folder / "scans" / f"c{number}.nii.gz", subject(number)[0])
-    return folder
+    return write_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")
