@@ -121,9 +121,8 @@ def _kept_lines(planned: Planned) -> list[str]:
         return []
     here = {name: values[planned.number] for name, values in planned.kept.dice.items()}
     least = [f"{name} {here[name]:.2f}" for name in sorted(here, key=here.__getitem__)]
-    at_least = (
-        "at least " if planned.number else ""
-    )  # what the usual voxels keep enough of is not measured in finer ones
+    # What the usual voxels keep enough of is not measured in finer ones.
+    at_least = "at least " if planned.number else ""
     lines = [f"  these voxels keep       {at_least}{shortened(least, _LEAST)} (Dice of references, there and back)"]
     return lines if planned.note is None else [*lines, f"  {planned.note}"]
 

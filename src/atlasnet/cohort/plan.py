@@ -16,7 +16,8 @@ from atlasnet.cohort.normalisation import HIGH, LOW, Normalisation, number, pair
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError
 from atlasnet.execution import read_json, write_json
-from atlasnet.volume.orientation import THICK
+from atlasnet.volume.grid import Grid
+from atlasnet.volume.orientation import Orientation, slices_along, thick_axis
 from atlasnet.volume.volume import Volume
 
 NETWORK_VOXELS = 1.0e6
@@ -159,6 +160,10 @@ class Plan:
     def channels(self) -> tuple[str, ...]:
         """The channels' names."""
         return tuple(normalisation.channel for normalisation in self.normalisation)
+
+    def turn(self, grid: Grid) -> Orientation:
+        """How a canonical grid is turned to have its thick slices along ``slice_axis``; see `slices_along`."""
+        return slices_along(grid, "xyz".index(self.slice_axis))
 
     @property
     def margin(self) -> tuple[int, int, int]:
@@ -325,9 +330,8 @@ def _slice_axis(spacing: ArrayLike, flat: ArrayLike) -> int:
     """0, 1 or 2 for x, y, z: the axis of a single voxel, else the thickest, else z."""
     if np.sum(flat) == 1:
         return int(np.argmax(flat))
-    order = np.argsort(spacing, kind="stable")
-    thickest, next_one = np.asarray(spacing)[order[2]], np.asarray(spacing)[order[1]]
-    return int(order[2]) if thickest > THICK * next_one else 2
+    thick = thick_axis(spacing)
+    return 2 if thick is None else thick
 
 
 def _normalisation(fingerprint: Fingerprint, channel: int) -> Normalisation:

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.masks import within
 from atlasnet.cohort.plan import Plan
-from atlasnet.cohort.structures import Values, where
+from atlasnet.cohort.spacing import Spacing
+from atlasnet.cohort.structures import Values, all_values, where
 from atlasnet.errors import InputError
 from atlasnet.execution import Reporter, SilentReporter
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.orientation import canonical, slices_along, turned_grid
+from atlasnet.volume.label_boxes import around, label_boxes
+from atlasnet.volume.orientation import canonical, turned_grid
 from atlasnet.volume.resample import resample
-from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
 
 COARSE = 0.85
@@ -32,12 +32,8 @@ ENOUGH = 0.9
 
 _FINER = 2 ** (1 / 3)  # from one spacing that is tried to the next: twice the voxels
 _TRIED = 10
-_OFF = (
-    0.32,
-    0.17,
-    0.05,
-)  # of a voxel: where scans are not mapped by a whole number of voxels, no sample lies between two
-Three = tuple[float, float, float]
+# Of a voxel: scans are not mapped by whole numbers of voxels, hence no sample lies midway between two.
+_OFF = (0.32, 0.17, 0.05)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Kept:
             voxels are as fine as the scan's. Once it is `ENOUGH` it is not measured any finer.
     """
 
-    spacings: tuple[Three, ...]
+    spacings: tuple[Spacing, ...]
     dice: Mapping[str, tuple[float, ...]]
 
     def lost(self, number: int = 0) -> dict[str, float]:
@@ -107,8 +103,8 @@ def kept_by(cohort: Cohort, plan: Plan, scans: ArrayLike, reporter: Reporter | N
         except InputError:
             continue
         turned, _ = canonical(labels if mask is None else within(labels, mask))
-        along = slices_along(turned.grid, "xyz".index(plan.slice_axis))
-        turned = Volume(along.apply(turned.array), turned_grid(turned.grid, along))
+        turn = plan.turn(turned.grid)
+        turned = Volume(turn.apply(turned.array), turned_grid(turned.grid, turn))
         structures = {name: values for name, values in cohort.told_of(subject).items() if name in cohort.structures}
         for name, dice in there_and_back(turned, structures, tried).items():
             found.setdefault(name, []).append(dice)
@@ -116,7 +112,7 @@ def kept_by(cohort: Cohort, plan: Plan, scans: ArrayLike, reporter: Reporter | N
     return Kept(tried, {name: tuple(values) for name, values in medians.items()}) if medians else None
 
 
-def spacings(planned: Three, scans: ArrayLike) -> tuple[Three, ...]:
+def spacings(planned: Spacing, scans: ArrayLike) -> tuple[Spacing, ...]:
     """The planned spacing and finer ones, by the same factor along every axis, to that of the scans."""
     result = [planned]
     while len(result) < _TRIED and any(np.less(np.multiply(scans, 1.01), result[-1])):
@@ -126,7 +122,9 @@ def spacings(planned: Three, scans: ArrayLike) -> tuple[Three, ...]:
     return tuple(result)
 
 
-def there_and_back(labels: Volume, structures: Mapping[str, Values], tried: Sequence[Three]) -> dict[str, list[float]]:
+def there_and_back(
+    labels: Volume, structures: Mapping[str, Values], tried: Sequence[Spacing]
+) -> dict[str, list[float]]:
     """The Dice of each structure with itself after it was sampled at spacings and read back; see `Kept`.
 
     Args:
@@ -134,15 +132,15 @@ def there_and_back(labels: Volume, structures: Mapping[str, Values], tried: Sequ
         structures: by name, their values; those that do not occur are left out.
         tried: (x, y, z) in mm, from coarse to fine.
     """
-    result = {}
+    array, result = labels.array[0], {}
+    boxes = label_boxes(array)
+    margin = np.ceil(2 * np.divide(tried[0], labels.grid.spacing))[::-1].astype(int).tolist()
     for name, values in structures.items():
-        inside = where(labels.array[0], values)
-        boxes = ndimage.find_objects(inside.view(np.uint8))
-        if not boxes:
+        held = [boxes[value] for value in all_values(values) if value in boxes]
+        if not held:
             continue
-        margin = np.ceil(2 * np.divide(tried[0], labels.grid.spacing))[::-1].astype(int)
-        box = grown(boxes[0], margin.tolist(), inside.shape)
-        grid, part = labels.grid.cropped(box), inside[box]
+        box = around(held, margin, array.shape)
+        grid, part = labels.grid.cropped(box), where(array[box], values)
         dice: list[float] = []
         for spacing in tried:
             done = dice and dice[-1] >= ENOUGH
@@ -151,7 +149,7 @@ def there_and_back(labels: Volume, structures: Mapping[str, Values], tried: Sequ
     return result
 
 
-def _dice_there(inside: NDArray[np.bool_], grid: Grid, spacing: Three) -> float:
+def _dice_there(inside: NDArray[np.bool_], grid: Grid, spacing: Spacing) -> float:
     """The Dice of a structure with itself on ``grid`` after it was sampled at ``spacing``."""
     if np.all(np.less_equal(spacing, grid.spacing * 1.01)):
         return 1.0

@@ -16,18 +16,12 @@ from atlasnet.cohort.masks import check_masks
 from atlasnet.cohort.structures import Values, all_values, structures_of
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol
-from atlasnet.evaluation.scores import (
-    LabelScores,
-    SliceScores,
-    SubjectScores,
-    check_ignore_label,
-    evaluate_subject,
-    label_values,
-)
+from atlasnet.evaluation.scores import LabelScores, SliceScores, SubjectScores, check_ignore_label, evaluate_subject
 from atlasnet.evaluation.table import Table, unannotated
 from atlasnet.execution import Execution, in_order
 from atlasnet.volume import Volume
 from atlasnet.volume.io import read_labels
+from atlasnet.volume.label_boxes import label_values
 from atlasnet.volume.names import READABLE_SUFFIXES, image_suffix, images_by_stem, of_slicer
 from atlasnet.wording import counted, shortened
 

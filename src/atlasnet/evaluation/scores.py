@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from atlasnet.cohort.annotated import check_hidden
 from atlasnet.cohort.masks import within
@@ -16,11 +15,10 @@ from atlasnet.cohort.structures import Hidden, Values, all_values, annotated_str
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.evaluation.contour import ContourDistances, Float, Mask
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.sampling import grown
+from atlasnet.volume.label_boxes import around, label_boxes
 from atlasnet.volume.volume import Volume
 
 _AXES = ("z", "y", "x")
-_TABLE_SIZE = 2**20
 
 Presence = Literal["both", "reference", "prediction", "neither"]
 """Which of the maps hold a label: it was found, missed, found where there is none, or there is nothing to find."""
@@ -138,7 +136,7 @@ def evaluate_subject(
     voxel_ml = float(np.prod(spacing)) / 1000
     axis = slice_axis(reference.grid)
     annotated = annotated_slices(truth, ignored, axis) if per_slice else []
-    boxes = [_boxes(found), _boxes(truth)]
+    boxes = [label_boxes(found), label_boxes(truth)]
     rows: list[LabelScores] = []
     slices: list[SliceScores] = []
     for name, value in annotated_structures(labels, hidden).items():
@@ -146,7 +144,7 @@ def evaluate_subject(
             continue
         # Of many labels each lies in a small part of the scan.
         held = [b for one in all_values(value) for of_map in boxes if (b := of_map.get(one)) is not None]
-        box = _around(held, truth.shape)
+        box = around(held, 1, truth.shape)  # with a voxel more, where contours may end
         ours, theirs = where(found[box], value), where(truth[box], value)
         unknown = None if ignored is None else ignored[box]
         if unknown is not None:
@@ -179,37 +177,6 @@ def evaluate_subject(
             if planes[0].any() or planes[1].any():
                 slices.append(_score_slice(case, name, axis, index, planes, left_out, spacing, tolerance_mm))
     return SubjectScores(tuple(rows), tuple(slices))
-
-
-def label_values(array: NDArray[Any]) -> set[int]:
-    """The distinct values of an integer array, without sorting it where their range is small."""
-    low, high = int(array.min()), int(array.max())
-    if high - low >= _TABLE_SIZE:
-        return {int(value) for value in np.unique(array)}
-    seen = np.zeros(high - low + 1, dtype=bool)
-    # Slice by slice: the index array is 8 bytes a voxel.
-    for part in array.reshape(-1, array.shape[-1] * array.shape[-2]):
-        seen[part.astype(np.int64) - low] = True
-    return {int(index) + low for index in np.flatnonzero(seen)}
-
-
-def _boxes(labels: NDArray[Any]) -> dict[int, tuple[slice, ...]]:
-    """The box around every value but 0 of a label map (z, y, x), in one pass."""
-    values = label_values(labels)
-    numbered = {value: value for value in values}
-    if labels.dtype.kind not in "iu" or min(values) < 0 or max(values) >= _TABLE_SIZE:
-        order = np.array(sorted(values))
-        labels, numbered = np.searchsorted(order, labels) + 1, {value: n for n, value in enumerate(order.tolist(), 1)}
-    found = ndimage.find_objects(labels)
-    return {value: found[number - 1] for value, number in numbered.items() if value != 0}
-
-
-def _around(boxes: Sequence[tuple[slice, ...]], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The box around boxes and a voxel more, where contours may end; an empty one around none."""
-    if not boxes:
-        return (slice(0, 0),) * len(shape)
-    sides = zip(*boxes, strict=True)
-    return grown(tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in sides), 1, shape)
 
 
 def check_ignore_label(ignore_label: int | None) -> None:

@@ -77,7 +77,7 @@ def measure_intensities(prepared: Volume, plan: Plan) -> Intensities:
         plan: with which it was prepared.
     """
     # The networks' voxels may be made for a region that is small beside a scan, of which all is looked at here.
-    apart = along_own_axes(np.maximum(plan.spacing, plan.registration_spacing).tolist(), prepared.grid, plan.slice_axis)
+    apart = along_own_axes(np.maximum(plan.spacing, plan.registration_spacing).tolist(), prepared.grid, plan)
     x, y, z = np.maximum(1, np.floor(apart / prepared.grid.spacing + 0.5)).astype(int).tolist()
     thinned = prepared.array[:, ::z, ::y, ::x].astype(np.float64)
     quantiles = np.quantile(thinned.reshape(len(thinned), -1), SHARES, axis=1).T

@@ -14,7 +14,7 @@ from atlasnet.training.region import Region
 from atlasnet.training.store import IGNORED
 from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume
-from atlasnet.volume.orientation import slices_along, turned_grid
+from atlasnet.volume.orientation import turned_grid
 from atlasnet.volume.resample import antialias_sigma, smooth
 
 T = TypeVar("T")
@@ -26,14 +26,14 @@ _SLICE_AXIS = {"z": 1, "y": 2, "x": 3}  # of arrays (c, z, y, x)
 def working_grid(atlas: Grid, plan: Plan) -> Grid:
     """The lattice in the atlas's space on which networks work: the atlas's field of view at the plan's spacing.
 
-    The grid of the atlas is canonical. Thick oblique slices lie along the plan's slice axis, see `slices_along`.
+    The grid of the atlas is canonical. Thick oblique slices lie along the plan's slice axis, see `Plan.turn`.
     """
-    return turned_grid(atlas, slices_along(atlas, "xyz".index(plan.slice_axis))).with_spacing(plan.spacing)
+    return turned_grid(atlas, plan.turn(atlas)).with_spacing(plan.spacing)
 
 
-def along_own_axes(planned: Sequence[float], grid: Grid, slice_axis: str) -> NDArray[np.float64]:
+def along_own_axes(planned: Sequence[float], grid: Grid, plan: Plan) -> NDArray[np.float64]:
     """Lengths along the (x, y, z) of a plan as those along the (x, y, z) of a canonical grid; see `working_grid`."""
-    z, y, x = slices_along(grid, "xyz".index(slice_axis)).axes
+    z, y, x = plan.turn(grid).axes
     own = np.empty(3)
     own[[2 - x, 2 - y, 2 - z]] = planned
     return own
@@ -53,7 +53,7 @@ def prepare(source: Volume, plan: Plan) -> Volume:
     Smoothing instead of resampling leaves the mapping as the only interpolation.
     """
     normalised = plan.normalise(source)
-    sigma = antialias_sigma(along_own_axes(plan.spacing, source.grid, plan.slice_axis) / source.grid.spacing)
+    sigma = antialias_sigma(along_own_axes(plan.spacing, source.grid, plan) / source.grid.spacing)
     if (sigma == 0).all():
         return normalised
     for channel in normalised.array:

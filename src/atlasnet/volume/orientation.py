@@ -8,7 +8,7 @@ from itertools import permutations, product
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from atlasnet.volume.grid import Grid
@@ -109,7 +109,7 @@ def common_slice_axis(grids: Iterable[Grid]) -> int | None:
 
     None where no grid has an axis that is `THICK`.
     """
-    cosines = [np.abs(grid.direction[:, axis]) for grid in grids if (axis := _thick_axis(grid)) is not None]
+    cosines = [np.abs(grid.direction[:, axis]) for grid in grids if (axis := thick_axis(grid.spacing)) is not None]
     if not cosines:
         return None
     near = np.array(cosines) >= _NEAR
@@ -128,7 +128,7 @@ def slices_along(grid: Grid, axis: int) -> Orientation:
         axis: 0 x, 1 y, 2 z; see `common_slice_axis`.
     """
     stay = Orientation((0, 1, 2), (False, False, False))
-    thick, direction = _thick_axis(grid), grid.direction
+    thick, direction = thick_axis(grid.spacing), grid.direction
     if thick in (None, axis) or abs(direction[axis, thick]) < _NEAR:
         return stay
     hand, found = np.linalg.det(direction), []
@@ -142,9 +142,10 @@ def slices_along(grid: Grid, axis: int) -> Orientation:
     return Orientation((z, y, x), (signs[2] < 0, signs[1] < 0, signs[0] < 0))
 
 
-def _thick_axis(grid: Grid) -> int | None:
-    order = np.argsort(grid.spacing, kind="stable")
-    thickest, next_one = grid.spacing[order[2]], grid.spacing[order[1]]
+def thick_axis(spacing: ArrayLike) -> int | None:
+    """0, 1 or 2 for x, y, z: the axis whose spacing is `THICK` beside the others; None where there is none."""
+    order = np.argsort(spacing, kind="stable")
+    thickest, next_one = np.asarray(spacing)[order[2]], np.asarray(spacing)[order[1]]
     return int(order[2]) if thickest > THICK * next_one else None
 
 
