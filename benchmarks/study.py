@@ -67,9 +67,19 @@ def gain(this: Mapping[str, float], beside: Mapping[str, float]) -> dict[str, An
 
 def development(data: Path) -> list[str]:
     """The subjects on which recipes are compared."""
+    return not_trained_on(data)[::2][:DEVELOPMENT]
+
+
+def chosen_by_none(data: Path) -> list[str]:
+    """The other subjects of imagesTr that are not trained on: nothing is chosen by them."""
+    return sorted(set(not_trained_on(data)) - set(development(data)))
+
+
+def not_trained_on(data: Path) -> list[str]:
+    """The subjects of imagesTr but the 17, in the order of their names."""
     trained = set((data / "train17.txt").read_text(encoding="utf-8").split())
     names = {path.name.removesuffix(".nii.gz") for path in (data / "labelsTr").glob("*.nii.gz")}
-    return sorted(names - trained)[::2][:DEVELOPMENT]
+    return sorted(names - trained)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""What registration gains where five subjects are annotated: three disjoint fives of the hippocampus's 17.
+
+    python benchmarks/few_subjects.py DATA
+
+The 53 subjects of imagesTr by which nothing was chosen are the tests, one seed for each five, everything else by
+default. A subject's Dice is the mean over the fives. With ``--work``, a call that was stopped goes on, and ``--fives``
+names those that a call works on; the seconds of a stage are those of its last call.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench import Bench, arguments, summary_lines, work_folder
+from study import chosen_by_none
+
+from atlasnet.study.methods import MAIN
+from atlasnet.study.statistics import compare, interval, tail_difference, worst_tenth
+
+FIVES = (1, 2, 3)
+METHODS = ("augmented", "augmented-ensemble", "propagation-local", MAIN)
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", "few_subjects")
+    parser.add_argument("--fives", nargs="+", type=int, choices=FIVES, default=FIVES, metavar="N", help="1, 2 or 3")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help="of the study")
+    parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
+    options = parser.parse_args()
+    data = options.data / "hippocampus"
+    trained = sorted((data / "train17.txt").read_text(encoding="utf-8").split())
+    with work_folder(options.work) as work:
+        bench = Bench(options, work)
+        tests = listed(work / "tests.txt", chosen_by_none(data))
+        studies = {}
+        for five in options.fives:
+            names = trained[five - 1 :: len(FIVES)][:5]
+            words = ("--subjects", listed(work / f"five_{five}.txt", names), "--test-subjects", tests)
+            folder = work / f"study_{five}"
+            bench.atlasnet(f"five {five}", "study", data, *words, "-o", folder, "--seeds", 1, "--only", *options.only)
+            study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+            studies[five] = {"trained": names} | {key: study[key] for key in ("methods", "subjects", "how", "cautions")}
+        dice = {
+            method: mean_of([study["subjects"][method] for study in studies.values()])
+            for method in METHODS
+            if all(method in study["subjects"] for study in studies.values())
+        }
+        found = {method: scores(rows) for method, rows in dice.items()}
+        ahead = {}
+        if MAIN in dice:
+            pairs = {method: (dice[MAIN], rows) for method, rows in dice.items() if method != MAIN}
+            tails = {method: tail_difference(*both) for method, both in pairs.items()}
+            ahead = {name: asdict(row) | {"worst_tenth": tails[name]} for name, row in compare(pairs).items()}
+        bench.result |= {"note": options.note, "methods": found, f"{MAIN}_ahead": ahead, "fives": studies}
+        print(summary_lines({name: round(row["dice"], 4) for name, row in found.items()}))
+        bench.write()
+
+
+def listed(path: Path, names: list[str]) -> Path:
+    """The file, with a name a line."""
+    path.write_text("\n".join(names) + "\n", encoding="utf-8")
+    return path
+
+
+def mean_of(studies: list[dict[str, float]]) -> dict[str, float]:
+    """Each subject's mean over the studies."""
+    return {name: float(np.mean([study[name] for study in studies])) for name in studies[0]}
+
+
+def scores(dice: dict[str, float]) -> dict[str, Any]:
+    """A method's mean over the subjects and its tail, with their intervals."""
+    values = np.array(list(dice.values()))
+    return {
+        "dice": float(np.mean(values)),
+        "interval": interval(values),
+        "worst_tenth": float(worst_tenth(values)),
+        "worst_tenth_interval": interval(values, worst_tenth),
+    }
+
+
+if __name__ == "__main__":
+    main()
