@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from bench import Bench, arguments, summary_lines, work_folder
-from study import chosen_by_none
+from study import chosen_by_none, the_17
 
 from atlasnet.study.methods import MAIN
 from atlasnet.study.statistics import compare, interval, tail_difference, worst_tenth
@@ -32,18 +32,19 @@ def main() -> None:
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
     options = parser.parse_args()
     data = options.data / "hippocampus"
-    trained = sorted((data / "train17.txt").read_text(encoding="utf-8").split())
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         tests = listed(work / "tests.txt", chosen_by_none(data))
         studies = {}
-        for five in options.fives:
-            names = trained[five - 1 :: len(FIVES)][:5]
-            words = ("--subjects", listed(work / f"five_{five}.txt", names), "--test-subjects", tests)
-            folder = work / f"study_{five}"
-            bench.atlasnet(f"five {five}", "study", data, *words, "-o", folder, "--seeds", 1, "--only", *options.only)
+        for number in options.fives:
+            names = five(data, number)
+            words = ("--subjects", listed(work / f"five_{number}.txt", names), "--test-subjects", tests)
+            folder = work / f"study_{number}"
+            bench.atlasnet(f"five {number}", "study", data, *words, "-o", folder, "--seeds", 1, "--only", *options.only)
             study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-            studies[five] = {"trained": names} | {key: study[key] for key in ("methods", "subjects", "how", "cautions")}
+            studies[number] = {"trained": names} | {
+                key: study[key] for key in ("methods", "subjects", "how", "cautions")
+            }
         dice = {
             method: mean_of([study["subjects"][method] for study in studies.values()])
             for method in METHODS
@@ -58,6 +59,11 @@ def main() -> None:
         bench.result |= {"note": options.note, "methods": found, f"{MAIN}_ahead": ahead, "fives": studies}
         print(summary_lines({name: round(row["dice"], 4) for name, row in found.items()}))
         bench.write()
+
+
+def five(data: Path, number: int) -> list[str]:
+    """The training subjects of one of `FIVES`."""
+    return the_17(data)[number - 1 :: len(FIVES)][:5]
 
 
 def listed(path: Path, names: list[str]) -> Path:

@@ -1,10 +1,12 @@
-"""nnU-Net v2 on the 17 training subjects of the hippocampus study, trained for the time of AtlasNet's training.
+"""nnU-Net v2 on the training subjects of the hippocampus studies, trained for the time of AtlasNet's training.
 
     python benchmarks/nnunet.py DATA --python PEER/bin/python --minutes 20
     python benchmarks/nnunet.py DATA --python PEER/bin/python --minutes 20 --tests release
+    python benchmarks/nnunet.py DATA --python PEER/bin/python --minutes 10 --five 1
 
-PEER is an environment that holds ``nnunetv2``. Both configurations are trained, 2d and 3d_fullres; the tests are those
-of `study.py`: 30 other subjects of imagesTr, or imagesTs, which is scored once for a release.
+PEER is an environment that holds ``nnunetv2``. Both configurations are trained, 2d and 3d_fullres, on the 17 subjects
+of `study.py`; the tests are those there: 30 others of imagesTr, or imagesTs, which is scored once for a release.
+With ``--five`` the subjects are those of `few_subjects.py`, to train on as to test on.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import subprocess
 from pathlib import Path
 
 from bench import Bench, arguments, measure, named, summary_lines, work_folder
-from study import development
+from few_subjects import FIVES, five
+from study import chosen_by_none, development, the_17
 
 DATASET, CONFIGURATIONS = "Dataset900_Hippocampus", ("2d", "3d_fullres")
 
 
-def prepare(data: Path, raw: Path) -> None:
+def prepare(data: Path, names: list[str], raw: Path) -> None:
     """The training subjects as nnU-Net reads them."""
-    names = (data / "train17.txt").read_text(encoding="utf-8").split()
     for folder in ("imagesTr", "labelsTr"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -33,14 +35,12 @@ def prepare(data: Path, raw: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps(declared | {"numTraining": len(names)}), encoding="utf-8")
 
 
-def tests_of(data: Path, wanted: str, work: Path) -> tuple[Path, Path]:
-    """Folders of the test subjects' images and references."""
-    if wanted == "release":
-        return data / "imagesTs", data / "labelsTs"
+def tests_of(data: Path, names: list[str], work: Path) -> tuple[Path, Path]:
+    """Folders of the images and references of these subjects of imagesTr."""
     images, references = work / "images", work / "references"
     for folder in (images, references):
         folder.mkdir(exist_ok=True)
-    for name in development(data):
+    for name in names:
         shutil.copyfile(data / "imagesTr" / f"{name}_0000.nii.gz", images / f"{name}_0000.nii.gz")
         shutil.copyfile(data / "labelsTr" / f"{name}.nii.gz", references / f"{name}.nii.gz")
     return images, references
@@ -51,16 +51,25 @@ def main() -> None:
     parser.add_argument("--python", type=Path, required=True, help="of the environment that holds nnunetv2")
     parser.add_argument("--minutes", type=float, required=True, help="of each training: those of AtlasNet's")
     parser.add_argument("--tests", choices=("development", "release"), default="development")
+    parser.add_argument("--five", type=int, choices=FIVES, help="in place of the 17, five of them, and other tests")
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
     options = parser.parse_args()
-    named(options, "nnunet_development", f"nnunet_{options.tests}")
+    if options.five is not None and options.tests == "release":
+        parser.error("with --five the tests are others than imagesTs")
+    kind = options.tests if options.five is None else f"five_{options.five}"
+    named(options, "nnunet_development", f"nnunet_{kind}")
     data, commands = options.data / "hippocampus", options.python.absolute().parent
     with work_folder(options.work) as work:
         bench = Bench(options, work)
         os.environ |= {f"nnUNet_{part}": str(work / part) for part in ("raw", "preprocessed", "results")}
         os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f", "OMP_NUM_THREADS": str(options.threads)}
-        prepare(data, work / "raw" / DATASET)
-        images, references = tests_of(data, options.tests, work)
+        if options.five is not None:
+            trained, (images, references) = five(data, options.five), tests_of(data, chosen_by_none(data), work)
+        elif options.tests == "release":
+            trained, (images, references) = the_17(data), (data / "imagesTs", data / "labelsTs")
+        else:
+            trained, (images, references) = the_17(data), tests_of(data, development(data), work)
+        prepare(data, trained, work / "raw" / DATASET)
         plan = ["nnUNetv2_plan_and_preprocess", "-d", "900", "-np", "1", "-c", *CONFIGURATIONS]
         subprocess.run([str(commands / plan[0]), *plan[1:]], check=True)
         methods: dict[str, object] = {}

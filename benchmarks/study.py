@@ -77,9 +77,13 @@ def chosen_by_none(data: Path) -> list[str]:
 
 def not_trained_on(data: Path) -> list[str]:
     """The subjects of imagesTr but the 17, in the order of their names."""
-    trained = set((data / "train17.txt").read_text(encoding="utf-8").split())
     names = {path.name.removesuffix(".nii.gz") for path in (data / "labelsTr").glob("*.nii.gz")}
-    return sorted(names - trained)
+    return sorted(names - set(the_17(data)))
+
+
+def the_17(data: Path) -> list[str]:
+    """The training subjects, in the order of their names."""
+    return sorted((data / "train17.txt").read_text(encoding="utf-8").split())
 
 
 if __name__ == "__main__":
