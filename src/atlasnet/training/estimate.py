@@ -28,7 +28,7 @@ registrations said less."""
 def features(record: Mapping[str, Any], label: str) -> tuple[float, ...] | None:
     """What a prediction's record says, in the order of `FEATURES`; None where the label was not found."""
     agreement = record["agreement"]
-    fit = [atlas["fit"] for atlas in record["atlases"] if atlas["used"] and atlas.get("fit") is not None]
+    fit = [atlas["fit"] for atlas in record["atlases"] if atlas.get("fit") is not None]
     if not fit or agreement["entropy"].get(label) is None or agreement.get("expected_dice") is None:
         return None
     return float(np.mean(fit)), float(agreement["expected_dice"])
@@ -166,7 +166,7 @@ def _line(x: NDArray[np.float64], y: NDArray[np.float64], error: float = 0.0) ->
     """
     centre, mean, spread = x.mean(0), float(y.mean()), x.std(0)
     # A feature that never differs says nothing.
-    scale = np.where(spread > 1e-9, spread, np.inf) * x.shape[1]
+    scale = np.where(spread > 1e-9, spread, np.inf)
     evidence = ((x - centre) / scale).sum(1)
     slope = max(0.0, float(evidence @ (y - mean)) / max(float(evidence @ evidence), 1e-12))
     return Line(tuple((slope / scale).tolist()), tuple(centre.tolist()), mean, error, len(y))
