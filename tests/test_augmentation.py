@@ -64,6 +64,15 @@ def test_rotation_and_magnification_equal_those_of_scipy(images: torch.Tensor, t
         np.testing.assert_allclose(moved[0, plane], expected, atol=2e-4)
 
 
+def test_slices_that_are_not_moved_keep_every_voxel(images: torch.Tensor, target: torch.Tensor) -> None:
+    options = Augmentation(rotation=20, translation=0.1, scale=0.2)
+    draw = replace(Draw.of(options, 2, np.random.default_rng(0)), moved=np.array([True, False]))
+    moved, classes = move(images, target, draw)
+    torch.testing.assert_close(moved[1], images[1], atol=1e-5, rtol=0)
+    assert torch.equal(classes[1], target[1])
+    assert not torch.equal(classes[0], target[0])
+
+
 def test_image_and_classes_move_alike() -> None:
     disc = (np.hypot(*np.mgrid[-20:20, -28:28]) < 9).astype(np.int64)
     image, target = torch.from_numpy(disc[None, None]).float(), torch.from_numpy(disc[None, None])
@@ -79,6 +88,15 @@ def test_draws_stay_within_the_published_ranges() -> None:
     assert (np.abs(draw.shift) * 512).max(0) == pytest.approx([20, 20], rel=0.01)
     assert (draw.angle < 0).mean() == pytest.approx(0.5, abs=0.03)
     assert not draw.scale.any()
+
+
+def test_no_change_of_a_slice_follows_from_another() -> None:
+    every = Augmentation(1, 1, 1, probability=0.5, contrast=1, brightness=1, gamma=1, noise=1)
+    draw = Draw.of(every, 20_000, np.random.default_rng(0))
+    colours = (draw.contrast, draw.brightness, draw.gamma, draw.noise)
+    together = np.corrcoef([draw.moved, draw.angle, *draw.shift.T, draw.scale, *colours])
+    assert np.abs(together - np.eye(9)).max() < 0.04
+    assert draw.noise.min() >= 0
 
 
 def test_contrast_keeps_the_mean_and_scales_the_spread(images: torch.Tensor) -> None:
@@ -101,3 +119,9 @@ def test_noise_has_the_drawn_spread_and_is_repeatable(images: torch.Tensor) -> N
     assert difference[0].std().item() == pytest.approx(0.3, rel=0.05)
     assert (difference[1] == 0).all()
     assert torch.equal(recolour(images, draw), recolour(images, draw))
+
+
+def test_no_batch_has_the_noise_of_another(images: torch.Tensor) -> None:
+    random = np.random.default_rng(0)
+    first, second = (recolour(images, Draw.of(Augmentation(noise=1.0), 2, random)) - images for _ in range(2))
+    assert abs(np.corrcoef(first.flatten(), second.flatten())[0, 1]) < 0.05

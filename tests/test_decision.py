@@ -50,6 +50,12 @@ def test_regions_beside_each_other_and_single_labels_are_chosen_among_alike() ->
         np.testing.assert_array_equal(decision.of_highest(scores).numpy(), expected)
 
 
+def test_of_a_region_and_a_label_that_are_as_likely_the_one_with_the_lowest_class_is_chosen() -> None:
+    scores = torch.tensor([0.2, 0.25, 0.15, 0.4]).reshape(4, 1, 1, 1)
+    assert Decision.of(4, [(1, 2)]).of_highest(scores).item() == 1
+    assert Decision.of(4, [(2, 3)]).of_highest(scores[[0, 3, 1, 2]]).item() == 1
+
+
 def test_votes_for_the_parts_of_a_region_are_votes_for_it() -> None:
     def sure_of(label: int) -> Tensor:
         return torch.full((4, 1, 1, 1), 0.1).index_fill_(0, torch.tensor(label), 0.7)

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from atlasnet.cli.options import FUSIONS
 from atlasnet.errors import InputError, ModelError
-from atlasnet.prediction.fusion import BY_VOXEL, METHODS, Agreement, FusedSlab, SlabFusion, fuse_slab, own_choice
+from atlasnet.prediction.decision import Decision
+from atlasnet.prediction.fusion import (
+    BY_VOXEL,
+    METHODS,
+    Agreement,
+    FusedSlab,
+    SlabFusion,
+    fuse_models,
+    fuse_slab,
+    own_choice,
+)
 from atlasnet.prediction.staple import Patterns, Performance
 
 Atlases = list[tuple[Tensor, Tensor, float | Tensor]]
@@ -120,9 +130,12 @@ def test_a_weighted_vote_follows_the_better_registrations() -> None:
     assert fuse_voxel("weighted", *atlases, weights=(0.5, 0.3, 0.3)).labels.item() == 0
 
 
-def test_weights_whose_sums_differ_by_rounding_tie() -> None:
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e5])
+def test_weights_whose_sums_differ_by_rounding_tie_and_no_others(size: float) -> None:
     atlases = column(0.1, 0.9), column(0.6, 0.4), column(0.6, 0.4), column(0.6, 0.4)
-    assert fuse_voxel("weighted", *atlases, weights=(0.3, 0.1, 0.1, 0.1)).labels.item() == 1
+    for last, label in ((0.1, 1), (0.1001, 0)):
+        weights = 0.3 * size, 0.1 * size, 0.1 * size, last * size
+        assert fuse_voxel("weighted", *atlases, weights=weights).labels.item() == label
 
 
 @given(st.floats(0.01, 100))
@@ -226,6 +239,31 @@ def test_staple_believes_the_atlas_that_others_confirm() -> None:
     assert wrong["staple"] < 60
 
 
+def test_staple_chooses_among_single_classes_where_they_form_regions() -> None:
+    regions, atlases = Decision.of(3, [(1, 2)]), random_atlases(15)
+    patterns = Patterns(len(atlases))
+    patterns.add([own_choice(p, covered, regions) for p, covered, _ in atlases])
+    performance = patterns.performance(3)
+    fused = fuse_slab(atlases, "staple", performance, regions)
+    for voxel in np.ndindex(5, 6, 7):
+        choices = [int(choice[voxel]) for choice in fused.choices]
+        if max(choices) <= 0:
+            assert fused.labels[voxel] == 0
+            continue
+        likelihood = performance.prior * np.prod(
+            [confusion[c] for confusion, c in zip(performance.confusion, choices, strict=True) if c >= 0], axis=0
+        )
+        assert int(fused.labels[voxel]) == likelihood.argmax()
+
+
+def test_a_model_has_no_say_where_none_of_its_atlases_reaches() -> None:
+    here = fuse_slab([(column(0.3, 0.7), HERE, 1.0)])
+    elsewhere = fuse_slab([(column(0.3, 0.7), ABSENT, 1.0)])
+    fused = fuse_models([here, elsewhere])
+    assert (fused.labels.item(), fused.reached.item(), fused.share.item()) == (1, 1, 1.0)
+    assert fused.probabilities.flatten().tolist() == pytest.approx([0.3, 0.7])
+
+
 def test_staple_without_a_performance_of_every_atlas_is_refused() -> None:
     atlases = random_atlases(12)
     with pytest.raises(InputError, match="needs the performance"):
@@ -325,6 +363,13 @@ def test_the_expected_dice_is_that_of_truths_drawn_from_the_probabilities() -> N
     summary = agreement_of(atlases, slab=2).summary()
     # A mean of quotients is not quite the quotient of the means.
     assert summary["expected_dice"] == pytest.approx(dice.mean().item(), abs=0.01)
+
+
+def test_what_is_hardly_ever_said_is_no_part_of_the_expected_dice_however_often() -> None:
+    sure, empty = column(0.2, 0.8).expand(2, 4, 1, 1), column(0.991, 0.009).expand(2, 996, 1, 1)
+    said = torch.cat([sure, empty], 1)
+    summary = agreement_of([(said, torch.ones(1000, 1, 1, dtype=torch.bool), 1.0)], slab=500, classes=2).summary()
+    assert summary["expected_dice"] == pytest.approx(2 * 3.2 / (3.2 + 4))
 
 
 def test_every_atlas_has_a_volume_of_its_own() -> None:

@@ -30,7 +30,7 @@ from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.training.sharing import Sharing
+from atlasnet.training.sharing import Sharing, pooled
 from atlasnet.volume import write_volume
 from synthetic import write_cohort
 
@@ -160,6 +160,13 @@ def test_one_pass_over_the_slices_of_all_atlases_costs_what_one_atlas_does(
         taken[kind] = len(steps)
     # Two epochs of the common network are one network's, and three tunings of one epoch are one and a half.
     assert taken["common"] == pytest.approx(2.5 * taken["independent"] / 3, abs=2)
+
+
+@pytest.mark.parametrize("slices", [300, 200_000])
+def test_the_common_network_has_the_steps_of_one_atlass_network_however_large_the_cohort(slices: int) -> None:
+    recipe = Recipe.preset("default")
+    assert pooled(recipe, 6 * slices, 32, 6).steps(6 * slices, 32) == recipe.steps(slices, 32)
+    assert (recipe.steps(slices, 32) > (recipe.iterations or 0)) == (slices > 300)
 
 
 @given(

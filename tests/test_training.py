@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -103,6 +104,45 @@ def test_a_stopped_training_ends_in_the_same_bytes(
     with pytest.raises(Cancelled):
         train(cases, tmp_path, execution=Execution(threads=1, seed=3, cancelled=stopping_after(calls - 1)))
     assert train(cases, tmp_path) == undisturbed
+
+
+class Dropping(nn.Module):
+    """A user's network with dropout; it keeps what it was shown while it was trained."""
+
+    spatial_dims, context, divisibility = 2, 0, 1
+    seen: ClassVar[list[Tensor]] = []
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.Dropout(), nn.Conv2d(8, classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(x.detach().clone())
+        return self.layers(x)
+
+
+def test_dropout_is_stopped_to_the_same_bytes_and_stays_where_epochs_end(
+    cases: list[MappedCase], tmp_path: Path
+) -> None:
+    options = {"spec": NetworkSpec(f"{__name__}:Dropping"), "allow_module": True}
+    options["recipe"] = replace(RECIPE, epochs=2, iterations=3)
+    expected = train(cases, tmp_path / "undisturbed", **options)
+    with pytest.raises(Cancelled):
+        train(cases, tmp_path / "a", execution=Execution(threads=1, seed=3, cancelled=stopping_after(4)), **options)
+    assert train(cases, tmp_path / "a", **options) == expected
+    # Who looks at the network after an epoch may leave it as it is asked.
+    assert train(cases, tmp_path / "b", after_epoch=lambda _, network: network.eval(), **options) == expected
+
+
+def test_no_step_of_any_epoch_shows_what_another_has_shown(cases: list[MappedCase], tmp_path: Path) -> None:
+    blank = [replace(case, image=np.zeros_like(case.image)) for case in cases]
+    recipe = replace(RECIPE, epochs=2)
+    train(blank, tmp_path, spec=NetworkSpec(f"{__name__}:Dropping"), recipe=recipe, allow_module=True)
+    # Of blank slices augmentation alone is seen.
+    shown = np.array([image.numpy()[0, :20, :20].ravel() for batch in Dropping.seen[-12:] for image in batch])
+    assert len(shown) == 2 * 6 * 6
+    assert np.abs(np.corrcoef(shown) - np.eye(len(shown))).max() < 0.5
 
 
 def test_two_threads_resume_to_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ import pytest
 
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.network.spec import Traits
-from atlasnet.training.batches import epoch_batches, epoch_random, load_blocks, load_slices, network_inputs
+from atlasnet.training.batches import (
+    epoch_batches,
+    epoch_random,
+    load_blocks,
+    load_slices,
+    network_inputs,
+    typical_sample,
+)
 from atlasnet.training.loss import UNCOUNTED
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase, SliceTable
@@ -87,11 +94,12 @@ def test_one_pass_deals_every_slice_once() -> None:
     assert [len(batch) for batch in batches] == [4, 4, 4]
 
 
-def test_one_pass_deals_as_many_blocks_as_hold_every_slice() -> None:
+@pytest.mark.parametrize(("slices", "sizes"), [(3, [2, 2]), (5, [2, 1])])
+def test_one_pass_deals_as_many_blocks_as_hold_every_slice(slices: int, sizes: list[int]) -> None:
     table = SliceTable.of([make("a"), make("b", seed=1)], 3)
-    batches = list(epoch_batches(table, Recipe.preset("publication"), 2, np.random.default_rng(0), slices=3))
-    assert [len(batch) for batch in batches] == [2, 2]
-    assert len(set(np.concatenate(batches))) == 4
+    batches = list(epoch_batches(table, Recipe.preset("publication"), 2, np.random.default_rng(0), slices=slices))
+    assert [len(batch) for batch in batches] == sizes
+    assert len(set(np.concatenate(batches))) == sum(sizes)
 
 
 def test_an_epoch_is_a_function_of_seed_key_and_number() -> None:
@@ -112,6 +120,14 @@ def test_rare_foreground_slices_are_drawn_more_often() -> None:
     assert all(len(batch) == 12 for batch in batches)
     share = np.mean([(batch == 3).mean() for batch in batches])
     assert share == pytest.approx(recipe.foreground / 2 + (1 - recipe.foreground) / 30, abs=0.04)
+
+
+def test_where_no_slice_holds_a_structure_every_slice_is_dealt() -> None:
+    case = make("a")
+    case.labels[:] = 0
+    recipe = replace(Recipe.preset("default"), iterations=2, passes=0.0)
+    batches = list(epoch_batches(SliceTable.of([case], 3), recipe, 3, np.random.default_rng(0)))
+    assert sorted(np.concatenate(batches)) == list(range(6))
 
 
 def test_slices_of_different_size_are_padded_with_edge_and_uncounted_voxels() -> None:
@@ -138,6 +154,27 @@ def test_a_block_holds_the_slice_that_it_was_drawn_for() -> None:
     np.testing.assert_array_equal(images[0, 0, :9], cases[0].image[0])
     np.testing.assert_array_equal(target[0, :9], cases[0].labels)
     assert (target[0, 9:] == UNCOUNTED).all()
+
+
+def test_a_block_of_a_deep_case_holds_its_slice_at_any_of_its_places() -> None:
+    z = np.arange(13)
+    whole = np.broadcast_to(z[:, None, None], (13, 512, 512))
+    cases = [MappedCase("a", whole[None].astype(np.float16), (whole % 3).astype(np.uint8))]
+    table, random = SliceTable.of(cases, 3), np.random.default_rng(0)
+    starts: dict[int, set[int]] = {row: set() for row in (0, 6, 12)}
+    for row, found in starts.items():
+        for _ in range(40):
+            images, labels = load_blocks(cases, table, np.array([row]), Traits(3, 0, 1), random)
+            seen = images[0, 0, :, 0, 0].numpy().astype(int)
+            np.testing.assert_array_equal(seen, np.arange(seen[0], seen[0] + 8))
+            np.testing.assert_array_equal(labels[0, :, 0, 0], seen % 3)
+            found.add(int(seen[0]))
+    assert starts == {0: {0}, 6: {0, 1, 2, 3, 4, 5}, 12: {5}}
+
+
+def test_a_block_is_counted_with_the_slices_that_it_shows() -> None:
+    assert typical_sample([make("a", (9, 8, 8)), make("b", (4, 6, 5))], Traits(3, 0, 4)) == (12 * 8 * 8, 9)
+    assert typical_sample([make("a", (9, 8, 8)), make("b", (4, 6, 10))], Traits(2, 1, 4)) == (8 * 12, 1)
 
 
 def test_what_stands_for_a_class_in_a_slice_is_that_of_its_case() -> None:

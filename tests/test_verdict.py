@@ -19,8 +19,16 @@ from atlasnet.estimator import AtlasNet
 from atlasnet.execution import Execution, write_json
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.verdict import Verdict, _verdict
-from atlasnet.registration import mirror_correlations
-from atlasnet.training.evidence import POINTS, SHARES, covered_share, measure_intensities, region_points
+from atlasnet.registration import Registration, mirror_correlations
+from atlasnet.training.evidence import (
+    POINTS,
+    SHARES,
+    best_atlas,
+    covered,
+    covered_share,
+    measure_intensities,
+    region_points,
+)
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -147,6 +155,27 @@ def test_intensities_are_those_of_the_prepared_scan() -> None:
     assert found.distance(found.quantiles) == 0
     darker = measure_intensities(prepared.replace(prepared.array - 1), plan)
     assert found.distance(darker.quantiles) == pytest.approx(1, abs=1e-5)
+    # Networks' voxels that are finer than those of the registration are made for a small part of a scan.
+    assert measure_intensities(prepared, replace(plan, spacing=(1.0, 2.0, 3.0))).to_json() == found.to_json()
+    # Slices that differ from each other, as thick ones do, are no noise, and of two channels the worse one counts.
+    slices = np.broadcast_to(random.normal(size=(8, 1, 1)), (1, 8, 20, 20)).astype(np.float32)
+    assert measure_intensities(prepared.replace(slices), plan).roughness == 0
+    both = measure_intensities(prepared.replace(np.concatenate([prepared.array, slices])), plan)
+    assert both.distance(both.quantiles - [[0.1], [0.4]]) == pytest.approx(0.4)
+
+
+def test_a_registration_that_failed_shows_nothing_of_its_atlas() -> None:
+    scan, grid = Grid.from_parts((4, 4, 4), (1.0, 1.0, 1.0)), Grid.from_parts((4, 4, 8), (1.0, 1.0, 1.0))
+    half = {name: grid.to_world(np.stack([np.arange(8), *[np.ones(8)] * 2], -1)) for name in ("a", "b")}
+    there = Registration(Transform.identity(), {"quality": 0.4})
+    for name in ("c", "d"):  # of which no region is known
+        half[name] = np.empty((0, 3))
+    assert covered(half, {"a": there, "c": there}, scan) == 0.5
+    assert covered(half, {"a": there, "b": None, "d": None}, scan) == 0.25
+    assert covered(half, {"c": there, "d": None}, scan) is None
+    worse = replace(there, record={"quality": 0.3})
+    assert best_atlas({"b": None, "c": worse, "a": there, "d": worse}) == "a"
+    assert best_atlas({"b": None}) is None
 
 
 def test_points_stand_for_the_labelled_region() -> None:
