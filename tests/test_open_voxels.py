@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from atlasnet.prediction.answers import Answer, MappedAnswer
@@ -107,6 +107,30 @@ def test_weights_of_the_local_fit() -> None:
 def test_several_models() -> None:
     atlases = [MappedAnswer(opinion(seed, PLACES[seed % 3]), SCAN, device=CPU) for seed in range(4)]
     assert_the_same(atlases, [[0, 2], [1, 3]], "mean", 0.02)
+
+
+@pytest.mark.parametrize("face", range(6))
+def test_beyond_its_part_an_opinion_is_what_the_faces_say(face: int) -> None:
+    answer = opinion(2, PLACES[1])
+    for channel, probability in ((0, 0.5), (1, 0.5)):  # at one face of six
+        answer.probabilities[channel].select(face // 2, -(face % 2)).fill_(probability)
+    assert_read_like_scipy(answer)
+
+
+def test_beyond_its_part_the_local_fit_is_that_at_the_faces() -> None:
+    assert_read_like_scipy(opinion(2, PLACES[1], fit=True))
+
+
+def assert_read_like_scipy(answer: Answer) -> None:
+    said, _, correlation = MappedAnswer(answer, SCAN, device=CPU).read(0, SCAN.shape[0])
+    index = answer.to_atlas.index_slab(ATLAS, SCAN, 0, SCAN.shape[0], device=CPU).numpy()
+    place = np.moveaxis(index[..., ::-1] - answer.start, -1, 0)
+    wanted = [*zip(answer.probabilities, said, strict=True)]
+    if answer.correlation is not None:
+        wanted.append((answer.correlation, correlation))
+    for channel, found in wanted:
+        expected = map_coordinates(channel.float().numpy(), place, order=1, mode="nearest")
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
 def test_an_organ_mask() -> None:

@@ -23,6 +23,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.study import StudyOptions
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import Grid, Volume, write_volume
+from atlasnet.volume.orientation import turned_grid
 
 
 def fingerprint(
@@ -98,6 +99,25 @@ def test_lengths_are_compared_with_a_plan_without_measuring_the_scans(tmp_path: 
     check_spacing((1.0, 1.0, 2.0), "scan", lambda: (1.0, 1.0, 2.0), tmp_path)
 
 
+def test_intensities_are_those_of_all_parts_of_all_subjects_alike() -> None:
+    grid = Grid.from_parts((10, 60, 60), (1.0, 1.0, 5.0))
+    everywhere = Volume(np.ones((1, 10, 60, 60), np.uint8), grid)
+    small = everywhere.replace(np.zeros((1, 10, 60, 60), np.uint8))
+    small.array[:, 4:6, 20:22, 30] = 1
+    z, y, x = (side.astype(np.float32) for side in np.indices(grid.shape))
+    parts = [
+        measure("large", Volume(np.stack([z, z, z]), grid), everywhere, {"a": 1}, None),
+        measure("small", Volume(np.stack([z, y, x]) + 100, grid), small, {"a": 1}, None),
+    ]
+    found = combine(("z", "y", "x"), parts)
+    under, around = np.array(found.foreground), np.array(found.surroundings)
+    assert (under >= 100).mean(1) == pytest.approx(0.5, abs=0.02)
+    assert np.median(under[0, under[0] < 100]) == pytest.approx(4.5, abs=0.6)
+    # As many millimetres on every side: two slices, ten rows and ten columns.
+    sides = [(part[part >= 100].min() - 100, part.max() - 100) for part in around]
+    assert sides == [(2, 7), (10, 31), (20, 40)]
+
+
 def test_structures_at_different_places_are_seen_in_one_box() -> None:
     chest = fingerprint((280, 512, 512), (0.8, 0.8, 1.25))
     apart = labelled(chest, ((-100, -60, -90), (-75, -35, -65)), ((80, 50, 100), (105, 75, 125)))
@@ -115,6 +135,21 @@ def test_what_is_not_annotated_in_every_subject_may_be_seen_too() -> None:
     assert partly.label_extent.tolist() == [256, 256, 90]
     whole = replace(partly.subjects[1], possible_extent=(18.0, 32.0, 18.0))  # annotated everywhere
     assert Plan.derive(replace(partly, subjects=(partly.subjects[0], whole))).spacing == (0.7, 0.7, 1.0)
+
+
+def test_a_window_is_that_of_the_labels_its_mean_and_deviation_of_what_surrounds_them() -> None:
+    ct = fingerprint((40, 200, 200), (1.0, 1.0, 2.0), "CT", (0.0, 100.0))
+    known = replace(ct, surroundings=(tuple(np.linspace(-100.0, 300.0, QUANTILES).tolist()),))
+    (window,) = Plan.derive(known).normalisation
+    clipped = np.clip(np.linspace(-100, 300, 100_001), 0.5, 99.5)
+    assert window.window == (0.5, 99.5)
+    assert (window.mean, window.std) == pytest.approx((clipped.mean(), clipped.std()), abs=0.05)
+
+
+def test_a_batch_has_as_many_slices_as_what_networks_see_allows() -> None:
+    head = fingerprint((180, 256, 256), (1.0, 1.0, 1.0))
+    part = labelled(head, ((-9, -16, -9), (9, 16, 9)))
+    assert (Plan.derive(head, spacing="scan").batch_size, Plan.derive(part, spacing="scan").batch_size) == (16, 32)
 
 
 def test_what_networks_see_of_a_small_structure_in_a_large_scan_is_as_fine_as_a_small_scan() -> None:
@@ -378,9 +413,11 @@ def short_axis(normal: int) -> Volume:
 
 
 def test_oblique_slices_have_the_spacing_that_they_were_acquired_with() -> None:
-    measured = []
+    measured, middles = [], []
     for normal in (0, 1, 1, 2):
         labels = short_axis(normal)
+        found = np.argwhere(labels.array[0])[:, ::-1]
+        middles.append(labels.grid.to_world((found.min(0) + found.max(0)) / 2))
         image = Volume(np.random.default_rng(normal).normal(size=labels.grid.shape).astype(np.float32), labels.grid)
         measured.append(measure(f"s{len(measured)}", image, labels, {"heart": 1}, None))
     assert {int(np.argmax(part.print.spacing)) for part in measured} == {0, 1, 2}
@@ -389,12 +426,16 @@ def test_oblique_slices_have_the_spacing_that_they_were_acquired_with() -> None:
     slices = "xyz".index(plan.slice_axis)
     assert plan.spacing[slices] == pytest.approx(8)
     assert np.delete(plan.spacing, slices) == pytest.approx([1.4, 1.4])
-    for subject in known.subjects:
+    for subject, part, middle in zip(known.subjects, measured, middles, strict=True):
         assert subject.spacing == pytest.approx(plan.spacing)
         assert subject.shape[2 - slices] == 9
         assert subject.label_box is not None
         size = np.subtract(subject.label_box[1], subject.label_box[0])
         assert size[slices] == pytest.approx(3 * 8)
         assert sorted(np.delete(size, slices)) == pytest.approx([10 * 1.4, 18 * 1.4])
-        middle = np.add(*subject.label_box)[slices] / 2
-        assert abs(middle) == pytest.approx(8)  # of nine slices, the fourth is the middle one of the label
+        turned = turned_grid(part.grid, plan.turn(part.grid))
+        aside = turned.direction.T @ (middle - turned.to_world((turned.size - 1) / 2))
+        assert np.add(*subject.label_box) / 2 == pytest.approx(aside, abs=0.01)
+        assert abs(aside[slices]) == pytest.approx(
+            8, abs=0.01
+        )  # of nine slices, the fourth is the middle one of the label

@@ -84,6 +84,7 @@ def test_spacings_end_at_that_of_the_scans_along_every_axis() -> None:
     assert tried[3] == (2.0, 2.0, 5.0)
     assert tried[-1] == (0.8, 0.8, 5.0)
     assert spacings((0.7, 0.7, 1.0), (1.0, 1.0, 1.0)) == ((0.7, 0.7, 1.0),)
+    assert spacings((2.0, 2.0, 3.0), (1.0, 1.0, 5.0))[-1] == (1.0, 1.0, 3.0)  # none is coarser than the plan's
 
 
 def few_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +123,8 @@ def test_a_plan_has_so_many_more_voxels_at_most(tmp_path: Path, monkeypatch: pyt
     assert planned.note is not None
     assert planned.doubt is not None
     monkeypatch.setattr(planning, "MANY_STRUCTURES", 1)  # of which there are two
+    assert plan_for(cohort, take_fingerprint(cohort)).number == 0
+    monkeypatch.setattr(planning, "MANY_STRUCTURES", 0.5)  # a fourth: what is usual, nevertheless
     assert plan_for(cohort, take_fingerprint(cohort)).number == 0
 
 
