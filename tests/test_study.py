@@ -294,6 +294,16 @@ def test_an_atlas_has_no_vote_where_nobody_annotated_it() -> None:
     np.testing.assert_array_equal(found.array, labels.array)
 
 
+def test_an_atlas_has_no_vote_beyond_its_field_of_view() -> None:
+    image, labels = subject(7)
+    half = image.grid.cropped((slice(7, 14), slice(0, 28), slice(0, 32)))
+    upper = Volume(image.array[:, 7:].copy(), half), Volume(labels.array[:, 7:].copy(), half)
+    atlases = [(image, labels), upper, upper]
+    found, _ = propagate_labels(image, atlases, (0, 2, 4), make_operator("identity"), execution=ONE)
+    assert labels.array[:, :7].any()
+    np.testing.assert_array_equal(found.array, labels.array)
+
+
 def test_local_weights_prefer_the_atlas_that_fits() -> None:
     (image, labels), (other, wrong) = subject(7), subject(7)
     random = np.random.default_rng(0)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atlasnet.prediction import Prediction
+from atlasnet.study.certainty import describe
 from atlasnet.study.confidence import (
     BINS,
     MEASURES,
@@ -23,6 +25,7 @@ from atlasnet.study.confidence import (
 )
 from atlasnet.study.methods import METHOD
 from atlasnet.study.records import CaseResult, Run
+from atlasnet.volume import Grid, Volume
 
 RANDOM = np.random.default_rng(0)
 
@@ -128,6 +131,15 @@ def test_a_scan_onto_which_one_atlas_fits_has_no_agreement_and_is_not_the_least_
     assert len(found["certainty_of_subjects"]) == 8
 
 
+def test_what_one_seed_does_not_say_of_a_subject_has_no_mean_over_the_others() -> None:
+    runs = [Run(METHOD["plain"], 1.0, seed) for seed in range(2)]
+    said = [{"certainty": 0.1 * number} for number in range(5)]
+    results = [CaseResult(run, f"s{i}", (), one) for run in runs for i, one in enumerate(said)]
+    results[7] = replace(results[7], details={})
+    found = confidence(results, {f"s{i}": 0.1 * i for i in range(5)}, networks=1)
+    assert sorted(found["certainty_of_subjects"]) == ["s0", "s1", "s3", "s4"]
+
+
 def test_agreement_is_compared_with_the_certainty_of_another_over_the_subjects_of_both() -> None:
     ours = of_details([{"agreement": 0.1 * i, "certainty": 0.5, "expected_dice": 0.5} for i in range(9)], "atlasnet", 2)
     theirs = of_details([{"certainty": -0.1 * i} for i in range(8)], "plain", 2)
@@ -152,3 +164,37 @@ def test_voxels_are_told_apart_subject_by_subject() -> None:
     assert found["error_auc_entropy"] == pytest.approx(0.6875)
     low, high = found["error_auc_entropy_interval"]
     assert 0.5 <= low < 0.6875 < high <= 0.9
+
+
+@pytest.mark.parametrize(("stands", "counts"), [(0, [0, 1, 2, 4, 8]), (1, [1, 2, 3, 8])])
+def test_voxels_count_of_which_is_known_whether_they_are_right(stands: int, counts: list[int]) -> None:
+    # In the background or in 1 there may be a 2, 9 is to be ignored, and one voxel lies outside of the organ.
+    truth, found = [1, 1, 0, 0, 1, 9, 1, 0, 3], [1, 0, 1, 2, 2, 1, 0, 0, 3]
+    inside = [1, 1, 1, 1, 1, 1, 0, 1, 1]
+    entropy, share = np.linspace(0.1, 0.9, 9), np.array([0.9, 0.4, 0.5, 0.6, 0.4, 0.8, 0.2, 0.3, 0.45])
+
+    def volume(values: Sequence[float], kind: type) -> Volume:
+        return Volume(np.array(values, dtype=kind).reshape(1, 1, 1, 9), Grid.from_parts((1, 1, 9), (1.0, 1.0, 1.0)))
+
+    record = {
+        "seconds": {"fusion": 0.5},
+        "atlases": [{"seconds": 2.0, "seconds_network": 1.0}] * 2,
+        "agreement": {"foreground": 0.7, "expected_dice": 0.6},
+    }
+    prediction = Prediction(
+        volume(found, np.uint8),
+        record,
+        agreement=volume(share, np.float32),
+        entropy=volume(entropy, np.float32),
+        confidence=volume(1 - entropy, np.float32),
+    )
+    details = describe(prediction, volume(truth, np.uint8), 9, volume(inside, np.uint8), ((2, stands),))
+    wrong = np.array(truth)[counts] != np.array(found)[counts]
+    assert sum(details["calibration"]["voxels"]) == len(counts)
+    assert sum(details["calibration"]["right"]) == (~wrong).sum()
+    for name, score in (("entropy", entropy), ("agreement", 1 - share)):
+        ours, others = score[counts][wrong], score[counts][~wrong]
+        pairs = np.sign(ours[:, None] - others) / 2 + 0.5
+        assert details[f"error_auc_{name}"] == pytest.approx(pairs.mean(), abs=1e-5)
+    assert details["certainty"] == pytest.approx(1 - entropy[np.array(found) > 0].mean(), abs=1e-5)
+    assert details["seconds"] == 6.5

@@ -16,6 +16,7 @@ from atlasnet.errors import InputError
 from atlasnet.evaluation import LabelScores, PatchCounts
 from atlasnet.study import Study, summarise
 from atlasnet.study.less_data import write_less_data
+from atlasnet.study.means import SCORES
 from atlasnet.study.methods import METHOD
 from atlasnet.study.patches import accuracies
 from atlasnet.study.records import CaseResult, Run
@@ -349,6 +350,22 @@ def test_less_data_is_compared_with_one_network_that_has_all(tmp_path: Path) -> 
         ["50%", f"{np.mean([*of[main, 0.3].values()]):.4f}", METHOD[name].title] for name in ("plain", "augmented")
     ]
     assert less_data_table(found, "slices")[1] == []
+
+
+def test_shares_of_the_subjects_stand_before_those_of_their_slices() -> None:
+    whole = Run(METHOD["plain"], 1.0, 0)
+    shares = [("slices", 0.25), ("subjects", 0.75), ("slices", 0.5), ("subjects", 0.5)]
+    runs = [whole, *(replace(whole, fraction=share, fraction_of=of) for of, share in shares)]
+    rows = summarise(study([one for run in runs for one in results(run, dict.fromkeys(CASES, 0.7))]))["less_data"]
+    assert [(row["of"], row["share"]) for row in rows] == [*sorted(shares[1::2]), *shares[::2]]
+
+
+def test_what_one_seed_leaves_undefined_has_no_mean_over_the_others() -> None:
+    dice = dict.fromkeys(CASES, 0.8)
+    seeds = [Run(METHOD["plain"], 1.0, seed) for seed in range(2)]
+    row = summarise(study([*results(seeds[0], dice), *results(seeds[1], dice | {"s0": 0.0})]))["methods"]["plain"]
+    assert row["undefined"]["a"] == dict.fromkeys(SCORES, 0) | {"hausdorff_mm": 1}
+    assert row["labels"]["a"]["dice"] == pytest.approx(0.76)
 
 
 def test_patches_of_a_seed_that_failed_for_everybody_are_missed() -> None:
