@@ -126,7 +126,7 @@ def test_dropout_is_stopped_to_the_same_bytes_and_stays_where_epochs_end(
     cases: list[MappedCase], tmp_path: Path
 ) -> None:
     options = {"spec": NetworkSpec(f"{__name__}:Dropping"), "allow_module": True}
-    options["recipe"] = replace(RECIPE, epochs=2, iterations=3)
+    options["recipe"] = replace(RECIPE, epochs=2, iterations=3, passes=0.0)
     expected = train(cases, tmp_path / "undisturbed", **options)
     with pytest.raises(Cancelled):
         train(cases, tmp_path / "a", execution=Execution(threads=1, seed=3, cancelled=stopping_after(4)), **options)
@@ -146,7 +146,7 @@ def test_no_step_of_any_epoch_shows_what_another_has_shown(cases: list[MappedCas
 
 
 def test_two_threads_resume_to_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:
-    recipe, execution = replace(RECIPE, epochs=2, iterations=3), Execution(threads=2, seed=3)
+    recipe, execution = replace(RECIPE, epochs=2, iterations=3, passes=0.0), Execution(threads=2, seed=3)
     expected = train(cases, tmp_path / "undisturbed", recipe=recipe, execution=execution)
     stopped = replace(execution, cancelled=stopping_after(4))
     with pytest.raises(Cancelled):
@@ -155,7 +155,10 @@ def test_two_threads_resume_to_the_same_bytes(cases: list[MappedCase], tmp_path:
 
 
 def test_a_stopped_training_in_three_dimensions_ends_in_the_same_bytes(cases: list[MappedCase], tmp_path: Path) -> None:
-    options = {"spec": NetworkSpec("unet3d", 0.5, {"depth": 1}), "recipe": replace(RECIPE, epochs=2, iterations=3)}
+    options = {
+        "spec": NetworkSpec("unet3d", 0.5, {"depth": 1}),
+        "recipe": replace(RECIPE, epochs=2, iterations=3, passes=0.0),
+    }
     expected = train(cases, tmp_path / "undisturbed", **options)
     stopped = Execution(threads=1, seed=3, cancelled=stopping_after(4))
     with pytest.raises(Cancelled):
