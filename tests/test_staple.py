@@ -10,7 +10,12 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from atlasnet.prediction.staple import Patterns, estimate
+from atlasnet.execution import Stages
+from atlasnet.prediction.answers import Answer, Answers
+from atlasnet.prediction.record import atlas_records
+from atlasnet.prediction.staple import Patterns, Performance, estimate
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, canonical
 
 SHAPE, CLASSES = (16, 24, 24), 3
 
@@ -103,3 +108,17 @@ def test_nothing_is_known_where_no_atlas_sees_a_structure() -> None:
     found = patterns.performance(CLASSES)
     assert not found.confusion.any()
     assert not found.prior.any()
+
+
+def test_an_atlas_that_was_not_asked_has_no_sensitivity_and_takes_none_from_others() -> None:
+    grid = Grid.from_parts((2, 2, 2), (1.0, 1.0, 1.0))
+    _, orientation = canonical(grid)
+    said = [Answer(torch.zeros(2, 2, 2, 2), grid, Transform.identity(), 0.5) if asked else None for asked in (0, 1, 1)]
+    atlases = tuple((answer, {"name": name}) for answer, name in zip(said, "abc", strict=True))
+    found = Performance(np.array([[[0.9, 0.2], [0.1, 0.8]], [[0.7, 0.4], [0.3, 0.6]]]), np.array([0.5, 0.5]))
+    answers = Answers(image=grid, source=grid, orientation=orientation, atlases=atlases, stages=Stages())
+    assert atlas_records(answers, found, ["background", "lung"]) == [
+        {"name": "a"},
+        {"name": "b", "sensitivity": {"lung": 0.8}},
+        {"name": "c", "sensitivity": {"lung": 0.6}},
+    ]

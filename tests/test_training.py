@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from atlasnet.errors import AtlasNetError, Cancelled, InputError, ModelError
 from atlasnet.execution import Execution
 from atlasnet.network import NetworkSpec, build_network, load_weights, probabilities
 from atlasnet.training.loop import train_network
+from atlasnet.training.loss import Objective
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase
 
@@ -241,6 +243,26 @@ def test_a_checkpoint_of_another_training_is_not_resumed(
     with pytest.raises(Cancelled):
         train(cases, tmp_path, key="another", execution=Execution(threads=1, seed=3, cancelled=stopping_after(20)))
     assert train(cases, tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("other", ["rate", "balancing", "class weights", "hidden"])
+def test_what_was_trained_otherwise_is_trained_anew_and_becomes_another(
+    cases: list[MappedCase], tmp_path: Path, other: str
+) -> None:
+    recipe = replace(RECIPE, epochs=1, iterations=2, passes=0.0)
+    options: dict[str, object] = {
+        "rate": {"recipe": replace(recipe, learning_rate=1e-4)},
+        "balancing": {"recipe": replace(recipe, balancing=True)},
+        "class weights": {"recipe": recipe, "objective": Objective(class_weights=(1.0, 4.0, 1.0))},
+        "hidden": {"recipe": recipe},
+    }[other]
+    changed = [replace(case, hidden=((2, 0),)) for case in cases[:1]] + cases[1:] if other == "hidden" else cases
+    train(cases, tmp_path / "a", recipe=recipe)
+    before = load_file(tmp_path / "a" / "network.safetensors")
+    again = train(changed, tmp_path / "a", **options)
+    assert again == train(changed, tmp_path / "b", **options)
+    after = load_file(tmp_path / "a" / "network.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_log_has_each_epoch_once_after_a_resume(cases: list[MappedCase], tmp_path: Path) -> None:
