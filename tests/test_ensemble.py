@@ -216,6 +216,17 @@ def test_a_number_is_unusual_where_more_than_half_of_the_models_find_it_so(score
     assert joined([silent, silent]) == silent
 
 
+def test_a_scan_is_mirrored_along_the_axes_that_the_model_in_the_middle_names() -> None:
+    orientation = [kind.name for kind in KINDS].index("orientation")
+    verdicts = [
+        replace(said([score * (number == orientation) for number in range(len(KINDS))]), mirrored=axes)
+        for score, axes in ((3.0, "y"), (0.5, None), (2.0, "x"))
+    ]
+    together = joined(verdicts)
+    assert together.mirrored == "x"
+    assert "mirrored left-right" in together.reasons[0]
+
+
 def test_a_scan_is_judged_before_the_networks_run(ensemble: Ensemble) -> None:
     image, _ = subject(102)
     noise = np.random.default_rng(0).normal(size=image.array.shape).astype(np.float32)

@@ -86,11 +86,17 @@ def test_a_region_is_cleaned_as_a_whole_and_what_lies_within_it_stays_in_it() ->
     assert small.ravel().tolist() == [0, 1, 1, 2, 2, 1, 3, 3, 1, 0, 0, 1, 1, 0, 0, 0, 0]
 
 
-def test_only_the_labels_named_are_cleaned() -> None:
-    labels = scattered(1)
-    cleaned = postprocess(labels, grid(labels), largest_component={2}, minimum_size_mm3={2: 3.0})
-    np.testing.assert_array_equal(cleaned == 1, labels == 1)
-    assert (cleaned == 2).sum() < (labels == 2).sum()
+def test_structures_are_cleaned_from_the_outside_in() -> None:
+    # The larger part of 3 lies in the smaller part of the whole.
+    labels = np.array([3, 3, 3, 0, 1, 1, 2, 3, 3, 1, 1, 1, 1]).reshape(1, 1, -1)
+    cleaned = postprocess(labels, grid(labels), largest_component=True, structures=[(3,), (1, 2, 3)])
+    assert cleaned.ravel().tolist() == [0, 0, 0, 0, 1, 1, 2, 3, 3, 1, 1, 1, 1]
+
+
+def test_of_labels_beside_a_structure_that_lie_in_as_many_others_the_lowest_takes_its_place() -> None:
+    labels = np.array([3, 3, 1, 1, 2, 2, 3]).reshape(1, 1, -1)
+    cleaned = postprocess(labels, grid(labels), largest_component=True, structures=[(3,), (1, 2, 3)])
+    assert cleaned.ravel().tolist() == [3, 3, 1, 1, 2, 2, 1]
 
 
 def test_the_input_is_left_as_it_is() -> None:

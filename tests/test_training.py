@@ -217,12 +217,13 @@ def test_two_generations_of_checkpoints_are_kept(cases: list[MappedCase], tmp_pa
 
 
 @pytest.mark.parametrize("name", ["checkpoint-000003.safetensors", "checkpoint-000003.json"])
-@pytest.mark.parametrize("keep", [0, 100])
+@pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     cases: list[MappedCase], undisturbed: bytes, tmp_path: Path, name: str, keep: int
 ) -> None:
     stopped_after_three_epochs(cases, tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:keep])
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:keep] + bytes([whole[-1] ^ 1]) * (keep < 0))  # cut, or another last byte
     execution = Execution(threads=1, seed=3)
     assert train(cases, tmp_path, execution=execution) == undisturbed
     assert any("checkpoint-000003" in text for text in execution.reporter.warnings)  # type: ignore[attr-defined]
@@ -273,6 +274,8 @@ def test_the_log_has_each_epoch_once_after_a_resume(cases: list[MappedCase], tmp
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert set(rows[0]) == {"epoch", "loss", "learning_rate", "seconds", "images_per_second", "waiting"}
     assert all(0 < float(row["waiting"]) < 1 for row in rows)
+    rates = [RECIPE.rate(6 * epoch - 1, 6) for epoch in range(1, 5)]  # of the last of six steps
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(rates)
 
 
 def test_a_finished_training_is_not_repeated(cases: list[MappedCase], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ def postprocess(
     labels: NDArray[Any],
     grid: Grid,
     *,
-    largest_component: bool | Collection[int] = False,
-    minimum_size_mm3: float | Mapping[int, float] = 0.0,
+    largest_component: bool = False,
+    minimum_size_mm3: float = 0.0,
     structures: Iterable[Sequence[int]] = (),
 ) -> NDArray[Any]:
     """Remove loose parts of a label map.
@@ -34,36 +34,28 @@ def postprocess(
     Args:
         labels: (z, y, x) integers, 0 being background; left as they are.
         grid: of the labels.
-        largest_component: keep only the largest component of every label (true), or of these labels; several of exactly
-            the largest size are all kept.
-        minimum_size_mm3: components smaller than this are removed, of every label or as given for each.
+        largest_component: keep only the largest component of every structure; several of exactly the largest size are
+            all kept.
+        minimum_size_mm3: components smaller than this are removed.
         structures: the labels of each structure, where some have several; by default every label is one.
 
     Returns:
         The cleaned (z, y, x) labels; ``labels`` itself where nothing is asked for.
 
     Raises:
-        InputError: a minimum size is negative or not finite.
+        InputError: the minimum size is negative or not finite.
     """
-    sizes = minimum_size_mm3.values() if isinstance(minimum_size_mm3, Mapping) else [minimum_size_mm3]
-    for size in sizes:
-        if not (np.isfinite(size) and size >= 0):
-            raise InputError("the minimum size cannot be used", expected="0 mm³ or more", found=str(size))
-    if not largest_component and not any(size > 0 for size in sizes):
+    if not (np.isfinite(minimum_size_mm3) and minimum_size_mm3 >= 0):
+        raise InputError("the minimum size cannot be used", expected="0 mm³ or more", found=str(minimum_size_mm3))
+    if not largest_component and minimum_size_mm3 == 0:
         return labels
     cleaned = labels.copy()
-    voxel_mm3 = float(np.prod(grid.spacing))
+    minimum_voxels = minimum_size_mm3 / float(np.prod(grid.spacing))
     groups = {frozenset(group) for group in structures} or {
         frozenset((label,)) for label in np.unique(labels).tolist() if label != 0
     }
     for group in sorted(groups, key=lambda group: (-len(group), sorted(group))):
-        alone = min(group) if len(group) == 1 else None
-        largest = largest_component if isinstance(largest_component, bool) else alone in largest_component
-        minimum = minimum_size_mm3
-        if isinstance(minimum, Mapping):
-            minimum = 0.0 if alone is None else minimum.get(alone, 0.0)
-        if largest or minimum > 0:
-            _clean(cleaned, group, largest, minimum / voxel_mm3, _around(group, groups))
+        _clean(cleaned, group, largest_component, minimum_voxels, _around(group, groups))
     return cleaned
 
 
