@@ -16,7 +16,7 @@ import torch
 from atlasnet.atlas import resolve_atlases
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, check_cohort
-from atlasnet.cohort.annotated import hidden_values
+from atlasnet.cohort.annotated import hidden_values, lost_values
 from atlasnet.cohort.structures import annotated_structures
 from atlasnet.errors import CohortError, InputError, ModelError, RegistrationError
 from atlasnet.evaluation import evaluate_cohort, evaluate_folder, evaluate_subject
@@ -65,6 +65,13 @@ def partly(folder: Path, seeds: Sequence[int], names: Sequence[str], tests: Sequ
     return declare(folder, {name: ["shell"] for name in names})
 
 
+def test_a_label_is_lost_with_the_last_subject_that_tells_it_and_no_other() -> None:
+    everything, without_two = (), ((2, 1),)
+    assert lost_values((0, 1, 2), [everything, without_two], [without_two]) == [2]
+    assert lost_values((0, 1, 2), [everything, without_two], [everything]) == []
+    assert lost_values((0, 1, 2), [without_two, without_two], [without_two]) == []  # nobody has told it
+
+
 def test_cases_that_are_not_named_have_all_labels(tmp_path: Path) -> None:
     cohort = Cohort.read(partly(tmp_path, range(3), ["s1"]))
     assert [subject.hidden for subject in cohort] == [(), ((4, 0),), ()]
@@ -76,6 +83,7 @@ def test_python_says_it_too(tmp_path: Path) -> None:
     cohort = Cohort.read(without(write_cohort(tmp_path, range(3)), ["s1"]))
     said = cohort.annotated({"s1": ["shell"]})
     assert said.subjects == Cohort.read(declare(tmp_path, {"s1": ["shell"]})).subjects
+    assert said.annotated({"s2": ["shell"]}).hidden == {"s1": ((4, 0),), "s2": ((4, 0),)}
     with pytest.raises(CohortError, match=r"not subjects of the cohort.*found s9"):
         cohort.annotated({"s9": ["shell"]})
 
@@ -109,6 +117,9 @@ def test_values_are_told_apart_where_a_region_holds_one_of_them() -> None:
         "d": (),
         "e": ((1, 0), (3, 0)),
     }
+    outer = {"background": 0, "enhancing": 1, "label 2": 2, "label 3": 3}
+    nested = {"whole": (1, 2, 3), "core": (1, 2), "enhancing": 1}
+    assert hidden_values({"a": ["whole"]}, outer, nested, Path())["a"] == ((1, 3), (2, 3))  # 3 is in fewest others
     twins = {"background": 0, "label 1": 1, "label 2": 2}
     assert hidden_values({"a": ["both"]}, twins, {"both": (1, 2)}, Path()) == {"a": ()}
     told = {case: [*annotated_structures(regions, hidden)] for case, hidden in found.items()}

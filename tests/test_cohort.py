@@ -528,6 +528,9 @@ def test_the_ignore_label_may_be_written_with_capitals(tmp_path: Path) -> None:
     nnunet(tmp_path, labels={"background": 0, "left": 1, "right": 2, "Ignore": 3, "ignore": 4})
     with pytest.raises(CohortError, match="two labels are to be ignored"):
         Cohort.read(tmp_path)
+    nnunet(tmp_path, labels={"ignore": 0, "left": 1})
+    with pytest.raises(CohortError, match="background must have the value 0"):
+        Cohort.read(tmp_path)
 
 
 @pytest.mark.parametrize("ending", ["nii.gz", ".NII.GZ"])

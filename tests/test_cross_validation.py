@@ -73,6 +73,11 @@ def test_folds_are_a_fair_partition(count: int, folds: int, seed: int) -> None:
     assert groups == split(names[::-1], folds, seed)
 
 
+def test_another_seed_divides_the_subjects_otherwise() -> None:
+    names = [f"case{i}" for i in range(20)]
+    assert len({split(names, 5, seed) for seed in range(4)}) == 4
+
+
 def test_few_subjects_are_left_out_one_by_one() -> None:
     assert [len(group) for group in split(NAMES, None, 0)] == [1, 1, 1, 1]
     assert [len(group) for group in split([str(i) for i in range(11)], None, 0)] == [3, 2, 2, 2, 2]

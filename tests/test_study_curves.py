@@ -338,3 +338,5 @@ def test_a_share_of_the_subjects_is_part_of_a_larger_one(cohort: Cohort) -> None
     names = [{s.name for s in share_of_subjects(cohort, fraction, 1)} for fraction in (0.3, 0.7, 1.0)]
     assert names[0] <= names[1] <= names[2]
     assert len(names[0]) == 2
+    drawn = {frozenset(s.name for s in share_of_subjects(cohort, 0.3, seed)) for seed in range(8)}
+    assert len(drawn) > 1
