@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from atlasnet.atlas import ChoiceSettings, choose_atlases, k_medoids, medoids, resolve_atlases
+from atlasnet.atlas import ChoiceSettings, choose_atlases, k_medoids, medoids, resolve_atlases, scans_beside
 from atlasnet.cohort import Cohort
 from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.execution import Execution
@@ -188,6 +188,16 @@ def test_every_unknown_atlas_is_named(folder: Path) -> None:
         resolve_atlases(Cohort.read(folder), ["a", "nowhere", "void.nii"])
     with pytest.raises(CohortError, match="no atlas is named"):
         resolve_atlases(Cohort.read(folder), [])
+
+
+def test_scans_beside_a_cohort_are_those_that_are_none_of_its_subjects(folder: Path) -> None:
+    cohort, elsewhere = Cohort.read(folder), folder / "elsewhere"
+    shutil.copy(elsewhere / "template.nii.gz", elsewhere / "b.nii.gz")  # called as a subject: passed over
+    (elsewhere / "link.nii.gz").symlink_to(folder / "imagesTr" / "a_0000.nii.gz")
+    assert scans_beside(cohort, elsewhere) == (str(elsewhere / "template.nii.gz"),)
+    assert scans_beside(cohort.select(["a"]), folder) == (str(folder / "imagesTr" / "b_0000.nii.gz"),)
+    with pytest.raises(CohortError, match="but the subjects themselves"):
+        scans_beside(cohort, folder)
 
 
 def test_names_must_differ(folder: Path) -> None:

@@ -366,6 +366,11 @@ def test_a_scan_that_is_there_twice_is_refused_before_training(
     shutil.copy(root / "labelsTr" / "s1.nii.gz", root / "labelsTr" / "again.nii.gz")
     assert main(["train", str(root), "-o", str(tmp_path / "m"), "--folds", "2", "--quiet"]) == 2
     assert "s1 is again" in capsys.readouterr().err
+    # Nor may it be the atlas of a model that segments it.
+    command = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", "2", "--quiet"]
+    for option, value in (("--atlas-images", root), ("--atlas", root / "imagesTr" / "again_0000.nii.gz")):
+        assert main([*command, option, str(value)]) == 2
+        assert "again is s1" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
 

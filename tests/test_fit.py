@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 import atlasnet
+from atlasnet.atlas import choose_atlases
 from atlasnet.cli.main import main, parser
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
@@ -29,7 +31,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED
-from atlasnet.volume import Grid, Volume, read_volume, resample
+from atlasnet.volume import Grid, Volume, read_volume, resample, write_volume
 from atlasnet.volume.writing import to_sitk
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
@@ -267,12 +269,47 @@ def test_voxels_under_the_ignore_label_do_not_count(tmp_path: Path) -> None:
 
 
 def test_an_image_file_may_be_an_atlas(cohort: Cohort, tmp_path: Path) -> None:
-    from atlasnet.volume import write_volume
-
     write_volume(tmp_path / "template.mha", subject(50)[0])
     options = FitOptions(atlases=("s1", str(tmp_path / "template.mha")), width=0.25, epochs=1, operator="affine")
     model = fit(cohort, tmp_path / "m", options)
     assert [(atlas.name, atlas.subject) for atlas in model.atlases] == [("s1", "s1"), ("template", None)]
+
+
+def test_atlases_are_chosen_among_scans_that_nobody_annotated(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name, number in (("new", 50), ("other", 51), ("s0", 0)):
+        write_volume(scans / f"{name}_0000.nii.gz", subject(number)[0])
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--width", "0.25", "--epochs", "1", "--threads", "1"]
+    words += ["--registration", "affine", "--report"]
+    assert main([*words, "--atlas-images", str(scans), "--atlases", "7"]) == 0
+    assert "7 atlases were asked for and there are 3 subjects and 2 further images" in capsys.readouterr().err
+    model = Model.load(tmp_path / "m")
+    own = [(f"s{number}", f"s{number}") for number in range(3)]
+    assert [(atlas.name, atlas.subject) for atlas in model.atlases] == [("new", None), ("other", None), *own]
+    assert "new" in (tmp_path / "m" / "report.html").read_text(encoding="utf-8")
+    # The same scans elsewhere make the same model; another scan is another choice.
+    shutil.move(scans, tmp_path / "moved")
+    quick = [*words, "--atlas-images", str(tmp_path / "moved")]
+    assert main([*quick, "--atlases", "7"]) == 0
+    assert "the model is finished already; nothing was left" in capsys.readouterr().err
+    write_volume(tmp_path / "moved" / "other_0000.nii.gz", subject(52)[0])
+    assert main([*quick, "--atlases", "7"]) == 2
+    assert main([*quick, "--atlas", "s1"]) == 2
+    assert "either named or chosen" in capsys.readouterr().err
+    assert main([*words, "--atlas-images", str(cohort.root)]) == 2
+    assert "but the subjects themselves" in capsys.readouterr().err
+    # Of all, two are chosen.
+    everyone = {f"s{n}": cohort.root / "imagesTr" / f"s{n}_0000.nii.gz" for n in range(3)}
+    everyone |= {name: tmp_path / "moved" / f"{name}_0000.nii.gz" for name in ("new", "other")}
+    net = atlasnet.AtlasNet(
+        atlases=2, atlas_images=tmp_path / "moved", width=0.25, epochs=1, registration="affine"
+    ).fit(cohort, tmp_path / "two")
+    assert net.model is not None
+    chosen = choose_atlases({name: partial(read_volume, path) for name, path in everyone.items()}, 2)
+    assert [atlas.name for atlas in net.model.atlases] == chosen
 
 
 def test_a_subject_that_is_the_atlas_is_mapped_by_the_identity(cohort: Cohort, model: Model) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from atlasnet.atlas import scans_beside
 from atlasnet.cohort import Cohort, Subject, masked, with_masks
 from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.spacing import WantedSpacing
@@ -50,6 +51,8 @@ class AtlasNet:
     Args:
         atlases: how many to choose among the subjects (None: 6, or all of fewer), or names of subjects or image files.
             In an update, how many in all, or those to be added.
+        atlas_images: scans among which they are chosen too, beside the subjects: a folder, or image files; nobody need
+            have annotated them.
         network: ``"unet"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or ``"module:Class"``
             with ``allow_module``; None takes the plan's.
         width: factor on the network's channels; None takes the plan's.
@@ -73,6 +76,7 @@ class AtlasNet:
         self,
         *,
         atlases: int | str | Path | Sequence[str | Path] | None = None,
+        atlas_images: str | Path | Sequence[str | Path] = (),
         network: str | None = None,
         width: float | None = None,
         spacing: WantedSpacing | None = None,
@@ -102,6 +106,7 @@ class AtlasNet:
             minimum_quality=minimum_quality,
             time_budget=time_budget,
         )
+        self.atlas_images = atlas_images
         self.execution = execution or Execution()
         self.model: Model | None = None
         self.cross_validation: CrossValidation | None = None
@@ -156,6 +161,9 @@ class AtlasNet:
             cohort = Cohort.read(cohort, reporter=self.execution.reporter)
         if not (update is None or isinstance(update, Model)):
             update = Model.load(update)
+        beside = self.atlas_images
+        images = scans_beside(cohort, beside) if isinstance(beside, (str, Path)) else tuple(map(str, beside))
+        self.options = replace(self.options, atlas_images=images)
         folder, execution = Path(folder), self.execution
         work = Path(work or folder / "work")
         wanted = not (folds is None or folds is False)
@@ -201,7 +209,7 @@ class AtlasNet:
             raise ModelError("there is no model to report on", remedy="call fit, or load a single one")
         pairs = []
         if self._trained is not None:
-            named = self.options.atlases if isinstance(self.options.atlases, tuple) else ()
+            named = self.options.atlases if isinstance(self.options.atlases, tuple) else self.options.atlas_images
             pairs = registered_pairs(self.model, *self._trained, named=named)
         return write_training_report(
             Path(path or self.model.folder / "report.html"),

@@ -2,6 +2,6 @@
 
 from atlasnet.atlas.choose import ChoiceSettings, choose_atlases
 from atlasnet.atlas.medoids import k_medoids
-from atlasnet.atlas.source import AtlasSource, resolve_atlases
+from atlasnet.atlas.source import AtlasSource, resolve_atlases, scans_beside
 
-__all__ = ["AtlasSource", "ChoiceSettings", "choose_atlases", "k_medoids", "resolve_atlases"]
+__all__ = ["AtlasSource", "ChoiceSettings", "choose_atlases", "k_medoids", "resolve_atlases", "scans_beside"]

@@ -75,6 +75,29 @@ def resolve_atlases(cohort: Cohort, names: Sequence[str | Path]) -> list[AtlasSo
     return sources
 
 
+def scans_beside(cohort: Cohort, folder: str | Path) -> tuple[str, ...]:
+    """The scans of a folder that are none of the cohort's subjects, as `resolve_atlases` takes them.
+
+    Args:
+        cohort: whose subjects are passed over, and scans that are called as one of them is.
+        folder: in one of a cohort's layouts, without references, or with scans in the folder itself.
+
+    Raises:
+        CohortError: no layout is recognised, files are missing or misnamed, or there are no other scans.
+    """
+    own = {subject.name for subject in cohort}
+    files = {path.resolve() for subject in cohort for path in subject.images}
+    scans = [scan for scan in Cohort.read(folder, labelled=False) if scan.name not in own]
+    beside = tuple(str(scan.images[0]) for scan in scans if scan.images[0].resolve() not in files)
+    if not beside:
+        raise CohortError(
+            "there are no scans among which to choose atlases but the subjects themselves",
+            path=folder,
+            expected="scans that nobody need have annotated, under names of their own",
+        )
+    return beside
+
+
 def _subject(cohort: Cohort, name: str | Path) -> AtlasSource | None:
     for subject in cohort:
         if subject.name == composed(str(name)) or any(_same_file(Path(name), path) for path in subject.images):

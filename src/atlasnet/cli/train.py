@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a subject's name or an image file; repeat it for several; with --update, it is added",
     )
     parser.add_argument(
+        "--atlas-images",
+        type=Path,
+        metavar="DIR",
+        help="choose the atlases among these scans too, which nobody need have annotated; with few subjects more "
+        "atlases than these are worth their time",
+    )
+    parser.add_argument(
         "--update",
         type=Path,
         metavar="MODEL",
@@ -133,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     require_folder(args.data)
     require_writable(args.output / "model.json")
+    from atlasnet.atlas import scans_beside
     from atlasnet.cohort import Cohort, with_masks
     from atlasnet.errors import InputError
     from atlasnet.study import CROSS_VALIDATION, fold_of, plan_folds, validate_fold, validate_model
@@ -158,6 +166,7 @@ def run(args: argparse.Namespace) -> int:
         cohort = with_masks(cohort, args.organ_mask)
     options = FitOptions(
         atlases=tuple(args.atlas) if args.atlas else args.atlases,
+        atlas_images=() if args.atlas_images is None else scans_beside(cohort, args.atlas_images),
         network=args.network,
         allow_module=args.allow_module,
         width=args.width,
@@ -203,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
         from atlasnet.report import write_training_report
         from atlasnet.training.registered import registered_pairs
 
-        pairs = registered_pairs(model, cohort, work, named=args.atlas or ())
+        pairs = registered_pairs(model, cohort, work, named=(*(args.atlas or ()), *options.atlas_images))
         path = write_training_report(
             args.output / "report.html",
             model,

@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 
 from atlasnet.atlas import resolve_atlases
-from atlasnet.cohort import Cohort
+from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.declaration import Declaration, read_declaration
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.layout import list_subjects
@@ -92,14 +92,15 @@ def plan_folds(
     group = {name: number for number, fold in enumerate(groups) for name in fold}
     for number, fold in enumerate(groups, start=1):
         cohort.require_annotated([subject for subject in cohort if subject.name not in fold], f"those of fold {number}")
-    if isinstance(options.atlases, tuple):
-        left_out = [s.subject for s in resolve_atlases(cohort, options.atlases) if s.subject in group]
-        if left_out:
-            raise InputError(
-                "a subject that is an atlas cannot be left out",
-                expected="a number of atlases, or image files that are no subjects",
-                found=", ".join(left_out),
-            )
+    named = (*(options.atlases if isinstance(options.atlases, tuple) else ()), *options.atlas_images)
+    atlases = resolve_atlases(cohort, named) if named else []
+    left_out = [atlas.subject for atlas in atlases if atlas.subject in group]
+    if left_out:
+        raise InputError(
+            "a subject that is an atlas cannot be left out",
+            expected="a number of atlases, or image files that are no subjects",
+            found=", ".join(left_out),
+        )
     require_no_other(Path(folder), VALIDATION)
     path = Path(folder) / FOLDS
     with reading_back(path):
@@ -120,6 +121,8 @@ def plan_folds(
         for subject, same in same_scans(tuple(cohort))
         if group.get(subject.name) != group.get(same.name)
     ]
+    images = [Subject(s.name, s.paths, channels=s.channels) for s in atlases if s.subject is None]
+    twice += [f"{image.name} is {same.name}" for image, same in same_scans(images, tuple(cohort))]
     if twice:
         raise InputError(
             "a scan is there twice, and would be segmented by a model that has seen it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class AtlasSet:
         work: where a choice is kept.
         execution: device, threads, progress.
         update: the model whose atlases come first.
+        images: files of images beside the subjects among which they are chosen too.
     """
 
     cohort: Cohort
@@ -73,11 +75,24 @@ class AtlasSet:
     work: WorkFolder
     execution: Execution
     update: Update | None = None
+    images: tuple[str, ...] = ()
 
     @property
     def old(self) -> list[AtlasSource]:
         """Those of the model that is updated."""
         return [] if self.update is None else self.update.atlases
+
+    @cached_property
+    def beside(self) -> dict[str, AtlasSource]:
+        """The images beside the subjects among which atlases are chosen, by name."""
+        old = {source.name for source in self.old}
+        found = self._named(self.images) if self.images else []
+        return {source.name: source for source in found if source.subject is None and source.name not in old}
+
+    @cached_property
+    def keys_beside(self) -> dict[str, str]:
+        """What stands for their voxels."""
+        return {name: _key(source) for name, source in self.beside.items()}
 
     @property
     def count(self) -> int:
@@ -87,14 +102,16 @@ class AtlasSet:
             return len(old) + len(self.wanted)
         if self.update is not None and self.wanted is None:
             return len(old)
-        return atlas_count(self.wanted, len(old) + sum(subject.name not in old for subject in self.cohort))
+        others = sum(subject.name not in old for subject in self.cohort) + len(self.beside)
+        return atlas_count(self.wanted, len(old) + others)
 
     def check(self) -> None:
         """Find what is wrong with those that were asked for.
 
         Raises:
             CohortError: one that was named is not there, see `resolve_atlases`.
-            InputError: too few are asked for, or an old one's name is given again.
+            InputError: too few are asked for, an old one's name is given again, or all are named and yet to be chosen
+                among further images.
         """
         least = max(1, len(self.old))
         if isinstance(self.wanted, int) and self.wanted < least:
@@ -104,19 +121,27 @@ class AtlasSet:
                 found=str(self.wanted),
             )
         if isinstance(self.wanted, int) and self.wanted > self.count:
-            asked = f"{self.wanted} atlases were asked for and there are {counted(self.count, 'subject')}"
-            self.execution.reporter.warn(f"{asked}: all of them are atlases")
-        if isinstance(self.wanted, tuple):
-            named = self._named(self.wanted)
-            unfit = [source for source in named if not is_file_name(source.name)]
-            if unfit:
-                raise InputError(
-                    "the name of an atlas cannot be that of the model's file, which it gets",
-                    path=unfit[0].paths[0],
-                    expected="printable characters, no slash, at most 200 bytes",
-                    found=repr(unfit[0].name),
-                    remedy="rename the file",
-                )
+            there = self._there(self.count - len(self.beside))
+            self.execution.reporter.warn(
+                f"{self.wanted} atlases were asked for and there are {there}: all of them are atlases"
+            )
+        if isinstance(self.wanted, tuple) and self.images:
+            raise InputError(
+                "atlases are either named or chosen among further images",
+                found=", ".join(self.wanted),
+                remedy="say how many to choose, or name those images as well",
+            )
+        named = self._named(self.wanted) if isinstance(self.wanted, tuple) else []
+        unfit = [source for source in (*named, *self.beside.values()) if not is_file_name(source.name)]
+        if unfit:
+            raise InputError(
+                "the name of an atlas cannot be that of the model's file, which it gets",
+                path=unfit[0].paths[0],
+                expected="printable characters, no slash, at most 200 bytes",
+                found=repr(unfit[0].name),
+                remedy="rename the file",
+            )
+        if named:
             taken = {source.name for source in self.old} & {source.name for source in named}
             if taken:
                 raise InputError(
@@ -162,9 +187,7 @@ class AtlasSet:
         say, path = self.execution.reporter, self._choice(subjects)
         key = path.parent.name
         if not self.work.finished("choice", key, say.warn):
-            say.note(
-                f"choosing {counted(self.count - len(self.old), 'atlas')} among {counted(len(subjects), 'subject')}"
-            )
+            say.note(f"choosing {counted(self.count - len(self.old), 'atlas')} among {self._there(len(subjects))}")
             chosen = choose_atlases(
                 self._candidates(subjects),
                 self.count,
@@ -178,12 +201,8 @@ class AtlasSet:
     def keys(self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed]) -> dict[str, str]:
         """By name, what stands for an atlas's voxels: the key of the subject that it is, or the hash of its files."""
         keys = {} if self.update is None else self.update.atlas_keys
-        own = {subject.name: subject.key for subject in subjects}
-        for source in sources:
-            if source.name not in keys:
-                files = source.paths
-                keys[source.name] = own[source.subject] if source.subject else digest([volume_digest(p) for p in files])
-        return keys
+        known = self.keys_beside | {subject.name: subject.key for subject in subjects} | keys
+        return keys | {source.name: known.get(source.name) or _key(source) for source in sources}
 
     def written(
         self, sources: Sequence[AtlasSource], subjects: Sequence[Keyed], folder: Path, *, labelled: bool = False
@@ -228,24 +247,38 @@ class AtlasSet:
             write_labels(place, reading())
         return key, place
 
+    def _there(self, subjects: int) -> str:
+        """Among how many images atlases are chosen."""
+        beside = f" and {counted(len(self.beside), 'further image')}" if self.beside else ""
+        return counted(subjects, "subject") + beside
+
     def _named(self, names: Sequence[str]) -> list[AtlasSource]:
         return resolve_atlases(self.cohort, names)
 
     def _chosen(self, names: Sequence[str]) -> list[AtlasSource]:
         old = {source.name for source in self.old}
-        return [*self.old, *self._named([name for name in names if name not in old])]
+        new = [name for name in names if name not in old]
+        subjects = [name for name in new if name not in self.beside]
+        found = {source.name: source for source in self._named(subjects)} if subjects else {}
+        return [*self.old, *((found | self.beside)[name] for name in new)]
 
     def _candidates(self, subjects: Sequence[Keyed]) -> dict[str, Callable[[], Volume]]:
         """How the images are read that may be atlases, and of those that are."""
-        return {s.name: s.read for s in subjects} | {source.name: source.read for source in self.old}
+        others = {source.name: source.read for source in (*self.old, *self.beside.values())}
+        return {subject.name: subject.read for subject in subjects} | others
 
     def _choice(self, subjects: Sequence[Keyed]) -> Path:
         """Where the names of the chosen atlases are kept."""
         depends_on: dict[str, Any] = {
             "revision": REVISION,
             "count": self.count,
-            "images": {s.name: s.key for s in subjects},
+            "images": {s.name: s.key for s in subjects} | self.keys_beside,
         }
         if self.update is not None:
             depends_on["old"] = self.update.atlas_keys
         return self.work.entry("choice", digest(depends_on)) / "atlases.json"
+
+
+def _key(source: AtlasSource) -> str:
+    """What stands for the voxels of an image that is no subject's."""
+    return digest([volume_digest(path) for path in source.paths])

@@ -133,7 +133,7 @@ class Fitting:
         self.recipe = Recipe.of(options.preset, options.epochs)
         self.sharing = Sharing.of(options.sharing, self.recipe)
         self.options = replace(options, operator=self.operator, sharing=self.sharing)
-        self.atlases = AtlasSet(cohort, options.atlases, self.work, self.execution, self.update)
+        self.atlases = AtlasSet(cohort, options.atlases, self.work, self.execution, self.update, options.atlas_images)
         self._derived: Plan | None = None
         self._check()
 
@@ -285,6 +285,9 @@ class Fitting:
     def asked(self, plan: Plan) -> dict[str, Any]:
         """The same but for plan and data."""
         options = asdict(self.options) | {"atlases": self.atlases.identity(), "sharing": asdict(self.sharing)}
+        del options["atlas_images"]
+        if self.atlases.keys_beside:
+            options["atlas_images"] = self.atlases.keys_beside
         for name in ("keep_epochs", "spacing"):  # the model is the same, and the plan says it
             del options[name]
         for name in ("network", "width"):  # and whoever asks for what is planned anyway

@@ -22,6 +22,8 @@ class FitOptions:
         atlases: how many to choose among the subjects (None: 6, or all of fewer subjects), or their names: subjects or
             image files. In an update, how many there are to be in all (None: no more), or the names of those to be
             added.
+        atlas_images: image files among which they are chosen too, beside the subjects; nobody need have annotated
+            them (see `atlasnet.atlas.scans_beside`).
         network: a registered name or ``"module:Class"``; None takes the plan's, in an update the model's.
         allow_module: whether the latter may be imported.
         width: factor on the network's channels; None takes the plan's, in an update the model's.
@@ -45,6 +47,7 @@ class FitOptions:
     """
 
     atlases: int | tuple[str, ...] | None = None
+    atlas_images: tuple[str, ...] = ()
     network: str | None = None
     allow_module: bool = False
     width: float | None = None
