@@ -99,6 +99,11 @@ def test_every_voxel_keeps_its_place(rotation: tuple, spacing: tuple, origin: tu
     np.testing.assert_allclose(near.direction.T @ near.direction, np.eye(3), atol=1e-12)
 
 
+def test_voxels_of_less_than_a_micrometre_keep_their_places_too() -> None:
+    grid = Grid.from_parts((300, 400, 500), (0.00065432, 0.00065432, 0.0007777), (0.123456789, -0.2, 0.3))
+    assert canonical(grid)[0].matches(grid, 5e-3)
+
+
 @pytest.mark.parametrize("denominator", [1, 2, 4, 8, 16, 32, 64, 128])
 def test_origins_at_binary_fractions_are_not_torn_apart_by_noise(denominator: int) -> None:
     origin = np.arange(1, 129, 2)[:, None] / denominator * np.ones(3)
@@ -111,6 +116,21 @@ def test_origins_at_binary_fractions_are_not_torn_apart_by_noise(denominator: in
 def test_header_noise_in_the_direction_is_removed() -> None:
     noise = np.array([[1, 3e-5, 0], [-3e-5, 1, 2e-5], [0, -2e-5, 1]])
     np.testing.assert_array_equal(canonical(example(noise))[0].grid.direction, np.eye(3))
+
+
+def test_the_middle_stays_in_place_while_a_direction_is_turned_to_the_axes() -> None:
+    tilted = Rotation.from_rotvec([4e-5, -5e-5, 6e-5]).as_matrix()
+    long = Grid.from_parts((600, 512, 512), (0.7, 0.7, 1.0), (-180.0, -190.0, -700.0), tilted)
+    near = canonical(long)[0]
+    np.testing.assert_array_equal(near.direction, np.eye(3))
+    np.testing.assert_allclose(near.centre, long.centre, atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_axes_half_way_between_the_patients_are_told_apart_however_they_are_stored(axis: int) -> None:
+    halfway = example(Rotation.from_rotvec(np.radians(45) * np.eye(3)[axis]).as_matrix())
+    turned = [canonical(stored(halfway, axes, flips))[0] for axes, flips in STORAGES]
+    assert len({(image.array.tobytes(), image.grid.affine.tobytes()) for image in turned}) == 1
 
 
 def test_an_oblique_direction_is_kept() -> None:
@@ -166,5 +186,13 @@ def test_a_sagittal_scan_among_axial_ones_stays_sagittal() -> None:
 
 
 def test_voxels_that_are_not_thick_have_no_slices() -> None:
-    grid = Grid.from_parts((20, 20, 20), (1.0, 1.0, 1.1))
-    assert common_slice_axis([grid]) is None
+    for spacing in ((1.0, 1.0, 1.1), (0.5, 3.0, 3.0)):
+        assert common_slice_axis([Grid.from_parts((20, 20, 20), spacing)]) is None
+
+
+def test_the_axis_of_the_slices_is_one_that_most_are_near_to() -> None:
+    oblique, _ = Rotation.align_vectors([[0.38, 0.68, 0.63]], [[0, 0, 1]])
+    grids = [Grid.from_parts((9, 50, 50), (1, 1, 8), direction=oblique.as_matrix())] * 3
+    assert common_slice_axis(grids) == 1
+    sagittal = Grid.from_parts((50, 50, 9), (8, 1, 1))
+    assert common_slice_axis([*grids, sagittal, sagittal]) == 1  # though the cosines of x have the largest sum
