@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import VolumeError
@@ -69,6 +70,22 @@ def test_a_cropped_grid_keeps_its_voxels_where_they_are() -> None:
         np.testing.assert_allclose(part.to_world(corner), SOURCE.to_world(index), atol=1e-12)
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.9, 2.9, 2.9), (7.3, 0.4, 40.0)])
+def test_another_spacing_keeps_the_field_of_view_to_half_a_voxel_and_its_middle(spacing) -> None:
+    other = SOURCE.with_spacing(spacing)
+    np.testing.assert_allclose(other.centre, SOURCE.centre, atol=1e-9)
+    np.testing.assert_allclose(other.direction, SOURCE.direction, atol=1e-12)
+    change = other.size * other.spacing - SOURCE.size * SOURCE.spacing
+    assert (np.abs(change) <= np.array(spacing) / 2 + 1e-9)[other.size > 1].all()
+
+
+@pytest.mark.parametrize(("spacing", "shift", "same"), [(0.05, 0.04, False), (0.05, 0.002, True), (9.0, 0.4, True)])
+def test_grids_are_compared_in_voxels_not_in_millimetres(spacing, shift, same) -> None:
+    one, other = (Grid.from_parts((4, 5, 6), (1, 1, spacing), (0, 0, place)) for place in (0, shift))
+    assert one.matches(other) is same
+    assert other.matches(one) is same
+
+
 @pytest.mark.parametrize(
     ("interpolation", "kind"), [("linear", sitk.sitkLinear), ("nearest", sitk.sitkNearestNeighbor)]
 )
@@ -113,6 +130,33 @@ def test_a_wave_is_damped_as_the_gaussian_demands_before_taking_every_fourth_vox
     np.testing.assert_allclose(got[5:-5], expected[5:-5], atol=1e-3)
 
 
+@pytest.mark.parametrize("factor", [1.25, 3.0])
+def test_smoothing_continues_the_edge_as_scipy_does_and_begins_with_voxels_a_quarter_larger(factor):
+    array = np.random.default_rng(4).standard_normal((1, 1, 60))
+    grid = Grid.from_parts(array.shape)
+    coarse = grid.with_spacing((factor, 1, 1))
+    smooth = ndimage.gaussian_filter1d(np.pad(array[0, 0], 30, mode="edge"), antialias_sigma(factor), truncate=4)[
+        30:-30
+    ]
+    places = grid.to_index(coarse.to_world([(i, 0, 0) for i in range(coarse.shape[2])]))[:, 0]
+    expected = ndimage.map_coordinates(smooth, places[None], order=1, mode="nearest")
+    np.testing.assert_allclose(resample(Volume(array, grid), coarse).array[0, 0, 0], expected, atol=1e-9)
+
+
+def test_numbers_that_single_precision_lacks_are_interpolated_in_double():
+    # Places between voxels of a long axis, and whole numbers of more than 24 bits.
+    ramp = np.arange(1000.0).reshape(1, 1, -1)
+    grid = Grid.from_parts(ramp.shape, (0.7, 1, 1), (-300, 0, 0))
+    between = Grid.from_parts((1, 1, 998), (0.7, 1, 1), (-299.77, 0, 0))
+    np.testing.assert_allclose(
+        resample(Volume(ramp, grid), between).array.ravel(), np.arange(998) + 0.23 / 0.7, rtol=1e-12
+    )
+    large = (2**24 + 1 + np.arange(60)).reshape(3, 4, 5).astype(np.int32)
+    same = resample(Volume(large, SOURCE.padded((0, 0, 0), (-15, -13, -11))), SOURCE.padded((0, 0, 0), (-15, -13, -11)))
+    assert same.array.dtype == np.float64
+    np.testing.assert_allclose(same.array[0], large, atol=1e-6)
+
+
 def test_antialiasing_follows_the_axes_where_source_axes_are_permuted():
     array = np.random.default_rng(2).standard_normal((16, 16, 16)).astype(np.float32)
     straight = Grid.from_parts((16, 16, 16), (1, 1, 1))
@@ -135,6 +179,17 @@ def test_labels_shrink_to_the_majority_and_none_is_invented():
     np.testing.assert_array_equal(small.array[0, :, :, 1], 7)
 
 
+def test_labels_that_shrink_end_with_the_field_of_view_and_a_tie_goes_to_the_lower():
+    grid = Grid.from_parts((8, 8, 8))
+    coarse = grid.with_spacing((4, 4, 4)).padded((1, 1, 1), (1, 1, 1))
+    labels = np.full((8, 8, 8), 9, np.int16)
+    small = resample(Volume(labels, grid), coarse, interpolation="label").array[0]
+    np.testing.assert_array_equal(small, np.pad(np.full((2, 2, 2), 9), 1))
+    labels[:, :, 4:] = 3
+    half = resample(Volume(labels, grid), Grid.from_parts((1, 1, 1), (8, 8, 8), (3.5, 3.5, 3.5)), interpolation="label")
+    assert half.array.tolist() == [[[[3]]]]
+
+
 def test_labels_outside_the_field_of_view_are_background_and_images_continue_their_edge():
     grid = Grid.from_parts((4, 4, 4))
     larger = grid.padded((2, 2, 2), (2, 2, 2))
@@ -147,6 +202,8 @@ def test_labels_outside_the_field_of_view_are_background_and_images_continue_the
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.int64, ">i2", bool])
 def test_labels_of_every_whole_type_survive(dtype):
     labels = np.random.default_rng(3).integers(0, 2, (3, 4, 5)).astype(dtype)
+    if labels.dtype.kind in "iu":
+        labels *= np.iinfo(dtype).max
     grid = Grid.from_parts((3, 4, 5))
     for mode in ("label", "nearest"):
         back = resample(Volume(labels, grid), grid, interpolation=mode).array[0]

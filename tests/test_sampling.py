@@ -36,6 +36,14 @@ def test_linear_sampling_is_good_to_a_ten_thousandth_of_a_voxel_on_a_long_axis()
     assert (sample(ramp, points)[0] - points[:, 0]).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_values_of_half_precision_are_read_at_places_of_single_precision(dtype):
+    ramp = torch.arange(256.0).to(dtype).reshape(1, 1, 1, 256)  # exact in both
+    points = torch.zeros(2000, 3)
+    points[:, 0] = torch.linspace(0, 255, 2000)
+    assert (sample(ramp, points)[0] - points[:, 0]).abs().max() < 1e-4
+
+
 def test_nearest_sampling_rounds_halves_upwards_and_keeps_the_type():
     array = torch.arange(5, dtype=torch.int16).reshape(1, 1, 1, 5)
     points = torch.tensor([[0.5, 0, 0], [1.5, 0, 0], [1.49, 0, 0], [-3.0, 0, 0], [9.0, 0, 0]])
@@ -47,7 +55,8 @@ def test_nearest_sampling_rounds_halves_upwards_and_keeps_the_type():
 @pytest.mark.parametrize("mode", ["linear", "nearest", "label"])
 def test_fill_starts_half_a_voxel_beyond_the_outermost_centres(mode):
     array = torch.full((1, 3, 3, 3), 7.0)
-    points = torch.tensor([[-0.49, 1, 1], [-0.51, 1, 1], [1, 2.49, 1], [1, 2.51, 1], [1, 1, 40]])
+    # Both faces belong to it, lest a mirrored array lose other voxels.
+    points = torch.tensor([[-0.5, 1, 1], [-0.51, 1, 1], [1, 2.5, 1], [1, 2.51, 1], [1, 1, 40]])
     assert sample(array, points, mode=mode, fill=-1).tolist() == [[7, -1, 7, -1, -1]]
     assert inside(points, (3, 3, 3)).tolist() == [True, False, True, False, False]
 

@@ -9,7 +9,16 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import TransformError, VolumeError
-from atlasnet.transform import AffineMap, BSplineMap, CompositeMap, DisplacementMap, Transform, compose, itk_transform
+from atlasnet.transform import (
+    AffineMap,
+    BSplineMap,
+    CompositeMap,
+    DisplacementMap,
+    Transform,
+    compose,
+    itk_transform,
+    length_summary,
+)
 from atlasnet.volume import Grid, Volume
 
 GRID = Grid.from_parts(
@@ -137,6 +146,15 @@ def test_measured_residuals_count_only_voxels_that_reach_the_other_grid():
     assert measured.residual["target"]["max"] < 1e-3
 
 
+@pytest.mark.parametrize("count", [1, 7, 1001, 1999])
+def test_lengths_are_summarised_as_numpy_does(count):
+    lengths = torch.from_numpy(np.random.default_rng(count).random(count))
+    found = length_summary(lengths)
+    assert found["mean"] == pytest.approx(lengths.numpy().mean())
+    assert found["p999"] == np.percentile(lengths.numpy(), 99.9, method="inverted_cdf")
+    assert found["max"] == lengths.numpy().max()
+
+
 def test_a_b_spline_with_equal_control_points_is_a_translation_everywhere():
     control = Grid.from_parts((5, 5, 5), (10, 10, 10))
     spline = BSplineMap(torch.tensor([1.0, -2.0, 3.0])[:, None, None, None].expand(3, 5, 5, 5), control)
@@ -147,10 +165,12 @@ def test_a_b_spline_with_equal_control_points_is_a_translation_everywhere():
 def test_maps_that_make_no_sense_are_refused():
     with pytest.raises(TransformError, match="does not fit"):
         DisplacementMap(torch.zeros(3, 2, 2, 2), GRID)
-    broken = torch.zeros(3, *GRID.shape)
-    broken[0, 1, 1, 1] = torch.nan
-    with pytest.raises(TransformError, match="finite"):
-        DisplacementMap(broken, GRID)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        broken = torch.zeros(3, *GRID.shape)
+        broken[0, 1, 1, 1] = value
+        for kind in (DisplacementMap, BSplineMap):
+            with pytest.raises(TransformError, match="finite"):
+                kind(broken, GRID)
     with pytest.raises(TransformError, match="do not fit"):
         BSplineMap(torch.zeros(3, 3, 5, 5), Grid.from_parts((3, 5, 5)))
     with pytest.raises(TransformError, match="invertible"):

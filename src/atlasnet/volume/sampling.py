@@ -104,7 +104,8 @@ def slabs(
 def inside(index: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Whether index points (..., 3) lie in the field of view of an array (z, y, x): bool (...).
 
-    The field of view ends half a voxel beyond the outermost voxel centres, as in ITK.
+    The field of view ends half a voxel beyond the outermost voxel centres, as in ITK, and holds its faces, of which ITK
+    leaves out the far ones.
     """
     last = index.new_tensor([n - 0.5 for n in reversed(shape)])
     return ((index >= -0.5) & (index <= last)).all(-1)
