@@ -31,6 +31,7 @@ from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import PairRegistrar
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed
+from atlasnet.transform import Transform
 from atlasnet.volume import Grid, Volume, write_volume
 from synthetic import subject, write_cohort
 from test_similarity import pair
@@ -143,6 +144,33 @@ def test_the_record_says_where_the_classes_came_from():
     average = register_images(source, target, operator=plain, execution=ONE)
     assert "classes_from" not in average.record
     assert torch.equal(found["average"], average.transform.displacement(target.grid))
+
+
+def test_the_way_back_of_a_symmetric_registration_is_that_of_the_images_called_the_other_way_round():
+    source, labels, target, known = two()
+    halves = np.zeros_like(known.array)
+    halves[..., : known.array.shape[-1] // 2] = 1
+    masks = {"source_mask": source.replace(halves), "target_mask": target.replace(1 - halves[..., ::-1])}
+    near = Transform.affine(np.array([[1, 0, 0, 3.0], [0, 1, 0, -2], [0, 0, 1, 4], [0, 0, 0, 1]]))
+    # A class may be told by a metric that counts nowhere else.
+    classes = (*CLASSES[:2], TissueClass("core", (4,), {"mind": 1.0}))
+    both, one = (operator(classes=classes, symmetric=symmetric) for symmetric in (True, False))
+    found = register_images(
+        source, target, operator=both, source_labels=labels, target_labels=known, initial=near, execution=ONE, **masks
+    )
+    back = register_images(
+        target,
+        source,
+        operator=one,
+        source_mask=masks["target_mask"],
+        target_mask=masks["source_mask"],
+        source_labels=known,
+        target_labels=labels,
+        initial=near.inverse,
+        execution=ONE,
+    )
+    levels = [[{**level, "seconds": 0} for level in of] for of in (found.record["levels_back"], back.record["levels"])]
+    assert levels[0] == levels[1]
 
 
 def test_labels_that_cannot_tell_the_tissue_are_refused():

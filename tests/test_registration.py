@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder, digest
@@ -220,6 +221,25 @@ def test_stored_orientation_of_either_image_does_not_matter(pair):
         difference = other.transform.displacement(target.grid) - plain.transform.displacement(target.grid)
         assert difference.norm(dim=0).numpy().max() < 1e-4  # the same, but for the rounding of the two headers
     assert error(plain, truth, where, target.grid) < 2
+
+
+@pytest.mark.parametrize("how", ["oblique", "axes exchanged"])
+def test_turning_both_images_turns_the_map_with_them(pair, how):
+    source, target, _ = pair
+    operator = make_operator("mrf", affine=False, voxels=12_000)
+    straight = register_images(source, target, operator=operator, execution=ONE).transform.displacement(target.grid)
+    grid, arrays = target.grid, (source.array, target.array)
+    if how == "oblique":
+        turn = Rotation.from_euler("xyz", (20, -15, 30), degrees=True).as_matrix()
+        grid = Grid.from_parts(grid.shape, grid.spacing, grid.origin, turn)
+        expected = torch.einsum("ij,jzyx->izyx", torch.tensor(turn, dtype=torch.float32), straight)
+    else:
+        grid = Grid.from_parts(grid.shape[::-1], grid.spacing[::-1], grid.origin)
+        arrays = tuple(array.transpose(0, 3, 2, 1) for array in arrays)
+        expected = straight.flip(0).permute(0, 3, 2, 1)
+    turned = register_images(*(Volume(array, grid) for array in arrays), operator=operator, execution=ONE)
+    apart = (turned.transform.displacement(grid) - expected).norm(dim=0)
+    assert apart.max() < 0.01 < 1 < straight.norm(dim=0).mean()
 
 
 def test_two_dimensional_images_stay_in_their_plane():
@@ -726,7 +746,7 @@ class Fleeing(MeasuringOperator):
     def find(self, source, source_mask, task, execution):
         away = np.eye(4)
         away[0, 3] = self.shift
-        return Found(Transform.affine(away).then(self.start), self.start, {"levels": [{}]})
+        return Found(Transform.affine(away).then(self.start), self.start, {"levels": [{}], "levels_back": [{}]})
 
 
 @pytest.mark.parametrize("shift", [39.0, 60.0], ids=["all but a column", "all"])
@@ -741,7 +761,7 @@ def test_a_deformation_that_loses_the_image_is_left_out(shift):
     assert found.record["similarity_after"] == found.record["similarity_prealigned"]
     # what it was discarded for is kept, and said
     assert sum(found.record["similarity_rejected"].values()) < 0.5 * sum(found.record["similarity_after"].values())
-    assert all(level["rejected"] for level in found.record["levels"])
+    assert all(level["rejected"] for way in ("levels", "levels_back") for level in found.record[way])
     (warning,) = told.warnings
     assert "lost the image" in warning
     assert found.record["quality"] > 0.25

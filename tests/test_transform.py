@@ -144,6 +144,10 @@ def test_measured_residuals_count_only_voxels_that_reach_the_other_grid():
     measured = Transform.affine(shift).measured(GRID, GRID)
     assert measured.residual["target"]["share"] == pytest.approx(0.5)
     assert measured.residual["target"]["max"] < 1e-3
+    # A source of which each voxel is reached, and whose own image under the forward map lies elsewhere.
+    there = Grid(GRID.shape, shift @ shift @ shift @ GRID.affine)
+    apart = Transform.affine(np.linalg.matrix_power(shift, 3)).measured(GRID, there)
+    assert [apart.residual[side]["share"] for side in ("target", "source")] == [1, 1]
 
 
 @pytest.mark.parametrize("count", [1, 7, 1001, 1999])

@@ -130,17 +130,30 @@ def test_repair_changes_a_field_only_around_its_fold():
     assert record.minimum_before < 0 < 0.05 < record.minimum_after
 
 
+def test_a_turn_that_folds_beyond_the_grid_only_is_repaired():
+    grid = Grid.from_parts((3, 9, 9), origin=(-4.0, -4.0, -1.0))
+    turn = Transform.affine(
+        np.pad(Rotation.from_euler("z", 100, degrees=True).as_matrix(), (0, 1)) + np.diag([0, 0, 0, 1])
+    )
+    field = turn.displacement(grid)
+    assert corner_jacobians(field, grid).min() > 0.9
+    repaired, record = repair(field, grid)
+    assert record.minimum_before < 0
+    assert corner_jacobians(repaired, grid, outside=True).min() > 0.05
+
+
 @given(
     st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
-    st.floats(0.1, 1e4),
+    st.floats(-1, 30),
     st.floats(0.0, 0.9),
     st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
-def test_repair_always_ends_above_the_floor(shape, amplitude, floor, seed):
+def test_repair_always_ends_above_the_floor(shape, exponent, floor, seed):
     grid = Grid.from_parts(shape, (1.0, 2.0, 3.0))
-    repaired, record = repair(noise(grid, amplitude, seed=seed), grid, floor=floor)
+    repaired, record = repair(noise(grid, 10**exponent, seed=seed), grid, floor=floor)
     assert corner_jacobians(repaired, grid).min() > floor
+    assert corner_jacobians(repaired, grid, outside=True).min() > floor
     assert record.minimum_after > floor
 
 
