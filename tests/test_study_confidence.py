@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from atlasnet.prediction import Prediction
 from atlasnet.study.certainty import describe
@@ -60,6 +61,45 @@ def test_probabilities_that_hold_are_calibrated_and_others_are_not() -> None:
 def test_nothing_has_no_calibration() -> None:
     assert calibration([]) is None
     assert calibration([calibration_counts(np.empty(0), np.empty(0, dtype=np.bool_))]) is None
+
+
+@pytest.mark.parametrize("atlases", [1, 2])
+def test_what_is_said_of_voxels_is_that_of_a_loop_over_those_of_which_the_truth_is_known(atlases: int) -> None:
+    grid = Grid.from_parts((5, 6, 7))
+    found, truth = RANDOM.integers(0, 4, (2, *grid.shape)).astype(np.uint8)
+    truth[:, 0] = 9  # nobody looked
+    organ = (RANDOM.random(grid.shape) < 0.8).astype(np.uint8)
+    hidden = ((2, 1), (3, 0))  # 2 would be a part of what is called 1, 3 of the background
+    entropy, share, sure = RANDOM.integers(1, 9, (3, *grid.shape)).astype(np.float32) / 10
+    record = {
+        "seconds": {"fusion": 1.5, "total": 60.0},
+        "atlases": [*[{"seconds": 2.0, "seconds_network": 0.25}] * atlases, {"seconds": 30.0}],
+        "agreement": {"foreground": 0.8, "expected_dice": 0.7},
+    }
+    volumes = {
+        name: Volume(of, grid) for name, of in (("agreement", share), ("entropy", entropy), ("confidence", sure))
+    }
+    said = describe(
+        Prediction(Volume(found, grid), record, **volumes), Volume(truth, grid), 9, Volume(organ, grid), hidden
+    )
+    wrong, right = [], []
+    for place in np.ndindex(*grid.shape):
+        is_found, is_true = int(found[place]), int(truth[place])
+        unknown = is_true == 9 or (is_found, is_true) in ((2, 1), (1, 1), (3, 0))
+        if organ[place] and not unknown and (is_found or is_true):
+            (right if is_found == is_true else wrong).append(place)
+    scores = {"error_auc_entropy": entropy, "error_auc_agreement": 1 - share}
+    for name, score in scores.items():
+        groups = [[score[place] for place in places] for places in (wrong, right)]
+        area = stats.mannwhitneyu(*groups).statistic / (len(wrong) * len(right))
+        alone = atlases == 1 and name == "error_auc_agreement"  # one network agrees with itself
+        assert said[name] == (None if alone else pytest.approx(area, abs=1e-6))
+    assert sum(said["calibration"]["voxels"]) == len(wrong) + len(right)
+    assert sum(said["calibration"]["right"]) == len(right)
+    assert sum(said["calibration"]["confidence"]) == pytest.approx(sum(sure[place] for place in (*wrong, *right)))
+    assert said["certainty"] == pytest.approx(1 - entropy[found > 0].mean(), abs=1e-6)
+    assert (said["expected_dice"], said["agreement"]) == (0.7, None if atlases == 1 else 0.8)
+    assert said["seconds"] == 1.5 + 2.25 * atlases  # of the atlases that were asked
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=70))
