@@ -24,10 +24,13 @@ from atlasnet.registration import (
     register_images,
     shortcoming,
 )
+from atlasnet.registration.deformation import align, prepare_pair
 from atlasnet.registration.intensity import _thinned
 from atlasnet.registration.learning import learn
 from atlasnet.registration.measured import Found, MeasuringOperator
 from atlasnet.registration.operator import Task
+from atlasnet.registration.pyramid import LevelSettings, build_levels
+from atlasnet.registration.quality import quality
 from atlasnet.registration.settings import (
     DEFAULT_LEVELS,
     DEFAULT_METRICS,
@@ -600,6 +603,18 @@ def test_a_region_of_a_few_voxels_is_measured_where_it_is(pair):
     assert identical["5"]["sad"] == pytest.approx(1)
 
 
+def test_the_overlap_of_a_region_is_that_of_the_sources_label_carried_to_the_target(pair):
+    source, target, field = pair
+    transform = Transform.from_displacement(DisplacementMap(field, target.grid))
+    labels = np.zeros((1, *SHAPE), np.uint8)
+    labels[0, 8:18, 10:22, 12:28] = 5
+    known = source.replace(labels)
+    carried = transform.warp(known, target.grid, interpolation="label")
+    for given, expected in ((transform, 1.0), (Transform.identity(), dice(labels == 5, carried.array == 5))):
+        found = regional_quality(source, target, given, carried, known, execution=ONE)["5"]["dice"]
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_regions_of_large_labels_are_measured_apart(pair):
     _, target, _ = pair
     labels = np.zeros((1, *SHAPE), np.int32)
@@ -682,6 +697,26 @@ def test_a_chest_that_shows_a_part_only_is_judged_by_that_part(data_folder: Path
     assert np.mean(list(record["similarity_after"].values())) < 0.1
 
 
+@pytest.mark.parametrize("masked", ["source", "target"])
+def test_a_mask_counts_where_it_is_not_zero_whatever_its_values_and_on_whichever_side(pair, masked):
+    source, target, _ = pair
+    mask = (body(target)[None]).astype(np.uint8)
+    ones, many = (
+        register_images(
+            source, target, operator="affine", execution=ONE, **{f"{masked}_mask": target.replace(mask * value)}
+        )
+        for value in (1, 200)
+    )
+    assert ones.record["similarity_after"] == many.record["similarity_after"]
+    assert torch.equal(ones.transform.displacement(target.grid), many.transform.displacement(target.grid))
+    task = Task(target, target.replace(mask) if masked == "target" else None, None)
+    (level,) = build_levels(target.grid, (LevelSettings(1, 1, 3),))
+    there, here = prepare_pair(
+        source, source.replace(mask) if masked == "source" else None, target, task.mask, target.grid, ONE
+    )
+    assert align(there, here, torch.zeros(3, *target.grid.shape), Transform.identity().forward, level).masked
+
+
 def test_the_quality_is_that_of_the_covered_voxels_alone():
     grid = Grid.from_parts(SHAPE, (2.0, 2.0, 2.0))
     target = Volume(anatomy(SHAPE)[None], grid)
@@ -715,6 +750,20 @@ def test_the_disagreement_of_two_directions_is_taken_where_there_is_something():
     everywhere = operator._shown(source, None, Task(target, None, None), grid, ONE).numpy()
     assert everywhere[target.array[0] > 0].all()
     assert not everywhere[target.array[0] == 0].any()
+
+
+@pytest.mark.parametrize(
+    ("similarity", "covered", "expected"),
+    [
+        ((0.4, 0.6), 1.0, 0.5),
+        ((0.4, 0.6), 0.8, 0.625),
+        ((0.5, -0.9), 1.0, 0.25),
+        ((0.9,), 0.5, 1.0),
+        ((0.9,), 0.0, 0.0),
+    ],
+)
+def test_a_quality_lies_between_0_and_1_and_no_metric_takes_away_what_another_gives(similarity, covered, expected):
+    assert quality({str(n): value for n, value in enumerate(similarity)}, covered) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
