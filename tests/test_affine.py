@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
@@ -84,7 +85,11 @@ SHEARED = np.array([[1.08, 0.05, 0.0], [0.05, 0.94, -0.04], [0.0, -0.04, 1.02]])
     ids=["identity", "turned about one axis", "rigid", "affine"],
 )
 def test_a_known_map_is_recovered(wanted: np.ndarray) -> None:
-    assert error(registered(seen(SOURCE, wanted), seen(TARGET)), wanted) < 0.25
+    _, record = affine_register(seen(SOURCE, wanted), seen(TARGET), execution=RUN)
+    assert error(np.array(record["matrix"]), wanted) < 0.25
+    turn, _ = polar(wanted[:3, :3])
+    assert record["turn_degrees"] == pytest.approx(np.degrees(Rotation.from_matrix(turn).magnitude()), abs=0.5)
+    assert record["stretches"] == pytest.approx(np.linalg.svd(wanted[:3, :3], compute_uv=False), abs=0.02)
 
 
 @pytest.mark.parametrize("turn", [(28, 0, 0), (0, -28, 0), (14, 16, -15)])
@@ -185,8 +190,10 @@ def test_single_slices_are_aligned_in_their_plane(axis: int) -> None:
     grid = Grid.from_parts(shape, spacing, origin)
     points = np.random.default_rng(1).uniform(-35, 35, (300, 3))
     points[:, axis] = 0
-    found = registered(seen(grid, wanted), seen(grid))
+    _, record = affine_register(seen(grid, wanted), seen(grid), execution=RUN)
+    found = np.array(record["matrix"])
     assert error(found, wanted, points) < 0.3
+    assert record["turn_degrees"] == pytest.approx(14, abs=0.5)
     assert np.allclose(found[axis, :3], np.eye(3)[axis], atol=1e-9)
     assert np.allclose(found[:3, axis], np.eye(3)[axis], atol=1e-9)
 
