@@ -79,6 +79,16 @@ def test_the_worst_tenth_is_of_at_least_one_subject() -> None:
     assert 0 <= low < high < 0.3
 
 
+def test_a_tail_of_subjects_in_which_nothing_was_found_has_the_interval_of_percentiles() -> None:
+    """Leaving out any one subject changes nothing: there is no acceleration to correct by."""
+    values = np.concatenate([np.zeros(5), np.linspace(0.5, 0.9, 25)])
+    found = interval(values, worst_tenth)
+    assert found is not None
+    random = np.random.default_rng(0)
+    draws = [np.sort(random.choice(values, len(values)))[:3].mean() for _ in range(4000)]
+    np.testing.assert_allclose(found, np.quantile(draws, [0.025, 0.975]), atol=0.02)
+
+
 def test_rank_correlation_has_an_interval_around_it() -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=50)
@@ -88,6 +98,14 @@ def test_rank_correlation_has_an_interval_around_it() -> None:
     value, (low, high) = found
     assert value == pytest.approx(stats.spearmanr(x, y).statistic)
     assert low < value < high
+    steep = np.exp(4 * y)  # ranks stay, and so does the interval
+    assert rank_correlation(x, steep) == (pytest.approx(value), (pytest.approx(low), pytest.approx(high)))
+    draws = [stats.spearmanr(x[i], steep[i]).statistic for i in random.integers(0, 50, (1000, 50))]
+    np.testing.assert_allclose([low, high], np.quantile(draws, [0.025, 0.975]), atol=0.05)
+    # Draws in which all are equal have no correlation, the others have.
+    few = rank_correlation([1, 1, 1, 2], [4, 3, 5, 9])
+    assert few is not None
+    assert -1 <= few[1][0] <= few[1][1] <= 1
     assert rank_correlation(x, np.ones(50)) is None
     assert rank_correlation([1, 2, 3], [1, 2, 3]) is None
 
@@ -129,5 +147,8 @@ def test_tails_are_compared_over_subjects_that_are_drawn_together() -> None:
         draws.append(np.sort(ours[i])[:4].mean() - np.sort(theirs[i])[:4].mean())
     np.testing.assert_allclose(ends, np.quantile(draws, [0.025, 0.975]), atol=0.015)
     assert tail_difference(one, one) == (0, None)
-    few = {case: one[case] for case in [*one][:19]}
-    assert tail_difference(few, other)[1] is None
+    rounded = {case: float(np.nextafter(value, 1)) for case, value in one.items()}
+    assert tail_difference(one, rounded)[1] is None
+    for count, known in ((19, False), (20, True)):
+        few = {case: one[case] for case in [*one][:count]}
+        assert (tail_difference(few, other)[1] is not None) is known
