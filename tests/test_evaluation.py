@@ -166,6 +166,17 @@ def test_the_edge_of_the_ignored_region_is_no_contour() -> None:
     assert distances.from_reference.size == contour(prediction == 1)[:, :, :10].sum()
 
 
+def test_a_structure_that_ends_where_nobody_annotated_has_no_contour_there_however_tight_its_box() -> None:
+    prediction, reference = np.zeros((2, 6, 10, 14), np.uint8)
+    reference[2:5, 3:7, 3:8] = prediction[2:5, 3:7, 4:8] = 1
+    reference[..., 8:] = 255
+    row = score(prediction, reference, ignore_label=255, spacing=(1.0, 1.0, 1.0))
+    masks = [array == value for array, value in ((prediction, 1), (reference, 1), (reference, 255))]
+    assert not contour(masks[0], masks[2])[3, 4:6, 7].any()
+    whole = ContourDistances.between(*masks[:2], (1.0, 1.0, 1.0), masks[2])
+    assert (row.average_contour_distance_mm, row.surface_dice) == (whole.average(), whole.surface_dice(1.0))
+
+
 def test_scribbles_without_an_annotated_neighbour_have_no_contour_and_no_agreement_on_one() -> None:
     reference = np.full((7, 10, 10), 255, np.uint8)
     reference[3, 3, 1:9], reference[3, 7, 1:9] = 1, 0
@@ -207,11 +218,24 @@ def test_slices_are_scored_as_monai_scores_them_in_two_dimensions() -> None:
             assert value == pytest.approx(expected, rel=1e-5)
 
 
-def test_slices_without_annotation_are_not_scored() -> None:
+@pytest.mark.parametrize("ignore_label", [None, 255])  # of which the reference makes no use
+def test_slices_without_annotation_are_not_scored(ignore_label: int | None) -> None:
     prediction, reference = blob(5), blob(6)
     reference[[0, 3, 7]] = 0
-    scores = evaluate_subject(volume(prediction), volume(reference), {"a": 1}, per_slice=True)
+    scores = evaluate_subject(
+        volume(prediction), volume(reference), {"a": 1}, per_slice=True, ignore_label=ignore_label
+    )
     assert [row.slice for row in scores.slices] == [1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13]
+
+
+def test_a_label_is_scored_in_the_slices_that_it_lies_in() -> None:
+    prediction, reference = np.zeros((2, 14, 18, 20), np.uint8)
+    for value, slices in ((1, range(2, 4)), (2, range(8, 12))):
+        reference[slices, 3:9, 4:11] = prediction[slices, 5:11, 4:11] = value
+    scores = evaluate_subject(volume(prediction), volume(reference), {"a": 1, "b": 2}, per_slice=True)
+    assert [(row.label, row.slice) for row in scores.slices] == [("a", 2), ("a", 3), *[("b", z) for z in range(8, 12)]]
+    assert {row.dice for row in scores.slices} == {2 * 4 / 12}
+    assert [row.hausdorff_mm for row in scores.slices] == [pytest.approx(2 * 1.1)] * 6
 
 
 def test_with_an_ignore_label_an_empty_slice_counts_as_annotated_and_an_ignored_one_does_not() -> None:
@@ -228,6 +252,8 @@ def test_with_an_ignore_label_an_empty_slice_counts_as_annotated_and_an_ignored_
         ((1, 1, 3), np.eye(3), 0),
         ((1, 3, 1), np.eye(3), 1),
         ((1, 1, 1), np.eye(3), 0),
+        ((1.005, 1, 1), np.eye(3), 0),
+        ((1.02, 1, 1), np.eye(3), 2),
         ((1, 1, 1), np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]), 1),
         ((1, 1, 1), np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]), 2),
     ],
