@@ -16,7 +16,7 @@ from atlasnet.registration import MRFSettings, lattice
 from atlasnet.registration.free_form import LARGEST_STEP, compose, resize, step_field
 from atlasnet.registration.intensity import CT_CLAMP, choose_windows
 from atlasnet.registration.lattice import Lattice
-from atlasnet.registration.pyramid import LevelSettings, build_levels, registration_grid
+from atlasnet.registration.pyramid import LevelSettings, build_levels, finest_spacing, registration_grid
 from atlasnet.registration.settings import DISCRETE_LEVELS
 from atlasnet.training.pairs import planned_operator
 from atlasnet.transform import corner_jacobians
@@ -91,6 +91,16 @@ def test_a_long_step_is_composed_of_short_ones_where_the_spline_itself_would_fol
     assert float(corner_jacobians(step_field(coefficients, control, image), grid).min()) > 0
 
 
+def test_a_step_is_short_only_where_it_is_along_every_axis():
+    control, image = Lattice((5, 9, 17), (8.0, 4.0, 2.0)), Lattice((33, 33, 33), (1.0,) * 3)
+    x = torch.arange(17) % 2 * 2.0 - 1
+    coefficients = torch.stack([1.8 * x.expand(5, 9, 17), *torch.zeros(2, 5, 9, 17)])
+    grid = Grid.from_parts((33, 33, 33))
+    plain = along_axes(lattice.spline(control, image), coefficients)
+    assert float(corner_jacobians(plain, grid).min()) < 0
+    assert float(corner_jacobians(step_field(coefficients, control, image), grid).min()) > 0
+
+
 def test_a_short_step_is_the_spline_itself():
     control, image = Lattice((5, 5, 5), (4.0,) * 3), Lattice((17, 17, 17), (1.0,) * 3)
     coefficients = torch.rand(3, 5, 5, 5, generator=torch.Generator().manual_seed(1))
@@ -154,6 +164,17 @@ def test_levels_fit_the_image(shape, spacing, levels):
     assert found[-1].grid.shape == shape or max(spacing) > min(spacing)
 
 
+def test_a_stack_of_few_slices_keeps_six_of_them_and_a_single_one_has_no_say_in_the_spacing():
+    coarse, fine = build_levels(
+        Grid.from_parts((12, 256, 256), (1, 1, 3)), (LevelSettings(12, 1, 3), LevelSettings(1, 1, 3))
+    )
+    np.testing.assert_allclose(coarse.grid.spacing, (12, 12, 6), rtol=0.02)
+    assert (coarse.grid.shape[0], fine.grid.shape) == (6, (12, 256, 256))
+    plane = Grid.from_parts((1, 64, 64), (2.0, 2.0, 0.5))
+    assert finest_spacing(plane) == 2
+    assert build_levels(plane, (LevelSettings(2, 1, 3), LevelSettings(1, 1, 3)))[0].grid.shape == (1, 32, 32)
+
+
 def test_ct_is_read_in_hounsfield_units_and_mr_between_its_own_percentiles():
     generator = np.random.default_rng(0)
     ct = Volume(generator.uniform(-1024, 1500, (8, 8, 8)), Grid.from_parts((8, 8, 8)))
@@ -167,6 +188,12 @@ def test_ct_is_read_in_hounsfield_units_and_mr_between_its_own_percentiles():
     values = torch.tensor([-1e4, 150.0, 1e4])
     assert ours[0].normalise(values).tolist() == pytest.approx([0, 0.5, 1], abs=0.01)
     assert math.isclose(choose_windows(mr, mr, ((0.0, 10.0),), None)[0][0].clamp[1], 10)
+    # One alone in Hounsfield units says nothing of the other, and a range that is given holds for both.
+    mixed = [window for (window,) in choose_windows(ct, mr, None, None)]
+    assert mixed[0].clamp == pytest.approx((-1011, 1487), abs=30)
+    assert mixed[1].clamp == ours[0].clamp
+    for (window,) in choose_windows(mr, bright, None, ((20.0, 90.0),)):
+        assert window.clamp == window.bins == (20, 90)
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
@@ -175,6 +202,14 @@ def test_one_voxel_that_outshines_all_does_not_decide_the_range_in_any_unit(unit
     values[0, 0, 0, 0] = 1e6 * unit
     (window,), _ = choose_windows(*[Volume(values, Grid.from_parts((30, 30, 30)))] * 2, None, None)
     assert window.clamp == pytest.approx((15 * unit, 2985 * unit), abs=5 * unit)
+
+
+@pytest.mark.parametrize("background", [0.0, 100.0])
+def test_a_structure_of_fewer_voxels_than_percentiles_see_is_read_between_all_intensities(background):
+    values = np.full((1, 30, 30, 30), background)
+    values[0, 12:16, 12:16, 12:16] = background + np.linspace(1, 700, 64).reshape(4, 4, 4)
+    (window,), _ = choose_windows(*[Volume(values, Grid.from_parts((30, 30, 30)))] * 2, None, None)
+    assert window.clamp == (background, background + 700)
 
 
 def test_each_channel_has_its_own_range_for_mutual_information():

@@ -105,7 +105,7 @@ def in_hounsfield_units(image: NDArray[Any]) -> bool:
 
 def _robust_range(image: NDArray[Any]) -> Pair:
     low, high = (float(v) for v in np.percentile(_thinned(image), (100 * RARE, 100 * (1 - RARE))))
-    if high - low < 1e-6 * max(abs(low), abs(high)):
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
         low, high = float(image.min()), float(image.max())
     return (low, high) if high > low else (low, low + 1.0)
 
