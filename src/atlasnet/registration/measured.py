@@ -130,7 +130,7 @@ class MeasuringOperator(ABC):
         if found.start is not None:
             # Over all that counts: a deformation must not gain by covering less.
             before, ended = quality(similarity["prealigned"]), quality(similarity["after"])
-            lost = ended < min(before, LOST * before)
+            lost = ended < LOST * before
             if lost:
                 execution.reporter.warn(
                     f"the deformation lost the image and was left out: with it the quality fell from {before:.3f} to "
