@@ -252,6 +252,10 @@ def test_an_undefined_distance_is_left_out_of_the_mean_and_is_the_worst() -> Non
     rows = (row("p", "a", 0.9, 1.0), row("q", "a", 0.0, None), row("r", "a", 0.5, 5.0))
     entry = Table({"a": 1}, rows).summary()["labels"]["a"]["hausdorff_mm"]
     assert entry == {"mean": 3.0, "median": 3.0, "worst": None, "worst_case": "q", "undefined": 1}
+    # Nor has a subject a mean over labels of which one has no distance.
+    both = (*rows, row("p", "b", 0.9, 3.0), row("q", "b", 0.9, 3.0), row("r", "b", 0.9, 3.0))
+    entry = Table({"a": 1, "b": 2}, both).summary()["mean_over_labels"]["hausdorff_mm"]
+    assert entry == {"mean": 3.0, "median": 3.0, "worst": None, "worst_case": "q", "undefined": 1}
 
 
 def test_the_files_hold_every_row_and_no_nan(folders, tmp_path: Path) -> None:

@@ -10,7 +10,15 @@ import SimpleITK as sitk
 import torch
 
 from atlasnet.errors import TransformError
-from atlasnet.transform import AffineMap, BSplineMap, CompositeMap, DisplacementMap, compose, write_itk_transform
+from atlasnet.transform import (
+    AffineMap,
+    BSplineMap,
+    CompositeMap,
+    DisplacementMap,
+    compose,
+    itk_transform,
+    write_itk_transform,
+)
 from atlasnet.volume import Grid
 from test_transform_itk import MATRIX, NOISE, OBLIQUE, ORIENTATIONS, centred_grid, itk_warp, random_field
 
@@ -44,6 +52,17 @@ def test_a_field_and_an_affine_map_are_the_same_to_simpleitk(orientation: np.nda
     ):
         point_map = compose(*parts)
         check_points(written(tmp_path, point_map, grid), point_map, grid)
+
+
+def test_a_field_goes_on_where_another_takes_points_beyond_its_voxels() -> None:
+    grid = Grid.from_parts((6, 7, 8), (2.0, 1.5, 3.0), (5.0, 6.0, 7.0))
+    far, near = (
+        DisplacementMap(torch.tensor(step)[:, None, None, None].expand(3, *grid.shape), grid)
+        for step in ([40.0, -30.0, 20.0], [1.0, 2.0, 3.0])
+    )
+    transform = itk_transform(compose(far, near), grid)
+    for corner in grid.corners():
+        np.testing.assert_allclose(transform.TransformPoint(corner.tolist()) - corner, (41, -28, 23), atol=1e-4)
 
 
 def test_a_source_is_warped_as_we_warp_it(tmp_path: Path) -> None:

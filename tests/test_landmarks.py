@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import optimize
 from scipy.spatial.transform import Rotation
 
 from atlasnet.cli.main import main
@@ -62,6 +63,21 @@ def test_the_similarity_has_the_least_squared_distance():
     assert abs(np.cbrt(np.linalg.det(found.matrix[:3, :3])) - np.cbrt(np.linalg.det(linear))) < 0.03
 
 
+def test_points_that_a_mirror_image_would_fit_better_are_turned_and_scaled_with_the_least_squared_distance():
+    target = points(6)
+    source = target * [1.0, 0.4, -0.7] + SHIFT
+    found = landmark_transform(target, source, kind="similarity").forward.matrix
+    assert np.linalg.det(found[:3, :3]) > 0
+
+    def distance(values: np.ndarray) -> float:
+        turned = abs(values[0]) * target @ Rotation.from_rotvec(values[1:4]).as_matrix().T + values[4:]
+        return float(((turned - source) ** 2).sum())
+
+    starts = np.random.default_rng(3).normal(0, 1.5, (8, 3))
+    least = min(optimize.minimize(distance, [0.5, *start, *SHIFT]).fun for start in starts)
+    assert ((target @ found[:3, :3].T + found[:3, 3] - source) ** 2).sum() == pytest.approx(least, rel=1e-4)
+
+
 def test_an_affine_map_is_found_from_enough_points_and_not_from_fewer():
     linear = TURN @ np.diag([1.2, 0.8, 1.1]) + 0.05
     target = points(8)
@@ -77,6 +93,11 @@ def test_points_in_a_plane_or_on_a_line_are_seen():
     plane[:, 2] = 7
     found = landmark_transform(plane, plane @ TURN.T + SHIFT).forward.matrix[:3, :3]
     np.testing.assert_allclose(found, TURN, atol=1e-9)
+    # Nearly in one, in either image, they say nothing of the third direction either.
+    slips = plane + np.outer(np.random.default_rng(4).normal(0, 1, 10), [0, 0, 1])
+    for target, source in ((slips, slips @ TURN.T), (points(10), plane), (plane, points(10))):
+        found = landmark_transform(target, source).forward.matrix[:3, :3]
+        np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-9)
     with pytest.raises(TransformError, match="plane"):
         landmark_transform(plane, plane, kind="affine")
     line = np.outer(np.arange(5.0), [1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from atlasnet.registration import fit_around, local_correlation, local_weight
@@ -10,7 +11,13 @@ from atlasnet.registration import fit_around, local_correlation, local_weight
 RANDOM = np.random.default_rng(0)
 
 
-def test_a_weight_follows_the_correlation_in_the_box_around_the_voxel() -> None:
+@pytest.mark.parametrize("at_once", [1, 150, 10_000])
+def test_a_weight_follows_the_correlation_in_the_box_around_the_voxel(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "atlasnet.registration.local_fit.VOXELS_AT_ONCE", at_once
+    )  # slabs of one slice, of two, and all
     image = RANDOM.normal(size=(2, 7, 8, 9))
     other = image + RANDOM.normal(size=image.shape) * np.linspace(0.2, 3, 9)
     found = local_weight(image, other)

@@ -137,6 +137,14 @@ def test_energy_never_rises_however_few_the_iterations():
         assert found.energy <= found.energy_before
 
 
+def test_what_is_added_to_all_costs_changes_nothing_however_many_the_iterations():
+    unary, smoothness, space = problem((3, 4, 3), (1, 1, 1), seed=3)
+    found, raised = (propagate(costs, smoothness, space, iterations=12) for costs in (unary, unary + 3))
+    assert torch.equal(found.labels, raised.labels)
+    least = [one.beliefs - one.beliefs.amin((0, 1, 2), keepdim=True) for one in (found, raised)]
+    torch.testing.assert_close(*least, atol=1e-4, rtol=0)
+
+
 def test_a_strong_penalty_gives_everyone_the_displacement_that_evens_out_what_is_there():
     unary, _, space = problem((3, 3, 3), (1, 1, 1), seed=1)
     offsets = torch.zeros(3, 3, 3, 3)

@@ -30,7 +30,7 @@ from atlasnet.registration.learning import learn
 from atlasnet.registration.measured import Found, MeasuringOperator
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import LevelSettings, build_levels
-from atlasnet.registration.quality import quality
+from atlasnet.registration.quality import geometry, quality
 from atlasnet.registration.settings import (
     DEFAULT_LEVELS,
     DEFAULT_METRICS,
@@ -750,6 +750,16 @@ def test_the_disagreement_of_two_directions_is_taken_where_there_is_something():
     everywhere = operator._shown(source, None, Task(target, None, None), grid, ONE).numpy()
     assert everywhere[target.array[0] > 0].all()
     assert not everywhere[target.array[0] == 0].any()
+
+
+def test_the_inverse_is_judged_by_the_worse_of_its_directions():
+    whole = Grid.from_parts((20, 12, 12))
+    part = whole.cropped((slice(0, 10), slice(0, 12), slice(0, 12)))
+    back = torch.zeros(3, *whole.shape)
+    back[2, 14:] = -10  # of the source, where the map takes nothing
+    record = geometry(Transform(Transform.identity().forward, DisplacementMap(back, whole)), part, whole)[1]
+    residual = record["inverse_residual_mm"]
+    assert (residual["target"]["max"], residual["source"]["max"], residual["max"]) == (0, 10, 10)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -286,6 +287,23 @@ def test_intensities_outside_the_mask_do_not_matter(name):
     other = torch.where(counted, target, torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0)))
     costs = [unary_costs(pair(t, source, (1, 1, 1), counted=counted), {name: 1.0}) for t in (target, other)]
     assert torch.allclose(*costs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_read_where_the_source_is_not_covered_does_not_matter(name):
+    target, source = texture((16, 16, 16), 12), texture((18, 18, 18), 13)
+    covered = torch.zeros((18, 18, 18), dtype=torch.bool)
+    covered[:, :, :11] = True
+    known = pair(target, source, (1, 1, 1), covered=covered)
+    anything = torch.rand(18, 18, 18, generator=torch.Generator().manual_seed(0))
+    other = replace(
+        known,
+        **{
+            part: torch.where(covered, getattr(known, part), anything)
+            for part in ("source", "source_contrast", "source_descriptor")
+        },
+    )
+    assert torch.allclose(*(unary_costs(images, {name: 1.0}) for images in (known, other)), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)

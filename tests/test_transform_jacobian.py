@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from atlasnet.errors import TransformError
 from atlasnet.transform import AffineMap, Transform, corner_jacobians, displacement_on, jacobian_determinant, repair
 from atlasnet.transform.jacobian import jacobian_summary
+from atlasnet.transform.repair import smooth_at
 from atlasnet.volume import Grid
 
 GRID = Grid.from_parts(
@@ -128,6 +129,18 @@ def test_repair_changes_a_field_only_around_its_fold():
     assert torch.equal(repaired[:, :5], folded[:, :5])
     assert corner_jacobians(repaired, grid).min() > 0.05
     assert record.minimum_before < 0 < 0.05 < record.minimum_after
+
+
+@pytest.mark.parametrize("reach", [1, 2, 4])
+def test_smoothing_reaches_as_far_to_every_side_of_a_voxel(reach):
+    grid = Grid.from_parts((21, 21, 21))
+    field = noise(grid, 1)
+    where = torch.zeros(grid.shape, dtype=torch.bool)
+    where[10, 10, 10] = True
+    places = (smooth_at(field, grid, where, reach=reach) != field).any(0).nonzero()
+    far = reach + reach // 2  # where the weights have fallen to 0
+    assert places.amin(0).tolist() == [10 - far] * 3
+    assert places.amax(0).tolist() == [10 + far] * 3
 
 
 def test_a_turn_that_folds_beyond_the_grid_only_is_repaired():
