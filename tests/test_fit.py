@@ -23,6 +23,7 @@ from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder
 from atlasnet.prediction import PredictOptions, Predictor
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
+from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.fusion_weights import FusionWeights
@@ -30,6 +31,7 @@ from atlasnet.training.mapping import region_grid, working_grid
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
+from atlasnet.training.sources import keyed_subject
 from atlasnet.training.store import IGNORED
 from atlasnet.volume import Grid, Volume, read_volume, resample, write_volume
 from atlasnet.volume.writing import to_sitk
@@ -278,38 +280,44 @@ def test_an_image_file_may_be_an_atlas(cohort: Cohort, tmp_path: Path) -> None:
 def test_atlases_are_chosen_among_scans_that_nobody_annotated(
     cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scans = tmp_path / "scans"
-    scans.mkdir()
+    scans, moved = tmp_path / "scans", tmp_path / "moved"
     for name, number in (("new", 50), ("other", 51), ("s0", 0)):
         write_volume(scans / f"{name}_0000.nii.gz", subject(number)[0])
-    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--width", "0.25", "--epochs", "1", "--threads", "1"]
-    words += ["--registration", "affine", "--report"]
-    assert main([*words, "--atlas-images", str(scans), "--atlases", "7"]) == 0
-    assert "7 atlases were asked for and there are 3 subjects and 2 further images" in capsys.readouterr().err
-    model = Model.load(tmp_path / "m")
-    own = [(f"s{number}", f"s{number}") for number in range(3)]
-    assert [(atlas.name, atlas.subject) for atlas in model.atlases] == [("new", None), ("other", None), *own]
-    assert "new" in (tmp_path / "m" / "report.html").read_text(encoding="utf-8")
-    # The same scans elsewhere make the same model; another scan is another choice.
-    shutil.move(scans, tmp_path / "moved")
-    quick = [*words, "--atlas-images", str(tmp_path / "moved")]
-    assert main([*quick, "--atlases", "7"]) == 0
-    assert "the model is finished already; nothing was left" in capsys.readouterr().err
-    write_volume(tmp_path / "moved" / "other_0000.nii.gz", subject(52)[0])
-    assert main([*quick, "--atlases", "7"]) == 2
-    assert main([*quick, "--atlas", "s1"]) == 2
-    assert "either named or chosen" in capsys.readouterr().err
-    assert main([*words, "--atlas-images", str(cohort.root)]) == 2
-    assert "but the subjects themselves" in capsys.readouterr().err
-    # Of all, two are chosen.
-    everyone = {f"s{n}": cohort.root / "imagesTr" / f"s{n}_0000.nii.gz" for n in range(3)}
-    everyone |= {name: tmp_path / "moved" / f"{name}_0000.nii.gz" for name in ("new", "other")}
     net = atlasnet.AtlasNet(
-        atlases=2, atlas_images=tmp_path / "moved", width=0.25, epochs=1, registration="affine"
-    ).fit(cohort, tmp_path / "two")
+        atlases=7, atlas_images=scans, width=0.25, epochs=1, registration="affine", execution=Execution(threads=1)
+    ).fit(cohort, tmp_path / "m")
     assert net.model is not None
+    own = [(f"s{number}", f"s{number}") for number in range(3)]
+    assert [(atlas.name, atlas.subject) for atlas in net.model.atlases] == [("new", None), ("other", None), *own]
+    assert "s1 onto new" in net.report().read_text(encoding="utf-8")
+    # The same scans elsewhere make the same model; another scan is another request.
+    shutil.move(scans, moved)
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--width", "0.25", "--epochs", "1", "--threads", "1"]
+    words += ["--registration", "affine", "--atlas-images"]
+    assert main([*words, str(moved), "--atlases", "7"]) == 0
+    said = capsys.readouterr().err
+    assert "7 atlases were asked for and there are 3 subjects and 2 further images" in said
+    assert "the model is finished already; nothing was left" in said
+    write_volume(moved / "other_0000.nii.gz", subject(52)[0])
+    assert main([*words, str(moved), "--atlases", "7"]) == 2
+    for wrong, found in (([str(moved), "--atlas", "s1"], "or chosen"), ([str(cohort.root)], "but the subjects")):
+        assert main([*words, *wrong]) == 2
+        assert found in capsys.readouterr().err
+
+
+def test_a_choice_among_subjects_and_further_scans_spans_them_all(cohort: Cohort, tmp_path: Path) -> None:
+    images = tuple(str(tmp_path / f"{name}_0000.nii.gz") for name in ("new", "other"))
+    for path, number in zip(images, (50, 51), strict=True):
+        write_volume(path, subject(number)[0])
+    keyed = [keyed_subject(one, {"images": (one.name,)}) for one in cohort]
+    wanted = AtlasSet(cohort, 2, WorkFolder(tmp_path / "work"), Execution(), images=images)
+    assert wanted.known(keyed) is None
+    everyone = {path.name.removesuffix("_0000.nii.gz"): path for s in cohort for path in s.images}
+    everyone |= {"new": Path(images[0]), "other": Path(images[1])}
     chosen = choose_atlases({name: partial(read_volume, path) for name, path in everyone.items()}, 2)
-    assert [atlas.name for atlas in net.model.atlases] == chosen
+    found = wanted.found(keyed)
+    assert [source.name for source in found] == chosen
+    assert wanted.known(keyed) == found
 
 
 def test_a_subject_that_is_the_atlas_is_mapped_by_the_identity(cohort: Cohort, model: Model) -> None:
