@@ -10,6 +10,7 @@ after a comment ``<!-- not run: REASON -->`` is parsed and listed, as a skipped 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -138,6 +139,18 @@ def test_the_command_line_understands_what_a_page_shows(block: Block, call: list
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_options_that_a_page_names_exist(page: Path) -> None:
     assert options(page) <= all_options(parser())
+
+
+def test_options_that_messages_name_exist() -> None:
+    said = {
+        (path.name, option)
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", node.value)
+    }
+    others = {"--signal", "--cpus"}  # of sbatch and docker, in docstrings
+    assert [found for found in sorted(said) if found[1] not in all_options(parser()) | others] == []
 
 
 def all_options(command: argparse.ArgumentParser) -> set[str]:

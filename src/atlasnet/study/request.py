@@ -124,7 +124,7 @@ class StudyRequest:
             raise InputError(
                 f"in no atlas was annotated: {', '.join(absent)}; label propagation carries over what atlases have",
                 found=", ".join(names),
-                remedy="name atlases that have them with --atlas, or leave propagation out of --methods",
+                remedy="name atlases that have them with --atlas, or leave propagation out of --only",
             )
 
     def jobs(self) -> Iterator[Run]:
