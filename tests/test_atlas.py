@@ -198,6 +198,15 @@ def test_scans_beside_a_cohort_are_those_that_are_none_of_its_subjects(folder: P
     assert scans_beside(cohort.select(["a"]), folder) == (str(folder / "imagesTr" / "b_0000.nii.gz"),)
     with pytest.raises(CohortError, match="but the subjects themselves"):
         scans_beside(cohort, folder)
+    (elsewhere / "template.nii.gz").rename(elsewhere / "template_0000.nii.gz")
+    shutil.copy(elsewhere / "template_0000.nii.gz", elsewhere / "template_0001.nii.gz")
+    (elsewhere / "b.nii.gz").unlink()
+    (elsewhere / "link.nii.gz").unlink()
+    with pytest.raises(CohortError, match="other channels than the cohort"):
+        scans_beside(cohort, elsewhere)
+    (folder / "empty").mkdir()
+    with pytest.raises(CohortError, match="or scans in the folder; found an empty folder"):
+        scans_beside(cohort, folder / "empty")
 
 
 def test_names_must_differ(folder: Path) -> None:

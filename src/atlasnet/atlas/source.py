@@ -83,11 +83,20 @@ def scans_beside(cohort: Cohort, folder: str | Path) -> tuple[str, ...]:
         folder: in one of a cohort's layouts, without references, or with scans in the folder itself.
 
     Raises:
-        CohortError: no layout is recognised, files are missing or misnamed, or there are no other scans.
+        CohortError: no layout is recognised, files are missing or misnamed, the number of channels is another one, or
+            there are no other scans.
     """
     own = {subject.name for subject in cohort}
     files = {path.resolve() for subject in cohort for path in subject.images}
-    scans = [scan for scan in Cohort.read(folder, labelled=False) if scan.name not in own]
+    others = Cohort.read(folder, labelled=False)
+    if len(others.channels) != len(cohort.channels):
+        raise CohortError(
+            "the scans among which to choose atlases have other channels than the cohort",
+            path=folder,
+            expected=", ".join(cohort.channels),
+            found=", ".join(others.channels),
+        )
+    scans = [scan for scan in others if scan.name not in own]
     beside = tuple(str(scan.images[0]) for scan in scans if scan.images[0].resolve() not in files)
     if not beside:
         raise CohortError(

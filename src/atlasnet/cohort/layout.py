@@ -68,7 +68,7 @@ def list_subjects(root: Path, declaration: Declaration, *, labelled: bool) -> Li
         "no layout of subjects is recognised",
         path=root,
         expected="imagesTr/ and labelsTr/ (nnU-Net), a dataset.json with a 'training' list (Decathlon), "
-        "or images/ and labels/",
+        "or images/ and labels/" + ("" if labelled else "; without references also imagesTs/, or scans in the folder"),
         found=", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder",
         remedy=f"name the folder above, {root.absolute().parent}"
         if root.name in PARTS
