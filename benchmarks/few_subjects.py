@@ -56,13 +56,7 @@ def main() -> None:
             if all(method in study["subjects"] for study in studies.values())
         }
         found = {method: scores(rows) for method, rows in dice.items()}
-        ahead = {}
-        if MAIN in dice:
-            pairs = {method: (dice[MAIN], rows) for method, rows in dice.items() if method not in (MAIN, MORE)}
-            if MORE in dice:
-                pairs[MORE] = (dice[MORE], dice[MAIN])
-            tails = {method: tail_difference(*both) for method, both in pairs.items()}
-            ahead = {name: asdict(row) | {"worst_tenth": tails[name]} for name, row in compare(pairs).items()}
+        ahead = {method: gains(dice, method) for method in (MAIN, MORE) if method in dice}
         bench.result |= {"note": options.note, "methods": found, "ahead": ahead, "fives": studies}
         print(summary_lines({name: round(row["dice"], 4) for name, row in found.items()}))
         bench.write()
@@ -100,6 +94,13 @@ def listed(path: Path, names: list[str]) -> Path:
 def mean_of(studies: list[dict[str, float]]) -> dict[str, float]:
     """Each subject's mean over the studies."""
     return {name: float(np.mean([study[name] for study in studies])) for name in studies[0]}
+
+
+def gains(dice: dict[str, dict[str, float]], method: str) -> dict[str, Any]:
+    """How far a method is ahead of each that it was compared with: of all without further atlases."""
+    pairs = {other: (dice[method], rows) for other, rows in dice.items() if other not in (method, MORE)}
+    tails = {other: tail_difference(*both) for other, both in pairs.items()}
+    return {other: asdict(row) | {"worst_tenth": tails[other]} for other, row in compare(pairs).items()}
 
 
 def scores(dice: dict[str, float]) -> dict[str, Any]:
