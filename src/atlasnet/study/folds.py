@@ -82,7 +82,7 @@ def plan_folds(
     Raises:
         CohortError: in nobody on whom a fold is trained some label was annotated.
         InputError: the groups cannot be used, ``folder`` holds others, or no cross-validation but a model, an atlas
-            would be left out, a scan is in two groups, or memory does not suffice to find that out.
+            would be left out, under whatever name, a scan is in two groups, or memory does not suffice to find out.
     """
     names = [subject.name for subject in cohort]
     if folds is None or isinstance(folds, int):
@@ -128,7 +128,7 @@ def plan_folds(
             "a scan is there twice, and would be segmented by a model that has seen it",
             path=cohort.root,
             found=shortened(twice),
-            remedy="leave one of each out with --subjects, or put both into one fold of a file for --folds",
+            remedy="leave one of each out (subjects: --subjects), or put both into one fold of a file for --folds",
         )
     return groups
 
