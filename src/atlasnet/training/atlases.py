@@ -126,8 +126,8 @@ class AtlasSet:
                 f"{self.wanted} atlases were asked for and there are {there}: all of them are atlases"
             )
         if self.wanted is None and self.update is None and not self.images and self.count < DEFAULT_ATLASES:
-            few = f"{counted(self.count, 'subject')}, all of them atlases"
-            self.execution.reporter.note(f"{few}; scans that nobody annotated can be further ones: --atlas-images")
+            few = f"{counted(self.count, 'subject')}, {counted(self.count, 'atlas')}"
+            self.execution.reporter.note(f"{few}; scans that nobody annotated can be further atlases: --atlas-images")
         if isinstance(self.wanted, tuple) and self.images:
             raise InputError(
                 "atlases are either named or chosen among further images",
