@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 
 from bench import Bench, arguments, summary_lines, work_folder
-from study import development
+from study import development, listed
 
 from atlasnet.cohort.check import check_cohort
 from atlasnet.study.methods import MAIN
@@ -27,8 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     data = options.data / "hippocampus"
     with work_folder(options.work) as work:
-        bench, tests = Bench(options, work), work / "tests.txt"
-        tests.write_text("\n".join(development(data)) + "\n", encoding="utf-8")
+        bench, tests = Bench(options, work), listed(work / "tests.txt", development(data))
         trained = data / "train17.txt"
         subjects = ("--subjects", trained, "--test-subjects", tests)
         found = {}

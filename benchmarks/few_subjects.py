@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from bench import Bench, arguments, summary_lines, work_folder
-from study import chosen_by_none, the_17
+from study import chosen_by_none, listed, the_17
 
 from atlasnet.study.methods import MAIN
 from atlasnet.study.statistics import compare, interval, tail_difference, worst_tenth
@@ -83,12 +83,6 @@ def with_more_atlases(bench: Bench, number: int, tests: list[str]) -> dict[str, 
     bench.atlasnet(f"five {number}, more atlases, evaluation", *scored)
     rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
     return {name: float(np.mean([row["dice"] for row in rows if row["case"] == name])) for name in tests}
-
-
-def listed(path: Path, names: list[str]) -> Path:
-    """The file, with a name a line."""
-    path.write_text("\n".join(names) + "\n", encoding="utf-8")
-    return path
 
 
 def mean_of(studies: list[dict[str, float]]) -> dict[str, float]:

@@ -39,9 +39,7 @@ def main() -> None:
         bench = Bench(options, work)
         words: list[object] = [data, "--subjects", data / "train17.txt", "-o", work / "study"]
         if options.tests == "development":
-            names = work / "tests.txt"
-            names.write_text("\n".join(development(data)) + "\n", encoding="utf-8")
-            words += ["--test-subjects", names]
+            words += ["--test-subjects", listed(work / "tests.txt", development(data))]
         bench.atlasnet("study", "study", *words, *shlex.split(options.study_options))
         found = json.loads((work / "study" / "study.json").read_text(encoding="utf-8"))
         bench.result |= {"note": options.note, "study": found}
@@ -63,6 +61,12 @@ def main() -> None:
 def gain(this: Mapping[str, float], beside: Mapping[str, float]) -> dict[str, Any]:
     """The paired difference of two methods' Dice of the same subjects."""
     return asdict(compare({"beside": (this, beside)})["beside"])
+
+
+def listed(path: Path, names: list[str]) -> Path:
+    """The file, with a name a line."""
+    path.write_text("\n".join(names) + "\n", encoding="utf-8")
+    return path
 
 
 def development(data: Path) -> list[str]:

@@ -436,6 +436,5 @@ def test_oblique_slices_have_the_spacing_that_they_were_acquired_with() -> None:
         turned = turned_grid(part.grid, plan.turn(part.grid))
         aside = turned.direction.T @ (middle - turned.to_world((turned.size - 1) / 2))
         assert np.add(*subject.label_box) / 2 == pytest.approx(aside, abs=0.01)
-        assert abs(aside[slices]) == pytest.approx(
-            8, abs=0.01
-        )  # of nine slices, the fourth is the middle one of the label
+        # Of nine slices, the fourth is the middle one of the label.
+        assert abs(aside[slices]) == pytest.approx(8, abs=0.01)

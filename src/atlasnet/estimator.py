@@ -209,8 +209,7 @@ class AtlasNet:
             raise ModelError("there is no model to report on", remedy="call fit, or load a single one")
         pairs = []
         if self._trained is not None:
-            named = self.options.atlases if isinstance(self.options.atlases, tuple) else self.options.atlas_images
-            pairs = registered_pairs(self.model, *self._trained, named=named)
+            pairs = registered_pairs(self.model, *self._trained, named=self.options.named)
         return write_training_report(
             Path(path or self.model.folder / "report.html"),
             self.model,

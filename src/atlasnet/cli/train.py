@@ -212,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
         from atlasnet.report import write_training_report
         from atlasnet.training.registered import registered_pairs
 
-        pairs = registered_pairs(model, cohort, work, named=(*(args.atlas or ()), *options.atlas_images))
+        pairs = registered_pairs(model, cohort, work, named=options.named)
         path = write_training_report(
             args.output / "report.html",
             model,

@@ -40,6 +40,8 @@ def same_scans(
     Raises:
         VolumeError: an image cannot be read.
     """
+    if not subjects:
+        return
     by_shape: dict[tuple[int, ...], list[Subject]] = {}
 
     def shape(subject: Subject) -> tuple[int, ...]:

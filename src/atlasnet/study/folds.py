@@ -92,8 +92,7 @@ def plan_folds(
     group = {name: number for number, fold in enumerate(groups) for name in fold}
     for number, fold in enumerate(groups, start=1):
         cohort.require_annotated([subject for subject in cohort if subject.name not in fold], f"those of fold {number}")
-    named = (*(options.atlases if isinstance(options.atlases, tuple) else ()), *options.atlas_images)
-    atlases = resolve_atlases(cohort, named) if named else []
+    atlases = resolve_atlases(cohort, options.named) if options.named else []
     left_out = [atlas.subject for atlas in atlases if atlas.subject in group]
     if left_out:
         raise InputError(

@@ -261,9 +261,7 @@ class AtlasSet:
     def _chosen(self, names: Sequence[str]) -> list[AtlasSource]:
         old = {source.name for source in self.old}
         new = [name for name in names if name not in old]
-        subjects = [name for name in new if name not in self.beside]
-        found = {source.name: source for source in self._named(subjects)} if subjects else {}
-        return [*self.old, *((found | self.beside)[name] for name in new)]
+        return [*self.old, *(self.beside.get(name) or self._named([name])[0] for name in new)]
 
     def _candidates(self, subjects: Sequence[Keyed]) -> dict[str, Callable[[], Volume]]:
         """How the images are read that may be atlases, and of those that are."""

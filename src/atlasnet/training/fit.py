@@ -285,9 +285,7 @@ class Fitting:
     def asked(self, plan: Plan) -> dict[str, Any]:
         """The same but for plan and data."""
         options = asdict(self.options) | {"atlases": self.atlases.identity(), "sharing": asdict(self.sharing)}
-        del options["atlas_images"]
-        if self.atlases.keys_beside:
-            options["atlas_images"] = self.atlases.keys_beside
+        options["atlas_images"] = self.atlases.keys_beside
         for name in ("keep_epochs", "spacing"):  # the model is the same, and the plan says it
             del options[name]
         for name in ("network", "width"):  # and whoever asks for what is planned anyway
@@ -295,8 +293,9 @@ class Fitting:
                 options[name] = None
         if options["epochs"] == Recipe.of(self.options.preset).epochs:
             options["epochs"] = None
-        if not options["loss_weights"]:
-            del options["loss_weights"]
+        for name in ("atlas_images", "loss_weights"):
+            if not options[name]:
+                del options[name]
         options["allow_module"] = False  # the code itself is asked for below
         depends_on: dict[str, Any] = {
             "options": options,

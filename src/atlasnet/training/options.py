@@ -62,6 +62,11 @@ class FitOptions:
     keep_epochs: tuple[int, ...] = ()
     loss_weights: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The atlases that are named, and the images among which atlases are chosen."""
+        return (*(self.atlases if isinstance(self.atlases, tuple) else ()), *self.atlas_images)
+
     def __post_init__(self) -> None:
         require_spacing(self.spacing)
         require_quality(self.minimum_quality)
