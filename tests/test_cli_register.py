@@ -17,6 +17,7 @@ from atlasnet.cli.main import parser
 from atlasnet.cli.options import REGISTRATION_PRESETS, metric_settings
 from atlasnet.cli.reporting import run_verb
 from atlasnet.errors import AtlasNetError, InputError, TransformError, VolumeError
+from atlasnet.execution import hold_folder
 from atlasnet.registration.settings import PRESETS
 from atlasnet.transform import Transform
 from atlasnet.volume import Volume, read_volume, write_volume
@@ -242,6 +243,23 @@ def test_a_registration_that_fails_leaves_no_folder(scans):
     with pytest.raises(AtlasNetError):
         call(scans / "constant.nii.gz", scans / "target.mha", "-o", scans / "never", "--quiet")
     assert not (scans / "never").exists()
+
+
+def test_a_second_registration_into_one_folder_is_turned_away_and_changes_nothing(scans, result):
+    before = {path.name: path.read_bytes() for path in result.iterdir()}
+    words = [scans / "target.mha", scans / "source.nii.gz", "-o", result, "--preview", "--quiet"]
+    with hold_folder(result), pytest.raises(InputError, match="another process works in this folder"):
+        call(*words)
+    assert {path.name: path.read_bytes() for path in result.iterdir()} == before
+
+
+def test_what_a_killed_registration_had_begun_to_write_goes_with_the_next_one(scans):
+    begun, other = scans / "anew" / ".warped.nii.gz.a1b2c3d4", scans / "anew" / ".warped.nii.gz.original"
+    for folder, name in ((begun, "warped.nii.gz"), (other, "mine.nii.gz")):
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(b"half")
+    assert call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "anew", "--quiet") == 0
+    assert {path.name for path in (scans / "anew").iterdir()} == FILES | {other.name}
 
 
 def test_a_range_of_intensities_that_no_voxel_meets_is_refused_by_name(scans):

@@ -154,11 +154,15 @@ def test_the_same_call_goes_on_where_it_was_stopped(
         labels.write_bytes(labels.read_bytes()[:-9])
     else:
         shutil.copy(predictions / "s1.nii.gz", labels)
+    begun = predictions / ".s2.nii.gz.a1b2c3d4" / "s2.nii.gz"  # as `kill -9` leaves it
+    begun.parent.mkdir()
+    begun.touch()
     again = cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
     assert again.as_json() == found.as_json()
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
     assert {name for name in before if after[name][0] != before[name][0]} == {"s2.nii.gz"}
     assert after["s2.nii.gz"][1] == before["s2.nii.gz"][1]
+    assert not begun.parent.exists()
 
 
 def test_other_folds_in_the_same_folder_are_refused(found: CrossValidation, cohort: Cohort, folder: Path) -> None:

@@ -109,6 +109,22 @@ def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Pa
     assert {path for path in before if after[path] != before[path]} == set()
 
 
+def test_what_a_killed_training_had_begun_to_write_of_the_model_goes(
+    cohort: Cohort, model: Model, tmp_path: Path
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model.folder, folder)
+    (folder / "model.json").unlink()
+    for place in ("model.json", "plan.json", "networks/s0.safetensors", "log/common/log.csv"):
+        begun = folder / place
+        begun = begun.with_name(f".{begun.name}.a1b2c3d4") / begun.name
+        begun.parent.mkdir(parents=True)
+        begun.write_bytes(b"half")
+    made = fit(cohort, folder, OPTIONS, execution=Execution(threads=1))
+    assert not [path for path in folder.rglob(".*") if "work" not in path.parts]
+    assert made.checksums == model.checksums
+
+
 _HOLDER = """
 import sys
 from pathlib import Path

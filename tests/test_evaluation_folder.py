@@ -14,7 +14,7 @@ from atlasnet.errors import CohortError, InputError, VolumeError
 from atlasnet.evaluation import PatchProtocol, Table, evaluate_folder
 from atlasnet.evaluation.folder import label_values
 from atlasnet.evaluation.scores import LabelScores
-from atlasnet.execution import Execution, SilentReporter
+from atlasnet.execution import Execution, SilentReporter, made_alone
 from atlasnet.volume import write_volume
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.volume import Volume
@@ -343,3 +343,13 @@ def test_a_table_takes_the_place_of_a_table_only(folders, tmp_path: Path, capsys
         other.write_text(content, encoding="utf-8")
         assert main([*words, str(other.with_suffix(".json"))]) == 2
         assert other.read_text(encoding="utf-8") == content
+
+
+def test_two_evaluations_do_not_write_one_table(folders, tmp_path: Path, capsys) -> None:
+    words = ["evaluate", str(folders[0]), str(folders[1]), "-o", str(tmp_path / "table.json")]
+    assert main(words) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("table.*")}
+    with made_alone(tmp_path / "table.json"):
+        assert main([*words, "--per-slice", "--report"]) == 2
+    assert "table.json: another process is making this" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("table.*")} == before

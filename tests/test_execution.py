@@ -75,6 +75,10 @@ def test_an_interrupted_folder_is_absent_and_a_finished_one_is_never_replaced(tm
     assert target.stat().st_mode == target.parent.stat().st_mode
     with pytest.raises(InputError, match="exists already"):
         written(interrupt=False)
+    target = tmp_path / "link"
+    target.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="link: the folder exists already"):
+        written(interrupt=False)
 
 
 def test_a_zip_holds_files_of_any_date_and_texts_or_is_absent(tmp_path: Path) -> None:

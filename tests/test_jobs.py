@@ -60,6 +60,13 @@ def test_a_command_whose_streams_are_closed_does_its_work(closed: str, place: Pa
     assert shell(f"$A predict scans -m absent -o other {closed}", place).returncode == 2
 
 
+def test_a_command_in_a_folder_that_was_removed_says_so(place: Path, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    done = shell(f"mkdir {left} && cd {left} && rmdir {left} && $A check {place / 'data'}", place)
+    said = "atlasnet check: error: the folder in which the command was given is not there any more; "
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}to mend it: change to another one\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full needed")
 def test_progress_that_a_full_disk_does_not_take_is_lost_and_nothing_else(place: Path, model: Model) -> None:
     done = shell("$A predict scans -m model -o full --threads 1 2>/dev/full", place)

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from atlasnet.errors import InputError
-from atlasnet.execution import WorkFolder, atomic_path, hold_folder
+from atlasnet.execution import WorkFolder, atomic_folder, atomic_path, hold_folder, made_alone, pack
 from atlasnet.training.fusion_weights import FusionSamples
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and permissions as POSIX has them")
@@ -116,6 +117,39 @@ def _write_and_die(folder: Path, mask: int) -> None:
     os.umask(mask)
     with WorkFolder(folder).making("registrations", "a") as made, atomic_path(made / "map.nii"):
         os._exit(9)
+
+
+def test_a_folder_and_a_zip_are_made_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "cohort"), pytest.raises(InputError, match="cohort: another process is making this"):
+        _make_folder(tmp_path / "cohort")
+    with made_alone(tmp_path / "m.zip"), pytest.raises(InputError, match=r"m\.zip: another process is making this"):
+        pack(tmp_path / "m.zip", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort"]
+
+
+@pytest.mark.parametrize("name", ["cohort", "m.zip"])
+def test_what_a_killed_process_had_begun_to_make_goes_when_it_is_made(name: str, tmp_path: Path) -> None:
+    make = _make_zip if name == "m.zip" else _make_folder
+    (tmp_path / f".{name}.original" / "data").mkdir(parents=True)  # somebody's own
+    killed = multiprocessing.get_context("fork").Process(target=make, args=(tmp_path / name, True))
+    killed.start()
+    killed.join()
+    assert len(list(tmp_path.rglob(name))) == 1  # as far as it was made
+    make(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, f".{name}.original"}
+
+
+def _make_folder(target: Path, die: bool = False) -> None:
+    with atomic_folder(target) as folder:
+        if die:
+            os._exit(9)
+        (folder / "file").touch()
+
+
+def _make_zip(target: Path, die: bool = False) -> None:
+    if die:
+        zipfile.ZipFile.writestr = lambda *_: os._exit(9)
+    pack(target, {"model.json": "{}"})
 
 
 def test_what_is_taken_over_from_a_folder_closed_to_writing_can_be_removed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.evaluation import Table, evaluate_cohort
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, made_alone
 from atlasnet.prediction import (
     Batch,
     Ensemble,
@@ -395,9 +395,10 @@ class AtlasNet:
         if problems and not (batch.written or batch.kept):
             raise next(iter(problems.values()))
         table = evaluate_cohort(cohort, {**batch.written, **batch.kept}, execution=self.execution)
-        table.write(folder / "table.json")
-        if report:
-            write_evaluation_report(folder / "table.html", table.as_json())
+        with made_alone(folder / "table.json"):
+            table.write(folder / "table.json")
+            if report:
+                write_evaluation_report(folder / "table.html", table.as_json())
         return table
 
     def _require_unseen(self, cohort: Cohort) -> None:

@@ -70,28 +70,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the table, print its summary."""
     from atlasnet.evaluation import evaluate_folder, table_path
-    from atlasnet.execution import Execution, say
+    from atlasnet.execution import Execution, made_alone, say
 
     path = table_path(args.output)
     require_writable(path)
-    table = evaluate_folder(
-        args.predictions,
-        args.references,
-        labels=args.labels,
-        ignore_label=args.ignore_label,
-        tolerance_mm=args.tolerance,
-        per_slice=args.per_slice,
-        patches=patches_from(args),
-        allow_missing=args.allow_missing,
-        organ_masks=args.organ_mask,
-        jobs=args.jobs,
-        execution=Execution(reporter=args.reporter),
-    )
-    written = table.write(path)
-    if args.report:
-        from atlasnet.report import write_evaluation_report
+    with made_alone(path):
+        table = evaluate_folder(
+            args.predictions,
+            args.references,
+            labels=args.labels,
+            ignore_label=args.ignore_label,
+            tolerance_mm=args.tolerance,
+            per_slice=args.per_slice,
+            patches=patches_from(args),
+            allow_missing=args.allow_missing,
+            organ_masks=args.organ_mask,
+            jobs=args.jobs,
+            execution=Execution(reporter=args.reporter),
+        )
+        written = table.write(path)
+        if args.report:
+            from atlasnet.report import write_evaluation_report
 
-        written.append(write_evaluation_report(path.with_suffix(".html"), table.as_json()))
+            written.append(write_evaluation_report(path.with_suffix(".html"), table.as_json()))
     tell(args, table.text(), table.as_json())
     if not args.json and not args.quiet:
         say("\nwritten: " + ", ".join(str(file) for file in written))

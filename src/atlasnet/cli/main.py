@@ -14,7 +14,7 @@ from atlasnet import __version__
 from atlasnet.cli.misuse import Misuse, log_misuse
 from atlasnet.cli.reporting import run_verb
 from atlasnet.cli.signals import ended_by_signals, ending
-from atlasnet.errors import AtlasNetError
+from atlasnet.errors import AtlasNetError, InputError
 
 # Idle OpenMP threads try a thousand times, which bridges the gaps between the operations of a network, and sleep then:
 # beside other busy processes, trying on keeps processors from whom they wait for (benchmarks/busy.py). It must be said
@@ -135,10 +135,25 @@ def _print_whatever_it_is() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _require_place() -> None:
+    """Refuse to begin in a folder that was removed: libraries that look for it end the process without a reason.
+
+    Raises:
+        InputError: it was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError(
+            "the folder in which the command was given is not there any more", remedy="change to another one"
+        ) from error
+
+
 def _run(args: argparse.Namespace) -> int:
     from atlasnet.execution import say
 
     try:
+        _require_place()
         return run_verb(args)
     except AtlasNetError as error:
         say(f"atlasnet {args.verb}: error: {error}")

@@ -138,6 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read and check everything, register, then write."""
     from atlasnet.cohort import Subject
+    from atlasnet.execution import hold_folder
     from atlasnet.registration import contextual, regional_quality, register_images
 
     check_folder(args.output)
@@ -166,32 +167,33 @@ def run(args: argparse.Namespace) -> int:
     doing = "registering" if args.transform is None else "mapping"
     execution.reporter.note(f"{doing} {args.source} onto {args.target}")
     try:
-        result = register_images(
-            source,
-            target,
-            operator=operator,
-            source_mask=masks[0],
-            target_mask=masks[1],
-            initial=given.transform,
-            **tissue,
-            execution=execution,
-        )
+        with hold_folder(args.output):
+            result = register_images(
+                source,
+                target,
+                operator=operator,
+                source_mask=masks[0],
+                target_mask=masks[1],
+                initial=given.transform,
+                **tissue,
+                execution=execution,
+            )
+            record = {**result.record, **given.with_errors(result.transform), "provenance": _provenance(args)}
+            if target_labels is not None:
+                record["regions"] = regional_quality(
+                    source,
+                    target,
+                    result.transform,
+                    target_labels,
+                    labels,
+                    clamp=getattr(operator, "clamp", None),
+                    mi_range=getattr(operator, "mi_range", None),
+                    execution=execution,
+                )
+            _write(args, source, target, labels, result.transform, record)
     except BaseException:
         remove_empty(made)
         raise
-    record = {**result.record, **given.with_errors(result.transform), "provenance": _provenance(args)}
-    if target_labels is not None:
-        record["regions"] = regional_quality(
-            source,
-            target,
-            result.transform,
-            target_labels,
-            labels,
-            clamp=getattr(operator, "clamp", None),
-            mi_range=getattr(operator, "mi_range", None),
-            execution=execution,
-        )
-    _write(args, source, target, labels, result.transform, record)
     tell(args, _summary(args, record), record)
     return 0
 
@@ -257,15 +259,17 @@ def _write(
     record: dict[str, Any],
 ) -> None:
     """Write every file whole; what an earlier run left and this one does not replace goes: it describes another map."""
-    from atlasnet.execution import write_json
+    from atlasnet.execution import remove_begun, write_json
     from atlasnet.transform import write_itk_field, write_itk_transform
     from atlasnet.volume import write_labels, write_volume
 
     folder = args.output
+    names = (RECORD, LABELS, FIELD, INVERSE_FIELD, ITK, INVERSE_ITK, PREVIEW, REPORT)
+    remove_begun(folder / name for name in (TRANSFORM, WARPED, *names))
     # The record says that everything beside it belongs together, so it goes first and comes last. Where there is
     # neither it nor a transform, which a run that was stopped has written, what lies there is not ours.
     if (folder / RECORD).is_file() or (folder / TRANSFORM).is_file():
-        for name in (RECORD, LABELS, FIELD, INVERSE_FIELD, ITK, INVERSE_ITK, PREVIEW, REPORT):
+        for name in names:
             (folder / name).unlink(missing_ok=True)
     transform.save(folder / TRANSFORM)
     warped = _warped(source, target, transform)

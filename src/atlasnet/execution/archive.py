@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from atlasnet.errors import InputError
-from atlasnet.execution.files import atomic_path
+from atlasnet.execution.files import atomic_path, made_alone
 
 MOST_ENTRIES = 100_000
 LARGEST_RATIO = 100
@@ -39,9 +39,13 @@ def pack(path: str | Path, entries: Mapping[str, Path | str]) -> None:
     Args:
         path: of the zip.
         entries: by the name in the zip, a file or a text.
+
+    Raises:
+        InputError: another process is writing it.
     """
     # Nothing is compressed: images and weights are not smaller for it.
     with (
+        made_alone(Path(path)),
         atomic_path(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive,
     ):

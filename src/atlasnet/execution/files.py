@@ -11,18 +11,20 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import InputError
+from atlasnet.execution.locks import hold
 
 _OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
 _SCANNED = (0.1, 0.4, 1.5)  # seconds between attempts
 
 LARGEST_JSON = 32 * 2**20  # bytes; as Python's objects a file may need twenty times its size
 _REMAINS = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}", re.DOTALL)  # as `tempfile` names folders
+_PLAIN = "plain"  # in such a folder for a moment
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -35,10 +37,13 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
         with atomic_path("out/labels.nii.gz") as path:
             write(path)
+
+    Raises:
+        OSError: a disk is full, for instance; it names ``target`` where whoever raised it named no file.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_beside(target) as folder:
+    with _named(target), _folder_beside(target) as folder:
         temporary = folder / target.name
         yield temporary
         with open(temporary, "r+b") as stream:  # Windows flushes what may be written only
@@ -48,11 +53,23 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def _named(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:  # such as NumPy's
+            raise OSError(f"{target}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+@contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
     """A temporary folder with the permissions of any new one: whom they let may remove what a kill leaves of it."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         folder = Path(name)
-        plain = folder / "plain"
+        plain = folder / _PLAIN
         plain.mkdir()
         mode = stat.S_IMODE(plain.stat().st_mode)
         plain.rmdir()
@@ -74,13 +91,22 @@ def remains_in(folder: Path) -> dict[Path, list[Path]]:
     return found
 
 
+def remove_begun(targets: Iterable[Path]) -> None:
+    """Remove what processes that were killed had begun of these files or folders; none may be at them any more."""
+    for target in targets:
+        for begun in remains_in(target.parent).get(target, ()):
+            with suppress(OSError):  # what is closed to us is left
+                if {entry.name for entry in begun.iterdir()} <= {target.name, _PLAIN}:  # not a `.data.original`
+                    shutil.rmtree(begun)
+
+
 def require_absent(folder: Path) -> None:
     """Refuse a folder that is there where a new one is to be made.
 
     Raises:
         InputError: it is.
     """
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():  # a link that leads nowhere is no folder to be made
         raise InputError("the folder exists already", path=folder, remedy="name a new one")
 
 
@@ -89,17 +115,32 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
     """Give an empty folder beside ``target`` that becomes ``target`` when the block ends without an exception.
 
     Raises:
-        InputError: ``target`` exists.
+        InputError: ``target`` exists, or another process is making it.
     """
     target = Path(target)
     require_absent(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_beside(target) as folder:
-        temporary = folder / target.name
-        temporary.mkdir()
-        yield temporary
-        move(temporary, target)
-    _sync_folder(target.parent)
+    with made_alone(target):
+        require_absent(target)  # whoever held it until now has made it
+        with _folder_beside(target) as folder:
+            temporary = folder / target.name
+            temporary.mkdir()
+            yield temporary
+            move(temporary, target)
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def made_alone(target: Path) -> Iterator[None]:
+    """Let no other process make ``target`` meanwhile, and remove what one that was killed had begun to make of it.
+
+    Raises:
+        InputError: another process is making it, or nothing can be written beside it.
+    """
+    lock = target.with_name(f".{target.name}.lock")
+    with hold(lock, place=target, busy="another process is making this", remedy="give another place with -o"):
+        remove_begun([target])
+        yield
 
 
 def move(source: Path, target: Path) -> None:

@@ -16,9 +16,11 @@ from atlasnet.execution import (
     hold,
     read_json,
     reading_back,
+    remove_begun,
     write_json,
 )
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_prediction
+from atlasnet.prediction.output import RECORD, output_path
 from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
@@ -183,6 +185,7 @@ class FoldWork:
             path, subject = prediction_path(self.folder, name), self.cohort[name]
             naming = predictor.reporting_to(NamingReporter(self.execution.reporter, name))
             path.unlink(missing_ok=True)
+            remove_begun([path, output_path(path, RECORD), samples_path(self.folder, name)])
             try:
                 image = subject.read_image()
                 answers = naming.ask(image, fit=True, judged=True, mask=subject.read_mask(image.grid))

@@ -28,7 +28,18 @@ from atlasnet.cohort.masks import are_masked, check_masks
 from atlasnet.cohort.planning import plan_for
 from atlasnet.cohort.spacing import check_spacing
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.execution import Execution, WorkFolder, copy_file, digest, hold_folder, read_json, write_json
+from atlasnet.execution import (
+    Execution,
+    WorkFolder,
+    copy_file,
+    digest,
+    hold_folder,
+    read_json,
+    remains_in,
+    remove_begun,
+    walk,
+    write_json,
+)
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.network.inference import reduced_precision
 from atlasnet.registration import WITHOUT_SETTINGS, contextual, make_operator
@@ -37,7 +48,7 @@ from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.loss import Objective
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
-from atlasnet.training.model import Atlas, Model, class_values, log_path, weights_path
+from atlasnet.training.model import PARTS, Atlas, Model, class_values, log_path, weights_path
 from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.options import FitOptions
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
@@ -189,6 +200,7 @@ class Fitting:
         finished = self._finished(settings, plan, hashes)
         if finished is not None:
             return finished
+        self._remove_begun()
         if changes is not None:
             changes.tell(self.say, tuned=self.sharing.kind == "model")
         if self.cohort.annotation:
@@ -253,6 +265,13 @@ class Fitting:
         )
         model.save()
         return Model.load(self.folder)
+
+    def _remove_begun(self) -> None:
+        """Remove what a process that was killed had begun to write of the model; whoever writes it holds its folder."""
+        places = [place for part in PARTS for place, _, _ in walk(self.folder / part)]
+        remove_begun(
+            [self.folder / "model.json", self.plan_path, *(file for place in places for file in remains_in(place))]
+        )
 
     def require_memory(self, transformer: Transformer) -> None:
         """Refuse scans that, by their headers, memory does not suffice for.

@@ -47,6 +47,7 @@ FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 has no record of the training subjects
 EARLIER = "earlier"  # in the provenance of an update: the images of subjects that only models before were trained on
 TOGETHER = "ensemble.json"  # in a folder of several models; see `atlasnet.prediction.members`
+PARTS = ("atlases", "atlas_labels", "networks", "log", "epochs")  # folders that a training fills
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
 
 
