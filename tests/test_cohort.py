@@ -324,6 +324,14 @@ def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: Grid) -> None:
         Cohort.read(tmp_path)["a"].read_labels()
 
 
+def test_labels_that_differ_in_their_direction_alone_are_told_with_it(tmp_path: Path) -> None:
+    nnunet(tmp_path, ("a",))
+    grid = Grid.from_parts(GRID.shape, GRID.spacing, GRID.origin, np.diag([-1, 1, 1]))
+    labels(tmp_path / "labelsTr/a.nii.gz", grid=grid)
+    with pytest.raises(VolumeError, match=r"LPS mm\); found 14 voxels apart, .* mm, direction=\(-1, 0, 0, 0, 1, 0, "):
+        Cohort.read(tmp_path)["a"].read_labels()
+
+
 def test_read_names_every_missing_file_at_once(tmp_path: Path) -> None:
     nnunet(tmp_path, channels=("CT", "PET"))
     (tmp_path / "labelsTr/a.nii.gz").unlink()

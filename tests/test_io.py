@@ -108,6 +108,31 @@ def test_scaled_nifti_intensities_arrive_scaled(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_volume(path).array, volume().array * 0.5 - 10)
 
 
+@pytest.mark.parametrize("scaling", [(0.0, 0.0), (np.nan, np.nan), (0.0, np.nan), (np.inf, 0.0)])
+def test_nifti_voxels_without_a_scaling_arrive_as_they_are(tmp_path: Path, scaling: tuple[float, float]) -> None:
+    path = tmp_path / "v.nii"
+    write_volume(path, volume())
+    nifti_header(path, scaling=(112, "2f", scaling))
+    np.testing.assert_array_equal(read_volume(path).array, volume().array)
+
+
+@pytest.mark.parametrize("scaling", [(0.0, 77.0), (np.nan, 77.0), (np.inf, -1024.0), (2.0, np.nan), (1.0, np.inf)])
+def test_half_a_nifti_scaling_is_refused(tmp_path: Path, scaling: tuple[float, float]) -> None:
+    path = tmp_path / "v.nii"
+    write_volume(path, volume())
+    nifti_header(path, scaling=(112, "2f", scaling))
+    for read in (read_volume, read_grid):
+        with pytest.raises(VolumeError, match=r"v\.nii: .*scaling.*found scl_slope .*, scl_inter "):
+            read(path)
+
+
+def test_a_nifti_image_of_colours_is_refused_by_name(tmp_path: Path) -> None:
+    write_volume(tmp_path / "v.nii", Volume(np.zeros((4, 5, 18), np.uint8), Grid.from_parts((4, 5, 18))))
+    nifti_header(tmp_path / "v.nii", sizes=(42, "h", (6,)), kind=(70, "2h", (128, 24)))
+    with pytest.raises(VolumeError, match=r"found NIfTI type 128 \(RGB\); to mend it: store one real number"):
+        read_volume(tmp_path / "v.nii")
+
+
 def test_64_bit_integers_are_written_in_the_smallest_type_that_holds_them(tmp_path: Path) -> None:
     array = np.array([-3, 40_000], dtype=np.int64).reshape(1, 1, 2)
     write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 1, 2))))

@@ -161,10 +161,13 @@ class Grid:
         return bool(np.abs(other.to_index(self.corners()) - other.to_index(other.corners())).max() <= tolerance)
 
     def __repr__(self) -> str:
-        def three(values: Float) -> str:
-            return "(" + ", ".join(f"{v:g}" for v in np.round(values, 4)) + ")"
+        def listed(values: Float) -> str:
+            return "(" + ", ".join(f"{v:g}" for v in np.round(values, 4) + 0.0) + ")"
 
-        return f"Grid(shape={self.shape} zyx, spacing={three(self.spacing)} mm, origin={three(self.origin)} LPS mm)"
+        text = f"shape={self.shape} zyx, spacing={listed(self.spacing)} mm, origin={listed(self.origin)} LPS mm"
+        if np.abs(self.direction - np.eye(3)).max() > 5e-5:  # two grids may differ in nothing else
+            text += f", direction={listed(self.direction.ravel())}"
+        return f"Grid({text})"
 
 
 def _check(shape: tuple[int, ...], affine: Float) -> None:

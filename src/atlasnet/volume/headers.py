@@ -25,6 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _COPY_AGAIN = "copy or export the file again"
 _NIFTI_REALS = {16: "f4", 64: "f8"}
 _NIFTI_BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}  # by its code of the type
+_NIFTI_OTHERS = {1: "bits", 32: "complex", 128: "RGB", 1536: "128 bits", 1792: "complex", 2048: "complex", 2304: "RGBA"}
 _NIFTI_VOXELS = 352  # where the voxels begin at the earliest: behind the header and four bytes
 _SHORTEST, _LONGEST = 1e-6, 1e6  # mm; a spacing outside this range is a damaged number, and arithmetic fails on it
 
@@ -77,8 +78,8 @@ def check_nifti(path: Path, voxels: bool = True) -> NiftiGeometry:
     """Check a NIfTI-1 file's header and, with ``voxels``, that all of them are there.
 
     Raises:
-        VolumeError: not NIfTI-1, truncated, damaged, empty, with a spacing that is not positive, or with voxels that
-            are not finite.
+        VolumeError: not NIfTI-1, truncated, damaged, empty, with a spacing that is not positive, with a scaling that
+            contradicts itself, or with voxels that are not finite.
     """
     with path.open("rb") as plain:
         compressed = plain.read(2) == _GZIP_MAGIC
@@ -120,13 +121,15 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
     qfac, *spacing = struct.unpack_from(f"{order}8f", header, 76)
     spacing = spacing[: min(3, dimensions)]
     check_spacing(path, spacing)
-    (kind,), (offset,) = struct.unpack_from(f"{order}h", header, 70), struct.unpack_from(f"{order}f", header, 108)
+    (kind,) = struct.unpack_from(f"{order}h", header, 70)
+    offset, slope, intercept = struct.unpack_from(f"{order}3f", header, 108)
     if kind not in _NIFTI_BYTES:
         raise VolumeError(
             "the type of the voxels is not supported",
             path=path,
             expected="whole or real numbers of 8 to 64 bits",
-            found=f"NIfTI type {kind}",
+            found=f"NIfTI type {kind}" + (f" ({_NIFTI_OTHERS[kind]})" if kind in _NIFTI_OTHERS else ""),
+            remedy="store one real number per voxel, such as a grey value or a magnitude",
         )
     if not _NIFTI_VOXELS <= offset < 2**31:  # from a place within the header, ITK moves on by itself
         raise VolumeError(
@@ -136,6 +139,7 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
             found=f"{offset:g}",
             remedy="correct vox_offset, or export the image again",
         )
+    _check_scaling(path, slope, intercept)
     expected = int(offset) + math.prod(sizes) * _NIFTI_BYTES[kind]
     found, real, odd = len(header), _NIFTI_REALS.get(kind), 0
     cut = b""  # of a voxel that goes on in the next chunk
@@ -160,6 +164,22 @@ def _check_nifti_stream(path: Path, stream: BinaryIO, voxels: bool) -> NiftiGeom
         tuple(float(s) for s in spacing),
         scode == 1,
     )
+
+
+def _check_scaling(path: Path, slope: float, intercept: float) -> None:
+    """Refuse a scaling of which one half says that there is none: ITK takes the other half all the same.
+
+    By the standard voxels are not scaled where the slope is 0; nibabel writes NaN there.
+    """
+    scaled = math.isfinite(slope) and slope != 0
+    if not math.isfinite(intercept) if scaled else math.isfinite(intercept) and intercept != 0:
+        raise VolumeError(
+            "the NIfTI header contradicts itself about the scaling of the voxels",
+            path=path,
+            expected="scl_slope and scl_inter to be two finite numbers, or both 0 for none",
+            found=f"scl_slope {slope:g}, scl_inter {intercept:g}",
+            remedy="correct the header, or export the image again",
+        )
 
 
 def _check_places(path: Path, header: bytes, order: str, qform: bool, sform: bool) -> None:
