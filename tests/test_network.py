@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
 from atlasnet.errors import InputError, ModelError
 from atlasnet.network import NetworkSpec, SegNet, Traits, UNet, UNet3D, build_network, load_weights, register_network
-from atlasnet.network.weights import tensor_channels_last, write_tensors
+from atlasnet.network.weights import load_network, tensor_channels_last, write_tensors
+
+RESIDUAL = {"residual": True}
 
 
 def parameters(module: nn.Module) -> int:
@@ -152,6 +156,55 @@ def test_every_option_of_the_unet_builds_a_network_whose_weights_all_learn(optio
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
+@pytest.mark.parametrize(("dims", "norm"), [(2, {}), (2, {"norm": "instance"}), (3, {"norm": "instance"})])
+def test_a_unet_computes_what_that_of_monai_does_with_its_weights(dims: int, norm: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    ours = UNet(2, 3, 0.5, context=0, depth=2, spatial_dims=dims, **norm)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    normalisation = (norm.get("norm", "batch"), {"affine": True})
+    theirs = DynUNet(dims, 2, 3, [3] * 3, [1, 2, 2], [2, 2], [8, 16, 32], norm_name=normalisation)
+    names = {"down.0": "input_block", "down.1": "downsamples.0", "down.2": "bottleneck"}
+    names |= {"merge.1": "upsamples.0.conv_block", "merge.0": "upsamples.1.conv_block"}
+    names |= {"up.1": "upsamples.0.transp_conv.conv", "up.0": "upsamples.1.transp_conv.conv"}
+    names |= {"classifier": "output_block.conv.conv", ".first.": ".conv1.conv.", ".second.": ".conv2.conv."}
+    names |= {"first_norm": "norm1", "second_norm": "norm2"}
+    weights = ours.state_dict()
+    for name, other in names.items():
+        weights = {key.replace(name, other): value for key, value in weights.items()}
+    assert not theirs.load_state_dict(weights, strict=False).unexpected_keys
+    assert parameters(theirs) == parameters(ours)
+    image = torch.randn(2, 2, *[8, 12, 16][-dims:])
+    torch.testing.assert_close(ours(image), theirs(image))
+
+
+@pytest.mark.parametrize(("name", "width"), [("segnet", 0.25), ("unet", 1.0)])
+def test_weights_begin_as_he_et_al_propose(name: str, width: float) -> None:
+    """A deviation of the square root of 2 over the number of values that are summed: the signal keeps its size."""
+    network = build_network(NetworkSpec(name, width), 1, 2)
+    large = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d) and m.weight.numel() > 4000]
+    assert large
+    for weight in large:
+        assert float(weight.detach().std()) == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.1)
+
+
+def test_channels_of_a_unet_double_up_to_256() -> None:
+    assert [layers.second.out_channels for layers in UNet(1, 2, depth=5).down] == [16, 32, 64, 128, 256, 256]
+
+
+def test_a_block_in_three_dimensions_is_normalised_by_itself() -> None:
+    network, blocks = UNet3D(1, 2, width=0.5, depth=1), torch.randn(2, 1, 4, 8, 8)
+    torch.testing.assert_close(network(blocks)[:1], network(blocks[:1]))
+
+
+@pytest.mark.parametrize("name", ["unet", "unet3d", "segnet"])
+def test_sides_may_be_any_multiple_of_what_a_network_declares(name: str) -> None:
+    network = build_network(NetworkSpec(name, 0.1), 1, 2)
+    traits = Traits.of(network)
+    sides = [3 * traits.divisibility] * traits.spatial_dims
+    assert network(torch.randn(2, traits.input_channels(1), *sides)).shape == (2, 2, *sides)
+
+
 @pytest.mark.parametrize(("side", "divisibility"), [(8, 2), (35, 8), (128, 32), (512, 32)])
 def test_a_planned_unet_leaves_four_pixels_at_its_coarsest_level(side: int, divisibility: int) -> None:
     network = build_network(NetworkSpec.planned("unet", (3, 512, side)), 1, 2)
@@ -222,6 +275,10 @@ def test_a_registered_network_is_built_by_name() -> None:
 def test_a_name_cannot_be_registered_twice() -> None:
     with pytest.raises(InputError, match="exists already"):
         register_network("unet", Thresholds)
+    register_network("one's own", Thresholds)
+    register_network("one's own", Thresholds)
+    with pytest.raises(InputError, match="exists already"):
+        register_network("one's own", Shrinking)
 
 
 def test_an_import_path_is_not_followed_without_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +311,10 @@ def test_an_import_path_that_leads_nowhere_is_refused(name: str) -> None:
     ],
 )
 def test_a_network_that_breaks_the_contract_is_refused(network: type[nn.Module], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        build_network(NetworkSpec(f"{__name__}:{network.__name__}"), 1, 2, allow_module=True)
+    register_network(network.__name__, network)
+    for name in (f"{__name__}:{network.__name__}", network.__name__):
+        with pytest.raises(InputError, match=message):
+            build_network(NetworkSpec(name), 1, 2, allow_module=True)
 
 
 def test_a_width_for_a_network_without_one_is_refused() -> None:
@@ -270,10 +329,31 @@ def test_weights_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in written.state_dict().items())
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "w.safetensors", UNet(1, 2, depth=2).state_dict(), {})
+@pytest.mark.parametrize(("written", "wanted"), [({}, {"classes": 3}), ({}, RESIDUAL), (RESIDUAL, {})])
+def test_weights_of_another_architecture_are_refused(
+    tmp_path: Path, written: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    whole = {"classes": 2, "depth": 2}
+    write_tensors(tmp_path / "w.safetensors", UNet(1, **whole | written).state_dict(), {})
     with pytest.raises(ModelError, match="another network"):
-        load_weights(tmp_path / "w.safetensors", UNet(1, 3, depth=2))
+        load_weights(tmp_path / "w.safetensors", UNet(1, **whole | wanted))
+
+
+@pytest.mark.parametrize(
+    "spec", [NetworkSpec(), NetworkSpec(options={"depth": 1}), NetworkSpec("unet3d", 0.5), NetworkSpec("segnet", 0.1)]
+)
+def test_no_network_is_refused_its_own_weights(tmp_path: Path, spec: NetworkSpec) -> None:
+    written = build_network(spec, 1, 2).state_dict()
+    write_tensors(tmp_path / "w.safetensors", written, {})
+    read = load_network(spec, 1, 2, tmp_path / "w.safetensors")
+    assert not read.training
+    assert all(torch.equal(value, written[name]) for name, value in read.state_dict().items())
+
+
+def test_a_network_much_larger_than_its_weights_is_not_built(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "w.safetensors", UNet(1, 2, depth=2).state_dict(), {})
+    with pytest.raises(ModelError, match=r"another network.*at least"):
+        load_network(NetworkSpec("unet", 8, {"depth": 2}), 1, 2, tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])

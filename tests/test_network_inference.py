@@ -29,6 +29,17 @@ class Copy(nn.Module):
         return torch.stack([value, -value], 1)
 
 
+class Unsure(nn.Module):
+    """Says class 0 in the middle half of a block along z, and class 1 near its ends, beyond which it sees nothing."""
+
+    spatial_dims, context, divisibility = 3, 0, 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = torch.full_like(x[:, 0], -20.0)
+        middle[:, x.shape[2] // 4 : -x.shape[2] // 4] = 20.0
+        return torch.stack([middle, -middle], 1)
+
+
 @pytest.fixture
 def image() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(1, 11, 21, 13)).astype(np.float32)
@@ -60,6 +71,15 @@ def test_overlapping_blocks_agree_with_the_whole(image: np.ndarray, monkeypatch:
     monkeypatch.setattr(inference_module, "BLOCK_VOXELS", 24 * 14 * 4)
     found = probabilities(Copy(3, divisibility=2), image, batch=2)
     np.testing.assert_allclose(found, expected(image[0]), atol=1e-6)
+
+
+def test_of_blocks_that_overlap_the_one_is_believed_that_has_a_voxel_in_its_middle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inference_module, "BLOCK_VOXELS", 16**3)
+    found = probabilities(Unsure(), np.zeros((1, 40, 8, 8), np.float32))
+    assert found[0, 4:-4].min() > 0.55
+    assert max(found[0, :4].max(), found[0, -4:].max()) < 0.01
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
