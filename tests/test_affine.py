@@ -7,17 +7,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
-from scipy.linalg import polar
+from scipy.linalg import logm, polar
+from scipy.optimize import approx_fprime
 from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import Cancelled, InputError, RegistrationError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, affine_register, prealign
+from atlasnet.registration.affine_pyramid import Level, coarser
+from atlasnet.registration.affine_refine import Penalty, View, _look, refine
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
 
 RUN = Execution(threads=1)
@@ -99,8 +104,6 @@ def test_contents_turned_far_are_found(turn: Sequence[float]) -> None:
 
 
 def test_the_transform_maps_target_points_to_the_source_and_back() -> None:
-    import torch
-
     wanted = affine((4, -6, 10), (5, 3, -4), SHEARED)
     transform = prealign(seen(SOURCE, wanted), seen(TARGET), execution=RUN)
     points = torch.from_numpy(np.random.default_rng(1).uniform(-35, 35, (50, 3)))
@@ -143,6 +146,17 @@ def test_a_true_oblique_header_is_used() -> None:
     size = np.array((40, 40, 36))
     oblique = Grid.from_parts(size[::-1], 2.6, -direction @ ((size - 1) / 2 * 2.6), direction)
     assert error(registered(seen(oblique), seen(TARGET)), np.eye(4)) < 0.25
+
+
+def test_a_header_that_is_right_leaves_its_candidate_hardly_anything_to_find() -> None:
+    direction = Rotation.from_rotvec(np.radians((32, -32, 32))).as_matrix()
+    oblique = Grid.from_parts((36, 40, 40), (2.6,) * 3, direction @ np.full(3, -50.0), direction)
+    _, record = affine_register(seen(oblique), seen(TARGET), settings=AffineSettings(turn_count=0), execution=RUN)
+    *searched, claimed = record["candidates"]
+    assert len(searched) == 2  # without a turn, and turned as the header says
+    assert claimed["iterations"] <= 2
+    assert claimed["cost"] == pytest.approx(min(candidate["cost"] for candidate in searched), abs=0.005)
+    assert error(np.array(record["matrix"]), np.eye(4)) < 0.25
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -253,6 +267,102 @@ def test_a_channel_that_was_not_acquired_leaves_the_others_to_align_by() -> None
     source = pair(SOURCE, wanted, np.zeros((1, *SOURCE.shape), np.float32))
     for second in (np.zeros((1, *TARGET.shape), np.float32), seen(TARGET, None, 1).array):
         assert error(registered(source, pair(TARGET, None, second)), wanted) < 0.25
+
+
+def level(shape: Sequence[int], spacing: Sequence[float], matrix: np.ndarray | None = None, seeds: int = 1) -> Level:
+    """The scene, carried by ``matrix``, on a lattice around the origin; a channel for each seed."""
+    empty = Level(torch.zeros((1, *shape)), torch.ones(()).expand(1, *shape), tuple(spacing))
+    back = np.linalg.inv(np.eye(4) if matrix is None else matrix)
+    points = empty.points().numpy() @ back[:3, :3].T + back[:3, 3]
+    values = np.stack([scene(points, seed).reshape(shape) for seed in range(seeds)])
+    return Level(torch.from_numpy(values).float() / 100, empty.weight, empty.spacing)
+
+
+def test_voxels_of_a_coarser_level_are_means_of_what_lies_around_them() -> None:
+    fine = level((18, 20, 22), (1.0, 1.5, 2.0))
+    slope = torch.tensor([2.0, -1.0, 0.5])
+    ramp = Level((fine.points() @ slope + 7).reshape(1, 18, 20, 22), fine.weight, fine.spacing)
+    coarse = coarser(ramp, 4.0)
+    assert coarse.image.shape == (1, 9, 8, 6)
+    assert coarse.extent == pytest.approx(ramp.extent)
+    assert torch.allclose(coarse.weight, torch.ones(()))
+    inner = (slice(1, -1),) * 3
+    wanted = (coarse.points() @ slope + 7).reshape(coarse.image.shape)
+    assert torch.allclose(coarse.image[0][inner], wanted[0][inner], atol=0.2)
+    for derivative, along in zip(ramp.gradient(), slope, strict=True):
+        assert torch.allclose(derivative[inner], along, atol=1e-4)
+
+
+def test_what_does_not_count_has_no_part_in_a_coarser_level() -> None:
+    weight = torch.zeros((1, 16, 16, 16))
+    weight[..., :9] = 1
+    values = torch.where(weight > 0, 5.0, 1000.0)
+    coarse = coarser(Level(values, weight, (1.0, 1.0, 1.0)), 3.0)
+    assert torch.allclose(coarse.image[coarse.weight > 0], torch.tensor(5.0), atol=1e-4)
+
+
+def test_the_field_of_view_ends_half_a_voxel_beyond_the_outermost_centres() -> None:
+    view = level((4, 5, 6), (2.0, 1.0, 3.0))
+    assert view.extent.tolist() == [12, 5, 12]
+    edge = torch.from_numpy(view.extent / 2).float()
+    assert view.inside(view.index(torch.stack([0.99 * edge, -0.99 * edge]))).all()
+    for axis in range(3):
+        for sign in (-1, 1):
+            beyond = torch.zeros(1, 3)
+            beyond[0, axis] = sign * (edge[axis] + 0.02)
+            assert not view.inside(view.index(beyond)).any()
+
+
+def test_the_penalty_is_the_logarithmic_strain_in_standard_deviations_and_its_derivative() -> None:
+    penalty, linear = Penalty(scale=0.2, shear=0.1, weight=0.3), affine((10, 20, -15), (0, 0, 0), SHEARED)[:3, :3]
+
+    def value(update: np.ndarray) -> float:
+        moved = linear @ (np.eye(3) + update.reshape(3, 3))
+        strain = np.real(logm(moved.T @ moved)) / 2
+        size = np.trace(strain) / 3 * np.eye(3)
+        return 0.3 * float((size[0, 0] / 0.2) ** 2 + (((strain - size) / 0.1) ** 2).sum())
+
+    found, half_gradient, _ = penalty.normal(linear)
+    assert found == pytest.approx(value(np.zeros(9)))
+    assert 2 * half_gradient == pytest.approx(approx_fprime(np.zeros(9), value, 1e-6), abs=1e-4)
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["of the target's points", "of the source's points"])
+def test_the_derivative_of_the_cost_is_that_of_its_differences(mapped: bool) -> None:
+    radius, there = 30.0, affine((14, -20, 15), (1.0, -0.5, 0.8), SHEARED)
+    small = View.of(level((16, 18, 20), (2.0, 1.8, 2.2), there, 2))
+    large = View.of(level((28, 30, 32), (2.4, 2.4, 2.6), None, 2))
+
+    def look(update: np.ndarray) -> Any:
+        step = np.zeros((4, 4))
+        step[:3] = update.reshape(3, 4) / ([radius] * 3 + [1])
+        matrix = np.linalg.inv(there) @ (np.eye(4) + step)
+        if mapped:  # the images exchanged: the points that the map takes are those of the other
+            matrix = there @ (np.eye(4) + step)
+            return _look(small, large, np.linalg.inv(matrix), np.eye(3), -1.0, radius)
+        return _look(small, large, matrix, matrix[:3, :3], 1.0, radius)
+
+    off = np.array([0.4, -0.3, 0.2, 0.5, 0.1, 0.3, -0.4, -0.6, 0.2, 0.3, -0.2, 0.4])
+    assert look(off).overlap == pytest.approx(1)
+    wanted = approx_fprime(off, lambda update: look(update).cost, 0.05)
+    found = 2 * look(off).gradient
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+def test_a_refinement_takes_no_step_that_leads_uphill_and_goes_on_with_smaller_ones() -> None:
+    target, source = level((14, 16, 18), (5.0,) * 3), level((16, 16, 18), (5.0,) * 3, affine((0, 0, 0), (14, -10, 8)))
+    views, penalty = (View.of(target), View.of(source)), Penalty(0.15, 0.1, 0.002)
+    settings: dict[str, Any] = {"missing": 0.6, "masked": False, "tolerance": 0.05, "checkpoint": lambda: None}
+    fits = [refine(*views, np.eye(4), "rigid", penalty, iterations=n, **settings) for n in range(13)]
+    costs = [fit.cost for fit in fits]
+    assert costs == sorted(costs, reverse=True)
+    assert len(set(costs[:8])) < 8  # a step was not taken
+    assert fits[-1].iterations < 12
+
+
+def test_a_single_level_has_all_degrees_of_freedom_too() -> None:
+    wanted = affine((4, -6, 10), (5, 3, -4), SHEARED)
+    assert error(registered(seen(SOURCE, wanted), seen(TARGET), AffineSettings(voxels=(10_000,))), wanted) < 0.8
 
 
 def test_the_same_call_gives_the_same_bytes() -> None:
