@@ -330,8 +330,10 @@ def test_a_nifti_direction_off_by_rounding_is_orthonormalised(tmp_path: Path, of
 def test_a_sheared_nifti_direction_is_refused(tmp_path: Path, off: float) -> None:
     matrix = np.eye(3)
     matrix[0, 1] = off
-    with pytest.raises(VolumeError, match="sheared"):
-        read_volume(with_sform(tmp_path / "v.nii", matrix))
+    path = with_sform(tmp_path / "v.nii", matrix)
+    for read in (read_volume, read_grid):
+        with pytest.raises(VolumeError, match="sheared"):
+            read(path)
 
 
 def test_a_singular_nifti_direction_is_refused(tmp_path: Path) -> None:
@@ -492,6 +494,39 @@ def test_an_empty_image_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path / "v.nii")
 
 
+@pytest.mark.parametrize(("length", "thickness"), [(1, 0.0), (0, 3.0), (0, 0.0)])
+def test_a_flat_nifti_is_placed_whatever_stands_in_its_header_of_the_third_axis(
+    tmp_path: Path, length: int, thickness: float
+) -> None:
+    grid = Grid.from_parts((1, 5, 6), (0.8, 1.2, 3.0), (10.0, -20.0, -900.0), OBLIQUE)
+    voxels = np.arange(30, dtype=np.int16).reshape(1, 1, 5, 6)
+    write_volume(tmp_path / "v.nii", Volume(voxels, grid))
+    third = {"length": (46, "h", (length,)), "thickness": (88, "f", (thickness,))}
+    nifti_header(tmp_path / "v.nii", dim=(40, "h", (2,)), codes=(252, "2h", (0, 1)), **third)
+    read = read_volume(tmp_path / "v.nii")
+    np.testing.assert_array_equal(read.array, voxels)
+    assert read.grid.matches(grid, 1e-3)
+    np.testing.assert_allclose(read.grid.spacing, (0.8, 1.2, 3.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_nifti_of_the_other_byte_order_is_the_same(tmp_path: Path, axes: int) -> None:
+    shape = (1, 5, 6) if axes == 2 else (4, 5, 6)
+    grid = Grid.from_parts(shape, (0.7, 0.8, 2.5), (-11.0, 22.5, -1433.25), OBLIQUE)
+    original = Volume(np.random.default_rng(0).integers(-9, 9, shape).astype(np.int16), grid)
+    write_volume(tmp_path / "v.nii", original)
+    nifti_header(tmp_path / "v.nii", dim=(40, "h", (axes,)))
+    content = (tmp_path / "v.nii").read_bytes()
+    # The fields of the header in their order, texts and single bytes apart (nifti1.h).
+    form = "i10s18sihcb8h3f4h8f3fhcb4f2i80s24s2h18f16s4s4s"
+    header = struct.pack(">" + form, *struct.unpack_from("<" + form, content))
+    voxels = np.frombuffer(content[352:], "<i2").astype(">i2").tobytes()
+    (tmp_path / "v.nii").write_bytes(header + content[len(header) : 352] + voxels)
+    read = read_volume(tmp_path / "v.nii")
+    np.testing.assert_array_equal(read.array, original.array)
+    assert read.grid.matches(grid, 1e-3)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
 def test_labels_in_any_type_become_integers(tmp_path: Path, dtype: str) -> None:
     array = np.array([0, 1, 2, 100]).reshape(1, 2, 2).astype(dtype)
@@ -501,15 +536,17 @@ def test_labels_in_any_type_become_integers(tmp_path: Path, dtype: str) -> None:
     assert labels.ravel().tolist() == [0, 1, 2, 100]
 
 
-def test_negative_and_large_labels_survive_a_float_file(tmp_path: Path) -> None:
-    array = np.array([-7, 0, 300, 70_000], dtype=np.float32).reshape(1, 2, 2)
+@pytest.mark.parametrize("values", [[-7, 0, 300, 70_000], [0, 1, 2, 2**15], [-40_000, 0, 1, 2]])
+def test_negative_and_large_labels_survive_a_float_file(tmp_path: Path, values: list[int]) -> None:
+    array = np.array(values, dtype=np.float32).reshape(1, 2, 2)
     write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 2, 2))))
-    assert read_labels(tmp_path / "v.nii").array.ravel().tolist() == [-7, 0, 300, 70_000]
+    assert read_labels(tmp_path / "v.nii").array.ravel().tolist() == values
 
 
-def test_labels_that_are_not_whole_are_refused_with_their_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [0.5, 1.01, -0.1])
+def test_labels_that_are_not_whole_are_refused_with_their_place(tmp_path: Path, value: float) -> None:
     array = np.zeros((2, 3, 4), np.float32)
-    array[1, 2, 3] = 0.5
+    array[1, 2, 3] = value
     write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((2, 3, 4))))
     with pytest.raises(VolumeError, match=r"whole numbers.*\(1, 2, 3\)"):
         read_labels(tmp_path / "v.nii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,11 @@ def test_an_nrrd_may_have_what_its_header_skips_before_the_voxels(tmp_path: Path
     np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
 
 
+def test_lines_that_an_nrrd_skips_may_have_any_length(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "v.nrrd", NRRD | {"line skip": "2"}, b"a line\nand another one\n" + ARRAY.tobytes())
+    np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+
+
 @pytest.mark.parametrize("unit", ["um", "cm", "m"])
 def test_a_metaimage_in_other_units_than_millimetres_is_refused(tmp_path: Path, unit: str) -> None:
     with pytest.raises(VolumeError, match="not in millimetres"):
@@ -148,7 +154,50 @@ def test_a_metaimage_with_more_voxels_than_its_header_says_is_refused(tmp_path: 
         read_volume(meta(tmp_path / name, META, 2 * ARRAY.tobytes(), file))
 
 
+@pytest.mark.parametrize("yes", ["True", "true", "1"])
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_compressed_metaimage_must_say_how_long_its_voxels_are(tmp_path: Path, yes: str, short: int) -> None:
+    voxels = zlib.compress(ARRAY.tobytes())
+    fields = META | {"CompressedData": yes, "CompressedDataSize": str(len(voxels) - short)}
+    path = meta(tmp_path / "v.mha", fields, voxels)
+    if short:
+        with pytest.raises(VolumeError, match=f"CompressedDataSize.*expected {len(voxels)} bytes"):
+            read_volume(path)
+    else:
+        np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+
+
+def test_fields_of_a_metaimage_before_the_number_of_axes_or_given_twice_are_refused(tmp_path: Path) -> None:
+    late = {name: value for name, value in META.items() if name != "NDims"} | {"NDims": "3"}
+    with pytest.raises(VolumeError, match=r"NDims.*before the fields that depend on it.*after TransformMatrix"):
+        read_volume(meta(tmp_path / "late.mha", late))
+    path = meta(tmp_path / "twice.mha", META)
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 6 5 4\n", b"DimSize = 6 5 4\nDimSize = 6 5 3\n"))
+    with pytest.raises(VolumeError, match=r"DimSize.*one such field"):
+        read_volume(path)
+    twice = nrrd(tmp_path / "twice.nrrd", NRRD)
+    twice.write_bytes(twice.read_bytes().replace(b"sizes: 6 5 4\n", b"sizes: 6 5 4\nsizes: 6 5 3\n"))
+    with pytest.raises(VolumeError, match=r"sizes.*one such field"):
+        read_volume(twice)
+
+
+@pytest.mark.parametrize("origin", ["1e12 0 0", "0 -1e12 0"])
+def test_a_text_header_that_places_an_image_out_of_this_world_is_refused(tmp_path: Path, origin: str) -> None:
+    with pytest.raises(VolumeError, match=r"Offset.*numbers below"):
+        read_volume(meta(tmp_path / "v.mha", META | {"Offset": origin}))
+
+
+@pytest.mark.parametrize(("kind", "width"), [("LONG", 4), ("LONG_LONG", 8), ("UINT", 4)])
+def test_whole_numbers_of_every_width_are_read_from_a_metaimage(tmp_path: Path, kind: str, width: int) -> None:
+    path = meta(tmp_path / "v.mha", META | {"ElementType": f"MET_{kind}"}, ARRAY.astype(f"<i{width}").tobytes())
+    np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+
+
 def test_a_metaimage_may_have_what_its_header_skips_before_the_voxels(tmp_path: Path) -> None:
     for size in ("7", "-1"):
         path = meta(tmp_path / "v.mhd", META | {"HeaderSize": size}, b"\1" * 7 + ARRAY.tobytes(), "v.raw")
         np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
+    path = meta(tmp_path / "v.mha", META | {"HeaderSize": "400"})
+    start = len(path.read_bytes()) - ARRAY.nbytes
+    path.write_bytes(path.read_bytes()[:start].ljust(400, b"\1") + ARRAY.tobytes())
+    np.testing.assert_array_equal(read_volume(path).array[0], ARRAY)
