@@ -69,6 +69,18 @@ def test_the_linear_system_is_solved_as_numpy_solves_it():
     assert np.abs(solution.numpy().ravel() - expected).max() < 2e-2 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_a_step_does_not_depend_on_the_unit_of_what_weighs_images_and_penalty(unit):
+    generator = torch.Generator().manual_seed(0)
+    curvature = torch.rand((6, 3, 4, 5), generator=generator, dtype=torch.float64)
+    curvature[3:] /= 10  # the three axes hardly depend on each other
+    slope = torch.randn((3, 3, 4, 5), generator=generator, dtype=torch.float64)
+    factors = slope.new_tensor(WEIGHTS)
+    torch.testing.assert_close(
+        room._solve(unit * curvature, unit * slope, unit * factors), room._solve(curvature, slope, factors)
+    )
+
+
 def test_the_gradient_of_the_penalty_is_the_slope_of_its_energy():
     torch.manual_seed(0)
     displacement = torch.randn((3, 3, 4, 2), dtype=torch.float64, requires_grad=True)
@@ -166,6 +178,32 @@ def test_the_correlation_rises_with_every_step():
     correlations = level["correlation_before_refinements"]
     assert correlations == sorted(correlations)
     assert correlations[-1] > correlations[0]
+
+
+def test_what_the_source_does_not_show_is_no_reason_to_move():
+    shape = (20, 22, 32)
+    grid = Grid.from_parts(shape)
+    target = Volume(500 * texture(shape, sigma=2)[None], grid)
+    source = Volume(target.array[..., :16], grid.cropped((slice(0, 20), slice(0, 22), slice(0, 16))))
+    operator = make_operator("mrf", affine=False, levels=(LevelSettings(1, 0, 4, refinements=1),))
+    found = register_images(source, target, operator=operator, execution=ONE)
+    assert found.record["levels"][0]["correlation_before_refinements"][0] > 0.95
+
+
+@pytest.mark.parametrize("masked", ["target", "source"])
+def test_a_mask_of_either_image_has_no_edge_that_pulls(masked):
+    shape, shift = (20, 22, 32), 0.4
+    grid = Grid.from_parts(shape)
+    image = 5 + texture(shape, sigma=2)
+    moved = ndimage.shift(image, (0, 0, shift), order=5, mode="nearest")
+    mask = np.zeros((1, *shape), np.uint8)
+    mask[..., 8:24] = 1
+    volumes = {"target": Volume(500 * image[None], grid), "source": Volume(500 * moved[None], grid)}
+    operator = make_operator("mrf", affine=False, levels=(LevelSettings(1, 0, 4, refinements=1),))
+    masks = {f"{masked}_mask": Volume(mask, grid)}
+    found = register_images(**volumes, **masks, operator=operator, execution=ONE).transform.displacement(grid)
+    within = found[:, 3:-3, 3:-3, 8:24].numpy()
+    assert np.abs(within[0] - shift).mean() < 0.05
 
 
 def test_refinements_without_the_metric_that_they_follow_are_refused():

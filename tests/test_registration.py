@@ -28,6 +28,7 @@ from atlasnet.registration.deformation import align, prepare_pair
 from atlasnet.registration.intensity import _thinned
 from atlasnet.registration.learning import learn
 from atlasnet.registration.measured import Found, MeasuringOperator
+from atlasnet.registration.mrf import _origins
 from atlasnet.registration.operator import Task
 from atlasnet.registration.pyramid import LevelSettings, build_levels
 from atlasnet.registration.quality import geometry, quality
@@ -752,6 +753,17 @@ def test_the_disagreement_of_two_directions_is_taken_where_there_is_something():
     everywhere = operator._shown(source, None, Task(target, None, None), grid, ONE).numpy()
     assert everywhere[target.array[0] > 0].all()
     assert not everywhere[target.array[0] == 0].any()
+
+
+def test_the_folds_of_an_inverse_are_mended_where_it_takes_them():
+    """Between grids of another origin, spacing and order of axes."""
+    grid = Grid.from_parts((10, 12, 14), (2.0, 2.0, 3.0), (-5.0, 4.0, 0.0), np.eye(3)[[1, 2, 0]])
+    there = Grid.from_parts((20, 18, 16), (3.0, 2.0, 2.5), (-9.0, 0.0, -7.0))
+    field, bad = torch.zeros(3, *there.shape), torch.zeros(there.shape, dtype=torch.bool)
+    wanted, folds = (3, 5, 6), (9, 6, 11)  # z, y, x
+    field[:, *folds] = torch.from_numpy(grid.to_world(wanted[::-1]) - there.to_world(folds[::-1]))
+    bad[folds] = True
+    assert _origins(DisplacementMap(field, there), bad, grid).nonzero().tolist() == [list(wanted)]
 
 
 def test_the_inverse_is_judged_by_the_worse_of_its_directions():

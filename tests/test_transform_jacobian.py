@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from atlasnet.errors import TransformError
 from atlasnet.transform import AffineMap, Transform, corner_jacobians, displacement_on, jacobian_determinant, repair
 from atlasnet.transform.jacobian import jacobian_summary
-from atlasnet.transform.repair import smooth_at
+from atlasnet.transform.repair import _smooth_regions, smooth_at
 from atlasnet.volume import Grid
 
 GRID = Grid.from_parts(
@@ -141,6 +141,18 @@ def test_smoothing_reaches_as_far_to_every_side_of_a_voxel(reach):
     far = reach + reach // 2  # where the weights have fallen to 0
     assert places.amin(0).tolist() == [10 - far] * 3
     assert places.amax(0).tolist() == [10 + far] * 3
+
+
+def test_a_round_of_smoothing_leaves_no_determinant_out_of_date():
+    grid = Grid.from_parts((14, 15, 16), (2, 2, 3))
+    folded = noise(grid, 6, 1.5)
+    folded[0, 6, 6, 6] += 12
+    folded[2, 10, 3, 11] -= 12
+    least = corner_jacobians(folded, grid, outside=True)
+    assert 0 < int((least <= 0.05).sum()) < 100
+    for reach in (1, 2, 5):
+        _smooth_regions(folded, least, grid, 0.05, reach)
+        torch.testing.assert_close(least, corner_jacobians(folded, grid, outside=True))
 
 
 def test_a_turn_that_folds_beyond_the_grid_only_is_repaired():

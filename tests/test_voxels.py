@@ -16,8 +16,8 @@ from atlasnet.cohort import Cohort, Plan, plan, planning, take_fingerprint
 from atlasnet.cohort.check import CheckReport, check_cohort
 from atlasnet.cohort.planning import Planned, plan_for
 from atlasnet.cohort.voxels import COARSE, ENOUGH, Kept, kept_by, spacings, there_and_back
-from atlasnet.execution import write_json
-from atlasnet.volume import Grid, Volume, read_volume, write_volume
+from atlasnet.execution import read_json, write_json
+from atlasnet.volume import Grid, Volume, read_labels, read_volume, write_labels, write_volume
 from atlasnet.wording import lengths
 from synthetic import write_cohort
 from test_orientation import STORAGES, stored
@@ -234,3 +234,23 @@ def test_where_no_spacing_suffices_the_finest_is_advised(tmp_path: Path) -> None
     doubt = Planned(Plan.derive(take_fingerprint(cohort)), kept).doubt
     assert doubt is not None
     assert "--spacing 2 2 3 keeps 0.70 or more, with 5.3 times the voxels" in doubt
+
+
+def test_a_structure_is_measured_where_it_was_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two subjects one has the lesion alone, whose region is a part of what the other has of it."""
+    few_voxels(monkeypatch)
+    data = lesions(tmp_path / "data", subjects=2)
+    regions = {"background": 0, "all": [1, 2], "lesion": 2}
+    content = read_json(data / "dataset.json") | {"labels": regions}
+    write_json(data / "dataset.json", content)
+    labels = read_labels(data / "labelsTr/s1.nii.gz")
+    write_labels(data / "labelsTr/s1.nii.gz", labels.replace(labels.array * (labels.array == 2)))
+    write_json(data / "dataset.json", content | {"annotated": {"s1": ["lesion"]}})
+    both = Cohort.read(data)
+    planned = Plan.derive(take_fingerprint(both))
+    one = replace(both, subjects=both.subjects[:1])
+    found, whole = (kept_by(cohort, planned, (2.0, 2.0, 2.0)) for cohort in (both, one))
+    assert found is not None
+    assert whole is not None
+    assert found.dice["all"] == whole.dice["all"]
+    assert found.dice["lesion"] != whole.dice["lesion"]
