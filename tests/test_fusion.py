@@ -264,6 +264,18 @@ def test_a_model_has_no_say_where_none_of_its_atlases_reaches() -> None:
     assert fused.probabilities.flatten().tolist() == pytest.approx([0.3, 0.7])
 
 
+def test_models_count_alike_and_the_share_is_that_of_all_their_atlases() -> None:
+    one = fuse_slab([(column(0.1, 0.9), HERE, 1.0)])
+    three = fuse_slab([(column(p, 1 - p), HERE, 1.0) for p in (0.6, 0.7, 0.8)])
+    fused = fuse_models([one, three])
+    assert fused.probabilities.flatten().tolist() == pytest.approx([0.4, 0.6])
+    assert (fused.labels.item(), fused.reached.item(), fused.share.item()) == (1, 4, 0.25)
+
+
+def test_an_atlas_of_no_weight_has_no_vote() -> None:
+    assert fuse_voxel("weighted", column(0.9, 0.1), column(0.4, 0.6), weights=(0.0, 0.1)).labels.item() == 1
+
+
 def test_staple_without_a_performance_of_every_atlas_is_refused() -> None:
     atlases = random_atlases(12)
     with pytest.raises(InputError, match="needs the performance"):
