@@ -111,6 +111,19 @@ def test_two_atlases_are_of_the_two_kinds_of_anatomy() -> None:
     assert sorted(kinds[int(name[1:])] for name in chosen) == [0, 1]
 
 
+@pytest.mark.parametrize("part", ["s0", "s6"])
+@pytest.mark.parametrize("shape", [(15, 32, 32), (15, 16, 16)], ids=["half", "eighth"])
+def test_a_scan_of_a_part_is_no_atlas_where_others_show_the_whole(part: str, shape: tuple[int, int, int]) -> None:
+    kinds = (0, 0, 0, 1, 1, 0, 0, 1)
+    volumes = cohort_of(*kinds)
+    whole = volumes[part]()
+    cut = whole.array[:, : shape[0], : shape[1], : shape[2]]
+    volumes[part] = lambda: Volume(cut, Grid(shape, whole.grid.affine))
+    chosen = choose_atlases(volumes, 2, execution=RUN)
+    assert part not in chosen
+    assert sorted(kinds[int(name[1:])] for name in chosen) == [0, 1]
+
+
 def test_the_choice_does_not_depend_on_the_order_of_the_subjects() -> None:
     volumes = cohort_of(0, 1, 0, 1, 0)
     chosen = choose_atlases(volumes, 2, execution=RUN)

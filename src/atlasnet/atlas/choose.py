@@ -18,8 +18,12 @@ from atlasnet.volume import Grid, Volume, canonical, resample
 
 Float = NDArray[np.float64]
 
-# Two subjects that see less than this share of the reference in common are as unlike as can be.
-_LEAST_COMMON = 0.25
+CHOICE_REVISION = 1  # counts up when the same images would give other atlases
+
+# An atlas that sees less than half of what a subject sees stands for it as badly as can be, and so does one with which
+# it has too little of the reference in common to be compared.
+_LEAST_SEEN = 0.5
+_LEAST_COMMON = 0.05
 _UNLIKE = 2.0
 
 
@@ -72,8 +76,9 @@ def choose_atlases(
     reference, the subject whose field of view is nearest to the median. Between two subjects, appearance differs by 1
     - NCC of the aligned images where both see the reference, which is what an affine map leaves for the deformation
     to explain; shape differs by the length of the logarithmic strain between their maps. Each is divided by its
-    median over all pairs, and the weighted sum is the distance. The k-medoids of the distances are the atlases:
-    representatives that span the cohort, as an average or the n most typical subjects would not.
+    median over all pairs, and the weighted sum is the distance. A scan of a part stands for no whole one, whereas a
+    whole one may stand for it. The k-medoids of the distances are the atlases: representatives that span the cohort,
+    as an average or the n most typical subjects would not.
 
     Clustering subjects to select atlases: Aljabar et al., "Multi-atlas based segmentation of brain images: atlas
     selection and its effect on accuracy", NeuroImage 46(3), 2009, for selection by similarity after a common affine
@@ -120,7 +125,10 @@ def choose_atlases(
 def subject_distances(
     volumes: Mapping[str, Volume], settings: ChoiceSettings, execution: Execution
 ) -> tuple[Float, list[str]]:
-    """How unlike subjects are: (m, m) symmetric, and the m names; who cannot be aligned is left out with a warning."""
+    """How badly one subject (column) stands for another (row), (m, m), and the m names.
+
+    Who cannot be aligned is left out with a warning.
+    """
     reference_name = _median_size({name: volume.grid for name, volume in volumes.items()})
     reference = volumes[reference_name]
     grid = _spaced(reference.grid, settings.compared)
@@ -184,7 +192,10 @@ def _content_matrix(transform: Transform, source: Grid, target: Grid) -> Float:
 
 
 def _appearance(images: Float, covers: Float) -> Float:
-    """1 - NCC of each pair (n, n), mean over channels, over the voxels that both cover; images (n, c, voxels)."""
+    """1 - NCC of each pair (n, n), mean over channels, over the voxels that both cover; images (n, c, voxels).
+
+    Where the second covers too little of what the first does, it is as unlike as can be.
+    """
     common = covers @ covers.T
     safe = np.maximum(common, 1)
     total = np.zeros_like(common)
@@ -196,9 +207,10 @@ def _appearance(images: Float, covers: Float) -> Float:
         covariance = values @ values.T - sums * sums.T / safe
         total += covariance / np.sqrt(np.maximum(spread * spread.T, 1e-12))
     distances = 1 - np.clip(total / images.shape[1], -1, 1)
-    distances[common < _LEAST_COMMON * images.shape[2]] = _UNLIKE
+    distances = np.asarray((distances + distances.T) / 2)
+    distances[common < np.maximum(_LEAST_SEEN * covers.sum(1)[:, None], _LEAST_COMMON * images.shape[2])] = _UNLIKE
     np.fill_diagonal(distances, 0)
-    return np.asarray((distances + distances.T) / 2)
+    return distances
 
 
 def _shape(linears: list[Float]) -> Float:
@@ -213,6 +225,6 @@ def _shape(linears: list[Float]) -> Float:
 
 def _relative(distances: Float) -> Float:
     """Divided by the median over pairs, where there is one."""
-    pairs = distances[np.triu_indices(len(distances), 1)]
+    pairs = distances[~np.eye(len(distances), dtype=bool)]
     middle = float(np.median(pairs)) if len(pairs) else 0.0
     return distances / middle if middle > 1e-9 else distances * 0

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from atlasnet.atlas import AtlasSource, choose_atlases, resolve_atlases
+from atlasnet.atlas import CHOICE_REVISION, AtlasSource, choose_atlases, resolve_atlases
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError
 from atlasnet.execution import (
@@ -271,7 +271,7 @@ class AtlasSet:
     def _choice(self, subjects: Sequence[Keyed]) -> Path:
         """Where the names of the chosen atlases are kept."""
         depends_on: dict[str, Any] = {
-            "revision": REVISION,
+            "revision": [REVISION, CHOICE_REVISION],
             "count": self.count,
             "images": {s.name: s.key for s in subjects} | self.keys_beside,
         }
