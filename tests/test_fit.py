@@ -201,7 +201,7 @@ def test_a_training_says_what_it_takes(cohort: Cohort, tmp_path: Path) -> None:
     assert any(re.fullmatch(r"registering and mapping takes up to \d+ MiB of memory", text) for text in Notes.said)
     assert "epochs: 4 for a common one, 1 for each of 2" in Notes.said
     # Two of the common one's four epochs are done by then, and none of the others'.
-    speed = r"networks: \d+\.\d s an epoch, \d+ slices a second; 4 epochs left, about \d+ s"
+    speed = r"networks: \d+\.\d s an epoch, \d+ slices? a second; 4 epochs left, about \d+ s"
     assert sum(re.fullmatch(speed, text) is not None for text in Notes.said) == 1
 
 

@@ -90,7 +90,7 @@ class _Telling:
             left = sum(other.recipe.epochs - other.done() for other in self._trainings)
             row = (training.folder / LOG).read_text(encoding="utf-8").splitlines()[-1].split(",")
             each, rate = float(row[3]), float(row[4])  # all epochs have about as many steps, see `pooled`
-            speed = f"{each:.1f} s an epoch, {rate:.0f} slices a second"
+            speed = f"{each:.1f} s an epoch, {counted(round(rate), 'slice')} a second"
             self._reporter.note(f"networks: {speed}; {counted(left, 'epoch')} left, about {duration(each * left)}")
 
         return after
