@@ -243,15 +243,15 @@ def test_a_figure_grows_with_its_legend(tmp_path: Path) -> None:
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
-    """Neither a formula between two dollars nor hidden for an underscore."""
-    names = ["a$_$", r"$\foo$", "_lung", "<b>"]
+    """Neither a formula between two dollars, nor hidden for an underscore, nor warned of for lack of a letter."""
+    names = ["a$_$", r"$\foo$", "_lung", "<b>", "肝臓 🫀"]
     drawn = svg(curve_figure({name: [Point(1, 0.5), Point(2, 0.6)] for name in names}, x="$x_$", y="y", title="$^$"))
     shown = [escape(name) for name in (*names, "$x_$", "$^$")]
     assert [name in drawn for name in shown] == [True] * len(shown)
     drawn = svg(scatter_figure({name: [(1.0, 0.5)] for name in names}, x="x", y="y"))
     assert all(escape(name) in drawn for name in names)
     image, labels = scene()
-    overlay(tmp_path / "a.png", image, labels, names={"$_$": 1, "_b": 2}, title=r"$\foo$")
+    overlay(tmp_path / "a.png", image, labels, names={"$_$": 1, "_b 肝臓": 2}, title=r"$\foo$")
 
 
 def test_many_curves_look_different() -> None:

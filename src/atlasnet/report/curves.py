@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from atlasnet.execution import atomic_path
-from atlasnet.report.panel import LEGEND_ROW, TEXT, TITLE, look, new_figure, take_literally
+from atlasnet.report.panel import LEGEND_ROW, TEXT, TITLE, look, new_figure, taken_literally
 
 MOST_TICKS = 12  # as many points have a tick each
 LONGEST_OF_TWO = 44  # letters of a name, with which the legend has room for two columns
@@ -117,8 +117,7 @@ def scatter_figure(
 def svg(figure: Figure) -> str:
     """A figure as an ``<svg>`` element, the same for the same figure."""
     text = io.StringIO()
-    take_literally(figure)
-    with mpl.rc_context({"svg.hashsalt": "atlasnet", "svg.fonttype": "none"}):
+    with taken_literally(figure), mpl.rc_context({"svg.hashsalt": "atlasnet", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     whole = text.getvalue()
     return whole[whole.index("<svg") :]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +56,24 @@ def picture_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def take_literally(figure: Figure) -> None:
-    """Show names as they are: what stands between two dollars in one is no formula."""
+@contextmanager
+def taken_literally(figure: Figure) -> Iterator[None]:
+    """Names are shown as they are: what stands between two dollars in one is no formula.
+
+    A letter that the font lacks is a box in a PNG; a browser that shows an SVG has other fonts. Nobody is warned of it.
+    """
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
 
 
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
     path = Path(path)
-    take_literally(figure)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, taken_literally(figure):
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return path
 
