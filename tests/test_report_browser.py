@@ -127,6 +127,14 @@ def test_a_name_that_has_room_stays_in_one_line(tab: Tab, tmp_path: Path) -> Non
         assert set(lines) == {1}
 
 
+def test_a_name_without_blanks_pushes_no_column_off_the_screen(tab: Tab, tmp_path: Path) -> None:
+    page = Page("a long name")
+    head = [f"h{place}" for place in range(8)]
+    page.table(head, [["L" * 150, "L" * 150, *["0.123"] * 6]], words=head[1:2])
+    tab.open(page.write(tmp_path / "page.html"))
+    assert tab.run("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.dense'))") == 0
+
+
 def test_letters_lie_at_their_edges_of_every_picture(tab: Tab, page: Path) -> None:
     tab.open(page)
     places = tab.run("""[...document.querySelectorAll('.edge')].map(letter => {
