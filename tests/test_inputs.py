@@ -196,7 +196,7 @@ def test_channels_of_a_case_are_stacked_in_order(tmp_path: Path) -> None:
 
 def test_a_list_of_subjects_is_read_without_comments(tmp_path: Path) -> None:
     file = tmp_path / "train.txt"
-    file.write_text("# fold 1\ncase_1\n\n  # of these\ncase_2\n")
+    file.write_text("# fold 1\ncase_1\n\n  case_2 \n")
     assert read_names(file) == ["case_1", "case_2"]
     file.write_text("case_1\r\ncase_2\r\n", encoding="utf-8-sig", newline="")  # as editors of Windows write it
     assert read_names(file) == ["case_1", "case_2"]

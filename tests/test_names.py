@@ -56,20 +56,6 @@ def test_lists_of_subjects_name_those_whose_files_are_spelt_otherwise(data: Path
     assert [*read_folds(data / "folds.json")] == [(ONE,)]
 
 
-def test_a_line_of_a_list_is_a_name_as_it_stands_or_else_without_the_blanks_around_it(tmp_path: Path) -> None:
-    for name in (" a", "a", "b", " t", "t", "u"):
-        part = "Ts" if name.strip() in "tu" else "Tr"
-        write(tmp_path / f"images{part}" / f"{name}_0000.nii.gz")
-        write(tmp_path / f"labels{part}" / f"{name}.nii.gz")
-    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lung": 1}, "file_ending": ".nii.gz"}
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    cohort, names = Cohort.read(tmp_path), tmp_path / "names.txt"
-    names.write_text(" a\n  b \na\t\n")
-    assert [subject.name for subject in cohort.select(read_names(names))] == [" a", "b", "a"]
-    names.write_text(" t\n  u \n a\nu\n")
-    assert [test.name for test in read_test_subjects(tmp_path, cohort, read_names(names))] == [" t", "u", " a"]
-
-
 def test_folders_beside_are_found_by_either_spelling(data: Path) -> None:
     tests = read_test_subjects(data, Cohort.read(data))
     mine = write(data / "mine_labels" / f"{APART}.nii.gz")

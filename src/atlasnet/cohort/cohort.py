@@ -19,7 +19,7 @@ from atlasnet.cohort.subject import Subject
 from atlasnet.errors import CohortError, VolumeError, require_folder
 from atlasnet.execution import Reporter
 from atlasnet.volume.io import read_labels
-from atlasnet.volume.names import case_and_channel, composed, image_stem, listed
+from atlasnet.volume.names import case_and_channel, composed, image_stem
 from atlasnet.wording import counted, shortened
 
 DATASET = "dataset.json"
@@ -82,13 +82,13 @@ class Cohort:
         return cohort
 
     def select(self, names: Sequence[str]) -> Cohort:
-        """The cohort of these subjects only, in the order of ``names``; a name may have blanks around it, as in a list.
+        """The cohort of these subjects only, in the order of ``names``.
 
         Raises:
             CohortError: a name is unknown, or there twice, or there is none.
         """
         known = {composed(subject.name): subject for subject in self.subjects}
-        names = [listed(name, known) for name in names]
+        names = [composed(name) for name in names]
         unknown = [name for name in names if name not in known]
         if unknown or not names or len(set(names)) < len(names):
             twice = sorted({name for name in names if list(names).count(name) > 1})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from atlasnet.errors import CohortError, InputError
 from atlasnet.execution import digest
 from atlasnet.prediction import find_cases
 from atlasnet.volume import read_grid
-from atlasnet.volume.names import images_by_stem, listed
+from atlasnet.volume.names import composed, images_by_stem
 from atlasnet.wording import shortened
 
 
@@ -24,21 +24,19 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
     Args:
         path: the folder.
         cohort: the training cohort, which says how many channels there are.
-        names: only these, also with blanks around them; a name that is not among ``imagesTs`` may be that of a subject
-            of the folder's own cohort.
+        names: only these; a name that is not among ``imagesTs`` may be that of a subject of the folder's own cohort.
 
     Raises:
         CohortError: some have no reference, a name is unknown, or the labels are declared otherwise.
         InputError: a channel is missing.
     """
-    root = Path(path)
+    root, names = Path(path), None if names is None else [composed(name) for name in names]
     images, labels = root / "imagesTs", root / "labelsTs"
     found: dict[str, Subject] = {}
     if images.is_dir():
         references = images_by_stem(labels) if labels.is_dir() else {}
         cases = find_cases([images], len(cohort.channels))
-        wanted = _among(names, [case.name for case in cases])
-        absent = [case.name for case in cases if case.name not in references and case.name in wanted]
+        absent = [case.name for case in cases if case.name not in references and case.name in (names or [case.name])]
         if absent:
             raise CohortError(
                 "test subjects have no reference",
@@ -53,22 +51,18 @@ def read_test_subjects(path: str | Path, cohort: Cohort, names: Sequence[str] | 
         if declared.labels is not None:
             _check_alike(root, declared.labels, declared.ignore_label, cohort)
         found = {name: replace(test, hidden=declared.hidden.get(name, ())) for name, test in found.items()}
-    if not images.is_dir() or not set(_among(names, found)) <= set(found):
+    if not images.is_dir() or not set(names or ()) <= set(found):
         own = Cohort.read(root)
         found = {subject.name: subject for subject in own} | found
         _check_alike(root, own.labels, own.ignore_label, cohort)
-    wanted = _among(names, found)
-    unknown = [name for name in wanted if name not in found]
+    if names is None:
+        return tuple(found.values())
+    unknown = [name for name in names if name not in found]
     if unknown:
         raise CohortError(
             "these are not test subjects", path=root, expected=shortened([*found]), found=shortened(unknown)
         )
-    return tuple(found[name] for name in dict.fromkeys(wanted))
-
-
-def _among(names: Sequence[str] | None, known: Collection[str]) -> list[str]:
-    """These names of a list as they are known; without a list all."""
-    return [*known] if names is None else [listed(name, known) for name in names]
+    return tuple(found[name] for name in names)
 
 
 def subject_digests(subject: Subject) -> tuple[str, ...]:

@@ -11,8 +11,6 @@ from atlasnet.volume.names import composed
 def read_names(path: str | Path) -> list[str]:
     """Read a text file with one case name a line; empty lines and lines that begin with # are left out.
 
-    Blanks around a name are kept, for they may belong to it: `atlasnet.cohort.Cohort.select` knows.
-
     Raises:
         CohortError: the file cannot be read, names nobody, or names somebody twice.
     """
@@ -21,7 +19,7 @@ def read_names(path: str | Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CohortError("the list of subjects cannot be read", path=path, found=str(error)) from error
-    names = [composed(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    names = [composed(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise CohortError("the list of subjects is empty", path=path, expected="one case name a line")
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection
 from pathlib import Path, PurePath
 
 from atlasnet.errors import InputError, VolumeError
@@ -49,12 +48,6 @@ def is_file_name(name: str) -> bool:
 def composed(name: str) -> str:
     """A name as most systems write it: macOS gives letters and their accents apart, and means the same."""
     return unicodedata.normalize("NFC", name)
-
-
-def listed(name: str, known: Collection[str]) -> str:
-    """A name of a list, `composed`: as it stands where it is known, else without the blanks around it."""
-    name = composed(name)
-    return name if name in known else name.strip()
 
 
 def case_and_channel(stem: str) -> tuple[str, int | None]:
