@@ -353,3 +353,12 @@ def test_two_evaluations_do_not_write_one_table(folders, tmp_path: Path, capsys)
         assert main([*words, "--per-slice", "--report"]) == 2
     assert "table.json: another process is making this" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.glob("table.*")} == before
+
+
+def test_what_a_killed_evaluation_had_begun_to_write_goes_with_the_next_one(folders, tmp_path: Path) -> None:
+    for name in ("table.json", "table.csv", "table.slices.csv", "table.html"):
+        begun = tmp_path / "new" / f".{name}.a1b2c3d4" / name
+        begun.parent.mkdir(parents=True)
+        begun.touch()
+    assert main(["evaluate", str(folders[0]), str(folders[1]), "-o", str(tmp_path / "new" / "table.json")]) == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["table.csv", "table.json"]

@@ -15,7 +15,7 @@ from atlasnet.cli import learn_metrics as verb
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import Cancelled, CohortError, InputError, VolumeError
-from atlasnet.execution import Execution, SilentReporter, WorkFolder
+from atlasnet.execution import Execution, SilentReporter, WorkFolder, made_alone
 from atlasnet.prediction import Predictor
 from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
@@ -314,6 +314,14 @@ def test_the_verb_refuses_classes_that_it_would_have_to_guess(classes, problem):
     args = parser.parse_args(["data", "-o", "w.json", *(word for name in classes for word in ("--class", name))])
     with pytest.raises(InputError, match=problem):
         verb._settings(args)
+
+
+def test_two_learnings_do_not_write_one_file_from_work_folders_of_their_own(cohort, tmp_path, capsys):
+    out = tmp_path / "weights.json"
+    with made_alone(out):
+        assert main(["learn-metrics", str(cohort.root), "-o", str(out), "--work", str(tmp_path / "work")]) == 2
+    assert "weights.json: another process is making this" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("option", "name"), [("-o", "new.json"), ("--figure", "new.svg")])

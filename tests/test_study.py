@@ -379,6 +379,22 @@ def test_the_command_runs_and_says_where_the_page_is(
     assert "study.html" in capsys.readouterr().out
 
 
+def test_no_other_call_takes_the_folder_before_the_page_is_written(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["study", str(cohort.root), "-o", str(tmp_path / "o"), "--only", "propagation", "--atlases", "2"]
+    words += ["--registration", "centre", "--threads", "1"]
+
+    def write(*given: Any, **named: Any) -> dict[str, Any]:
+        assert main([*words, "--seeds", "1"]) == 2
+        return write_study(*given, **named)
+
+    monkeypatch.setattr("atlasnet.study.write_study", write)
+    assert main(words) == 0
+    assert f"{tmp_path / 'o'}: another process works in this folder" in capsys.readouterr().err
+    assert {"study.json", "study.html"} < {path.name for path in (tmp_path / "o").iterdir()}
+
+
 def test_recipes_without_augmentation_keep_everything_else(study: Study) -> None:
     recipes = {}
     for name in ("own", "own-unaugmented"):

@@ -12,7 +12,7 @@ from atlasnet.cohort import Cohort, Subject, masked, with_masks
 from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError, InputError, ModelError
-from atlasnet.evaluation import Table, evaluate_cohort
+from atlasnet.evaluation import Table, beside_table, evaluate_cohort
 from atlasnet.execution import Execution, made_alone
 from atlasnet.prediction import (
     Batch,
@@ -395,10 +395,11 @@ class AtlasNet:
         if problems and not (batch.written or batch.kept):
             raise next(iter(problems.values()))
         table = evaluate_cohort(cohort, {**batch.written, **batch.kept}, execution=self.execution)
-        with made_alone(folder / "table.json"):
-            table.write(folder / "table.json")
+        path = folder / "table.json"
+        with made_alone(path, *beside_table(path)):
+            table.write(path)
             if report:
-                write_evaluation_report(folder / "table.html", table.as_json())
+                write_evaluation_report(path.with_suffix(".html"), table.as_json())
         return table
 
     def _require_unseen(self, cohort: Cohort) -> None:

@@ -69,12 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the table, print its summary."""
-    from atlasnet.evaluation import evaluate_folder, table_path
+    from atlasnet.evaluation import beside_table, evaluate_folder, table_path
     from atlasnet.execution import Execution, made_alone, say
 
     path = table_path(args.output)
     require_writable(path)
-    with made_alone(path):
+    with made_alone(path, *beside_table(path)):
         table = evaluate_folder(
             args.predictions,
             args.references,

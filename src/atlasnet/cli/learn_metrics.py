@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Learn, write, and say what was learnt."""
     require_folder(args.data)
     from atlasnet.cohort import Cohort
+    from atlasnet.execution import made_alone
     from atlasnet.registration import MetricWeights
     from atlasnet.registration.learning import learn_metrics
     from atlasnet.training.subjects import read_names
@@ -83,14 +84,15 @@ def run(args: argparse.Namespace) -> int:
         cohort = cohort.select(read_names(args.subjects))
     work = args.work or args.output.with_name(f"{args.output.stem}_work")
     make_folder(args.output.parent)
-    weights = learn_metrics(cohort, work, settings, execution=execution)
-    weights.write(args.output)
-    result: dict[str, Any] = {"weights": str(args.output), **weights.settings(), **_brief(weights)}
-    if args.figure is not None:
-        from atlasnet.report import write_weights_figure
+    with made_alone(args.output, *([] if args.figure is None else [args.figure])):
+        weights = learn_metrics(cohort, work, settings, execution=execution)
+        weights.write(args.output)
+        result: dict[str, Any] = {"weights": str(args.output), **weights.settings(), **_brief(weights)}
+        if args.figure is not None:
+            from atlasnet.report import write_weights_figure
 
-        write_weights_figure(args.figure, weights)
-        result["figure"] = str(args.figure)
+            write_weights_figure(args.figure, weights)
+            result["figure"] = str(args.figure)
     tell(args, _text(args.output, weights), result)
     return 0
 

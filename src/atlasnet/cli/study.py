@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     require_folder(args.data)
     require_writable(args.output / "settings.json")
     from atlasnet.cohort import Cohort, masked, with_masks
+    from atlasnet.execution import hold_folder
     from atlasnet.study import (
         PAGE,
         StudyOptions,
@@ -138,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
         plan = forecast_study(cohort, tests, args.output, options, execution=execution)
         tell(args, as_text(study_lines(plan, args.output)), plan.to_json())
         return 0
-    study = run_study(cohort, tests, args.output, options, execution=execution)
-    found = write_study(study, tests, modality=cohort.channels[0])
+    with hold_folder(args.output):  # the page too: another call may have added to the study meanwhile
+        study = run_study(cohort, tests, args.output, options, execution=execution)
+        found = write_study(study, tests, modality=cohort.channels[0])
     tell(args, f"{main_table(found)}\n\npage: {args.output / PAGE}", found)
     return 1 if any(row["failed"] for row in found["methods"].values()) else 0

@@ -5,7 +5,7 @@ from atlasnet.evaluation.contour import ContourDistances, contour
 from atlasnet.evaluation.folder import evaluate_folder
 from atlasnet.evaluation.patches import PatchCounts, PatchProtocol, classify_patches, region_mask
 from atlasnet.evaluation.scores import LabelScores, SliceScores, SubjectScores, evaluate_subject
-from atlasnet.evaluation.table import Table, table_path
+from atlasnet.evaluation.table import Table, beside_table, table_path
 
 __all__ = [
     "ContourDistances",
@@ -15,6 +15,7 @@ __all__ = [
     "SliceScores",
     "SubjectScores",
     "Table",
+    "beside_table",
     "classify_patches",
     "contour",
     "evaluate_cohort",

@@ -191,8 +191,8 @@ class Table:
         """
         target = table_path(path)
         if target.is_file():  # what lies beside it is of that evaluation
-            for suffix in _BESIDE:
-                target.with_suffix(suffix).unlink(missing_ok=True)
+            for earlier in beside_table(target):
+                earlier.unlink(missing_ok=True)
         write_json(target, self.as_json())
         written = [target, target.with_suffix(".csv")]
         _write_csv(written[1], columns(LabelScores), [asdict(row) for row in self.rows])
@@ -241,6 +241,11 @@ def unannotated(labels: Mapping[str, Values], hidden: Mapping[str, Hidden]) -> d
 _BESIDE = (".csv", ".slices.csv", ".patches.csv", ".html")  # what belongs to a table, by its suffix
 
 
+def beside_table(target: Path) -> list[Path]:
+    """What may be written together with a table, pages too."""
+    return [target.with_suffix(suffix) for suffix in _BESIDE]
+
+
 def table_path(path: str | Path) -> Path:
     """``path`` if it can name a table.
 
@@ -267,7 +272,7 @@ def table_path(path: str | Path) -> Path:
             path=path,
             remedy="give another name with -o, or move the file away",
         )
-    beside = [path for suffix in _BESIDE if (path := target.with_suffix(suffix)).exists()]
+    beside = [path for path in beside_table(target) if path.exists()]
     if beside and not target.is_file():
         raise InputError(
             "files of another origin lie where those of the table are to be written",

@@ -131,15 +131,19 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def made_alone(target: Path) -> Iterator[None]:
+def made_alone(target: Path, *beside: Path) -> Iterator[None]:
     """Let no other process make ``target`` meanwhile, and remove what one that was killed had begun to make of it.
+
+    Args:
+        target: a file or a folder.
+        beside: what is made together with it.
 
     Raises:
         InputError: another process is making it, or nothing can be written beside it.
     """
     lock = target.with_name(f".{target.name}.lock")
     with hold(lock, place=target, busy="another process is making this", remedy="give another place with -o"):
-        remove_begun([target])
+        remove_begun([target, *beside])
         yield
 
 
