@@ -109,12 +109,14 @@ def test_sound_work_is_not_done_again(cohort: Cohort, model: Model, tmp_path: Pa
     assert {path for path in before if after[path] != before[path]} == set()
 
 
+@pytest.mark.parametrize("finished", [False, True])
 def test_what_a_killed_training_had_begun_to_write_of_the_model_goes(
-    cohort: Cohort, model: Model, tmp_path: Path
+    cohort: Cohort, model: Model, tmp_path: Path, finished: bool
 ) -> None:
     folder = tmp_path / "m"
     shutil.copytree(model.folder, folder)
-    (folder / "model.json").unlink()
+    if not finished:
+        (folder / "model.json").unlink()
     for place in ("model.json", "plan.json", "networks/s0.safetensors", "log/common/log.csv"):
         begun = folder / place
         begun = begun.with_name(f".{begun.name}.a1b2c3d4") / begun.name

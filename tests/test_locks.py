@@ -75,6 +75,16 @@ def test_a_file_system_that_refuses_locks_is_said_to_do_so(without_locks: None, 
     assert "--work on another file system" in str(caught.value)
 
 
+def test_a_work_folder_that_is_a_link_to_what_is_gone_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "work").symlink_to(tmp_path / "scratch")
+    refused = pytest.raises(InputError, match="work: the link leads nowhere; found ")
+    with refused, WorkFolder(tmp_path / "work").locked():
+        pass
+    (tmp_path / "scratch").mkdir()
+    with WorkFolder(tmp_path / "work").locked():
+        pass
+
+
 def test_the_lock_of_another_user_s_killed_process_is_named() -> None:
     with tempfile.TemporaryDirectory() as place:  # pytest's own are closed to others
         lock = Path(place) / ".lock"

@@ -366,7 +366,7 @@ def test_the_page_holds_everything_and_loads_nothing(study: Study, found: dict) 
     }
 
 
-def test_the_command_runs_and_says_where_the_page_is(
+def test_the_command_runs_says_where_the_page_is_and_removes_what_a_killed_one_had_begun(
     cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["study", str(cohort.root), "-o", str(tmp_path / "o"), "--only", "propagation", "--atlases", "2"]
@@ -375,8 +375,14 @@ def test_the_command_runs_and_says_where_the_page_is(
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cases"] == ["t0", "t2"]
+    written = sorted((tmp_path / "o").rglob("*"))
+    for file in ("study.html", "runs/propagation/100/seed0/t0.json", "figures/atlases.svg"):
+        begun = (tmp_path / "o" / file).with_name(f".{Path(file).name}.a1b2c3d4")  # as `kill -9` leaves it
+        begun.mkdir(parents=True)
+        (begun / Path(file).name).touch()
     assert main(words) == 0
     assert "study.html" in capsys.readouterr().out
+    assert sorted((tmp_path / "o").rglob("*")) == written
 
 
 def test_no_other_call_takes_the_folder_before_the_page_is_written(

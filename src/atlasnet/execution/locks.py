@@ -14,6 +14,7 @@ from types import FrameType
 from filelock import FileLock, SoftFileLock, Timeout
 
 from atlasnet.errors import InputError
+from atlasnet.execution.folders import leads_nowhere
 
 _WAIT = "wait for it, or give this run a place of its own"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
@@ -52,6 +53,9 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                 if error.errno in _NO_LOCKS:
                     problem = "the file system locks no files"
                     what_mends += " on another file system, or have locks switched on"
+                elif leads_nowhere(lock.parent):
+                    problem = "the link leads nowhere"
+                    what_mends = f"make the folder to which it leads, or {remedy}"
                 elif isinstance(error, PermissionError) and lock.exists():
                     problem = "another user works there, or was stopped there"
                     what_mends += f"; or, if nobody works there any more, delete {lock}"

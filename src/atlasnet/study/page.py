@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Subject
-from atlasnet.execution import write_json
+from atlasnet.execution import WorkFolder, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
 from atlasnet.study.confidence import MEASURES
 from atlasnet.study.less_data import write_less_data
@@ -46,15 +46,19 @@ def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -
 
     Returns:
         The summary, see `atlasnet.study.summary.summarise`, with its ``cautions``.
+
+    Raises:
+        InputError: another process works at the study.
     """
     found = summarise(study)
     found["cautions"] = cautions(found)
-    write_json(study.folder / SUMMARY, found)
-    write_cases(study, study.folder / CASES)
-    write_curves(found, study.folder / CURVES)
-    write_table(found, study.folder / TABLE)
-    write_less_data(found, study.folder / LESS_DATA)
-    _page(study, found, tests, modality).write(study.folder / PAGE)
+    with WorkFolder(study.folder).locked():
+        write_json(study.folder / SUMMARY, found)
+        write_cases(study, study.folder / CASES)
+        write_curves(found, study.folder / CURVES)
+        write_table(found, study.folder / TABLE)
+        write_less_data(found, study.folder / LESS_DATA)
+        _page(study, found, tests, modality).write(study.folder / PAGE)
     return found
 
 

@@ -33,6 +33,7 @@ from atlasnet.volume.names import composed
 from atlasnet.wording import shortened
 
 SETTINGS, ATLASES, PLAN = "settings.json", "atlases.json", "plan.json"
+OUTPUTS = (PAGE, SUMMARY, TABLE, CASES, CURVES, LESS_DATA)
 # Seeds of an ensemble's further members, far from those of the study's repetitions.
 MEMBER_SEED = 1000
 
@@ -247,7 +248,7 @@ class StudyRequest:
             foreign = [] if isinstance(settings, dict) and {"options", "tests"} & set(settings) else [path]
         else:
             begun = (self.folder / PLAN).exists()
-            outputs = [self.folder / name for name in (PAGE, SUMMARY, TABLE, CASES, CURVES, LESS_DATA)]
+            outputs = [self.folder / name for name in OUTPUTS]
             foreign = [file for file in outputs if file.exists() and not begun]
             require_no_other(self.folder, STUDY)
         if foreign:

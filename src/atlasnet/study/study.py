@@ -18,7 +18,7 @@ from atlasnet.cohort.masks import are_masked, within
 from atlasnet.errors import AtlasNetError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.evaluation.table import unannotated
-from atlasnet.execution import Execution, NamingReporter, WorkFolder, write_json
+from atlasnet.execution import Execution, NamingReporter, WorkFolder, remains_in, remove_begun, walk, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.canvas import write_canvas
@@ -29,7 +29,7 @@ from atlasnet.study.methods import Method
 from atlasnet.study.patches import with_patches
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.study.records import CaseResult, Run, Study, StudyOptions
-from atlasnet.study.request import ATLASES, PLAN, SETTINGS, StudyRequest
+from atlasnet.study.request import ATLASES, OUTPUTS, PLAN, SETTINGS, StudyRequest
 from atlasnet.study.shares import share_of_slices, share_of_subjects
 from atlasnet.study.software import as_text, decisive, distinct, versions
 from atlasnet.study.subjects import observer_files
@@ -42,6 +42,7 @@ from atlasnet.training.recipe import Augmentation
 from atlasnet.volume import Volume, canonical, read_labels
 
 CANVAS = "canvas"
+FILLED = ("runs", "references", "figures")  # folders, but for those that trainings fill
 # From so many of the atlases, or from all of a method that has no number of them, to the segmentation.
 Fuse = Callable[[int | None], Prediction]
 Segment = Callable[[Volume, Volume | None, Execution], Fuse]  # of a scan, within its organ mask
@@ -82,6 +83,7 @@ class StudyRun(StudyRequest):
     def result(self) -> Study:
         """Everything in order."""
         settings, plan = self.checked()
+        self._remove_begun()
         observers = tuple(self._observer(path) for path in self.options.observers)
         write_json(self.folder / SETTINGS, settings)
         if not (self.folder / PLAN).exists():
@@ -124,6 +126,13 @@ class StudyRun(StudyRequest):
             ignore_label=self.cohort.ignore_label,
             execution=self.execution,
         )
+
+    def _remove_begun(self) -> None:
+        """Remove what a process that was killed had begun to write of the study; whoever writes it holds its folder."""
+        names = (SETTINGS, PLAN, ATLASES, f"{CANVAS}.nii.gz", *OUTPUTS)
+        places = [place for part in FILLED for place, _, _ in walk(self.folder / part)]
+        begun = [file for place in places for file in remains_in(place)]
+        remove_begun([*(self.folder / name for name in names), *begun])
 
     def _results(self, atlases: int) -> list[CaseResult]:
         """What this call and those before it found, but for jobs that are not finished."""

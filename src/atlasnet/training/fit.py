@@ -198,9 +198,9 @@ class Fitting:
         plan = self.plan(hashes)
         settings = self.settings(plan, hashes)
         finished = self._finished(settings, plan, hashes)
+        self._remove_begun()
         if finished is not None:
             return finished
-        self._remove_begun()
         if changes is not None:
             changes.tell(self.say, tuned=self.sharing.kind == "model")
         if self.cohort.annotation:
