@@ -51,7 +51,8 @@ def write_training_report(
     page = Page("Training")
     atlases = {atlas.name: canonical(model.atlas_image(atlas))[0] for atlas in model.atlases}
     logs = _logs(model)
-    page.warnings(_warnings(pairs, logs, model.provenance.get("sharing", {}).get("tuned", ())), "No warnings.")
+    found = _warnings(pairs, logs, model.provenance.get("sharing", {}).get("tuned", ()))
+    page.warnings(found, "No warnings of registrations and networks; those of the cohort, atlasnet check gives.")
     _summary(page, model, logs)
     _atlases(page, model, atlases)
     _curves(page, logs)
