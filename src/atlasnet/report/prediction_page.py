@@ -218,8 +218,8 @@ def write_beside_cases(folder: Path, batch: Batch, ensemble: Ensemble, *, report
 
 def _remove_batch_report(path: Path) -> None:
     """Remove an earlier call's page of many cases: its numbers and links are of results that are no more."""
-    with suppress(FileNotFoundError):  # there is none, or another process, at other cases, was faster
-        if f"<title>{_BATCH}</title>" in path.read_text(encoding="utf-8", errors="replace")[:4096]:
+    with suppress(FileNotFoundError):  # another process, at other cases, was faster
+        if path.is_file() and f"<title>{_BATCH}</title>" in path.read_text(encoding="utf-8", errors="replace")[:4096]:
             path.unlink()
 
 
