@@ -84,7 +84,7 @@ def main() -> None:
 
 def trained_on(bench: Bench, work: Path, names: list[str], tests: tuple[Path, Path]) -> dict[str, Any]:
     """What each configuration reaches that is trained on these subjects; one that is finished in the folder is read."""
-    options, commands = bench.options, bench.options.python.absolute().parent
+    options = bench.options
     os.environ |= {f"nnUNet_{part}": str(work / part) for part in ("raw", "preprocessed", "results")}
     os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f", "OMP_NUM_THREADS": str(options.threads)}
     prepare(options.data / "hippocampus", names, work / "raw" / DATASET)
@@ -92,16 +92,17 @@ def trained_on(bench: Bench, work: Path, names: list[str], tests: tuple[Path, Pa
     for configuration in options.only:
         finished = work / f"{configuration}_found.json"
         if not finished.exists():
-            found = train(bench, work, configuration, tests, commands)
+            found = train(bench, work, configuration, tests)
             finished.write_text(json.dumps(found), encoding="utf-8")
         methods[configuration] = json.loads(finished.read_text(encoding="utf-8"))
         print(summary_lines({f"nnU-Net {configuration}": methods[configuration]["mean_dice"]}))
     return methods
 
 
-def train(bench: Bench, work: Path, configuration: str, tests: tuple[Path, Path], commands: Path) -> dict[str, Any]:
+def train(bench: Bench, work: Path, configuration: str, tests: tuple[Path, Path]) -> dict[str, Any]:
     """Plan, train and test one configuration on what lies prepared in the folder."""
     options, (images, references) = bench.options, tests
+    commands = options.python.absolute().parent
     plan = ["nnUNetv2_plan_and_preprocess", "-d", "900", "-np", "1", "-c", configuration]
     subprocess.run([str(commands / plan[0]), *plan[1:]], check=True)
     record, predictions = work / f"{configuration}.json", work / f"predictions_{configuration}"

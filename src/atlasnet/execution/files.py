@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from atlasnet.errors import InputError
+from atlasnet.execution.folders import walk
 from atlasnet.execution.locks import hold
 
 _OTHER_FILES = 256  # libraries, logs, what is read and written meanwhile
@@ -91,10 +92,19 @@ def remains_in(folder: Path) -> dict[Path, list[Path]]:
     return found
 
 
-def remove_begun(targets: Iterable[Path]) -> None:
-    """Remove what processes that were killed had begun of these files or folders; none may be at them any more."""
-    for target in targets:
-        for begun in remains_in(target.parent).get(target, ()):
+def remove_begun(targets: Iterable[Path], *, below: Iterable[Path] = ()) -> None:
+    """Remove what processes that were killed had begun to write; none may be at it any more.
+
+    Args:
+        targets: files or folders that they may have begun.
+        below: folders in which, at any depth, they may have begun any file.
+    """
+    wanted = set(targets)
+    found = [left for place in {target.parent for target in wanted} for left in remains_in(place).items()]
+    remains = [(target, begun) for target, begun in found if target in wanted]
+    remains += [left for folder in below for place, _, _ in walk(folder) for left in remains_in(place).items()]
+    for target, some in remains:
+        for begun in some:
             with suppress(OSError):  # what is closed to us is left
                 if {entry.name for entry in begun.iterdir()} <= {target.name, _PLAIN}:  # not a `.data.original`
                     shutil.rmtree(begun)

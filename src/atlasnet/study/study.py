@@ -18,7 +18,7 @@ from atlasnet.cohort.masks import are_masked, within
 from atlasnet.errors import AtlasNetError, RegistrationError, VolumeError
 from atlasnet.evaluation import evaluate_subject
 from atlasnet.evaluation.table import unannotated
-from atlasnet.execution import Execution, NamingReporter, WorkFolder, remains_in, remove_begun, walk, write_json
+from atlasnet.execution import Execution, NamingReporter, WorkFolder, remove_begun, write_json
 from atlasnet.prediction import Prediction, PredictOptions, Predictor
 from atlasnet.registration import Operator, make_operator
 from atlasnet.study.canvas import write_canvas
@@ -83,7 +83,8 @@ class StudyRun(StudyRequest):
     def result(self) -> Study:
         """Everything in order."""
         settings, plan = self.checked()
-        self._remove_begun()
+        names = (SETTINGS, PLAN, ATLASES, f"{CANVAS}.nii.gz", *OUTPUTS)
+        remove_begun([self.folder / name for name in names], below=[self.folder / part for part in FILLED])
         observers = tuple(self._observer(path) for path in self.options.observers)
         write_json(self.folder / SETTINGS, settings)
         if not (self.folder / PLAN).exists():
@@ -126,13 +127,6 @@ class StudyRun(StudyRequest):
             ignore_label=self.cohort.ignore_label,
             execution=self.execution,
         )
-
-    def _remove_begun(self) -> None:
-        """Remove what a process that was killed had begun to write of the study; whoever writes it holds its folder."""
-        names = (SETTINGS, PLAN, ATLASES, f"{CANVAS}.nii.gz", *OUTPUTS)
-        places = [place for part in FILLED for place, _, _ in walk(self.folder / part)]
-        begun = [file for place in places for file in remains_in(place)]
-        remove_begun([*(self.folder / name for name in names), *begun])
 
     def _results(self, atlases: int) -> list[CaseResult]:
         """What this call and those before it found, but for jobs that are not finished."""

@@ -35,9 +35,7 @@ from atlasnet.execution import (
     digest,
     hold_folder,
     read_json,
-    remains_in,
     remove_begun,
-    walk,
     write_json,
 )
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
@@ -198,7 +196,7 @@ class Fitting:
         plan = self.plan(hashes)
         settings = self.settings(plan, hashes)
         finished = self._finished(settings, plan, hashes)
-        self._remove_begun()
+        remove_begun([self.folder / "model.json", self.plan_path], below=[self.folder / part for part in PARTS])
         if finished is not None:
             return finished
         if changes is not None:
@@ -265,13 +263,6 @@ class Fitting:
         )
         model.save()
         return Model.load(self.folder)
-
-    def _remove_begun(self) -> None:
-        """Remove what a process that was killed had begun to write of the model; whoever writes it holds its folder."""
-        places = [place for part in PARTS for place, _, _ in walk(self.folder / part)]
-        remove_begun(
-            [self.folder / "model.json", self.plan_path, *(file for place in places for file in remains_in(place))]
-        )
 
     def require_memory(self, transformer: Transformer) -> None:
         """Refuse scans that, by their headers, memory does not suffice for.
