@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,14 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.fail(f"ATLASNET_TEST_DATA names {folder}, which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def brief() -> Iterator[None]:
+    """Presets with four steps an epoch, for modules in which nothing depends on what the networks have learnt."""
+    from atlasnet.training import recipe
+
+    with pytest.MonkeyPatch.context() as patch:
+        short = {name: replace(value, iterations=4, passes=0.0) for name, value in recipe._PRESETS.items()}
+        patch.setattr(recipe, "_PRESETS", short)
+        yield

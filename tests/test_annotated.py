@@ -216,7 +216,8 @@ def test_check_measures_a_region_whose_parts_were_not_annotated(tmp_path: Path) 
     assert found.subjects[1].label_ml == pytest.approx({"whole": millilitres}, abs=1e-5)
 
 
-@pytest.mark.parametrize("within", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("within", [False, True])
 def test_a_label_that_few_subjects_have_is_learnt_as_if_all_had_it(within: bool, tmp_path: Path) -> None:
     names = [f"s{number}" for number in range(8) if number % 4 != 1]
     folders = [write_cohort(tmp_path / what, range(8)) for what in ("whole", "part")]

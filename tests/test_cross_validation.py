@@ -29,7 +29,8 @@ from atlasnet.training.options import FitOptions
 from atlasnet.volume import Volume
 from synthetic import LABELS, write_cohort
 
-QUICK = FitOptions(atlases=1, width=0.5, epochs=4, operator="affine")
+QUICK = FitOptions(atlases=1, width=0.25, epochs=2, operator="affine")
+pytestmark = pytest.mark.usefixtures("brief")
 NAMES = ["s0", "s1", "s2", "s3"]
 ONE = Execution(threads=1)
 

@@ -318,6 +318,7 @@ def test_a_prediction_finds_the_labels_of_the_cpu(model: Model, fusion: str, the
     assert np.abs(found.probabilities.array - wanted.probabilities.array).mean() < there.differing
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     script, out = Path(__file__).parents[1] / "benchmarks" / "gpu.py", tmp_path / "gpu.json"
     words = [sys.executable, str(script), "--smoke", "--device", "cpu", "--threads", "1", "-o", str(out)]

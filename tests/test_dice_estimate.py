@@ -26,6 +26,7 @@ from pages import check
 from synthetic import LABELS, subject, write_cohort
 
 ONE = Execution(threads=1)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
 
 
 class Notes(SilentReporter):
@@ -167,8 +168,7 @@ def test_one_that_rests_on_what_records_no_longer_hold_is_none() -> None:
 
 def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
     cohort = Cohort.read(write_cohort(tmp_path / "cohort", range(2)))
-    recipe = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
-    options = FitOptions(atlases=2, width=0.25, preset=recipe, operator="affine")
+    options = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine")
     model = fit(cohort, tmp_path / "m", options, execution=ONE)
     image = subject(200)[0]
     before = Predictor(model, execution=ONE).predict(image).record
@@ -189,7 +189,7 @@ def test_a_model_keeps_it_and_predictions_have_it(tmp_path: Path) -> None:
 
 
 def test_the_estimate_stands_in_the_line_of_a_case_and_in_the_page_of_many(tmp_path: Path) -> None:
-    options = FitOptions(atlases=1, width=0.5, epochs=8, operator="affine")
+    options = FitOptions(atlases=1, width=0.25, preset=replace(RECIPE, iterations=60), operator="affine")
     model = fit(Cohort.read(write_cohort(tmp_path / "data", range(2))), tmp_path / "m", options, execution=ONE)
     scans = [tmp_path / "in" / f"c{number}.nii.gz" for number in (20, 21)]
     for number, path in zip((20, 21), scans, strict=True):

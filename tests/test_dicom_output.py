@@ -405,6 +405,7 @@ def test_contours_hold_exactly_the_pixels_however_a_reader_combines_them(seed: i
     np.testing.assert_array_equal(inside(polygons, mask.shape, np.logical_xor), mask)
 
 
+@pytest.mark.slow
 def test_a_contour_of_thousands_of_points_is_read_back(tmp_path: Path) -> None:
     array = np.zeros((1, 200, 200), np.int16)
     array[0, 2:198, 2:198] = 5

@@ -176,6 +176,7 @@ for size in [*range(16, 400, 24), 8000]:
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_fills_the_disk_again_and_again_ends_in_the_same_bytes(place: Path, model: Model) -> None:
     found = alone(_TRAINING, place)
     assert len(found["errors"]) > 3

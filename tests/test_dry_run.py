@@ -159,7 +159,7 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
     assert "would fail   c0: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("maps", [False, True])
+@pytest.mark.parametrize("maps", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_disk_that_predictions_are_said_to_take_is_what_they_take(
     cohort: Cohort, tmp_path: Path, capsys: Capture, maps: bool
 ) -> None:

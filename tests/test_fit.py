@@ -37,7 +37,8 @@ from atlasnet.volume import Grid, Volume, read_volume, resample, write_volume
 from atlasnet.volume.writing import to_sitk
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
-OPTIONS = FitOptions(atlases=2, width=0.5, epochs=4)
+pytestmark = pytest.mark.usefixtures("brief")
+OPTIONS = FitOptions(atlases=2, width=0.5, preset=replace(Recipe.preset("default"), epochs=4))
 QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine")
 
 

@@ -50,7 +50,7 @@ def shell(words: str, place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("closed", [pytest.param("2>&-", marks=pytest.mark.slow), "0<&- 1>&- 2>&-"])
 def test_a_command_whose_streams_are_closed_does_its_work(closed: str, place: Path, model: Model) -> None:
     out = f"out{len(closed)}"
     done = shell(f"$A predict scans -m model -o {out} --threads 1 --log {out}.log {closed}", place)
@@ -67,6 +67,7 @@ def test_a_command_in_a_folder_that_was_removed_says_so(place: Path, tmp_path: P
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{said}to mend it: change to another one\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full needed")
 def test_progress_that_a_full_disk_does_not_take_is_lost_and_nothing_else(place: Path, model: Model) -> None:
     done = shell("$A predict scans -m model -o full --threads 1 2>/dev/full", place)
@@ -113,6 +114,7 @@ def _open_to_all(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_user_without_name_and_home_trains_and_segments_quietly(place: Path) -> None:
     work = _open_to_all(place / "nobody")
     if os.geteuid() == 0:

@@ -146,6 +146,7 @@ def test_same_seed_gives_the_same_bytes() -> None:
     assert [v.array.tobytes() for v in first] == [v.array.tobytes() for v in second]
 
 
+@pytest.mark.slow
 def test_number_of_threads_does_not_change_the_bytes() -> None:
     program = (
         "import sys; from atlasnet.cohort.phantom import phantom_subject; "

@@ -28,6 +28,7 @@ from atlasnet.training.options import FitOptions
 from atlasnet.volume import dicom_series, read_volume, write_volume
 from synthetic import subject, write_cohort
 
+pytestmark = pytest.mark.usefixtures("brief")
 Capture = pytest.CaptureFixture[str]
 OPTIONS = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine")
 SHELL = {"category": ["123037004", "SCT", "Anatomical Structure"], "type": ["39607008", "SCT", "Lung"]}

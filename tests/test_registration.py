@@ -534,10 +534,17 @@ def test_the_record_has_the_energy_of_the_step_that_is_taken(data_folder, alpha)
 @pytest.mark.parametrize(
     ("source", "target", "settings"),
     [
-        ("hippocampus/imagesTr/hippocampus_024", "hippocampus/imagesTr/hippocampus_025", {}),
-        ("chest-ct/imagesTr/chest_102", "chest-ct/imagesTr/chest_101", {"voxels": 300_000}),
+        pytest.param(
+            "hippocampus/imagesTr/hippocampus_024", "hippocampus/imagesTr/hippocampus_025", {}, id="hippocampus"
+        ),
+        pytest.param(
+            "chest-ct/imagesTr/chest_102",
+            "chest-ct/imagesTr/chest_101",
+            {"voxels": 300_000},
+            id="chest",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["hippocampus", "chest"],
 )
 def test_scans_are_registered_to_the_same_bytes_on_any_number_of_threads(
     data_folder, tmp_path, source, target, settings
@@ -661,25 +668,23 @@ def test_a_change_of_what_registers_by_default_changes_the_keys_of_what_is_kept(
 
 
 @pytest.mark.parametrize("pair", [("034", "045"), ("260", "125"), ("383", "088"), ("004", "006")])
-@pytest.mark.parametrize("masked", [("target",), ("source", "target")], ids="-".join)
 def test_hippocampi_are_found_where_only_they_and_their_surroundings_count(
-    data_folder: Path, pair: tuple[str, str], masked: tuple[str, ...]
+    data_folder: Path, pair: tuple[str, str]
 ) -> None:
     images, labels, masks = [], [], {}
     for side, name in zip(("source", "target"), pair, strict=True):
         images.append(read_volume(data_folder / "hippocampus" / "imagesTr" / f"hippocampus_{name}_0000.nii.gz"))
         labels.append(read_labels(data_folder / "hippocampus" / "labelsTr" / f"hippocampus_{name}.nii.gz"))
-        if side in masked:
-            near = ndimage.binary_dilation(labels[-1].array[0] > 0, iterations=4)[None].astype(np.uint8)
-            masks[f"{side}_mask"] = Volume(near, images[-1].grid)
+        near = ndimage.binary_dilation(labels[-1].array[0] > 0, iterations=4)[None].astype(np.uint8)
+        masks[f"{side}_mask"] = Volume(near, images[-1].grid)
     start = register_images(*images, operator="affine", execution=ONE).transform
     overlap = []
-    for given in ({}, masks):
+    for given in ({}, {"target_mask": masks["target_mask"]}, masks):
         found = register_images(*images, initial=start, **given, execution=ONE)
         assert not found.record["deformation_lost"]
         carried = found.transform.warp(labels[0], images[1].grid, interpolation="label").array[0]
         overlap.append(np.mean([dice(carried == label, labels[1].array[0] == label) for label in (1, 2)]))
-    assert overlap[1] > overlap[0] - 0.05
+    assert min(overlap[1:]) > overlap[0] - 0.05
 
 
 def test_a_chest_that_shows_a_part_only_is_judged_by_that_part(data_folder: Path) -> None:

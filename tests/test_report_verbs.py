@@ -28,6 +28,8 @@ from atlasnet.volume import read_labels, read_volume, write_labels, write_volume
 from pages import check, picture, pixels
 from synthetic import subject, write_cohort
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:

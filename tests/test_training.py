@@ -191,7 +191,7 @@ def test_a_killed_training_ends_in_the_same_bytes(undisturbed: bytes, tmp_path: 
     instants = random.Random(0)
     folder = tmp_path / "killed"
     script = _SCRIPT.format(tests=str(Path(__file__).parent))
-    for _ in range(4):
+    for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
