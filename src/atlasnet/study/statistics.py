@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -46,9 +47,7 @@ class Difference:
     subjects: int
 
 
-def interval(
-    values: Sequence[float] | Float, statistic: Callable[..., Float] = np.mean, seed: int = 0
-) -> tuple[float, float] | None:
+def interval(values: Sequence[float] | Float, statistic: Callable[..., Float] = np.mean) -> tuple[float, float] | None:
     """The 95 % interval of a statistic over subjects, by bias-corrected and accelerated bootstrap.
 
     Where the correction is not defined, as may be for a statistic of the tail, by the percentiles of the bootstrap.
@@ -57,21 +56,14 @@ def interval(
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 3 or np.ptp(np.round(array, DECIMALS)) == 0:
         return None
+    bootstrap = partial(
+        stats.bootstrap, (array,), statistic, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, vectorized=True, rng=0
+    )
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (array,), statistic, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, vectorized=True, rng=seed
-        ).confidence_interval
+        found = bootstrap().confidence_interval
         if not (math.isfinite(found.low) and math.isfinite(found.high)):
-            found = stats.bootstrap(
-                (array,),
-                statistic,
-                confidence_level=CONFIDENCE,
-                n_resamples=RESAMPLES,
-                vectorized=True,
-                rng=seed,
-                method="percentile",
-            ).confidence_interval
+            found = bootstrap(method="percentile").confidence_interval
     return float(found.low), float(found.high)
 
 
@@ -146,20 +138,13 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, tuple[float, float]] | None:
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> tuple[float, tuple[float, float]] | None:
     """Spearman's correlation with its 95 % percentile-bootstrap interval; None where it is not defined."""
-    x, y = (np.round(np.asarray(values, dtype=np.float64), DECIMALS) for values in (a, b))
-    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    index = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
-    with np.errstate(invalid="ignore"):
-        drawn = _correlation(stats.rankdata(x[index], axis=1), stats.rankdata(y[index], axis=1))
-    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(stats.spearmanr(x, y).statistic), (float(low), float(high))
+    return _correlations((a, b))
 
 
 def correlation_difference(
-    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]], seed: int = 0
+    one: tuple[Sequence[float], Sequence[float]], other: tuple[Sequence[float], Sequence[float]]
 ) -> tuple[float, tuple[float, float]] | None:
     """One Spearman's correlation minus another with the 95 % percentile-bootstrap interval; None where
     one is not defined.
@@ -167,18 +152,22 @@ def correlation_difference(
     Args:
         one: two values of every subject.
         other: two others of the same subjects, who are drawn together.
-        seed: of the draws.
     """
-    four = [np.round(np.asarray(values, dtype=np.float64), DECIMALS) for values in (*one, *other)]
-    if len(four[0]) < 4 or any(np.ptp(values) == 0 for values in four):
+    return _correlations(one, other)
+
+
+def _correlations(*pairs: tuple[Sequence[float], Sequence[float]]) -> tuple[float, tuple[float, float]] | None:
+    """The correlation of the first pair of values minus those of the others."""
+    rounded = np.round(np.array(pairs, dtype=np.float64), DECIMALS)  # (pairs, 2, subjects)
+    subjects = rounded.shape[-1]
+    if subjects < 4 or (np.ptp(rounded, axis=-1) == 0).any():
         return None
-    index = np.random.default_rng(seed).integers(0, len(four[0]), (RESAMPLES, len(four[0])))
+    index = np.random.default_rng(0).integers(0, subjects, (RESAMPLES, subjects))
     with np.errstate(invalid="ignore"):
-        ranks = [stats.rankdata(values[index], axis=1) for values in four]
-        drawn = _correlation(ranks[0], ranks[1]) - _correlation(ranks[2], ranks[3])
-    low, high = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    found = stats.spearmanr(four[0], four[1]).statistic - stats.spearmanr(four[2], four[3]).statistic
-    return float(found), (float(low), float(high))
+        drawn = [_correlation(*(stats.rankdata(values[index], axis=1) for values in pair)) for pair in rounded]
+    low, high = np.nanquantile(drawn[0] - sum(drawn[1:]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    found = [stats.spearmanr(*pair).statistic for pair in rounded]
+    return float(found[0] - sum(found[1:])), (float(low), float(high))
 
 
 def _correlation(x: Float, y: Float) -> Float:
