@@ -34,6 +34,9 @@ PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "
 LESS_DATA = "less_data.csv"
 DRAWN = (MAIN, "plain", "augmented", "atlasnet-unaugmented")  # methods in figures; their order gives them their colours
 _MEASURED = {"agreement": "agreement", "certainty": "certainty", "expected_dice": "expected Dice"}
+_TITLES = {method.name: method.title for method in METHODS}
+_TITLES |= {f"{method.name}-1": f"{method.title}, one atlas" for method in METHODS}
+_ORDER = [_TITLES[name] for name in (*DRAWN, *(name for name in _TITLES if name not in DRAWN))]  # of colours
 
 
 def write_study(study: Study, tests: Sequence[Subject], *, modality: str = "") -> dict[str, Any]:
@@ -86,11 +89,12 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     page.heading("Methods")
     head, rows = main_rows(found)
     names = list(found["methods"])
-    page.table(head, rows, main=names.index(MAIN) if MAIN in names else None)
+    main = names.index(MAIN) if MAIN in names else None
+    page.table(head, rows, main=main)
     page.heading("The worst tenth of the test subjects")
     if len(study.cases) < FEWEST_FOR_TAIL:
         page.text(f"Intervals take {FEWEST_FOR_TAIL} test subjects.")
-    page.table(*tail_rows(found), main=names.index(MAIN) if MAIN in names else None)
+    page.table(*tail_rows(found), main=main)
     for label in study.structures:
         page.heading(f"Label: {label}")
         if said := without_label(found, label):
@@ -101,15 +105,14 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     if found["how"]:
         page.heading("How")
         page.table(["what", "which"], how_rows(found), words=["which"])
-    titles = {method.name: method.title for method in METHODS}
-    _patches(page, found["patches"], titles)
-    _curves(page, study, found, titles, figures)
-    _confidence(page, found, titles, figures)
+    _patches(page, found["patches"])
+    _curves(page, study, found, figures)
+    _confidence(page, found, figures)
     _overlays(page, study, found, tests, modality, figures)
     return page
 
 
-def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, str]) -> None:
+def _patches(page: Page, found: Mapping[str, Any] | None) -> None:
     """Diseased and healthy patches."""
     if found is None:
         return
@@ -123,7 +126,7 @@ def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, s
         "be. Accuracies are over the patches of all subjects together, means over the seeds; the mean accuracy is the "
         "mean of both kinds'."
     )
-    rows = [(titles[name], scores) for name, scores in found["methods"].items()]
+    rows = [(_TITLES[name], scores) for name, scores in found["methods"].items()]
     rows += [(f"observer {number}", scores) for number, scores in enumerate(found["observers"], start=1)]
     accuracies = ("diseased_accuracy", "healthy_accuracy", "mean_accuracy")
     names = list(found["methods"])
@@ -143,12 +146,10 @@ def _patches(page: Page, found: Mapping[str, Any] | None, titles: Mapping[str, s
     )
 
 
-def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
+def _curves(page: Page, study: Study, found: Mapping[str, Any], figures: Path) -> None:
     """Dice over the atlases, the training data and the epochs."""
-    titles = dict(titles) | {f"{method.name}-1": f"{method.title}, one atlas" for method in METHODS}
-    order = _order(titles)
     if found["over_atlases"]:
-        curves = {titles[name]: _points(curve) for name, curve in found["over_atlases"].items()}
+        curves = {_TITLES[name]: _points(curve) for name, curve in found["over_atlases"].items()}
         timed = found["over_atlases"].get(MAIN, [])
         figure = curve_figure(
             curves,
@@ -157,7 +158,7 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
             title="Dice over the number of atlases",
             second=[Point(p["x"], p["seconds"]) for p in timed if p["seconds"] is not None],
             second_y="AtlasNet: seconds per scan",
-            order=order,
+            order=_ORDER,
         )
         page.heading("How many atlases?")
         caption = "Mean Dice of the test subjects, and how long a scan takes, over the number of atlases."
@@ -173,15 +174,15 @@ def _curves(page: Page, study: Study, found: Mapping[str, Any], titles: Mapping[
         ("slices", "annotated slices of every training subject", "How many annotated slices?"),
     ):
         if found[f"over_{name}"]:
-            curves = {titles[method]: _points(curve, 100) for method, curve in found[f"over_{name}"].items()}
-            figure = curve_figure(curves, x=f"{of}, %", y="mean Dice", title=f"Dice over the {of}", order=order)
+            curves = {_TITLES[method]: _points(curve, 100) for method, curve in found[f"over_{name}"].items()}
+            figure = curve_figure(curves, x=f"{of}, %", y="mean Dice", title=f"Dice over the {of}", order=_ORDER)
             page.heading(heading)
             page.svg(svg(figure), f"Mean Dice of the test subjects over the share of the {of}.")
             save_svg(figure, figures / f"{name}.svg")
             _less_data(page, found, "subjects" if name == "fractions" else name)
     if found["over_epochs"]:
-        curves = {titles[method]: _points(curve) for method, curve in found["over_epochs"].items()}
-        figure = curve_figure(curves, x="epochs", y="mean Dice", title="Dice over the epochs", order=order)
+        curves = {_TITLES[method]: _points(curve) for method, curve in found["over_epochs"].items()}
+        figure = curve_figure(curves, x="epochs", y="mean Dice", title="Dice over the epochs", order=_ORDER)
         page.heading("How many epochs?")
         longer = next(method for method in METHODS if method.longer)
         epochs = counted(study.recipe.epochs, "epoch")
@@ -216,16 +217,11 @@ def _less_data(page: Page, found: Mapping[str, Any], of: str) -> None:
     page.table(head, rows, words=head[2:3])
 
 
-def _order(titles: Mapping[str, str]) -> list[str]:
-    """The titles in the order that gives curves their colours."""
-    return [titles[name] for name in (*DRAWN, *(name for name in titles if name not in DRAWN))]
-
-
 def _points(curve: Sequence[Mapping[str, Any]], factor: float = 1) -> list[Point]:
     return [Point(round(factor * p["x"], 1), p["dice"], p["interval"]) for p in curve]
 
 
-def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str], figures: Path) -> None:
+def _confidence(page: Page, found: Mapping[str, Any], figures: Path) -> None:
     """Whether a method knows where it is wrong."""
     every = {
         name: values
@@ -236,14 +232,14 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
         return
     of_subjects, of_voxels = [], []
     for name, values in every.items():
-        cells = [titles[name]]
+        cells = [_TITLES[name]]
         for measure in MEASURES:
             known = values[measure]
             cells.append("" if known is None else f"{known['spearman']:.3f} {as_interval(known['interval'], '.3f')}")
         ahead = values.get("main_agreement_minus_certainty")
         cells.append("" if ahead is None else f"{ahead['spearman']:+.3f} {as_interval(ahead['interval'], '+.3f')}")
         of_subjects.append(cells)
-        cells = [titles[name]]
+        cells = [_TITLES[name]]
         for kind in ("agreement", "entropy"):
             area = f"error_auc_{kind}"
             cells.append(f"{as_number(values[area], '.3f')} {as_interval(values[f'{area}_interval'], '.3f')}".strip())
@@ -267,15 +263,11 @@ def _confidence(page: Page, found: Mapping[str, Any], titles: Mapping[str, str],
         "probability of what was chosen from how often that is right."
     )
     page.table(["method", "errors by disagreement", "errors by entropy", "calibration error"], of_voxels)
-    _confidence_figures(page, found, {name: every[name] for name in DRAWN if name in every}, titles, figures)
+    _confidence_figures(page, found, {name: every[name] for name in DRAWN if name in every}, figures)
 
 
 def _confidence_figures(
-    page: Page,
-    found: Mapping[str, Any],
-    drawn: Mapping[str, Mapping[str, Any]],
-    titles: Mapping[str, str],
-    figures: Path,
+    page: Page, found: Mapping[str, Any], drawn: Mapping[str, Mapping[str, Any]], figures: Path
 ) -> None:
     """Dice against what the drawn methods say of themselves, over the coverage, and their calibration."""
     marks, kept, calibrated = {}, {}, {}
@@ -283,13 +275,13 @@ def _confidence_figures(
         measure = "agreement" if name == MAIN else "certainty"
         if of_subjects := values[f"{measure}_of_subjects"]:
             dice = found["subjects"][name]
-            marks[f"{titles[name]}: {_MEASURED[measure]}"] = [(v, dice[case]) for case, v in of_subjects.items()]
+            marks[f"{_TITLES[name]}: {_MEASURED[measure]}"] = [(v, dice[case]) for case, v in of_subjects.items()]
         for measure in ("expected_dice", "agreement") if name == MAIN else ("expected_dice",):
             if points := values[f"{measure}_coverage"]:
-                kept[f"{titles[name]}: {_MEASURED[measure]}"] = [Point(100 * p["coverage"], p["dice"]) for p in points]
+                kept[f"{_TITLES[name]}: {_MEASURED[measure]}"] = [Point(100 * p["coverage"], p["dice"]) for p in points]
         if values["calibration"] is not None:
             points = values["calibration"]["points"]
-            calibrated[titles[name]] = [Point(p["confidence"], p["accuracy"]) for p in points]
+            calibrated[_TITLES[name]] = [Point(p["confidence"], p["accuracy"]) for p in points]
     if marks:
         figure = scatter_figure(marks, x="what the method says of itself", y="Dice", title="Confidence and Dice")
         page.svg(svg(figure), "Each mark is a test subject.")
@@ -301,8 +293,8 @@ def _confidence_figures(
             y="mean Dice",
             title="Dice over the coverage",
             order=[
-                *(f"{titles[name]}: {_MEASURED['expected_dice']}" for name in DRAWN),
-                f"{titles[MAIN]}: {_MEASURED['agreement']}",
+                *(f"{_TITLES[name]}: {_MEASURED['expected_dice']}" for name in DRAWN),
+                f"{_TITLES[MAIN]}: {_MEASURED['agreement']}",
             ],
         )
         page.svg(
@@ -317,7 +309,7 @@ def _confidence_figures(
             x="probability of what was chosen",
             y="share that is right",
             title="Calibration",
-            order=_order(titles),
+            order=_ORDER,
             diagonal="as often as said",
         )
         page.svg(
