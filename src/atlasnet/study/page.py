@@ -9,15 +9,16 @@ from typing import Any
 from atlasnet.cohort import Subject
 from atlasnet.execution import WorkFolder, write_json
 from atlasnet.report import Page, Point, curve_figure, overlay, save_svg, scatter_figure, svg
+from atlasnet.report.page import number
 from atlasnet.study.confidence import MEASURES
 from atlasnet.study.less_data import write_less_data
+from atlasnet.study.means import dice_of
 from atlasnet.study.methods import MAIN, METHODS
 from atlasnet.study.records import Run, Study
 from atlasnet.study.statistics import FEWEST_FOR_TAIL
 from atlasnet.study.summary import best_median_worst, summarise, write_cases, write_curves
 from atlasnet.study.tables import (
     as_interval,
-    as_number,
     cautions,
     how_rows,
     label_table,
@@ -127,7 +128,7 @@ def _patches(page: Page, found: Mapping[str, Any] | None) -> None:
         "mean of both kinds'."
     )
     rows = [(_TITLES[name], scores) for name, scores in found["methods"].items()]
-    rows += [(f"observer {number}", scores) for number, scores in enumerate(found["observers"], start=1)]
+    rows += [(f"observer {place}", scores) for place, scores in enumerate(found["observers"], start=1)]
     accuracies = ("diseased_accuracy", "healthy_accuracy", "mean_accuracy")
     names = list(found["methods"])
     page.table(
@@ -137,7 +138,7 @@ def _patches(page: Page, found: Mapping[str, Any] | None) -> None:
                 title,
                 str(scores["diseased"]),
                 str(scores["healthy"]),
-                *(as_number(scores[name], ".3f") for name in accuracies),
+                *(number(scores[name]) for name in accuracies),
                 as_interval(scores["interval"], ".3f"),
             ]
             for title, scores in rows
@@ -242,7 +243,7 @@ def _confidence(page: Page, found: Mapping[str, Any], figures: Path) -> None:
         cells = [_TITLES[name]]
         for kind in ("agreement", "entropy"):
             area = f"error_auc_{kind}"
-            cells.append(f"{as_number(values[area], '.3f')} {as_interval(values[f'{area}_interval'], '.3f')}".strip())
+            cells.append(f"{number(values[area])} {as_interval(values[f'{area}_interval'], '.3f')}".strip())
         calibration = values["calibration"]
         of_voxels.append([*cells, "" if calibration is None else f"{calibration['error']:.3f}"])
     page.heading("Does a method know how good it is?")
@@ -345,5 +346,5 @@ def _overlays(
 
 
 def _case_dice(study: Study, run: Run, case: str) -> float:
-    (scores,) = [r.scores for r in study.results if r.run == run and r.case == case]
-    return float(sum(row["dice"] for row in scores) / len(scores))
+    (result,) = [r for r in study.results if r.run == run and r.case == case]
+    return dice_of(result)

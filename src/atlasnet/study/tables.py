@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from atlasnet.execution import atomic_path
+from atlasnet.report.page import number
 from atlasnet.study.means import SCORES
 from atlasnet.study.methods import MAIN, METHOD
 from atlasnet.study.software import as_text, mixed
@@ -39,17 +40,17 @@ def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 title,
-                as_number(row["mean_dice"]),
+                number(row["mean_dice"], ".4f"),
                 as_interval(row["interval"]),
                 _range(row["dice_of_seeds"]),
                 *gains,
-                as_number(row["seconds"], ".1f"),
+                number(row["seconds"], ".1f"),
                 str(len(row["seeds"])) if METHOD[name].seeded else "none",
             ]
         )
     for title, row in observers(found).items():
         gains = _gains(row, found)[: len(comparison)]
-        rows.append([title, as_number(row["mean_dice"]), as_interval(row["interval"]), "", *gains, "", ""])
+        rows.append([title, number(row["mean_dice"], ".4f"), as_interval(row["interval"]), "", *gains, "", ""])
     place = head.index(_OF_SEEDS)
     if not any(row[place] for row in rows):  # one seed each
         for cells in (head, *rows):
@@ -63,7 +64,7 @@ def tail_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     for row in found["methods"].values():
         cells = [row["title"]]
         for values, form in ((row, ".4f"), (row.get("main_minus_this", {}), "+.4f")):
-            cells.append(as_number(values.get("worst_tenth"), form))
+            cells.append(number(values.get("worst_tenth"), form))
             cells.append(as_interval(values.get("worst_tenth_interval"), form))
         rows.append(cells)
     columns = 5 if any("main_minus_this" in row for row in found["methods"].values()) else 3
@@ -117,11 +118,6 @@ def main_table(found: Mapping[str, Any]) -> str:
     return "\n\n".join(["\n".join(lines), *cautions(found)])
 
 
-def as_number(value: float | None, form: str = ".4f") -> str:
-    """Nothing where it is not defined."""
-    return "" if value is None else format(value, form)
-
-
 def _gains(row: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """The cells of a comparison, empty where there is none."""
     gain = row.get("main_minus_this")
@@ -152,7 +148,7 @@ def less_data_table(found: Mapping[str, Any], of: str) -> tuple[list[str], list[
     rows = [
         [
             f"{share['really']:.0%}",
-            as_number(float(np.mean([*share["subjects"][MAIN].values()]))),
+            number(float(np.mean([*share["subjects"][MAIN].values()])), ".4f"),
             METHOD[name].title,
             _gain(gain, len(found["cases"])),
             f"{gain['p']:.2g}",
@@ -196,7 +192,7 @@ def without_label(found: Mapping[str, Any], label: str) -> str:
 
 def _scores(row: Mapping[str, Any], label: str) -> list[str]:
     scores, undefined = row["labels"][label], row["undefined"][label]
-    return [as_number(scores[s]) + (f" ({undefined[s]} undefined)" if undefined[s] else "") for s in SCORES]
+    return [number(scores[s], ".4f") + (f" ({undefined[s]} undefined)" if undefined[s] else "") for s in SCORES]
 
 
 def write_table(found: Mapping[str, Any], path: Path) -> None:
