@@ -9,8 +9,15 @@ import numpy as np
 
 from atlasnet.study.records import CaseResult
 
-SCORES = ("sensitivity", "precision", "hausdorff_mm", "hd95_mm", "average_contour_distance_mm", "dice")
-"""What the tables show of every label, in the publication's order."""
+SCORES = {
+    "sensitivity": "sensitivity",
+    "precision": "precision",
+    "hausdorff_mm": "Hausdorff, mm",
+    "hd95_mm": "HD95, mm",
+    "average_contour_distance_mm": "contour distance, mm",
+    "dice": "Dice",
+}
+"""What the tables show of every label, in the publication's order, with its heading."""
 
 
 def dice_of(result: CaseResult) -> float:

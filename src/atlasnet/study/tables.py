@@ -19,14 +19,6 @@ from atlasnet.wording import counted, lengths, shortened
 
 _ENOUGH_SEEDS = 3  # with fewer, their range says next to nothing of how far trainings differ
 _OF_SEEDS = "Dice of the seeds"
-_HEADINGS = {
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "hausdorff_mm": "Hausdorff, mm",
-    "hd95_mm": "HD95, mm",
-    "average_contour_distance_mm": "contour distance, mm",
-    "dice": "Dice",
-}
 
 
 def main_rows(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -164,7 +156,7 @@ def less_data_table(found: Mapping[str, Any], of: str) -> tuple[list[str], list[
 def label_table(found: Mapping[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
     """The scores of a label: headings, and a row of text per method and observer."""
     titled = {row["title"]: row for row in found["methods"].values()} | observers(found)
-    head, rows = ["method", *_HEADINGS.values()], [[title, *_scores(row, label)] for title, row in titled.items()]
+    head, rows = ["method", *SCORES.values()], [[title, *_scores(row, label)] for title, row in titled.items()]
     if without_label(found, label):
         head.append("found where there is none")
         for cells, row in zip(rows, titled.values(), strict=True):
