@@ -76,11 +76,7 @@ def chosen_methods(names: Sequence[str] | None) -> tuple[Method, ...]:
     Raises:
         InputError: a name is unknown.
     """
-    unknown = sorted(set(names or ()) - {method.name for method in METHODS})
+    unknown = sorted(set(names or ()) - METHOD.keys())
     if unknown:
-        raise InputError(
-            "the study has no such method",
-            expected=", ".join(method.name for method in METHODS),
-            found=", ".join(unknown),
-        )
+        raise InputError("the study has no such method", expected=", ".join(METHOD), found=", ".join(unknown))
     return tuple(method for method in METHODS if names is None or method.name in names)
