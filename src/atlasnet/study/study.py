@@ -285,19 +285,17 @@ class StudyRun(StudyRequest):
 
     def _propagation(self, method: Method, plan: Plan, sources: Sequence[AtlasSource]) -> Segment:
         subjects = [self.cohort[str(source.subject)] for source in sources]
-        atlases = [(s.read(), subject.read_labels()) for s, subject in zip(sources, subjects, strict=True)]
         # The very registrations of AtlasNet, whichever of the two comes first.
-        images = [canonical(image)[0] for image, _ in atlases]
+        atlases = [(canonical(s.read())[0], of.read_labels()) for s, of in zip(sources, subjects, strict=True)]
         operator = RememberingOperator(
             planned_operator(self.options.operator, self.options.operator_settings, plan), self.work
         )
 
         def segment(image: Volume, mask: Volume | None, execution: Execution) -> Fuse:
             start = time.perf_counter()
-            pairs = [(image, labels) for image, (_, labels) in zip(images, atlases, strict=True)]
             labels, seconds = propagate_labels(
                 image,
-                pairs,
+                atlases,
                 self.values,
                 operator,
                 hidden=[subject.hidden for subject in subjects],
@@ -315,19 +313,18 @@ class StudyRun(StudyRequest):
         """Score a segmentation and write it."""
         grid = prediction.labels.grid
         reference, mask = test.read_labels(grid), test.read_mask(grid)
-        scores = self._scores(test, prediction.labels, reference)
+        scores = self._scores(test, prediction.labels, reference, mask)
         details = describe(prediction, reference, self.cohort.ignore_label, mask, test.hidden)
         self.kept.write(CaseResult(run, test.name, tuple(scores), details, made_by), prediction.labels)
 
-    def _scores(self, test: Subject, labels: Volume, reference: Volume) -> list[dict[str, Any]]:
+    def _scores(self, test: Subject, labels: Volume, reference: Volume, mask: Volume | None) -> list[dict[str, Any]]:
         """The fields of `LabelScores`, per structure that was annotated."""
-        ignore, mask = self.cohort.ignore_label, test.read_mask(reference.grid)
         found = evaluate_subject(
             labels,
             reference,
             self.cohort.structures,
             case=test.name,
-            ignore_label=ignore,
+            ignore_label=self.cohort.ignore_label,
             hidden=test.hidden,
             mask=mask,
         )
@@ -338,5 +335,7 @@ class StudyRun(StudyRequest):
         rows: list[dict[str, Any]] = []
         tests = {test.name: test for test in self.tests}
         for name, path in observer_files(folder, self.tests).items():
-            rows += self._scores(tests[name], read_labels(path), tests[name].read_labels())
+            test = tests[name]
+            reference = test.read_labels()
+            rows += self._scores(test, read_labels(path), reference, test.read_mask(reference.grid))
         return tuple(rows)
