@@ -14,6 +14,7 @@ from atlasnet.errors import RegistrationError
 from atlasnet.evaluation import Table, evaluate_cohort
 from atlasnet.execution import Execution, hold_folder, read_json, reading_back, write_json
 from atlasnet.prediction import write_ensemble
+from atlasnet.prediction.output import RECORD, output_path
 from atlasnet.prediction.verdict import UNUSUAL
 from atlasnet.study.folds import Folds, fold_name, plan_folds
 from atlasnet.study.one_fold import WORK, FoldWork, TrainedFold, prediction_path, samples_path, train_fold
@@ -101,7 +102,7 @@ class CrossValidation:
             rest = counted(len(self.never_left_out), "subject")
             lines.append(f"{rest} more, left out by no fold: trained on in every one, and without a score")
         for name in self.table.labels:
-            dice = [row.dice for row in self.table.rows if row.label == name and row.dice is not None]
+            dice = [row.dice for row in self.table.rows if row.label == name]
             if not dice:
                 lines.append(f"{name}: no Dice is defined")
                 continue
@@ -207,7 +208,7 @@ def _evaluated(
     intervals = {name: interval([row.dice for row in rows if row.label == name]) for name in labels}
     records = {}
     for name in table.cases:
-        place = places[name].with_name(f"{name}.json")
+        place = output_path(places[name], RECORD)
         with reading_back(place):
             records[name] = read_json(place)
     weights = learn_weights([FusionSamples.read(samples_path(folder, name)) for name in table.cases])

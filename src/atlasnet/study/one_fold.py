@@ -210,7 +210,7 @@ class FoldWork:
 
     def _is_of(self, name: str, made_of: Mapping[str, Any]) -> bool:
         path, samples = prediction_path(self.folder, name), samples_path(self.folder, name)
-        record = path.with_name(f"{name}.json")
+        record = output_path(path, RECORD)
         # The record is written last: where it is, labels and samples were whole.
         if not (path.is_file() and samples.is_file() and record.exists()):
             return False
