@@ -213,8 +213,8 @@ class Table:
         slices = self.slice_summary()
         if slices is not None:
             scored = len({(row.case, row.slice) for row in self.slices})
-            heading = f"each subject's mean over its annotated slices ({scored} in all)"
-            parts.append(f"{heading}\n\n{_text(slices, len({row.case for row in self.slices}), self.tolerance_mm)}")
+            above = f"each subject's mean over its annotated slices ({scored} in all)"
+            parts.append(f"{above}\n\n{_text(slices, len({row.case for row in self.slices}), self.tolerance_mm)}")
             parts += _not_in_both(self.slice_presence(), "slices")
         if self.protocol is not None:
             parts.append(f"patches of {self.protocol.size} x {self.protocol.size} pixels: {self.all_patches.text()}")
@@ -222,6 +222,11 @@ class Table:
             if names:
                 parts.append(f"{what}: {shortened(names)}")
         return "\n\n".join(parts)
+
+
+def heading(score: str, tolerance: float) -> str:
+    """Of one of `SCORES`; the surface Dice with its tolerance, mm."""
+    return f"surface Dice at {tolerance:g} mm" if score == "surface_dice" else SCORES[score][0]
 
 
 def unannotated(labels: Mapping[str, Values], hidden: Mapping[str, Hidden]) -> dict[str, tuple[str, ...]]:
@@ -390,15 +395,13 @@ def _text_of_many(summary: Mapping[str, Any], subjects: int, headings: Mapping[s
     return "\n".join([*lines, "", f"{said} The table has all scores."])
 
 
-def _short(heading: str) -> str:
+def _short(text: str) -> str:
     """A heading of a column."""
-    return heading.replace("average contour distance", "ACD").replace("surface Dice at", "surface")
+    return text.replace("average contour distance", "ACD").replace("surface Dice at", "surface")
 
 
 def _text(summary: Mapping[str, Any], subjects: int, tolerance: float) -> str:
-    headings = {name: heading for name, (heading, _) in SCORES.items()} | {
-        "surface_dice": f"surface Dice at {tolerance:g} mm"
-    }
+    headings = {score: heading(score, tolerance) for score in SCORES}
     blocks = [*summary["labels"].items()]
     if len(blocks) > MANY_LABELS:
         return _text_of_many(summary, subjects, headings)

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from atlasnet.evaluation.table import SCORES, WORDS
+from atlasnet.evaluation.table import SCORES, WORDS, heading
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
 from atlasnet.wording import MANY_LABELS, counted, shortened
@@ -74,7 +74,7 @@ def add_scores(page: Page, table: Mapping[str, Any]) -> None:
     scores = [name for name in SCORES if table["rows"] and name in table["rows"][0]]
     rows = sorted(table["rows"], key=lambda row: (row["dice"], row["case"]))[:MOST_ROWS]
     page.table(
-        ["case", "label", *(_heading(name, table["tolerance_mm"]) for name in scores), *_VOLUMES.values()],
+        ["case", "label", *(heading(name, table["tolerance_mm"]) for name in scores), *_VOLUMES.values()],
         [
             [row["case"], row["label"], *(number(row[s]) for s in scores), *(number(row[v], ".4g") for v in _VOLUMES)]
             for row in rows
@@ -112,7 +112,7 @@ def _summary(
     for label, block in blocks.items():
         for score, entry in block.items():
             worst = number(entry["worst"]) or "undefined"
-            row = [label, _heading(score, tolerance), number(entry["mean"]), number(entry["median"]), worst]
+            row = [label, heading(score, tolerance), number(entry["mean"]), number(entry["median"]), worst]
             row += [entry["worst_case"], *(str(entry[key]) for key in counts)]
             if intervals:
                 between = intervals.get(label) if score == "dice" else None
@@ -140,7 +140,7 @@ def _summary_of_many(
             between = intervals.get(label)
             row.append("" if between is None else f"{between[0]:.3f} to {between[1]:.3f}")
         rows.append([*row, *(number(blocks[label][score]["mean"]) for score in others)])
-    page.table([*head, *(_heading(score, tolerance) for score in others)], rows, words=["worst case"], main=0)
+    page.table([*head, *(heading(score, tolerance) for score in others)], rows, words=["worst case"], main=0)
     page.text(
         f"Median, worst, worst case{', interval' if intervals else ''}: of Dice. The others are means over the cases; "
         "those without a value are left out. The lowest mean Dice comes first.",
@@ -194,7 +194,3 @@ def _patches(page: Page, patches: Mapping[str, Any]) -> None:
 
 def _count(value: float | None) -> str:
     return str(value) if isinstance(value, int) else number(value)
-
-
-def _heading(score: str, tolerance: float) -> str:
-    return f"surface Dice at {tolerance:g} mm" if score == "surface_dice" else SCORES[score][0]
