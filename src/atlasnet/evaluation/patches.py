@@ -19,7 +19,7 @@ from atlasnet.cohort.masks import within
 from atlasnet.cohort.structures import Hidden, Values, annotated_structures
 from atlasnet.errors import InputError
 from atlasnet.evaluation.contour import Mask
-from atlasnet.evaluation.scores import annotated_slices, check_pair, slice_axis
+from atlasnet.evaluation.scores import annotated_slices, check_pair, ignored_voxels, slice_axis
 from atlasnet.volume.volume import Volume
 
 _ROUNDING = 1e-9  # of a share such as 0.8 times a number of pixels
@@ -203,9 +203,7 @@ def classify_patches(
     """
     check_pair(prediction, reference, case)
     truth = reference.array[0]
-    ignored = None if ignore_label is None else np.asarray(truth == ignore_label)
-    if ignored is not None and not ignored.any():
-        ignored = None
+    ignored = ignored_voxels(truth, ignore_label)
     axis = slice_axis(reference.grid)
     total = PatchCounts()
     needed = share * size * size - _ROUNDING

@@ -129,9 +129,7 @@ def evaluate_subject(
         check_pair(mask, reference, case)
         prediction, reference = within(prediction, mask), within(reference, mask)
     found, truth = prediction.array[0], reference.array[0]
-    ignored = None if ignore_label is None else np.asarray(truth == ignore_label)
-    if ignored is not None and not ignored.any():
-        ignored = None
+    ignored = ignored_voxels(truth, ignore_label)
     spacing = reference.grid.spacing[::-1]
     voxel_ml = float(np.prod(spacing)) / 1000
     axis = slice_axis(reference.grid)
@@ -241,6 +239,14 @@ def _overlap(ours: Mask, theirs: Mask) -> tuple[float, float, float]:
         return same, same, same
     both = int(np.count_nonzero(ours & theirs))
     return 2 * both / (positive + true), both / true, both / positive
+
+
+def ignored_voxels(truth: NDArray[Any], ignore_label: int | None) -> Mask | None:
+    """Where a reference (z, y, x) has the ignore label; None where it makes no use of it."""
+    if ignore_label is None:
+        return None
+    ignored = np.asarray(truth == ignore_label)
+    return ignored if ignored.any() else None
 
 
 def annotated_slices(truth: NDArray[Any], ignored: Mask | None, axis: int) -> list[int]:
