@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LABELS, RECORD, DICOM_SEG, RTSTRUCT, REPORT = "labels", "record", "dicom_seg", "rtstruct", "report"
 MAPS = ("probabilities", "agreement", "entropy")
+_OUTPUTS = (LABELS, *MAPS, DICOM_SEG, RTSTRUCT, REPORT)  # beside the record
 _OWN_SUFFIX = {RECORD: ".json", DICOM_SEG: "_seg.dcm", RTSTRUCT: "_rtstruct.dcm", REPORT: "_report.html"}
 # Writes the page of a prediction: where to, and the record but for the hashes of the files.
 WritePage = Callable[[Path, Mapping[str, Any]], None]
@@ -58,8 +59,7 @@ def output_files(path: Path, output: str) -> dict[str, Path]:
 
 def every_file(path: Path) -> list[Path]:
     """All that a prediction whose labels lie at ``path`` may be written into."""
-    outputs = (LABELS, RECORD, *MAPS, DICOM_SEG, RTSTRUCT, REPORT)
-    return [file for output in outputs for file in output_files(path, output).values()]
+    return [file for output in (RECORD, *_OUTPUTS) for file in output_files(path, output).values()]
 
 
 def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: Collection[str]) -> None:
@@ -398,11 +398,10 @@ def _remove_written(path: Path, hashes: Mapping[str, Any], *, labels: bool = Fal
     """
     stem = image_stem(path) or path.name
     places = (path, *(path.with_name(stem + suffix) for suffix in LABEL_SUFFIXES))
-    outputs = (LABELS, *MAPS, DICOM_SEG, RTSTRUCT, REPORT)
-    files = {f: name for place in places for output in outputs for name, f in output_files(place, output).items()}
+    files = {f: name for place in places for output in _OUTPUTS for name, f in output_files(place, output).items()}
     if not labels:
         files = {f: name for f, name in files.items() if f not in output_files(path, LABELS).values()}
-    here = {file for output in outputs for file in output_files(path, output).values()}
+    here = every_file(path)
     for file, name in files.items():
         # What was begun and has no checksum yet has the suffix of today, or is left.
         named = name in hashes and (hashes[name] is not None or file in here)
