@@ -10,7 +10,6 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from atlasnet.errors import InputError
 from atlasnet.prediction.postprocess import postprocess
 from atlasnet.volume import Grid
 
@@ -121,10 +120,3 @@ def test_the_result_follows_the_axes_even_where_components_tie() -> None:
         turned = np.flip(labels.transpose(axes), (0, 2))
         expected = np.flip(cleaned.transpose(axes), (0, 2))
         np.testing.assert_array_equal(postprocess(turned, grid(turned), largest_component=True), expected)
-
-
-@pytest.mark.parametrize("size", [-1.0, float("nan")])
-def test_an_impossible_minimum_size_is_refused(size: float) -> None:
-    labels = scattered(5)
-    with pytest.raises(InputError, match="minimum size"):
-        postprocess(labels, grid(labels), minimum_size_mm3=size)

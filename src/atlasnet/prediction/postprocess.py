@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from atlasnet.errors import InputError
 from atlasnet.volume import Grid
 
 _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
@@ -41,12 +40,7 @@ def postprocess(
 
     Returns:
         The cleaned (z, y, x) labels; ``labels`` itself where nothing is asked for.
-
-    Raises:
-        InputError: the minimum size is negative or not finite.
     """
-    if not (np.isfinite(minimum_size_mm3) and minimum_size_mm3 >= 0):
-        raise InputError("the minimum size cannot be used", expected="0 mm³ or more", found=str(minimum_size_mm3))
     if not largest_component and minimum_size_mm3 == 0:
         return labels
     cleaned = labels.copy()
