@@ -221,14 +221,8 @@ def _operator(args: argparse.Namespace) -> Operator:
     from atlasnet.errors import InputError
     from atlasnet.registration import WITHOUT_SPACING, make_operator, preset
 
-    settings: dict[str, Any] = {}
-    if args.alpha is not None:
-        settings["alpha"] = args.alpha
-    if args.spacing is not None:
-        settings["spacing"] = args.spacing
-    if args.mi_range is not None:
-        settings["mi_range"] = args.mi_range
-    settings = {**metric_settings(args.metrics), **settings}
+    named = ("alpha", "spacing", "mi_range")
+    settings = {**metric_settings(args.metrics), **{n: v for n in named if (v := getattr(args, n)) is not None}}
     if args.no_affine:
         settings["affine"] = False
     if args.symmetric:
