@@ -19,6 +19,7 @@ from atlasnet.report.quality import REGISTRATION_HEAD, registration_cells
 from atlasnet.report.stack import add_stacks, image_layer, stacks
 from atlasnet.training.model import Model, log_path
 from atlasnet.training.networks import COMMON
+from atlasnet.training.options import FitOptions
 from atlasnet.training.registered import RegisteredPair
 from atlasnet.volume import Volume, canonical
 from atlasnet.wording import counted, lengths, shortened
@@ -26,7 +27,6 @@ from atlasnet.wording import counted, lengths, shortened
 PAIR_BYTES = 5 * 2**20  # all pictures of registrations together, before base64 makes a third more of them
 ATLAS_BYTES = 3 * 2**20  # likewise of the atlases
 PAIR_EDGE = 192  # pixels of the longer edge of a picture of a registration
-POOR = 0.05  # quality below which a pair does not train a network by default
 _SHOWN = 3  # pairs that are unfolded from the start
 
 
@@ -77,7 +77,7 @@ def _warnings(pairs: Sequence[RegisteredPair], logs: Mapping[str | None, _Log], 
     found = [
         f"{pair.subject.name} does not fit atlas {pair.atlas.name}: registration quality {pair.quality:.3f}."
         for pair in pairs
-        if pair.quality < POOR
+        if pair.quality < FitOptions.minimum_quality
     ]
     found += [
         f"The map of {pair.subject.name} onto {pair.atlas.name} folds {100 * pair.record['folded_share']:.3g} % of it."
