@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from atlasnet.report.display import Edges, Plane, planes_of, take_slice, window
 from atlasnet.report.page import Page, data_uri
 from atlasnet.report.pixels import gradient, grey, jpeg
-from atlasnet.report.registration import LARGEST_CHANGE, checkerboard
+from atlasnet.report.registration import CHANGE_COLOURS, LARGEST_CHANGE, checkerboard
 from atlasnet.transform import Transform, jacobian_determinant
 from atlasnet.volume import Grid, Volume, canonical
 
 EDGE = 256  # pixels of the longer edge of a picture
 LINES = 14  # about so many lines of the grid lie along the longer edge
 LINE_COLOUR = (230, 159, 0)
-CHANGE_COLOURS = "RdBu_r"
 _STEPS = (1, 2, 5, 10, 20, 50, 100)  # mm between the lines of the grid
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}  # world axes (x, y, z) along columns and rows
 
@@ -94,7 +93,7 @@ def _panels(
     moved = transform.displacement(slab)
     change = take_slice(Volume(jacobian_determinant(moved, slab).cpu().numpy()[None], slab), middle, plane)
     field = Volume(moved.cpu().numpy(), slab)
-    places = [take_slice(_world(field, axis), middle, plane, 0).pixels for axis in _AXES[plane]]
+    places = [take_slice(_world(field, axis), middle, plane).pixels for axis in _AXES[plane]]
     extent = max(n * mm for n, mm in zip(ours.pixels.shape, ours.spacing, strict=True))
     step = next((s for s in _STEPS if s * LINES >= extent), _STEPS[-1])
     image, warped = grey(ours.pixels, windows[0]), grey(theirs.pixels, windows[1])
@@ -127,8 +126,8 @@ def _slab(grid: Grid, plane: Plane, edge: int) -> tuple[Grid, int]:
 
     In the plane its voxels are square, ``edge`` of them along the longer edge.
     """
-    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    inside = [a for a in range(3) if a != axis]
+    inside = list(_AXES[plane])
+    (axis,) = {0, 1, 2}.difference(inside)
     middle = int(grid.size[axis]) // 2
     before, after = min(1, middle), min(1, int(grid.size[axis]) - 1 - middle)
     low, high = [0, 0, 0], [0, 0, 0]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from atlasnet.cohort.segments import PALETTE, palette_colour
 from atlasnet.execution import atomic_path
 from atlasnet.report.display import Edges, Slice
+from atlasnet.report.pixels import SHARE_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,10 +128,10 @@ def draw_outlines(axes: Axes, labels: Slice, colours: Mapping[int, str]) -> None
 
 
 def draw_map(axes: Axes, values: Slice, shown: NDArray[np.bool_]) -> ScalarMappable:
-    """A map of shares from 0 to 1 over what is there, where ``shown`` (cividis: even for every colour vision)."""
+    """A map of shares from 0 to 1 over what is there, where ``shown``."""
     return axes.imshow(
         np.ma.masked_array(values.pixels, ~shown),
-        cmap="cividis",
+        cmap=SHARE_COLOURS,
         vmin=0,
         vmax=1,
         aspect=values.aspect,

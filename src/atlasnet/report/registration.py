@@ -17,8 +17,9 @@ from atlasnet.volume import Volume
 WIDTH, HEIGHT = 3.6, 5.0
 # The longer edge of a picture holds so many squares of the checkerboard.
 SQUARES = 9
-# Jacobians are drawn from one over this to this.
+# Jacobians are drawn from one over this to this, in these colours.
 LARGEST_CHANGE = 3.0
+CHANGE_COLOURS = "RdBu_r"
 
 
 def registration_figure(
@@ -45,7 +46,7 @@ def registration_figure(
     panels = figure.subplots(len(planes), 4, squeeze=False, height_ratios=heights)
     windows = window(target, modality), window(warped, modality)
     limit = float(np.log2(LARGEST_CHANGE))
-    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
+    scale = ScalarMappable(Normalize(-limit, limit), CHANGE_COLOURS)
     for row, plane, middle, ours in zip(panels, planes, middles, pictures, strict=True):
         theirs, change = take_slice(warped, middle, plane), take_slice(jacobian, middle, plane)
         draw_image(row[0], ours, windows[0], f"target, {plane}")
