@@ -258,7 +258,8 @@ def test_what_a_killed_registration_had_begun_to_write_goes_with_the_next_one(sc
     for folder, name in ((begun, "warped.nii.gz"), (other, "mine.nii.gz")):
         folder.mkdir(parents=True)
         (folder / name).write_bytes(b"half")
-    assert call(scans / "source.nii.gz", scans / "target.mha", "-o", scans / "anew", "--quiet") == 0
+    words = (scans / "source.nii.gz", scans / "target.mha", "--operator", "identity", "--quiet")
+    assert call(*words, "-o", scans / "anew") == 0
     assert {path.name for path in (scans / "anew").iterdir()} == FILES | {other.name}
 
 
@@ -415,7 +416,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_written(scans
 @pytest.mark.parametrize("name", REGISTRATION_PRESETS)
 def test_every_preset_searches_on_all_levels_where_the_metric_that_refinements_follow_is_left_out(scans, name):
     folder = scans / f"discrete-{name}"
-    options = ["--preset", name, "--metrics", "mi=1", "--quiet", "--spacing", 4]
+    options = ["--preset", name, "--metrics", "mi=1", "--no-affine", "--quiet", "--spacing", 4]
     call(scans / "source.nii.gz", scans / "target.mha", "-o", folder, *options)
     levels = json.loads((folder / "record.json").read_text())["levels"]
     assert [level["labels"] > 0 for level in levels] == [True] * len(levels)
@@ -457,7 +458,7 @@ def test_a_mask_that_cannot_be_used_is_named(scans, tmp_path, which):
 
 def test_a_result_never_takes_the_place_of_what_is_read(scans, tmp_path):
     (tmp_path / "warped_labels.nii.gz").write_bytes((scans / "labels.nii.gz").read_bytes())
-    words = (scans / "source.nii.gz", scans / "target.mha", "--operator", "affine", "--quiet")
+    words = (scans / "source.nii.gz", scans / "target.mha", "--operator", "identity", "--quiet")
     with pytest.raises(InputError, match="take the place of what was read"):
         call(*words, "-o", tmp_path, "--source-labels", tmp_path / "warped_labels.nii.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["warped_labels.nii.gz"]
@@ -499,17 +500,16 @@ def test_labels_on_another_grid_are_refused_by_name(scans):
     assert not (scans / "never").exists()
 
 
-def test_labels_of_a_part_of_the_image_are_put_in_their_place(scans, tmp_path):
+def test_labels_of_a_part_of_the_image_are_put_in_their_place(scans, result, tmp_path):
     """As 3D Slicer saves a segmentation: cropped to what is drawn."""
     labels = read_volume(scans / "labels.nii.gz")
     box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(labels.array[0]))
     write_volume(tmp_path / "part.nrrd", Volume(labels.array[0][box], labels.grid.cropped(box)))
-    for name, path in (("whole", scans / "labels.nii.gz"), ("part", tmp_path / "part.nrrd")):
-        call(
-            scans / "source.nii.gz", scans / "target.mha", "-o", tmp_path / name, "--operator", "affine",
-            "--source-labels", path, "--quiet",
-        )  # fmt: skip
-    whole, part = (read_volume(tmp_path / name / "warped_labels.nii.gz").array for name in ("whole", "part"))
+    call(
+        scans / "source.nii.gz", scans / "target.mha", "-o", tmp_path / "o", "--quiet",
+        "--source-labels", tmp_path / "part.nrrd", "--transform", result / "transform.safetensors",
+    )  # fmt: skip
+    whole, part = (read_volume(folder / "warped_labels.nii.gz").array for folder in (result, tmp_path / "o"))
     assert part.any()
     np.testing.assert_array_equal(part, whole)
 
