@@ -146,22 +146,23 @@ def _hidden(args: argparse.Namespace) -> Hidden:
     from atlasnet.volume.names import composed
 
     paths = [(name, path) for name, value in vars(args).items() for path in _paths(value) if name != "log"]
-    names = {name for _, path in paths for name in _names(path)}
+    spoken = {name for _, path in paths for name in _names(path)}
     for option in _LISTS:
         if vars(args).get(option) is not None:
-            names |= _listed(vars(args)[option])
+            spoken.update(_listed(vars(args)[option]))
     if vars(args).get("name_from") == "folder":
         above = {path.absolute().parent.name for path in args.inputs}
-        names |= {*filter(_tells, (name for folder in above for name in _spoken(folder)))}
+        spoken.update(name for folder in above for name in _spoken(folder))
     folds = vars(args).get("folds")
     # Not a number, but a file, which names subjects too.
     if folds is not None and (Path(folds).suffix or Path(folds).is_file()):
         paths.append(("folds", Path(folds)))
-        names |= {*filter(_tells, _spoken(folds)), *filter(_tells, _texts(_content(Path(folds))))}
+        spoken.update(_spoken(folds), _texts(_content(Path(folds))))
     if vars(args).get("update") is not None:  # it may know subjects that are in no folder here
-        names |= _trained_on(args.update)
-    for atlas in vars(args).get("atlas") or ():  # a subject, or a file beside
-        names |= {atlas, *filter(_tells, _spoken(PurePath(atlas).name))}
+        spoken.update(_trained_on(args.update))
+    atlases = vars(args).get("atlas") or ()  # subjects, or files beside
+    spoken.update(name for atlas in atlases for name in _spoken(PurePath(atlas).name))
+    names = {*atlases, *filter(_tells, spoken)}
     return Hidden(paths, {spelling for name in names for spelling in (name, composed(name))})
 
 
@@ -192,7 +193,7 @@ def _names(path: Path) -> set[str]:
                 found += [part for name in archive.namelist() for part in re.split(r"[/\\]", name)]
         except (OSError, zipfile.BadZipFile, ValueError):
             pass  # the verb says what is wrong with it, and names nothing of what is inside
-    return {name for full in found for name in _spoken(full) if _tells(name)}
+    return {name for full in found for name in _spoken(full)}
 
 
 def _tells(name: str) -> bool:
@@ -227,24 +228,24 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _listed(path: Path) -> set[str]:
+def _listed(path: Path) -> list[str]:
     """The subjects that a file names, which need not be there either."""
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError:
-        return set()  # the verb says what is wrong with it
-    return set(filter(_tells, map(str.strip, lines)))
+        return []  # the verb says what is wrong with it
+    return [*map(str.strip, lines)]
 
 
-def _trained_on(model: Path) -> set[str]:
+def _trained_on(model: Path) -> list[str]:
     """The subjects that a model names as those that it was trained on."""
     from atlasnet.errors import AtlasNetError
     from atlasnet.training.model import Model
 
     try:
-        return {name for name in map(str, Model.load(model, verify=False).provenance["data"]) if _tells(name)}
+        return [*map(str, Model.load(model, verify=False).provenance["data"])]
     except (AtlasNetError, KeyError, TypeError):
-        return set()  # the verb says what is wrong with it, and names nobody
+        return []  # the verb says what is wrong with it, and names nobody
 
 
 def _spoken(name: str) -> Iterable[str]:
