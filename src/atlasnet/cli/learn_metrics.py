@@ -17,7 +17,7 @@ from atlasnet.cli.options import (
     require_file,
 )
 from atlasnet.cli.reporting import tell
-from atlasnet.errors import require_folder
+from atlasnet.errors import InputError, require_folder
 
 if TYPE_CHECKING:
     from atlasnet.registration import MetricWeights
@@ -121,8 +121,6 @@ def _settings(args: argparse.Namespace) -> LearnSettings:
 
 
 def _groups(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    from atlasnet.errors import InputError
-
     groups: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, labels = named_list(text)

@@ -7,6 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from atlasnet import __version__
+from atlasnet.cli.reporting import check_log
+from atlasnet.errors import InputError
+
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z-]*")
 
 
@@ -34,9 +38,6 @@ def log_misuse(words: Sequence[str], verb: str, message: str) -> None:
     log = next((Path(value) for option, value in reversed(named) if option == "--log"), None)
     if log is None:
         return
-    from atlasnet import __version__
-    from atlasnet.cli.reporting import check_log
-    from atlasnet.errors import InputError
     from atlasnet.execution import LogReporter, SilentReporter, open_log
 
     others = [Path(value) for option, value in named if option not in ("--log", "-o", "--output")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet.cli.options import add_output_options, require_writable
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import InputError
 from atlasnet.wording import counted, lengths, size
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it, and say what was found or written."""
-    from atlasnet.errors import InputError
     from atlasnet.prediction import Ensemble, import_models
 
     if args.action in ("export", "import"):

@@ -18,7 +18,7 @@ from atlasnet.cli.options import (
     remove_empty,
 )
 from atlasnet.cli.reporting import tell
-from atlasnet.errors import UnusualInputError
+from atlasnet.errors import InputError, UnusualInputError
 from atlasnet.wording import shortened
 
 if TYPE_CHECKING:
@@ -241,7 +241,6 @@ def _check_place(output: Path) -> None:
     Raises:
         InputError: it is one.
     """
-    from atlasnet.errors import InputError
     from atlasnet.volume.names import image_stem, image_suffix
     from atlasnet.volume.writing import WRITABLE_SUFFIXES
 
@@ -270,7 +269,6 @@ def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path], suff
         InputError: several cases would go into one file, or results among the scans of a folder; a suffix for a file
             that has one.
     """
-    from atlasnet.errors import InputError
     from atlasnet.volume.names import image_stem
 
     if image_stem(output) is None:

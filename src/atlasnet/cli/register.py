@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlasnet import __version__
 from atlasnet.cli.options import (
     OPERATORS,
     REGISTRATION_PRESETS,
@@ -27,6 +28,7 @@ from atlasnet.cli.register_inputs import (
     require_memory,
 )
 from atlasnet.cli.reporting import tell
+from atlasnet.errors import InputError
 
 if TYPE_CHECKING:
     from atlasnet.registration import Operator
@@ -200,7 +202,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _provenance(args: argparse.Namespace) -> dict[str, Any]:
     """What a map is made of, and by: hashes and a version; files are often called after the patient."""
-    from atlasnet import __version__
     from atlasnet.volume import volume_digest
 
     images = [f"{which}{kind}" for kind in ("", "_mask", "_labels") for which in ("source", "target")]
@@ -218,7 +219,6 @@ def _operator(args: argparse.Namespace) -> Operator:
     Raises:
         InputError: options that it does not have, or values that make no sense.
     """
-    from atlasnet.errors import InputError
     from atlasnet.registration import WITHOUT_SPACING, make_operator, preset
 
     named = ("alpha", "spacing", "mi_range")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atlasnet.errors import InputError, TransformError, VolumeError
 from atlasnet.wording import counted
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ def check_folder(output: Path) -> None:
     Raises:
         InputError: it is one.
     """
-    from atlasnet.errors import InputError
     from atlasnet.volume.names import image_suffix
 
     if not output.is_dir() and (image_suffix(output) or output.suffix.lower() in _TRANSFORMS):
@@ -84,7 +84,6 @@ def check_apart(args: argparse.Namespace, names: Iterable[str]) -> None:
     Raises:
         InputError: an image, a mask or labels lie where a result goes.
     """
-    from atlasnet.errors import InputError
     from atlasnet.execution import place_of
 
     results = {place_of(args.output / name) for name in names}
@@ -103,8 +102,6 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
         InputError: both ways of giving channels at once, or not one ``--mi-range`` a channel.
         VolumeError: a file cannot be used, or the images differ in their number of channels.
     """
-    from atlasnet.errors import InputError, VolumeError
-
     if args.channels and (args.source_channel or args.target_channel):
         raise InputError(
             "channels are either files of their own or in one file", found="--channels and files of others"
@@ -135,7 +132,6 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
 
 def _read_image(args: argparse.Namespace, path: Path, more: list[Path], series: str | None) -> Volume:
     from atlasnet.cohort import Subject
-    from atlasnet.errors import VolumeError
     from atlasnet.volume import read_volume
     from atlasnet.volume.io import SEVERAL_VOLUMES
 
@@ -158,7 +154,6 @@ def given_map(args: argparse.Namespace) -> Given:
     Raises:
         TransformError: the file is none of a map or of landmarks.
     """
-    from atlasnet.errors import TransformError
     from atlasnet.transform import landmark_transform, read_landmarks, read_transform
 
     if args.landmarks is not None:
@@ -210,7 +205,6 @@ def check_overlap(args: argparse.Namespace, given: Given, source: Volume, target
     """
     import torch
 
-    from atlasnet.errors import TransformError
     from atlasnet.transform import Transform
 
     by_headers = args.no_affine or args.operator == "identity"
@@ -243,8 +237,6 @@ def check_range(args: argparse.Namespace, source: Volume, target: Volume) -> Non
     Raises:
         InputError: no voxel lies within.
     """
-    from atlasnet.errors import InputError
-
     if args.mi_range is None:
         return
     for which, image in (("source", source), ("target", target)):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlasnet import __version__
 from atlasnet.cli.signals import ending
+from atlasnet.errors import AtlasNetError, InputError, explained
 
 if TYPE_CHECKING:
     from atlasnet.execution import Hidden
@@ -34,7 +35,6 @@ _LISTS = ("subjects", "test_subjects")  # options that name a file with a name a
 
 def run_verb(args: argparse.Namespace) -> int:
     """Run the verb, told of on the terminal and in the log; its exit code."""
-    from atlasnet.errors import AtlasNetError
     from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log, say, unwritable_log
 
     args.reporter = SilentReporter() if args.quiet else TextReporter()
@@ -71,8 +71,6 @@ def run_verb(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     """Run the verb; what a full disk or memory makes it fail of is an error as any other."""
-    from atlasnet.errors import explained
-
     # Where the home folder cannot be written it warns of each place that it looks for another one, also with --quiet.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
@@ -104,7 +102,6 @@ def check_log(args: argparse.Namespace) -> None:
     Raises:
         InputError: it would be a scan, a result, in the way of a folder that is made, or among the files of a series.
     """
-    from atlasnet.errors import InputError
     from atlasnet.volume.names import DICOM_SUFFIXES, READABLE_SUFFIXES
 
     log, remedy = args.log.resolve(), "name another file after --log, such as run.log"
@@ -239,7 +236,6 @@ def _listed(path: Path) -> list[str]:
 
 def _trained_on(model: Path) -> list[str]:
     """The subjects that a model names as those that it was trained on."""
-    from atlasnet.errors import AtlasNetError
     from atlasnet.training.model import Model
 
     try:

@@ -22,7 +22,7 @@ from atlasnet.cli.options import (
     spacing_from,
 )
 from atlasnet.cli.reporting import tell
-from atlasnet.errors import require_folder
+from atlasnet.errors import InputError, require_folder
 from atlasnet.wording import counted
 
 if TYPE_CHECKING:
@@ -142,7 +142,6 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.output / "model.json")
     from atlasnet.atlas import scans_beside
     from atlasnet.cohort import Cohort, with_masks
-    from atlasnet.errors import InputError
     from atlasnet.study import CROSS_VALIDATION, fold_of, plan_folds, validate_fold, validate_model
     from atlasnet.training.fit import fit
     from atlasnet.training.model import Model
@@ -232,8 +231,6 @@ def _check_only_fold(args: argparse.Namespace) -> None:
     Raises:
         InputError: it is one of these.
     """
-    from atlasnet.errors import InputError
-
     if args.only_fold is None:
         return
     if args.folds is None:
