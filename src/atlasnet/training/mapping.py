@@ -57,7 +57,7 @@ def prepare(source: Volume, plan: Plan) -> Volume:
     if (sigma == 0).all():
         return normalised
     for channel in normalised.array:
-        channel[...] = smooth(channel, sigma, overwrite=True)
+        smooth(channel, sigma)
     return normalised
 
 

@@ -31,17 +31,15 @@ def antialias_sigma(factor: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(excess) / (2 * np.sqrt(2 * np.log(2))))
 
 
-def smooth(array: NDArray[Any], sigma: NDArray[np.float64], *, overwrite: bool = False) -> NDArray[Any]:
+def smooth(array: NDArray[Any], sigma: NDArray[np.float64]) -> NDArray[Any]:
     """Gaussian of ``sigma`` voxels along (x, y, z) of an array (z, y, x); the edge voxels continue outside.
 
-    With ``overwrite`` the result may lie where the array was: a large scan has no room for a copy per axis.
+    The result lies where the array was: a large scan has no room for a copy per axis.
     """
     for axis, width in zip((2, 1, 0), sigma, strict=True):
         # Below a twentieth of a voxel the neighbours' weight is under float32 resolution.
         if width > 0.05 and array.shape[axis] > 1:
-            place = array if overwrite else None
-            array = ndimage.gaussian_filter1d(array, width, axis=axis, output=place, mode="nearest", truncate=TRUNCATE)
-            overwrite = True  # it is our own now
+            ndimage.gaussian_filter1d(array, width, axis=axis, output=array, mode="nearest", truncate=TRUNCATE)
     return array
 
 
@@ -94,9 +92,7 @@ def resample(
     channels = []
     for channel in volume.array:
         if interpolation == "linear":
-            channels.append(
-                _take(smooth(channel.astype(floating), sigma, overwrite=True), to_source, grid, "linear", fill)
-            )
+            channels.append(_take(smooth(channel.astype(floating), sigma), to_source, grid, "linear", fill))
         else:
             channels.append(_take(channel, to_source, grid, interpolation, fill))
     return Volume(np.stack(channels), grid)
@@ -133,9 +129,7 @@ def _smoothed_labels(
     best = np.full(grid.shape, -1, dtype=np.float32)
     winner = np.empty(grid.shape, dtype=labels.dtype)
     for label in np.unique(labels):
-        share = _take(
-            smooth((labels == label).astype(np.float32), sigma, overwrite=True), to_source, grid, "linear", None
-        )
+        share = _take(smooth((labels == label).astype(np.float32), sigma), to_source, grid, "linear", None)
         better = share > best + np.float32(TIE)
         np.copyto(best, share, where=better)
         winner[better] = label
