@@ -68,7 +68,7 @@ class MetricWeights:
         except InputError as error:
             if error.path is not None:
                 raise
-            raise InputError(error.problem, path=path, expected=error.expected, found=error.found) from error
+            raise error.told(path=path) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(
                 "the metric weights cannot be read",

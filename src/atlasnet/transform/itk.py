@@ -15,7 +15,8 @@ from atlasnet.transform.field import displacement_on
 from atlasnet.transform.maps import DisplacementMap, PointMap, check_field
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import read_sitk
-from atlasnet.volume.writing import write_sitk
+from atlasnet.volume.volume import Volume
+from atlasnet.volume.writing import to_sitk, write_sitk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,12 +32,7 @@ def itk_field(displacement: Tensor, grid: Grid) -> sitk.Image:
     source onto ``grid``.
     """
     check_field(displacement, grid)
-    vectors = displacement.detach().to("cpu", torch.float32).numpy()
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.moveaxis(vectors, 0, -1)), isVector=True)
-    image.SetOrigin(grid.origin.tolist())
-    image.SetSpacing(grid.spacing.tolist())
-    image.SetDirection(grid.direction.ravel().tolist())
-    return image
+    return to_sitk(Volume(displacement.detach().to("cpu", torch.float32).numpy(), grid))
 
 
 def write_itk_field(path: str | Path, point_map: PointMap, grid: Grid) -> None:
@@ -99,4 +95,4 @@ def field_of(image: sitk.Image, grid: Grid, path: str | Path) -> DisplacementMap
     try:
         return DisplacementMap(torch.from_numpy(np.ascontiguousarray(vectors)), grid)
     except TransformError as error:
-        raise TransformError(error.problem, path=path, expected=error.expected, found=error.found) from error
+        raise error.told(path=path) from error
