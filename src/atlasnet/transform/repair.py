@@ -123,7 +123,7 @@ def _smooth_regions(field: Tensor, least: Tensor, grid: Grid, floor: float, reac
             # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
             stale = grown(changed, 1, grid.shape)
             halo = grown(stale, 1, grid.shape)
-            least[stale] = _least(field[:, *halo], _part_of(grid, halo))[_within(stale, halo)]
+            least[stale] = _least(field[:, *halo], grid.cropped(halo))[_within(stale, halo)]
 
 
 def _within(inner: Box, outer: Box) -> Box:
@@ -195,9 +195,3 @@ def _band(rows: NDArray[np.int_], count: int, kernel: NDArray[np.float64], reach
 
 def _least(field: Tensor, grid: Grid) -> Tensor:
     return corner_jacobians(field.contiguous(), grid, outside=True)
-
-
-def _part_of(grid: Grid, box: Box) -> Grid:
-    """The grid of a block of voxels; only its axes matter here."""
-    z, y, x = (s.stop - s.start for s in box)
-    return Grid((z, y, x), grid.affine)
