@@ -92,11 +92,6 @@ class MappedCase:
                 ) from error
         return cls(name, *arrays)
 
-    @staticmethod
-    def exists(folder: str | Path, name: str) -> bool:
-        """Whether `save` ran to its end."""
-        return all(_path(folder, name, part).is_file() for part in ("image", "labels"))
-
 
 def _path(folder: str | Path, name: str, part: str) -> Path:
     return Path(folder) / f"{name}.{part}.npy"
