@@ -138,17 +138,15 @@ def test_unrelated_images_agree_by_nothing(name, counted, tolerance, kind):
     assert agreement(pair(*images, **{kind: counted}))[name] == pytest.approx(0, abs=tolerance)
 
 
-@pytest.mark.parametrize("name", ["sad", "dwt"])
-def test_unrelated_images_that_hardly_vary_under_a_small_mask_agree_by_nothing(name):
+def test_unrelated_images_that_hardly_vary_under_a_small_mask_agree_by_nothing():
     # there one is brighter than the other, and all steps to what lies beyond the mask show that
     smooth = [
         ndimage.gaussian_filter(np.random.default_rng(s).normal(size=(32, 32, 32)), 3, mode="wrap") for s in range(48)
     ]
     images = [torch.tensor(0.5 + v / v.std() / 8, dtype=torch.float32).clamp(0, 1) for v in smooth]
-    found = [
-        agreement(pair(*two, counted=ball(2.5)), (name,))[name] for two in zip(images[::2], images[1::2], strict=True)
-    ]
-    assert np.mean(found) == pytest.approx(0, abs=0.08)
+    found = [agreement(pair(*two, counted=ball(2.5))) for two in zip(images[::2], images[1::2], strict=True)]
+    for name in ("sad", "dwt"):
+        assert np.mean([each[name] for each in found]) == pytest.approx(0, abs=0.08)
 
 
 def test_mutual_information_is_that_of_the_joint_histogram():
@@ -169,7 +167,7 @@ def test_mutual_information_is_that_of_the_joint_histogram():
     image = Lattice((20, 20, 20), (1.0, 1.0, 1.0))
     one = Lattice((1, 1, 1), (1e6, 1e6, 1e6))
     flat = bound(images[0][None], images[1][None], LabelSpace((0, 0, 0)), image, one)
-    assert agreement(flat, ("mi",))["mi"] == pytest.approx(information / entropy, abs=1e-4)
+    assert agreement(flat)["mi"] == pytest.approx(information / entropy, abs=1e-4)
 
 
 def test_local_contrast_is_that_of_box_filters():
@@ -229,7 +227,7 @@ def test_cross_correlation_is_that_of_the_contrasts_over_the_support():
 
 def test_cross_correlation_does_not_see_brightness_and_contrast():
     image = texture((12, 12, 12), 5)
-    itself, other = (agreement(pair(image, v), ("ncc",))["ncc"] for v in (image, 0.2 + 0.5 * image))
+    itself, other = (agreement(pair(image, v))["ncc"] for v in (image, 0.2 + 0.5 * image))
     assert other > 0.99 * itself > 0.8
 
 
@@ -259,7 +257,7 @@ def test_wavelet_metric_is_the_l1_distance_of_pywavelets_coefficients():
     unrelated = sum(
         np.abs(a[:, None] - b[None, :]).mean() * len(a) for a, b in zip(bands(target), bands(source), strict=True)
     )
-    assert 1 - agreement(flat, ("dwt",))["dwt"] == pytest.approx(distance / unrelated, rel=0.02)
+    assert 1 - agreement(flat)["dwt"] == pytest.approx(distance / unrelated, rel=0.02)
 
 
 def test_expected_difference_is_the_mean_over_all_pairs():

@@ -134,22 +134,20 @@ def _still(pair: AlignedPair) -> Block:
     return z, y, x
 
 
-def agreement(pair: AlignedPair, names: tuple[str, ...] | None = None) -> dict[str, float]:
-    """1 - mean cost of each metric as the images lie: 0 is what unrelated images have.
+def agreement(pair: AlignedPair) -> dict[str, float]:
+    """1 - mean cost of each metric for which the pair holds what it compares, as the images lie: 0 if unrelated.
 
-    By default every metric for which the pair holds what it compares. For mutual information this is MI over the
-    smaller entropy; for cross-correlation the mean correlation over the supports. Equal images have 1 by the metrics of
-    differences; about 0.7 by mutual information, whose bins overlap; near 1 by cross-correlation, whose scale
-    counts every voxel alike, which the supports do not.
+    For mutual information this is MI over the smaller entropy; for cross-correlation the mean correlation over the
+    supports. Equal images have 1 by the metrics of differences; about 0.7 by mutual information, whose bins overlap;
+    near 1 by cross-correlation, whose scale counts every voxel alike, which the supports do not.
     """
     here = _still(pair)
     share = float(ordered_sum(pair.supports().mean(pair.counted.to(torch.float32)).double()))
     result = {}
-    if names is None:
-        names = tuple(name for name in METRICS if name != "mind" or pair.target_descriptor is not None)
-    for name in names:
-        cost = float(ordered_sum(METRICS[name](pair).unary(here).double()))
-        result[name] = 1 - cost / share if share > 0 else 0.0
+    for name, metric in METRICS.items():
+        if name != "mind" or pair.target_descriptor is not None:
+            cost = float(ordered_sum(metric(pair).unary(here).double()))
+            result[name] = 1 - cost / share if share > 0 else 0.0
     return result
 
 
