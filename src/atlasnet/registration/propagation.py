@@ -89,7 +89,7 @@ def step_energy(unary: Tensor, smoothness: Smoothness, space: LabelSpace, displa
 
 
 def propagate(
-    unary: Tensor, smoothness: Smoothness, space: LabelSpace, *, iterations: int = 6, damping: float = 0.5
+    unary: Tensor, smoothness: Smoothness, space: LabelSpace, *, iterations: int, damping: float = 0.5
 ) -> Labelling:
     """Min-sum belief propagation, all messages at once, damped.
 
