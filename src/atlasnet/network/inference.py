@@ -123,8 +123,7 @@ def _by_slices(
         if result is None:
             result = np.empty((answer.shape[1], depth, height, width), dtype=np.float32)
         result[:, start:stop] = answer.transpose(1, 0, 2, 3)[..., :height, :width]
-    if result is None:
-        raise InputError("the image has no slices", found=f"shape {image.shape}")
+    assert result is not None  # an image has slices, see `probabilities`
     return result
 
 
@@ -152,7 +151,6 @@ def _by_blocks(
             weight = fade[: stop - start]
             result[:, start:stop] += weight[:, None, None] * probability[:, : stop - start, :height, :width]
             total[start:stop] += weight
-    if result is None:
-        raise InputError("the image has no slices", found=f"shape {image.shape}")
+    assert result is not None  # an image has slices, see `probabilities`
     result /= total[:, None, None]
     return result
