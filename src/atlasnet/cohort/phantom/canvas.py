@@ -55,10 +55,6 @@ class Canvas:
 
     def paint(self, distance: Array, hu: Array | float, tissue: str, window: Window = EVERYWHERE) -> None:
         """Cover what is there with a solid given by its signed distance inside ``window``."""
-        self.blend(self.coverage(distance), hu, tissue, window)
-
-    def blend(self, share: Array, hu: Array | float, tissue: str, window: Window = EVERYWHERE) -> None:
-        """Cover the given share of each voxel inside ``window``."""
-        block = self.hu[window]
+        share, block = self.coverage(distance), self.hu[window]
         block += share * (hu - block)
         self.tissue[window][share > 0.5] = TISSUES[tissue]

@@ -17,7 +17,7 @@ Array = NDArray[np.floating]
 CORTEX, SPONGE, CARTILAGE = 620.0, 190.0, 105.0  # HU
 
 
-def _bone(canvas: Canvas, distance: Array, marrow: Array | float, window: Window, *, shell: float = 2.0) -> None:
+def _bone(canvas: Canvas, distance: Array, marrow: Array | float, window: Window, *, shell: float) -> None:
     """A solid bone with a dense shell ``shell`` mm thick."""
     canvas.paint(distance, CORTEX, "bone", window)
     canvas.paint(distance + np.float32(shell), marrow, "marrow", window)

@@ -81,7 +81,6 @@ class Thorax:
         body: outline of the body, arms and breasts included.
         cavity: inner surface of the chest wall.
         lung: both lungs.
-        right: which voxels belong to the right half.
         dome: diaphragm's upper surface, negative below it (right and left merged).
         spine_x, spine_y: distances (mm) from the axis of the vertebral bodies.
         depth: position from front (-1) to back (+1) inside the cavity.
