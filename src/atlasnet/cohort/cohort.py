@@ -91,7 +91,7 @@ class Cohort:
         names = [composed(name) for name in names]
         unknown = [name for name in names if name not in known]
         if unknown or not names or len(set(names)) < len(names):
-            twice = sorted({name for name in names if list(names).count(name) > 1})
+            twice = sorted({name for name in names if names.count(name) > 1})
             raise CohortError(
                 "these are not subjects of the cohort" if unknown else "each subject must be named once",
                 path=self.root,

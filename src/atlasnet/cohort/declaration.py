@@ -58,7 +58,7 @@ class Declaration:
     labels: dict[str, int] | None = None
     regions: dict[str, Values] = field(default_factory=dict)
     ignore_label: int | None = None
-    training: tuple[Mapping[str, Any], ...] = field(default=())
+    training: tuple[Mapping[str, Any], ...] = ()
     dataset: Mapping[str, Any] | None = None
     count: int | None = None
     file_ending: str | None = None

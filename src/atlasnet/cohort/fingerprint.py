@@ -20,7 +20,7 @@ from atlasnet.volume.grid import Grid
 from atlasnet.volume.orientation import Orientation, canonical, common_slice_axis, slices_along
 from atlasnet.volume.sampling import grown
 from atlasnet.volume.volume import Volume
-from atlasnet.wording import counted, lengths
+from atlasnet.wording import counted, lengths, shortened
 
 PERCENTILES = (0.0, 0.5, 5.0, 50.0, 95.0, 99.5, 100.0)
 QUANTILES = 201
@@ -165,11 +165,11 @@ def check_declared(labels: Volume, declared: Iterable[int], subject: str, path: 
     strange = ~np.isin(labels.array, sorted(declared))
     if strange.any():
         values, counts = np.unique(labels.array[strange], return_counts=True)
-        found = [f"{value} ({counted(count, 'voxel')})" for value, count in zip(values[:6], counts, strict=False)]
+        found = [f"{value} ({counted(count, 'voxel')})" for value, count in zip(values, counts, strict=True)]
         raise CohortError(
             f"the reference of {subject} holds label values that are not declared",
             path=path,
-            found=", ".join(found) + (f" and {len(values) - 6} more" if len(values) > 6 else ""),
+            found=shortened(found, 6),
             remedy=f"{DECLARE_THEM}; atlasnet check lists those of all subjects",
         )
 

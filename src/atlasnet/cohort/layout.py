@@ -139,7 +139,8 @@ def _decathlon(root: Path, declaration: Declaration, channels: int, labelled: bo
             continue
         listing.subjects.append(Subject(name, (image_path,), label_path, channels))
     listing.subjects.sort(key=lambda subject: subject.name)
-    _warn_of_unlisted(listing, root, declaration)
+    named = [root / file for case in declaration.training for file in case.values() if _is_name(file)]
+    _warn_of_others(listing, root, named)
     return listing
 
 
@@ -208,12 +209,6 @@ def _listed_name(image: object, known: Collection[str]) -> str | None:
         return None
     stem = _stem(Path(PurePosixPath(image).name))
     return stem if stem in known else case_and_channel(stem)[0]
-
-
-def _warn_of_unlisted(listing: Listing, root: Path, declaration: Declaration) -> None:
-    """Name images and labels that lie beside those which ``dataset.json`` lists."""
-    named = [root / file for case in declaration.training for file in case.values() if _is_name(file)]
-    _warn_of_others(listing, root, named)
 
 
 def _warn_of_others(listing: Listing, root: Path, named: Sequence[Path]) -> None:

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlasnet.errors import VolumeError
-from atlasnet.volume import Grid
+from atlasnet.volume.grid import GRID_TOLERANCE, Grid
 
 V = TypeVar("V", bound=np.generic)
-TOLERANCE = 0.05
-"""Voxels of the image by which a mask's voxels may lie beside them: numbers that a tool has rounded."""
 
 
 def placed(mask: NDArray[V], grid: Grid, target: Grid, path: Path) -> NDArray[V]:
@@ -31,17 +29,17 @@ def placed(mask: NDArray[V], grid: Grid, target: Grid, path: Path) -> NDArray[V]
     Raises:
         VolumeError: the voxels are not the same, or a voxel of the mask lies outside the target.
     """
-    if grid.matches(target, TOLERANCE):
+    if grid.matches(target):
         return mask
     matrix = np.linalg.inv(grid.affine) @ target.affine
     turn = np.rint(matrix[:3, :3]).astype(int)  # from target's index (x, y, z) to the mask's
     off = np.abs(matrix[:3, :3] - turn) @ target.size
-    if np.any(np.abs(turn).sum(axis=0) != 1) or np.any(np.abs(turn).sum(axis=1) != 1) or off.max() > TOLERANCE:
+    if np.any(np.abs(turn).sum(axis=0) != 1) or np.any(np.abs(turn).sum(axis=1) != 1) or off.max() > GRID_TOLERANCE:
         raise _not_the_same(grid, target, path)
     axes = np.abs(turn).argmax(axis=0)  # of the mask, for each axis of the target
     signs = turn[axes, range(3)]
     shift = matrix[axes, 3]
-    if np.abs(shift - np.rint(shift)).max() > TOLERANCE:
+    if np.abs(shift - np.rint(shift)).max() > GRID_TOLERANCE:
         raise _not_the_same(grid, target, path)
     size = grid.size[axes]
     # Where the mask's first voxel lies along each axis of the target, once the mask runs the same way.

@@ -21,8 +21,6 @@ Mask = NDArray[np.bool_]
 class Structures(Protocol):
     """The structures of one case."""
 
-    path: Path
-
     @property
     def names(self) -> tuple[str, ...]:
         """What is annotated; a name without a mask is not among them."""
