@@ -145,13 +145,10 @@ def point_weights(
     total = sum(average.values())
     if prevailing is None:
         return {name: weight / total for name, weight in average.items() if weight > 0}
-    names = [
-        name for name in METRICS if any(row.get(name, 0.0) > 0 for row in (average, *(c.weights for c in classes)))
-    ]
+    rows = [average, *(one.weights for one in classes)]
+    names = [name for name in METRICS if any(row.get(name, 0.0) > 0 for row in rows)]
     return {
-        name: prevailing.new_tensor(
-            [row.get(name, 0.0) / total for row in (average, *(c.weights for c in classes))], dtype=torch.float32
-        )[prevailing]
+        name: prevailing.new_tensor([row.get(name, 0.0) / total for row in rows], dtype=torch.float32)[prevailing]
         for name in names
     }
 

@@ -117,12 +117,8 @@ def regional_quality(
     with execution.active():
         for value in np.unique(known[known != 0]).tolist():
             here = known == value
-            found: dict[str, float] = {}
-            part, mask = _cropped(target, here)
-            task = Task(part, mask, None)
-            found |= similarities(source, None, task, {"after": transform.forward}, execution, windows=windows)[0][
-                "after"
-            ]
+            task, maps = Task(*_cropped(target, here), None), {"after": transform.forward}
+            found = similarities(source, None, task, maps, execution, windows=windows)[0]["after"]
             if carried is not None:
                 there = carried == value
                 found["dice"] = round(2 * float((here & there).sum()) / float(here.sum() + there.sum()), 6)

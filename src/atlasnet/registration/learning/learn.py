@@ -217,9 +217,9 @@ class Learning:
 
     def _start(self, pair: Pair) -> Transform:
         """The affine alignment of a pair."""
-        key = self._key(pair, affine=asdict(self.start.affine_settings) if self.start.affine else None)
         if not self.start.affine:
             return Transform.identity()
+        key = self._key(pair, affine=asdict(self.start.affine_settings))
         if not self.work.finished("starts", key, self.say.warn):
             (source, _), (target, _) = self._read(pair[0]), self._read(pair[1])
             aligned = prealign(source, target, settings=self.start.affine_settings, execution=self.execution)
