@@ -220,8 +220,9 @@ class Fitting:
             targets = self.atlases.written(sources, subjects, self.folder, labelled=contextual(operator))
             warn_of_unlabelled(operator, targets, self.say)
             if changes is not None:
-                there = [transformer.registrar.lies(s, t) for s in subjects for t in targets if s.key != t.key]
-                self.say.note(f"{sum(there)} of {counted(len(there), 'registration')} there already")
+                pairs = [(s, t) for s in subjects for t in targets if s.key != t.key]
+                there = sum(transformer.registrar.place(*pair) is not None for pair in pairs)
+                self.say.note(f"{there} of {counted(len(pairs), 'registration')} there already")
             mapped = transformer.map(subjects, targets)
             earlier = NOBODY if self.goes_on is None else self.goes_on.earlier(hashes, self.say)
             typical = measure_typical(transformer, subjects, targets, mapped, earlier)

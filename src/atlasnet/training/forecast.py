@@ -216,7 +216,7 @@ def forecast_fit(
         pairs = pairs[0] + (count - len(atlases)) * (len(subjects) - 1), kept
     elif mapped is not None and recipe is not None:
         planned = run.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
-        done = sum(n for _, n, _ in run.networks([a.name for a in atlases], mapped, planned).epochs_done(recipe))
+        done = run.networks([atlas.name for atlas in atlases], mapped, planned).epochs_done(recipe)
     return Forecast(
         plan,
         spec,

@@ -147,9 +147,9 @@ class AtlasNetworks:
             training.run(self, telling.of(training))
             yield training.atlas, training.folder
 
-    def epochs_done(self, recipe: Recipe) -> list[tuple[str, int, int]]:
-        """Per network, in the order of training: its name, and how many epochs are done of how many."""
-        return [(training.name, training.done(), training.recipe.epochs) for training in self._trainings(recipe)]
+    def epochs_done(self, recipe: Recipe) -> int:
+        """How many epochs of all networks need not be done again."""
+        return sum(training.done() for training in self._trainings(recipe))
 
     def _trainings(self, recipe: Recipe) -> Iterator[_Training]:
         """The trainings in their order, the common one first."""

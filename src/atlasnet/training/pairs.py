@@ -97,10 +97,6 @@ class PairRegistrar:
         """Where the map and its record lie if the pair is registered already, unverified."""
         return self.work.lying("registrations", self.key(source, target))
 
-    def lies(self, source: Keyed, target: Keyed) -> bool:
-        """Whether the pair is registered already, unverified."""
-        return self.place(source, target) is not None
-
     def register(self, source: Keyed, targets: Iterable[Keyed]) -> Iterator[Registration | None]:
         """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.
 

@@ -143,13 +143,12 @@ class Recipe:
         Raises:
             InputError: a field is unknown or absent.
         """
-        known = {f.name for f in fields(cls)}
         try:
             return cls(**{**value, "augmentation": Augmentation(**value["augmentation"])})
         except (TypeError, KeyError) as error:
             raise InputError(
                 "the training recipe cannot be used",
-                expected="the fields " + ", ".join(sorted(known)),
+                expected="the fields " + ", ".join(sorted(known.name for known in fields(cls))),
                 found=f"{type(error).__name__}: {error}",
             ) from error
 

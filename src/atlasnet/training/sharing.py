@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from atlasnet.errors import InputError
 from atlasnet.training.recipe import Recipe
 
 Kind = Literal["independent", "first", "common", "model"]
-KINDS: tuple[Kind, ...] = ("independent", "first", "common", "model")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
