@@ -39,7 +39,8 @@ from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
 pytestmark = pytest.mark.usefixtures("brief")
 OPTIONS = FitOptions(atlases=2, width=0.5, preset=replace(Recipe.preset("default"), epochs=4))
-QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine")
+SHORT = replace(Recipe.preset("default"), iterations=2, passes=2.0)  # three steps, so that every slice is seen twice
+QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine", preset=SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,17 @@ def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
     fitted = fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS)
     replace(fitted, fusion_weights=FusionWeights(0.3, 0.5, 0.6)).save()
     return Model.load(fitted.folder)
+
+
+@pytest.fixture(scope="module")
+def quick(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return fit(cohort, tmp_path_factory.mktemp("quick") / "m", QUICK)
+
+
+@pytest.fixture(scope="module")
+def kept(quick: Model) -> Path:
+    """The work folder of `quick`, from which other trainings may take over; it is only read then."""
+    return quick.folder / "work"
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +175,8 @@ def test_a_zip_predicts_like_its_folder(net: atlasnet.AtlasNet, tmp_path: Path) 
     np.testing.assert_array_equal(packed.predict(image).labels.array, net.predict(image).labels.array)
 
 
-def test_another_run_gives_the_same_bytes(cohort: Cohort, tmp_path: Path) -> None:
-    assert fit(cohort, tmp_path / "one", QUICK).checksums == fit(cohort, tmp_path / "two", QUICK).checksums
+def test_another_run_gives_the_same_bytes(cohort: Cohort, quick: Model, tmp_path: Path) -> None:
+    assert fit(cohort, tmp_path / "m", QUICK).checksums == quick.checksums
 
 
 def test_fitting_a_finished_model_again_touches_nothing(cohort: Cohort, model: Model) -> None:
@@ -173,10 +185,10 @@ def test_fitting_a_finished_model_again_touches_nothing(cohort: Cohort, model: M
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_what_changes_nothing_makes_no_other_model(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+def test_what_changes_nothing_makes_no_other_model(cohort: Cohort, model: Model, kept: Path, tmp_path: Path) -> None:
     assert fit(cohort, model.folder, replace(OPTIONS, allow_module=True)).checksums == model.checksums
     short = replace(QUICK, epochs=None, preset=replace(Recipe.preset("default"), epochs=1))
-    fitted = fit(cohort, tmp_path / "m", short)
+    fitted = fit(cohort, tmp_path / "m", short, earlier=kept)
     assert fit(cohort, tmp_path / "m", replace(short, epochs=1)).checksums == fitted.checksums
     with pytest.raises(ModelError, match="another folder"):
         fit(cohort, tmp_path / "m", replace(short, epochs=2))
@@ -190,15 +202,15 @@ def test_a_finished_model_is_not_overwritten_by_another(cohort: Cohort, model: M
         fit(grown, model.folder, OPTIONS)
 
 
-def test_a_training_says_what_it_takes(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_training_says_what_it_takes(cohort: Cohort, kept: Path, tmp_path: Path) -> None:
     class Notes(SilentReporter):
         said: ClassVar[list[str]] = []
 
         def note(self, text: str) -> None:
             self.said.append(text)
 
-    options = replace(QUICK, atlases=2, epochs=4)
-    fit(cohort, tmp_path / "m", options, execution=Execution(threads=1, reporter=Notes()))
+    options = replace(QUICK, atlases=("s0", "s1"), epochs=4)
+    fit(cohort, tmp_path / "m", options, earlier=kept, execution=Execution(threads=1, reporter=Notes()))
     assert any(re.fullmatch(r"registering and mapping takes up to \d+ MiB of memory", text) for text in Notes.said)
     assert "epochs: 4 for a common one, 1 for each of 2" in Notes.said
     # Two of the common one's four epochs are done by then, and none of the others'.
@@ -224,9 +236,11 @@ def test_an_edited_plan_is_used(cohort: Cohort, model: Model, tmp_path: Path) ->
     assert changed.plan.spacing == (3.0, 3.0, 4.0)
 
 
-def test_a_spacing_that_is_asked_for_is_planned_and_stays(cohort: Cohort, model: Model, tmp_path: Path) -> None:
+def test_a_spacing_that_is_asked_for_is_planned_and_stays(
+    cohort: Cohort, model: Model, kept: Path, tmp_path: Path
+) -> None:
     asked = replace(QUICK, spacing=(5.0, 5.0, 6.0))
-    fitted = fit(cohort, tmp_path / "m", asked)
+    fitted = fit(cohort, tmp_path / "m", asked, earlier=kept)
     assert fitted.plan == replace(model.plan, spacing=(5.0, 5.0, 6.0), context=fitted.plan.context)
     before = (tmp_path / "m" / "model.json").read_bytes()
     fit(cohort, tmp_path / "m", asked)
@@ -271,11 +285,11 @@ def test_voxels_under_the_ignore_label_do_not_count(tmp_path: Path) -> None:
     assert set(np.unique(mapped)) == {0, 1, 2, 255}
 
 
-def test_an_image_file_may_be_an_atlas(cohort: Cohort, tmp_path: Path) -> None:
+def test_an_image_file_may_be_an_atlas(cohort: Cohort, kept: Path, tmp_path: Path) -> None:
     write_volume(tmp_path / "template.mha", subject(50)[0])
-    options = FitOptions(atlases=("s1", str(tmp_path / "template.mha")), width=0.25, epochs=1, operator="affine")
-    model = fit(cohort, tmp_path / "m", options)
-    assert [(atlas.name, atlas.subject) for atlas in model.atlases] == [("s1", "s1"), ("template", None)]
+    options = replace(QUICK, atlases=("s0", str(tmp_path / "template.mha")))
+    model = fit(cohort, tmp_path / "m", options, earlier=kept)
+    assert [(atlas.name, atlas.subject) for atlas in model.atlases] == [("s0", "s0"), ("template", None)]
 
 
 def test_atlases_are_chosen_among_scans_that_nobody_annotated(
@@ -285,7 +299,7 @@ def test_atlases_are_chosen_among_scans_that_nobody_annotated(
     for name, number in (("new", 50), ("other", 51), ("s0", 0)):
         write_volume(scans / f"{name}_0000.nii.gz", subject(number)[0])
     net = atlasnet.AtlasNet(
-        atlases=7, atlas_images=scans, width=0.25, epochs=1, registration="affine", execution=Execution(threads=1)
+        atlases=7, atlas_images=scans, width=0.25, epochs=1, registration="identity", execution=Execution(threads=1)
     ).fit(cohort, tmp_path / "m")
     assert net.model is not None
     own = [(f"s{number}", f"s{number}") for number in range(3)]
@@ -294,7 +308,7 @@ def test_atlases_are_chosen_among_scans_that_nobody_annotated(
     # The same scans elsewhere make the same model; another scan is another request.
     shutil.move(scans, moved)
     words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--width", "0.25", "--epochs", "1", "--threads", "1"]
-    words += ["--registration", "affine", "--atlas-images"]
+    words += ["--registration", "identity", "--atlas-images"]
     assert main([*words, str(moved), "--atlases", "7"]) == 0
     said = capsys.readouterr().err
     assert "7 atlases were asked for and there are 3 subjects and 2 further images" in said
@@ -499,13 +513,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
 
 
 def test_training_fits_into_its_time_and_goes_on_with_the_same_number_of_epochs(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cohort: Cohort, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(Recipe.preset("default"), epochs=100_000, iterations=2)
     options = replace(QUICK, epochs=None, preset=recipe, time_budget=1e6)
     # steps of 1e5 seconds, of which 9 fit after what came before, and an epoch has two
     monkeypatch.setattr("atlasnet.training.networks.AtlasNetworks.timed_step", lambda *_: (1e5, 3))
-    model = fit(cohort, tmp_path / "m", options)
+    model = fit(cohort, tmp_path / "m", options, earlier=kept)
     assert model.provenance["recipe"]["epochs"] == 4
     assert len((tmp_path / "m" / "log" / "s0.csv").read_text().splitlines()) == 1 + 4
     (tmp_path / "m" / "model.json").unlink()
@@ -514,15 +528,14 @@ def test_training_fits_into_its_time_and_goes_on_with_the_same_number_of_epochs(
     assert again.checksums == model.checksums
 
 
-def test_more_time_than_needed_changes_nothing(cohort: Cohort, tmp_path: Path) -> None:
-    plain = fit(cohort, tmp_path / "plain", QUICK)
-    timed = fit(cohort, tmp_path / "timed", replace(QUICK, time_budget=1e5))
-    assert timed.checksums == plain.checksums
+def test_more_time_than_needed_changes_nothing(cohort: Cohort, quick: Model, kept: Path, tmp_path: Path) -> None:
+    timed = fit(cohort, tmp_path / "m", replace(QUICK, time_budget=1e5), earlier=kept)
+    assert timed.checksums == quick.checksums
 
 
-def test_too_little_time_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+def test_too_little_time_is_refused(cohort: Cohort, kept: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="time budget is too short"):
-        fit(cohort, tmp_path / "m", replace(QUICK, time_budget=1e-6))
+        fit(cohort, tmp_path / "m", replace(QUICK, time_budget=1e-6), earlier=kept)
     with pytest.raises(InputError, match="must be positive"):
         fit(cohort, tmp_path / "m", replace(QUICK, time_budget=0.0))
 
