@@ -23,6 +23,7 @@ from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, affine_register, prealign
 from atlasnet.registration.affine_pyramid import Level, coarser
 from atlasnet.registration.affine_refine import Penalty, View, _look, refine
+from atlasnet.registration.affine_search import search
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
 
 RUN = Execution(threads=1)
@@ -276,6 +277,42 @@ def level(shape: Sequence[int], spacing: Sequence[float], matrix: np.ndarray | N
     points = empty.points().numpy() @ back[:3, :3].T + back[:3, 3]
     values = np.stack([scene(points, seed).reshape(shape) for seed in range(seeds)])
     return Level(torch.from_numpy(values).float() / 100, empty.weight, empty.spacing)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_search_finds_where_an_image_was_cut_out_and_what_that_costs(turned: bool, dims: int) -> None:
+    # All in the order (x, y[, z]): the target's voxel i is what the source has at turn @ i + first.
+    random, spacing, around = np.random.default_rng(dims), 2.0, 12
+    quarter = np.eye(dims)
+    quarter[:2, :2] = [[0, -1], [1, 0]]
+    turn, first = (quarter, np.array([9, 2, -1])[:dims]) if turned else (np.eye(dims), np.array([-3, 2, 1])[:dims])
+    here, there = np.array([9, 11, 8])[:dims], np.array([10, 9, 12])[:dims]
+    everything = random.standard_normal((2, *there + 2 * around))
+    source = everything[:, *(slice(around, around + n) for n in there)]
+    over = np.moveaxis(np.moveaxis(np.indices(here), 0, -1) @ turn.T.astype(int) + first, -1, 0)
+    target = everything[:, *(over + around)]
+    target[1] += random.standard_normal(here)
+    counts_there, counts_here = np.ones(there), np.ones(here)
+    counts_there[:, -1] = counts_here[:2] = 0
+
+    within = np.all([(place >= 0) & (place < n) for place, n in zip(over, there, strict=True)], axis=0)
+    within[within] = counts_there[tuple(over[:, within])] > 0
+    within &= counts_here > 0
+    seen_there = source[:, *over[:, within]]
+    alike = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(target[:, within], seen_there, strict=True)])
+    overlap = within.sum() / min(counts_here.sum(), counts_there.sum())
+
+    def as_level(image: np.ndarray, weight: np.ndarray) -> Level:
+        parts = (torch.from_numpy(values.transpose(0, *range(dims, 0, -1))).float() for values in (image, weight[None]))
+        return Level(*parts, (spacing,) * dims)
+
+    levels = as_level(target, counts_here), as_level(source, counts_there)
+    best = search(*levels, [np.eye(dims), quarter], minimum_overlap=0.3, missing=0.6)[0]
+    np.testing.assert_array_equal(best.rotation, turn)
+    middles = turn @ (here - 1) / 2 - (there - 1) / 2
+    np.testing.assert_allclose(best.translation, spacing * (first + middles), atol=1e-9)
+    assert best.cost == pytest.approx(overlap * (1 - alike) + (1 - overlap) * 0.6, abs=5e-3)
 
 
 def test_voxels_of_a_coarser_level_are_means_of_what_lies_around_them() -> None:

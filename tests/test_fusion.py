@@ -206,6 +206,23 @@ def test_one_atlas_is_its_own_arg_max() -> None:
         assert torch.equal(fused.labels, torch.where(covered, probabilities.argmax(0), 0))
 
 
+def test_one_atlas_is_its_own_choice_where_classes_form_regions_too() -> None:
+    fused = fuse_slab([(column(0.4, 0.3, 0.3), HERE, 1.0)], decision=Decision.of(3, [(1, 2)]))
+    assert (fused.labels.item(), fused.share.item()) == (1, 1.0)
+
+
+def test_what_was_fused_stays_when_more_is_added() -> None:
+    (one, here, _), (other, there, _) = random_atlases(17)[:2]
+    fusion = SlabFusion(3, here.shape)
+    fusion.add(one, here)
+    first, labels, reached = fusion.result(), fuse_slab([(one, here, 1.0)]).labels, here.short()
+    fusion.add(other, there)
+    assert torch.equal(first.labels, labels)
+    assert torch.equal(first.reached, reached)
+    assert len(first.choices) == 1
+    assert torch.equal(fusion.result().labels, fuse_slab([(one, here, 1.0), (other, there, 1.0)]).labels)
+
+
 @pytest.mark.parametrize("method", ["mean", "vote", "weighted", "local", "learnt"])
 def test_one_atlas_agrees_with_itself_where_its_classes_differ_by_rounding(method: str) -> None:
     fused = fuse_voxel(method, column(0.5, 0.5 + 3e-7))
@@ -272,6 +289,11 @@ def test_models_count_alike_and_the_share_is_that_of_all_their_atlases() -> None
     assert (fused.labels.item(), fused.reached.item(), fused.share.item()) == (1, 4, 0.25)
 
 
+def test_a_single_model_says_what_its_fusion_chose() -> None:
+    slab = fuse_voxel("vote", column(0.05, 0.95), column(0.55, 0.45), column(0.55, 0.45))
+    assert fuse_models([slab]).labels.item() == slab.labels.item() == 0
+
+
 def test_an_atlas_of_no_weight_has_no_vote() -> None:
     assert fuse_voxel("weighted", column(0.9, 0.1), column(0.4, 0.6), weights=(0.0, 0.1)).labels.item() == 1
 
@@ -333,6 +355,15 @@ def test_agreement_is_the_mean_pairwise_dice_over_voxels_that_both_atlases_reach
             masked_dice(maps[i], maps[j], atlases[i][1] & atlases[j][1], label) for i in range(4) for j in range(i)
         ]
         assert summary["pairwise_dice"][name] == pytest.approx(np.mean(pairs))
+
+
+def test_agreement_about_a_region_is_that_of_all_its_labels_as_one() -> None:
+    atlases = random_atlases(16, atlases=2, classes=5)
+    agreement = Agreement(2, {"whole": (1, 3, 4)})
+    agreement.add(fuse_slab(atlases))
+    first, second = (torch.isin(p.argmax(0), torch.tensor([1, 3, 4])) for p, _, _ in atlases)
+    expected = masked_dice(first, second, atlases[0][1] & atlases[1][1], 1)
+    assert agreement.summary()["pairwise_dice"]["whole"] == pytest.approx(expected)
 
 
 def test_agreement_compares_each_atlas_with_the_result() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy.spatial.transform import Rotation
 
 from atlasnet.errors import TransformError
 from atlasnet.transform import (
@@ -54,15 +55,17 @@ def test_a_field_and_an_affine_map_are_the_same_to_simpleitk(orientation: np.nda
         check_points(written(tmp_path, point_map, grid), point_map, grid)
 
 
-def test_a_field_goes_on_where_another_takes_points_beyond_its_voxels() -> None:
-    grid = Grid.from_parts((6, 7, 8), (2.0, 1.5, 3.0), (5.0, 6.0, 7.0))
+@pytest.mark.parametrize("rotation", [[0, 0, 0], [0, -0.615, 0.785]], ids=["straight", "x along (1, 1, 1)"])
+def test_a_field_goes_on_where_another_takes_points_beyond_its_voxels(rotation: list[float]) -> None:
+    direction = Rotation.from_euler("xyz", rotation).as_matrix()
+    grid = Grid.from_parts((6, 7, 8), (2.0, 1.5, 3.0), (5.0, 6.0, 7.0), direction)
     far, near = (
         DisplacementMap(torch.tensor(step)[:, None, None, None].expand(3, *grid.shape), grid)
-        for step in ([40.0, -30.0, 20.0], [1.0, 2.0, 3.0])
+        for step in ([40.0, 40.0, 40.0], [1.0, 2.0, 3.0])
     )
     transform = itk_transform(compose(far, near), grid)
     for corner in grid.corners():
-        np.testing.assert_allclose(transform.TransformPoint(corner.tolist()) - corner, (41, -28, 23), atol=1e-4)
+        np.testing.assert_allclose(transform.TransformPoint(corner.tolist()) - corner, (41, 42, 43), atol=1e-4)
 
 
 def test_a_source_is_warped_as_we_warp_it(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_axes_off_by_rounding_and_mirrored_ones_are_taken():
     assert Grid(SOURCE.shape, SOURCE.affine @ np.diag([-1, 1, 1, 1])).spacing == pytest.approx(SOURCE.spacing)
 
 
+def test_a_grid_keeps_its_place_when_the_array_it_was_made_of_changes() -> None:
+    affine = SOURCE.affine.copy()
+    grid = Grid(SOURCE.shape, affine)
+    affine[:3, 3] += 100
+    np.testing.assert_array_equal(grid.affine, SOURCE.affine)
+
+
 def test_a_cropped_grid_keeps_its_voxels_where_they_are() -> None:
     part = SOURCE.cropped((slice(1, 4), slice(0, 2), slice(3, 7)))
     assert part.shape == (3, 2, 4)
@@ -84,6 +91,14 @@ def test_grids_are_compared_in_voxels_not_in_millimetres(spacing, shift, same) -
     one, other = (Grid.from_parts((4, 5, 6), (1, 1, spacing), (0, 0, place)) for place in (0, shift))
     assert one.matches(other) is same
     assert other.matches(one) is same
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Grid.from_parts((4, 5, 6), (1, 1, 1.02)), Grid((4, 5, 6), np.diag([-1.0, 1, 1, 1])), Grid.from_parts((4, 5, 7))],
+)
+def test_grids_that_begin_at_one_place_and_end_at_another_differ(other) -> None:
+    assert not Grid.from_parts((4, 5, 6)).matches(other)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_affine_maps_and_their_inverses_cancel(seed, other):
     np.testing.assert_allclose(chain.backward(chain.forward(points)).numpy(), points.numpy(), atol=1e-9)
 
 
+def test_an_affine_map_stays_when_the_array_it_was_made_of_changes():
+    matrix = rigid(1)
+    transform = Transform.affine(matrix)
+    matrix[:3, 3] += 100
+    np.testing.assert_array_equal(transform.forward.matrix, rigid(1))
+
+
 def test_the_identity_warp_returns_every_voxel():
     array = np.random.default_rng(0).standard_normal((2, *GRID.shape)).astype(np.float32)
     warped = Transform.identity().warp(Volume(array, GRID), GRID)
@@ -123,8 +130,9 @@ def test_the_displacement_of_a_field_on_its_own_grid_is_the_field():
     )
 
 
-def test_the_inverse_swaps_directions_and_residuals():
-    transform = Transform.from_displacement(field(), rigid(4))
+@pytest.mark.parametrize("affine", [rigid(4), None])
+def test_the_inverse_swaps_directions_and_residuals(affine):
+    transform = Transform.from_displacement(field(), affine)
     swapped = transform.inverse
     assert swapped.forward is transform.backward
     assert swapped.backward is transform.forward

@@ -54,6 +54,16 @@ def rough_field(amplitude):
     return DisplacementMap(torch.from_numpy((field / np.abs(field).max() * amplitude).astype(np.float32)), TARGET)
 
 
+def as_itk_transform(field):
+    image = itk_field(field.displacement, field.grid)
+    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+
+
+def mirroring_field():
+    mirror = Transform.affine(np.diag((-1.0, 1, 1, 1)))
+    return as_itk_transform(DisplacementMap(mirror.displacement(TARGET), TARGET))
+
+
 @pytest.mark.parametrize("suffix", ["tfm", "txt", "mat", "h5", "xfm"])
 def test_a_linear_transform_of_itk_warps_as_simpleitk_does(suffix, tmp_path):
     path = tmp_path / f"map.{suffix}"
@@ -90,9 +100,7 @@ def test_a_transform_that_was_exported_to_itk_is_read_again(tmp_path):
 
 def test_parts_of_a_composite_of_itk_are_applied_in_its_order(tmp_path):
     """As ANTs writes: a linear map and a field in one file, in whichever order."""
-    field = sitk.DisplacementFieldTransform(
-        sitk.Cast(itk_field(rough_field(3.0).displacement, TARGET), sitk.sitkVectorFloat64)
-    )
+    field = as_itk_transform(rough_field(3.0))
     shift = sitk.TranslationTransform(3, (2.0, -1.0, 3.0))
     inner = sitk.CompositeTransform([linear_transform(), field])  # what was added last is applied first
     outer = sitk.CompositeTransform([linear_transform(), field, shift])
@@ -110,6 +118,17 @@ def test_the_folds_of_a_field_in_a_composite_are_smoothed_and_counted(tmp_path):
     transform, repaired = read_transform(tmp_path / "map.h5")
     assert repaired.minimum_before < 0 < repaired.changed
     assert float(corner_jacobians(transform.displacement(TARGET), TARGET).min()) > 0
+
+
+def test_what_was_done_to_the_fields_of_a_composite_is_told_together(tmp_path):
+    fields = [as_itk_transform(rough_field(amplitude)) for amplitude in (12.0, 2.0, 9.0)]
+    for name, transform in [("all", sitk.CompositeTransform(fields)), *zip("abc", fields, strict=True)]:
+        sitk.WriteTransform(transform, str(tmp_path / f"{name}.h5"))
+    together, *each = (read_transform(tmp_path / f"{name}.h5")[1] for name in ("all", *"abc"))
+    assert together.minimum_before == min(record.minimum_before for record in each)
+    assert together.minimum_after == min(record.minimum_after for record in each)
+    assert together.changed == sum(record.changed for record in each) > max(record.changed for record in each)
+    assert together.rounds == max(record.rounds for record in each)
 
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nrrd", "mha"])
@@ -151,6 +170,7 @@ def test_a_stored_transform_is_read_as_it_was(tmp_path):
         (sitk.Euler2DTransform(), "not linear in three dimensions"),
         (sitk.BSplineTransformInitializer(as_itk(NOISE.array[0], SOURCE), [4, 4, 4]), "not linear"),
         (sitk.ScaleTransform(3, (-1.0, 1.0, 1.0)), "mirrors"),
+        (mirroring_field(), "mirrors"),
     ],
 )
 def test_what_is_no_map_of_two_volumes_is_refused_by_name(transform, said, tmp_path):

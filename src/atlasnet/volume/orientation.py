@@ -135,7 +135,7 @@ def slices_along(grid: Grid, axis: int) -> Orientation:
     for columns in permutations(range(3)):
         for signs in product((1, -1), repeat=3):
             matrix = direction[:, columns] * signs
-            if columns[axis] == thick and matrix[axis, axis] > 0:
+            if columns[axis] == thick:
                 found.append((round(float(np.trace(matrix)), 5), columns, signs))
     # No mirror image is among the best: its trace is 1 at most, and quarter turns about a normal so near leave 1.39.
     _, columns, signs = max(found)

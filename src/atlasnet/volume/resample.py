@@ -83,7 +83,7 @@ def resample(
     to_source = np.linalg.inv(volume.grid.affine) @ grid.affine
     # The step of one target voxel along each source axis; rows keep this right for turned and permuted axes too.
     factor = np.linalg.norm(to_source[:3, :3], axis=1)
-    sigma = antialias_sigma(factor) if antialias and interpolation != "nearest" else np.zeros(3)
+    sigma = antialias_sigma(factor) if antialias else np.zeros(3)
     if interpolation == "label" and (sigma > 0).any():
         return Volume(
             np.stack([_smoothed_labels(labels, to_source, grid, sigma, fill) for labels in volume.array]), grid
