@@ -23,7 +23,7 @@ from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings, affine_register, prealign
 from atlasnet.registration.affine_pyramid import Level, coarser
 from atlasnet.registration.affine_refine import Penalty, View, _look, refine
-from atlasnet.registration.affine_search import search
+from atlasnet.registration.affine_search import search, turns
 from atlasnet.volume import Grid, Volume, read_labels, read_volume
 
 RUN = Execution(threads=1)
@@ -313,6 +313,30 @@ def test_the_search_finds_where_an_image_was_cut_out_and_what_that_costs(turned:
     middles = turn @ (here - 1) / 2 - (there - 1) / 2
     np.testing.assert_allclose(best.translation, spacing * (first + middles), atol=1e-9)
     assert best.cost == pytest.approx(overlap * (1 - alike) + (1 - overlap) * 0.6, abs=5e-3)
+    assert search(*levels, [turn], minimum_overlap=overlap + 0.01, missing=0.6)[0].cost > best.cost + 0.2
+
+
+def test_the_search_takes_nothing_that_is_even_for_alike() -> None:
+    # Both show the same only where they meet by half; everywhere else one of them is even but for rounding.
+    random = np.random.default_rng(0)
+    source = 1 + 1e-5 * random.standard_normal((20, 20, 20))
+    target = 1 + 1e-5 * random.standard_normal((20, 20, 20))
+    source[:, :, 14:] = random.standard_normal((20, 20, 6))
+    target[:, :, 4:10] = source[:, :, 14:]
+    levels = (Level(torch.from_numpy(v[None]).float(), torch.ones(1, 20, 20, 20), (1.0,) * 3) for v in (target, source))
+    (best,) = search(*levels, [np.eye(3)], minimum_overlap=0.25, missing=0.6)
+    np.testing.assert_allclose(best.translation, (10, 0, 0), atol=1e-9)
+
+
+def test_turns_are_by_multiples_of_a_step_about_every_axis_the_identity_first() -> None:
+    for dims, count in ((2, 2), (3, 1)):
+        found = turns(dims, 20.0, count)
+        np.testing.assert_array_equal(found[0], np.eye(dims))
+        full = [np.pad(turn, (0, 3 - dims)) + np.diag([0, 0, 3 - dims]) for turn in found]
+        vectors = Rotation.from_matrix(full).as_rotvec(degrees=True)
+        axes = [(0,), (0,), range(-2, 3)] if dims == 2 else [range(-1, 2)] * 3
+        assert {tuple(v) for v in np.rint(vectors / 20).tolist()} == set(itertools.product(*axes))
+        np.testing.assert_allclose(vectors, 20 * np.rint(vectors / 20), atol=1e-9)
 
 
 def test_voxels_of_a_coarser_level_are_means_of_what_lies_around_them() -> None:

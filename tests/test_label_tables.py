@@ -47,6 +47,7 @@ def slicer(path: Path) -> dict[int, tuple[str, tuple[float, ...]]]:
 
 def test_both_viewers_read_every_label_with_its_name_and_colour(tmp_path: Path) -> None:
     segments = label_segments(LABELS, TABLE)
+    write_label_tables(tmp_path / "seg", label_segments(LABELS, {}))  # what lies there and differs is replaced
     written = write_label_tables(tmp_path / "seg", segments)
     assert [path.name for path in written] == ["seg.label", "seg.ctbl"]
     assert itk_snap(written[0]) == {
@@ -62,7 +63,7 @@ def test_both_viewers_read_every_label_with_its_name_and_colour(tmp_path: Path) 
     assert segments[0].colour == PALETTE[0]
 
 
-@pytest.mark.parametrize("name", ['a "quoted" one', "a\nline\tand\x00more", "", "  ", "'", "# no comment", "é" * 900])
+@pytest.mark.parametrize("name", ['a "quoted" one', "a\nline\tand\x00more", "", "  ", "'", "# no comment", "語" * 900])
 def test_no_name_breaks_a_file(tmp_path: Path, name: str) -> None:
     (other,) = label_segments({"other": 9}, {})
     code = (other.category, other.kind, None)
@@ -71,14 +72,16 @@ def test_no_name_breaks_a_file(tmp_path: Path, name: str) -> None:
         assert set(found) == {3, 9}
         assert found[3][1][:3] == (1, 2, 3)
         assert found[9][0] == "other"
+        assert ("quoted" in found[3][0]) == ("quoted" in name)
 
 
 def test_labels_that_a_viewer_has_no_room_for_are_left_out_and_named(tmp_path: Path) -> None:
     reporter = SilentReporter()
-    segments = label_segments({"negative": -1, "small": 1, "large": 40_000, "huge": 70_000}, {})
+    values = {"negative": -1, "small": 1, "last": 32_768, "large": 32_769, "larger": 65_534, "huge": 65_535}
+    segments = label_segments(values, {})
     snap, table = write_label_tables(tmp_path / "seg", segments, reporter=reporter)
-    assert set(itk_snap(snap)) == {1, 40_000}
-    assert set(slicer(table)) == {1}
+    assert set(itk_snap(snap)) == {1, 32_768, 32_769, 65_534}
+    assert set(slicer(table)) == {1, 32_768}
     first, second = reporter.warnings
-    assert "seg.label is without negative (-1), huge (70000)" in first
-    assert "seg.ctbl is without negative (-1), large (40000), huge (70000)" in second
+    assert "seg.label is without negative (-1), huge (65535)" in first
+    assert "seg.ctbl is without negative (-1), large (32769), larger (65534), huge (65535)" in second

@@ -102,6 +102,8 @@ def test_weights_of_the_local_fit() -> None:
     assert may_leave_out(Decision.of(CLASSES), weights)
     answers = [opinion(seed, PLACES[seed % 2], fit=True) for seed in range(3)]
     assert_the_same([MappedAnswer(a, SCAN, weights=weights, device=CPU) for a in answers], [[0, 1, 2]], "local", 0.02)
+    _, _, weight = MappedAnswer(answers[1], SCAN, weights=FusionWeights(quality=1.0), device=CPU).slab(0, 1)
+    torch.testing.assert_close(weight, torch.full((1, *SCAN.shape[1:]), np.exp(answers[1].quality)))
 
 
 def test_several_models() -> None:
@@ -136,8 +138,15 @@ def assert_read_like_scipy(answer: Answer) -> None:
 def test_an_organ_mask() -> None:
     mask = np.zeros(SCAN.shape, dtype=bool)
     mask[3:15, 8:30, 9:33] = True
-    atlases = [MappedAnswer(opinion(seed, PLACES[seed]), SCAN, device=CPU, mask=mask) for seed in range(2)]
+    answers = [opinion(seed, PLACES[seed]) for seed in range(2)]
+    atlases = [MappedAnswer(answer, SCAN, device=CPU, mask=mask) for answer in answers]
     assert_the_same(atlases, [[0, 1]], "mean", 0.01)
+    within = torch.from_numpy(mask[12:17])
+    for answer, atlas in zip(answers, atlases, strict=True):
+        said, everywhere = (read.read(12, 17)[0] for read in (atlas, MappedAnswer(answer, SCAN, device=CPU)))
+        assert torch.equal(said[:, within], everywhere[:, within])
+        assert (said[0, ~within] == 1).all()
+        assert not said[1:, ~within].any()
 
 
 def test_atlases_that_are_asked_about_few_voxels_are_not_asked_about_others(monkeypatch: pytest.MonkeyPatch) -> None:

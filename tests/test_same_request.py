@@ -22,6 +22,7 @@ from atlasnet.execution.memory import Room
 from atlasnet.prediction import PredictOptions, Predictor, predict_cases
 from atlasnet.prediction.output import _decisive, provenance
 from atlasnet.registration.learning.programme import SVMSettings
+from atlasnet.training.estimate import DiceEstimate
 from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
 from atlasnet.training.model import Model
@@ -154,7 +155,9 @@ def test_channels_in_another_order_are_another_prediction(root: Path, tmp_path: 
     assert [kept(of) for of in (case, case, copied, turned, turned)] == [False, True, True, False, True]
 
 
-def test_a_prediction_of_one_channel_has_the_key_that_it_always_had(root: Path, tmp_path: Path) -> None:
+def test_a_prediction_of_one_channel_has_the_key_that_it_always_had_and_all_that_decides_it_changes_it(
+    root: Path, tmp_path: Path
+) -> None:
     cohort = Cohort.read(root)
     model = fit(cohort, tmp_path / "m", QUICK, execution=ONE)
     found = provenance(cohort["s1"], model, PredictOptions(), ONE)
@@ -167,6 +170,31 @@ def test_a_prediction_of_one_channel_has_the_key_that_it_always_had(root: Path, 
         "seed": 0,
     }
     assert found["request"] == digest(known | _decisive(model, allow_module=False))
+
+    models = [
+        replace(model, channels=("PD",)),
+        replace(model, labels={"background": 0, "shell": 3, "core": 4}),
+        replace(model, ignore_label=9),
+        replace(model, plan=replace(model.plan, spacing=(1.0, 1.0, 1.0))),
+        replace(model, operator="identity"),
+        replace(model, operator_settings={**model.operator_settings, "iterations": 3}),
+        replace(model, network=replace(model.network, width=0.5)),
+        replace(model, checksums={**model.checksums, "atlases/s0.nii.gz": "0"}),
+        replace(model, segment_table={"shell": {"colour": "#010203"}}),
+        replace(model, typical=None),
+        replace(model, dice_estimate=DiceEstimate({}, 0.1)),
+        replace(model, regions={"both": (2, 4)}),
+    ]
+    others = [provenance(cohort["s1"], other, PredictOptions(), ONE) for other in models]
+    others += [provenance(cohort["s1"], model, PredictOptions(minimum_quality=0.1), ONE)]
+    others += [provenance(cohort["s1"], model, PredictOptions(), replace(ONE, seed=1))]
+    masked = replace(cohort["s1"], mask=cohort["s1"].labels)
+    others += [provenance(masked, model, PredictOptions(), ONE), provenance(cohort["s0"], model, PredictOptions(), ONE)]
+    requests = [found["request"], *(other["request"] for other in others)]
+    assert len(set(requests)) == len(requests)
+    # What is written beside the labels, and what is refused, decides nothing of them.
+    same = provenance(cohort["s1"], model, PredictOptions(agreement=True, probabilities=True, strict=True), ONE)
+    assert same["request"] == found["request"]
 
 
 def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

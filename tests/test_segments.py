@@ -24,6 +24,12 @@ def test_labels_come_in_the_order_of_their_values_with_colours_that_differ() -> 
     assert described[0].category == described[0].kind == UNSPECIFIED
 
 
+def test_codes_may_be_as_long_as_dicom_allows() -> None:
+    longest = ["1" * 16, "S" * 16, "L" * 64]
+    (core,) = label_segments({"core": 1}, {"core": {"type": longest, "category": STRUCTURE, "modifier": longest}})
+    assert [*core.kind] == [*(core.modifier or ())] == longest
+
+
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
@@ -33,8 +39,12 @@ def test_labels_come_in_the_order_of_their_values_with_colours_that_differ() -> 
         ({"core": {"color": "#ffffff"}}, "not understood"),
         ({"core": {"colour": "red"}}, "#rrggbb"),
         ({"core": {"type": LUNG}}, "both a category and a type"),
+        ({"core": {"category": STRUCTURE}}, "both a category and a type"),
         ({"core": {"type": LUNG, "category": STRUCTURE[:2]}}, "value, scheme and meaning"),
         ({"core": {"type": ["1" * 17, "SCT", "Lung"], "category": STRUCTURE}}, "value, scheme and meaning"),
+        ({"core": {"type": ["1", "S" * 17, "Lung"], "category": STRUCTURE}}, "value, scheme and meaning"),
+        ({"core": {"type": ["1", "SCT", "L" * 65], "category": STRUCTURE}}, "value, scheme and meaning"),
+        ({"core": {"type": ["1", "", "Lung"], "category": STRUCTURE}}, "value, scheme and meaning"),
     ],
 )
 def test_a_table_that_is_not_understood_is_refused_with_the_file(tmp_path: Path, table: Any, problem: str) -> None:
