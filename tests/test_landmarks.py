@@ -121,6 +121,9 @@ def test_a_file_of_landmarks_is_read_and_a_wrong_line_named(tmp_path):
     path.write_text("1,2,3,4,5,6O\n7,8,9,10,11,12\n", encoding="utf-8")
     with pytest.raises(TransformError, match="line 1"):
         read_landmarks(path)
+    path.write_text("a,b,c,d,e,f\na,b,c,d,e,f\n1,2,3,4,5,6\n", encoding="utf-8")
+    with pytest.raises(TransformError, match="line 2"):
+        read_landmarks(path)
     path.write_text("1,2,3,4,5,6\n7,8,9\n", encoding="utf-8")
     with pytest.raises(TransformError, match="line 2"):
         read_landmarks(path)
