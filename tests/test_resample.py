@@ -223,6 +223,9 @@ def test_labels_of_every_whole_type_survive(dtype):
     for mode in ("label", "nearest"):
         back = resample(Volume(labels, grid), grid, interpolation=mode).array[0]
         np.testing.assert_array_equal(back, labels)
+    pair = Volume(np.array([[[labels.max(), 0]]], dtype), Grid.from_parts((1, 1, 2)))
+    between = resample(pair, Grid.from_parts((1, 1, 1), origin=(0.5, 0, 0)), interpolation="label")
+    assert between.array.item() == 0  # of two as near the lower
 
 
 def test_every_channel_is_resampled():

@@ -115,6 +115,8 @@ def test_repair_leaves_a_fold_free_field_bit_for_bit():
     repaired, record = repair(field, grid)
     assert torch.equal(repaired, field)
     assert (record.changed, record.rounds) == (0, 0)
+    repaired.zero_()
+    assert field.any()  # of its own
 
 
 def test_repair_changes_a_field_only_around_its_fold():
