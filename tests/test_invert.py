@@ -113,6 +113,17 @@ def test_the_inverse_grid_holds_the_image_of_every_voxel():
     assert np.array_equal(larger.spacing.round(9), GRID.spacing.round(9))
 
 
+def test_the_inverse_grid_reaches_as_far_as_each_face_is_pushed_out_and_a_voxel_more():
+    grid = Grid.from_parts((6, 7, 8), (1.0, 2.0, 3.0))
+    field = torch.zeros(3, 6, 7, 8)
+    field[0, :, :, 0], field[0, :, :, -1] = -2.5, 1.5
+    field[1, :, 0], field[1, :, -1] = 3.0, -5.0  # inwards
+    field[2, -1] = 7.0
+    larger = inverse_grid(DisplacementMap(field, grid))
+    assert larger.shape == (6 + 1 + 4, 7 + 2, 8 + 4 + 3)
+    assert larger.matches(grid.padded((4, 1, 1), (3, 1, 4)))
+
+
 def test_a_field_that_leaves_its_grid_altogether_does_not_fill_the_memory():
     grid = Grid.from_parts((5, 6, 7))
     far = torch.full((3, 5, 6, 7), 1e6)

@@ -133,11 +133,17 @@ def test_a_nifti_image_of_colours_is_refused_by_name(tmp_path: Path) -> None:
         read_volume(tmp_path / "v.nii")
 
 
-def test_64_bit_integers_are_written_in_the_smallest_type_that_holds_them(tmp_path: Path) -> None:
-    array = np.array([-3, 40_000], dtype=np.int64).reshape(1, 1, 2)
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [([-3, 40_000], np.int32), ([0, 255], np.uint8), ([-128, 127], np.int8), ([0, 2**32 - 1], np.uint32)],
+)
+def test_64_bit_integers_are_written_in_the_smallest_type_that_holds_them(
+    tmp_path: Path, values: list[int], stored: type
+) -> None:
+    array = np.array(values, dtype=np.int64).reshape(1, 1, 2)
     write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 1, 2))))
     read = read_volume(tmp_path / "v.nii")
-    assert read.array.dtype == np.int32
+    assert read.array.dtype == stored
     np.testing.assert_array_equal(read.array[0], array)
 
 
