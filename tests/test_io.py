@@ -71,6 +71,8 @@ def test_simpleitk_reads_what_is_written_at_the_same_places(tmp_path: Path, suff
 def test_several_channels_come_back_in_order(tmp_path: Path, suffix: str) -> None:
     original = volume("float32", channels=3)
     write_volume(tmp_path / f"v{suffix}", original)
+    if suffix.startswith(".nii"):
+        assert sitk.ReadImage(str(tmp_path / f"v{suffix}")).GetSize() == (6, 5, 4, 3)  # along the fourth axis
     read = read_volume(tmp_path / f"v{suffix}", channels=True)
     np.testing.assert_array_equal(read.array, original.array)
     assert read.grid.matches(original.grid, 1e-4)
