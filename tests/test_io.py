@@ -156,6 +156,13 @@ def test_integers_beyond_32_bits_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "v.nii").exists()
 
 
+def test_numbers_of_another_byte_order_are_written_as_the_same_numbers(tmp_path: Path) -> None:
+    for kind in (">i2", ">f4"):
+        array = np.array([-3, 400], dtype=kind).reshape(1, 1, 2)
+        write_volume(tmp_path / "v.nii", Volume(array, Grid.from_parts((1, 1, 2))))
+        np.testing.assert_array_equal(read_volume(tmp_path / "v.nii").array[0], array)
+
+
 def test_booleans_are_written_as_bytes(tmp_path: Path) -> None:
     array = np.array([True, False]).reshape(1, 1, 2)
     write_volume(tmp_path / "v.mha", Volume(array, Grid.from_parts((1, 1, 2))))
