@@ -12,6 +12,7 @@ names those that a call works on; the seconds of a stage are those of its last c
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def main() -> None:
         bench = Bench(options, work)
         tests = listed(work / "tests.txt", chosen_by_none(data))
         studies = {}
-        for number in options.groups or groups(data, annotated):
+        for number in groups(data, annotated, options.groups):
             names = group(data, annotated, number)
             words = ("--subjects", listed(work / f"group_{number}.txt", names), "--test-subjects", tests)
             folder = work / f"study_{number}"
@@ -66,9 +67,12 @@ def main() -> None:
         bench.write()
 
 
-def groups(data: Path, annotated: int) -> range:
-    """The numbers of the disjoint groups of so many subjects."""
-    return range(1, len(the_17(data)) // annotated + 1)
+def groups(data: Path, annotated: int, wanted: Sequence[int] | None = None) -> Sequence[int]:
+    """The numbers of the disjoint groups of so many subjects, or those of them that are wanted."""
+    there = range(1, len(the_17(data)) // annotated + 1)
+    if others := set(wanted or ()) - set(there):
+        raise SystemExit(f"there is no group {min(others)} of {annotated} subjects: they are 1 to {len(there)}")
+    return wanted or there
 
 
 def group(data: Path, annotated: int, number: int) -> list[str]:

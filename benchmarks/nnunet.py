@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import RESULTS, Bench, arguments, measure, named, summary_lines, work_folder
-from few_subjects import FEWEST, group, mean_of, scores
+from few_subjects import FEWEST, group, groups, mean_of, scores
 from study import chosen_by_none, development, the_17
 
 from atlasnet.study.methods import MAIN
@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="of each training: those of AtlasNet's")
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=CONFIGURATIONS, help="train these alone")
     parser.add_argument("--tests", choices=("development", "release"), default="development")
-    parser.add_argument(
-        "--fives", nargs="+", type=int, choices=(1, 2, 3), help="in place of the 17; the tests are others"
-    )
+    parser.add_argument("--fives", nargs="+", type=int, metavar="N", help="in place of the 17; the tests are others")
     parser.add_argument("--note", default="", help="what a reader of the result should know of the machine's state")
     options = parser.parse_args()
     if options.fives and options.tests == "release":
@@ -72,7 +70,7 @@ def main() -> None:
         bench.result |= {"note": options.note, "minutes": options.minutes}
         if options.fives:
             fives = {}
-            for number in options.fives:
+            for number in groups(data, FEWEST, options.fives):
                 tests = tests_of(data, chosen_by_none(data), work / f"five_{number}")
                 fives[number] = trained_on(bench, work / f"five_{number}", group(data, FEWEST, number), tests)
             bench.result |= {"fives": fives, "methods": beside_atlasnet(fives)}

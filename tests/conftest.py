@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,8 @@ def data_folder() -> Path:
 @pytest.fixture(scope="module")
 def brief() -> Iterator[None]:
     """Presets with four steps an epoch, for modules in which nothing depends on what the networks have learnt."""
-    from atlasnet.training import recipe
+    from synthetic import shorten_presets
 
     with pytest.MonkeyPatch.context() as patch:
-        short = {name: replace(value, iterations=4, passes=0.0) for name, value in recipe._PRESETS.items()}
-        patch.setattr(recipe, "_PRESETS", short)
+        shorten_presets(patch)
         yield

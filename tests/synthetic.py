@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from atlasnet.execution import write_json
 from atlasnet.volume import Grid, Volume, write_volume
+
+if TYPE_CHECKING:
+    import pytest
 
 SHAPE = (14, 28, 32)
 SPACING = (2.0, 2.0, 3.5)
@@ -67,3 +72,11 @@ def write_place(folder: Path) -> Path:
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Overlap of two masks."""
     return float(2 * np.sum(a & b) / (np.sum(a) + np.sum(b)))
+
+
+def shorten_presets(patch: pytest.MonkeyPatch, **changes: int) -> None:
+    """Give the presets of training four steps an epoch, and what else is to be other."""
+    from atlasnet.training import recipe
+
+    short = {name: replace(preset, iterations=4, passes=0.0, **changes) for name, preset in recipe._PRESETS.items()}
+    patch.setattr(recipe, "_PRESETS", short)

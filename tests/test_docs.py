@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +28,11 @@ from atlasnet.cli.main import main, parser
 from atlasnet.cohort import Cohort
 from atlasnet.network import registry
 from atlasnet.registration.settings import DEFAULT_LEVELS
-from atlasnet.training import recipe
 from atlasnet.training.fit import fit
 from atlasnet.training.options import FitOptions
 from atlasnet.volume import write_volume
 from code_blocks import PAGES, ROOT, SHELL, Block, blocks, calls, options
-from synthetic import subject, write_study_cohort
+from synthetic import shorten_presets, subject, write_study_cohort
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = [(block, call) for block in BLOCKS for command in block.commands for call in calls(command)]
@@ -48,8 +46,7 @@ LONG = {
 
 def cut_down(patch: pytest.MonkeyPatch) -> None:
     """Train for one epoch of four steps, on one thread."""
-    short = {name: replace(value, epochs=1, iterations=4, passes=0.0) for name, value in recipe._PRESETS.items()}
-    patch.setattr(recipe, "_PRESETS", short)
+    shorten_presets(patch, epochs=1)
     patch.setattr(os, "sched_getaffinity", lambda _process: {0}, raising=False)
 
 

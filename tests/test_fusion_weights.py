@@ -28,7 +28,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, canonical, read_labels, write_volume
-from synthetic import subject, write_cohort
+from synthetic import dice, subject, write_cohort
 
 ONE = Execution(threads=1)
 pytestmark = pytest.mark.usefixtures("brief")
@@ -262,10 +262,11 @@ def test_what_is_learnt_decides_whether_a_prediction_is_the_same_for_this_fusion
 def test_a_model_that_was_cross_validated_fuses_by_what_it_has_learnt(
     cohort: Cohort, tmp_path: Path, capsys: Capture
 ) -> None:
-    write_volume(tmp_path / "scan.nii.gz", subject(103)[0])
+    image, reference = subject(103)
+    write_volume(tmp_path / "scan.nii.gz", image)
     data = write_cohort(tmp_path / "data", range(FEWEST))
     train = ["train", str(data), "-o", str(tmp_path / "m"), "--atlases", "2", "--registration", "centre"]
-    train += ["--width", "0.25", "--epochs", "2", "--threads", "1", "--folds", "2"]
+    train += ["--width", "0.25", "--epochs", "20", "--threads", "1", "--folds", "2"]
     assert main(train) == 0
     assert "weights learnt for predict --fusion learnt: fit " in capsys.readouterr().out
     kept = Model.load(tmp_path / "m").fusion_weights
@@ -275,6 +276,7 @@ def test_a_model_that_was_cross_validated_fuses_by_what_it_has_learnt(
     assert {path.name for path in samples.iterdir()} == {f"s{seed}.safetensors" for seed in range(FEWEST)}
     predict = ["predict", str(tmp_path / "scan.nii.gz"), "-m", str(tmp_path / "m"), "--quiet", "--fusion", "learnt"]
     assert main([*predict, "-o", str(tmp_path / "seg.nii.gz")]) == 0
+    assert dice(read_labels(tmp_path / "seg.nii.gz").array > 0, reference.array > 0) > 0.5
     assert json.loads((tmp_path / "seg.json").read_text())["fusion"] == "learnt"
     # What is damaged is made again, to the same end.
     before = {path.name: path.read_bytes() for path in samples.iterdir()}

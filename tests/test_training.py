@@ -187,11 +187,12 @@ train([discs("a", 0), discs("b", 1), discs("c", 2, (5, 20, 27))], Path(sys.argv[
 """
 
 
-def test_a_killed_training_ends_in_the_same_bytes(undisturbed: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_killed_training_ends_in_the_same_bytes(undisturbed: bytes, tmp_path: Path, kills: int) -> None:
     instants = random.Random(0)
     folder = tmp_path / "killed"
     script = _SCRIPT.format(tests=str(Path(__file__).parent))
-    for _ in range(2):
+    for _ in range(kills):
         process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         process.stdout.readline()
