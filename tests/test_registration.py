@@ -18,6 +18,7 @@ from atlasnet.prediction.scan import Scan
 from atlasnet.registration import (
     MRFOperator,
     MRFSettings,
+    Target,
     make_operator,
     prealign,
     regional_quality,
@@ -853,7 +854,7 @@ def test_a_warning_of_a_registration_says_of_which_pair_it_is(tmp_path):
     execution = Execution(threads=1, reporter=told)
     registrar = PairRegistrar(Fleeing(39.0), WorkFolder(tmp_path), execution)
     list(registrar.register(Keyed("anna", "1", lambda: source), [Keyed("bert", "2", lambda: target)]))
-    Scan(source, execution).registered("2", Fleeing(39.0), "bert", target)
+    list(Scan(source, execution).registered(Fleeing(39.0), {"2": Target("atlas bert", target)}))
     in_training, in_prediction = told.warnings
     assert in_training.startswith("anna onto atlas bert: the deformation lost the image")
     assert in_prediction.startswith("atlas bert: the deformation lost the image")

@@ -11,16 +11,19 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[R]:
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], jobs: int, stop: Callable[[], None] = lambda: None
+) -> Iterator[R]:
     """What ``work`` gives for each item, in their order.
 
     Items are taken in the caller's thread, at most ``jobs`` before their results are asked for, so that no more of them
-    are in memory. Where one raises, nothing that has not begun is done.
+    are in memory. Where one raises, or the caller asks for no more, nothing that has not begun is done.
 
     Args:
         work: is called in several threads; numpy and SciPy let them run at the same time.
         items: in order.
         jobs: how many at a time; one is done in the caller's thread.
+        stop: is called when no more is asked for; what is under way, which is waited for, may end early then.
     """
     if jobs == 1:
         yield from map(work, items)
@@ -35,5 +38,6 @@ def in_order(work: Callable[[T], R], items: Iterable[T], jobs: int) -> Iterator[
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            stop()
             for future in waiting:
                 future.cancel()

@@ -16,6 +16,7 @@ from atlasnet.execution.stages import MIB
 from atlasnet.prediction.batch import Report
 from atlasnet.prediction.dicom import find_origin
 from atlasnet.prediction.ensemble import Ensemble
+from atlasnet.prediction.member import operator_of
 from atlasnet.prediction.memory import answer_bytes
 from atlasnet.prediction.output import (
     DICOM_SEG,
@@ -30,7 +31,9 @@ from atlasnet.prediction.output import (
 )
 from atlasnet.prediction.prediction import PredictOptions
 from atlasnet.prediction.predictor import Predictor
+from atlasnet.registration import at_a_time
 from atlasnet.training.model import Model
+from atlasnet.volume import read_grid
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ def forecast_cases(
 ) -> BatchForecast:
     """What a batch with the same arguments would do; nothing is written but into the system's temporary folder.
 
-    The inputs are hashed, to tell what is kept. The first missing case that can be is segmented with the first atlas of
-    the first model alone, and written; what depends on the number of atlases is multiplied by it.
+    The inputs are hashed, to tell what is kept. The first missing case that can be is segmented with as many atlases of
+    the first model as it is registered onto at a time, and written; what depends on their number is multiplied.
 
     Args:
         models: the trained model, or several that segment together.
@@ -160,16 +163,19 @@ def _measured(
     execution: Execution,
     allow_module: bool,
 ) -> tuple[dict[str, float], float | None, float]:
-    """Seconds by stage, MiB of memory and MiB on disk of a case, from one with a single atlas of the first model."""
+    """Seconds by stage, MiB of memory and MiB on disk of a case, from one with a few atlases of the first model."""
     first = ensemble.models[0]
+    with first.named():
+        grids = [read_grid(first.atlas_path(atlas)) for atlas in first.atlases]
+        few = at_a_time(operator_of(first), grids, execution)
     predictors = (
-        Predictor(replace(first, atlases=(atlas,)), execution=execution, allow_module=allow_module)
-        for atlas in first.atlases
+        Predictor(replace(first, atlases=first.atlases[start:][:few]), execution=execution, allow_module=allow_module)
+        for start in range(len(first.atlases) - few + 1)
     )
     predictor, stages = next(predictors), Stages()
     atlases = sum(len(model.atlases) for model in ensemble.models)
     once = ("postprocessing", "writing", "report")
-    times = {"registration": ensemble.pairs, "verdict": len(ensemble), **dict.fromkeys(once, 1)}
+    times = {"registration": ensemble.pairs / few, "verdict": len(ensemble), **dict.fromkeys(once, 1)}
     # One atlas that fits badly would not be asked, and the others might.
     asked = replace(options, minimum_quality=0.0, strict=False, agreement=options.agreement or report is not None)
     dicom = {name: name in outputs for name in (DICOM_SEG, RTSTRUCT)}
@@ -202,14 +208,14 @@ def _measured(
             rtstruct=dicom[RTSTRUCT],
             page=page,
         )
-        disk = sum(file.stat().st_size for file in written)
+        disk = float(sum(file.stat().st_size for file in written))
         record = read_json(output_path(path, RECORD))
-    disk += (atlases - 1) * len(json_text(record["atlases"]))
-    each = {stage: times.get(stage, atlases) * value for stage, value in record["seconds"].items()}
+    disk += (atlases / few - 1) * len(json_text(record["atlases"]))
+    each = {stage: times.get(stage, atlases / few) * value for stage, value in record["seconds"].items()}
     peak = peak_memory()
     return (
         stages.seconds | each,
-        None if peak is None else peak / MIB + (atlases - 1) * _atlas_mib(predictor),
+        None if peak is None else peak / MIB + (atlases - few) * _atlas_mib(predictor),
         disk / MIB,
     )
 
@@ -217,6 +223,6 @@ def _measured(
 def _atlas_mib(predictor: Predictor) -> float:
     """What a further atlas keeps in memory: its image, its network, its answer."""
     (member,) = predictor.members
-    (image,) = member.images
+    image, *_ = member.images
     weights = sum(tensor.nbytes for tensor in member.networks[0].state_dict().values())
     return float(image.array.nbytes + weights + answer_bytes(member, 0)) / MIB

@@ -20,7 +20,15 @@ from atlasnet.prediction.ensemble import atlas_keys, pair_keys
 from atlasnet.prediction.record import brief
 from atlasnet.prediction.scan import Scan
 from atlasnet.prediction.verdict import Verdict, judge
-from atlasnet.registration import Operator, Registration, fit_around, local_correlation, make_operator, shortcoming
+from atlasnet.registration import (
+    Operator,
+    Registration,
+    Target,
+    fit_around,
+    local_correlation,
+    make_operator,
+    shortcoming,
+)
 from atlasnet.training.mapping import (
     from_slices,
     map_image,
@@ -40,7 +48,7 @@ Made = Sequence[Registration | RegistrationError]
 Asked = tuple[Answer | None, dict[str, Any]]
 
 
-def _operator(model: Model) -> Operator:
+def operator_of(model: Model) -> Operator:
     """The operator that registered the training subjects.
 
     Raises:
@@ -111,7 +119,7 @@ class Member:
         self._seen: dict[str, NDArray[Any]] = {}
         self.networks = []
         with model.named():
-            self.operator = operator or _operator(model)
+            self.operator = operator or operator_of(model)
             self.images = [canonical(model.atlas_image(atlas))[0] for atlas in model.atlases]
             self.labels = [model.atlas_labels(atlas) for atlas in model.atlases]
             for atlas in model.atlases:
@@ -129,10 +137,12 @@ class Member:
 
     def register(self, scan: Scan) -> Made:
         """The scan's map onto each atlas, or why there is none."""
-        names = [atlas.name for atlas in self.model.atlases]
-        pairs = list(zip(self._pair_keys, names, self.images, self.labels, strict=True))
-        tracked = scan.execution.reporter.track(pairs, "registering onto the atlases", len(pairs))
-        return [scan.registered(key, self.operator, name, image, labels) for key, name, image, labels in tracked]
+        stored = zip(self._pair_keys, self.model.atlases, self.images, self.labels, strict=True)
+        atlases = {key: Target(f"atlas {atlas.name}", image, labels) for key, atlas, image, labels in stored}
+        made = scan.registered(self.operator, atlases)
+        tracked = scan.execution.reporter.track(made, "registering onto the atlases", len(atlases))
+        found = dict(zip(atlases, tracked, strict=True))
+        return [found[key] for key in self._pair_keys]
 
     def judge(self, scan: Scan, made: Made) -> Verdict:
         """Whether the scan is like the training subjects.

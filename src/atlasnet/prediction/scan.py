@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from atlasnet.cohort import Plan
 from atlasnet.errors import RegistrationError
-from atlasnet.execution import Execution, NamingReporter, Stages
-from atlasnet.registration import Operator, Registration, labelled
+from atlasnet.execution import Execution, Stages
+from atlasnet.registration import Operator, Registration, Target, register_each
 from atlasnet.training.evidence import orientation
 from atlasnet.training.mapping import prepare
 from atlasnet.volume import Volume, canonical
@@ -44,28 +44,21 @@ class Scan:
         return self._prepared[1]
 
     def registered(
-        self, key: str, operator: Operator, name: str, atlas: Volume, labels: Volume | None = None
-    ) -> Registration | RegistrationError:
-        """The map onto an atlas, or why there is none.
+        self, operator: Operator, atlases: Mapping[str, Target]
+    ) -> Iterator[Registration | RegistrationError]:
+        """The map onto each atlas, or why there is none.
 
         Args:
-            key: equal keys mean an equal operator and an equal atlas.
             operator: registers.
-            name: of the atlas, for warnings.
-            atlas: (c, z, y, x), canonical orientation.
-            labels: (1, z, y, x) its reference, if the operator asks for it.
+            atlases: in canonical orientation; equal keys mean an equal operator and an equal atlas.
         """
-        if key not in self._registrations:
-            self.execution.pause()
-            try:
-                known = labelled(operator, [labels])
-                naming = replace(self._keeping, reporter=NamingReporter(self.execution.reporter, f"atlas {name}"))
+        missing = [atlas for key, atlas in atlases.items() if key not in self._registrations]
+        made = register_each(operator, self.source, missing, self._keeping)
+        for key in atlases:
+            if key not in self._registrations:
                 with self.stages("registration"):
-                    (made,) = operator.register(self.source, [atlas], execution=naming, **known)
-                self._registrations[key] = made
-            except RegistrationError as error:
-                self._registrations[key] = error
-        return self._registrations[key]
+                    self._registrations[key] = next(made)
+            yield self._registrations[key]
 
     def margin(self, key: str, atlas: Volume) -> tuple[float, str] | None:
         """By how much the scan fits an atlas better than its mirror images do, see `orientation`.

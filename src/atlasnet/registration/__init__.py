@@ -20,6 +20,7 @@ from atlasnet.registration.pyramid import LevelSettings
 from atlasnet.registration.quality import regional_quality, require_quality, shortcoming
 from atlasnet.registration.register import WITHOUT_SETTINGS, WITHOUT_SPACING, make_operator, register_images
 from atlasnet.registration.settings import MRFSettings, preset
+from atlasnet.registration.several import Target, at_a_time, register_each
 
 __all__ = [
     "CORRELATION_BYTES",
@@ -38,7 +39,9 @@ __all__ = [
     "MetricWeights",
     "Operator",
     "Registration",
+    "Target",
     "TissueClass",
+    "at_a_time",
     "contextual",
     "fit_around",
     "in_hounsfield_units",
@@ -51,6 +54,7 @@ __all__ = [
     "prealign",
     "preset",
     "regional_quality",
+    "register_each",
     "register_images",
     "registration_bytes",
     "require_quality",

@@ -55,6 +55,7 @@ class AffineOperator(MeasuringOperator):
     """
 
     name = "affine"
+    side_by_side = True
 
     def __init__(self, settings: AffineSettings | None = None) -> None:
         self.options = settings or AffineSettings()

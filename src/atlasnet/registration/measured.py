@@ -42,6 +42,7 @@ class MeasuringOperator(ABC):
 
     name: str
     seeded: bool = False
+    side_by_side: bool = False
     clamp: Ranges | None = None
     mi_range: OptionalRanges | None = None
 

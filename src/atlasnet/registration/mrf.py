@@ -55,6 +55,7 @@ class MRFOperator(MeasuringOperator):
     """
 
     name = "mrf"
+    side_by_side = True
 
     def __init__(self, settings: MRFSettings | None = None) -> None:
         self.options = settings or MRFSettings()

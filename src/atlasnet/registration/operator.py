@@ -63,6 +63,9 @@ class Operator(Protocol):
     An operator whose result does not depend on the seed may say so with ``seeded = False``; its maps are then shared
     between runs with different seeds.
 
+    One that may be called by several threads at once, and whose maps do not depend on how many threads it is given, may
+    say so with ``side_by_side = True``: a scan is then registered onto several atlases at a time.
+
     One whose metric weights depend on the tissue says so with ``contextual = True``. Its `register` also takes
     ``source_labels`` (1, z, y, x) and ``target_labels``, one or None per target, each on its image's grid; see
     `labelled`.

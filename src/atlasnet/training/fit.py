@@ -40,7 +40,7 @@ from atlasnet.execution import (
 )
 from atlasnet.network import NetworkSpec, Traits, build_network, code_digest
 from atlasnet.network.inference import reduced_precision
-from atlasnet.registration import WITHOUT_SETTINGS, contextual, make_operator
+from atlasnet.registration import WITHOUT_SETTINGS, at_a_time, contextual, make_operator, work_bytes
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
@@ -277,6 +277,10 @@ class Fitting:
         raised = "registration_spacing" if spacing is None else "spacing"
         remedy = f"crop or resample the largest scans, or raise {raised} in {self.plan_path.name}"
         self.execution.require_memory(needed, remedy, self.cohort.root)
+        # What registrations side by side take is no reason to refuse: fewer are made at a time where less is left.
+        largest = sorted(scans, key=lambda grid: -grid.voxels)[: self.atlases.count]
+        others = at_a_time(operator, largest, self.execution) - 1
+        needed += others * max(work_bytes(grid, operator) for grid in largest)
         self.say.note(f"registering and mapping takes up to {size(needed / 2**20)} of memory")
 
     @property

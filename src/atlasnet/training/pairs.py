@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from atlasnet.cohort import Plan
 from atlasnet.errors import InputError, RegistrationError, VolumeError
-from atlasnet.execution import Execution, NamingReporter, Reporter, WorkFolder, digest, read_json, write_json
-from atlasnet.registration import WITHOUT_SPACING, Operator, Registration, contextual, labelled, make_operator
+from atlasnet.execution import Execution, Reporter, WorkFolder, digest, read_json, write_json
+from atlasnet.registration import (
+    WITHOUT_SPACING,
+    Operator,
+    Registration,
+    Target,
+    contextual,
+    make_operator,
+    register_each,
+)
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
@@ -97,38 +105,51 @@ class PairRegistrar:
         """Where the map and its record lie if the pair is registered already, unverified."""
         return self.work.lying("registrations", self.key(source, target))
 
-    def register(self, source: Keyed, targets: Iterable[Keyed]) -> Iterator[Registration | None]:
+    def register(self, source: Keyed, targets: Sequence[Keyed]) -> Iterator[Registration | None]:
         """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.
 
         Yields:
             One registration per target, None for one that failed, of which the reporter is warned: of a clinical scan
             each takes tens of megabytes.
         """
+        warn, missing = self.execution.reporter.warn, dict[str, Keyed]()
         for target in targets:
-            yield self._one(source, target)
+            key = self.key(source, target)
+            if target.key != source.key and not self.work.finished("registrations", key, warn):
+                missing.setdefault(key, target)
+        mapped = dict[str, bool]()
+        with closing(self._made(source, [*missing.values()])) as made:
+            for target in targets:
+                if target.key == source.key:
+                    yield _own()
+                    continue
+                key = self.key(source, target)
+                if key in missing and key not in mapped:
+                    mapped[key] = next(made)
+                yield self._load(source, target) if mapped.get(key, True) else None
 
-    def _one(self, source: Keyed, target: Keyed) -> Registration | None:
-        if target.key == source.key:
-            return _own()
-        key, reporter = self.key(source, target), self.execution.reporter
-        if not self.work.finished("registrations", key, reporter.warn):
-            self.execution.pause()
-            naming = replace(
-                self.execution, reporter=NamingReporter(reporter, f"{source.name} onto atlas {target.name}")
-            )
+    def _made(self, source: Keyed, targets: Sequence[Keyed]) -> Generator[bool]:
+        """Register onto each target and keep what was found; whether there is an acceptable map."""
+        if not targets:
+            return
+        wanted = []
+        for target in targets:
+            labels = target.read_labels() if contextual(self.operator) and target.read_labels is not None else None
+            wanted.append(Target(f"{source.name} onto atlas {target.name}", target.read(), labels))
+        made = register_each(self.operator, source.read(), wanted, self.execution)
+        for target in targets:
             try:
-                labels = labelled(self.operator, [None if target.read_labels is None else target.read_labels()])
-                (made,) = self.operator.register(source.read(), [target.read()], execution=naming, **labels)
-            except RegistrationError as error:
-                reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {error}")
-                return None
+                found = next(made)
             except VolumeError as error:
                 problem = f"{source.name} cannot be mapped onto atlas {target.name}: {error.problem}"
                 raise error.told(problem=problem) from error
-            with self.work.making("registrations", key) as folder:
-                made.transform.save(folder / "transform.safetensors")
-                write_json(folder / "record.json", made.record)
-        return self._load(source, target)
+            if isinstance(found, RegistrationError):
+                self.execution.reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {found}")
+            else:
+                with self.work.making("registrations", self.key(source, target)) as folder:
+                    found.transform.save(folder / "transform.safetensors")
+                    write_json(folder / "record.json", found.record)
+            yield not isinstance(found, RegistrationError)
 
     def kept(self, source: Keyed, target: Keyed) -> Registration | None:
         """The map of a pair that `register` has made, None where it failed or was never asked for."""
