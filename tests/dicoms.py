@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless
 
 ROOT = "1.2.826.0.1.3680043.8.498.1"
 NAME, PATIENT_ID = "Doe^Jane", "MRN-4711"
@@ -69,6 +70,13 @@ def slices(
             setattr(dataset, keyword, value)
         made.append(dataset)
     return made
+
+
+def compress(dataset: Dataset, syntax: str) -> None:
+    """Compress the pixels in place, for RLE or JPEG-LS; the latter is skipped where nothing does that."""
+    if syntax == JPEGLSLossless:
+        pytest.importorskip("jpeg_ls", reason="pyjpegls, which compresses to JPEG-LS, is not installed")
+    dataset.compress(syntax, generate_instance_uid=False)
 
 
 def item(**values: Any) -> Dataset:

@@ -26,7 +26,7 @@ def whole(kind: str) -> list[Dataset]:
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     elif kind in ("RLE", "JPEG-LS"):
         for dataset in made:
-            dataset.compress(RLELossless if kind == "RLE" else JPEGLSLossless, generate_instance_uid=False)
+            dicoms.compress(dataset, RLELossless if kind == "RLE" else JPEGLSLossless)
     return [dicoms.enhanced(made, [2, 0, 1])] if kind == "multi-frame" else made
 
 

@@ -376,7 +376,7 @@ def test_a_multi_frame_file_without_positions_is_refused(tmp_path: Path) -> None
 
 
 def compressed(syntax: str) -> Callable[[Dataset], None]:
-    return lambda dataset: dataset.compress(syntax, generate_instance_uid=False)
+    return lambda dataset: dicoms.compress(dataset, syntax)
 
 
 def implicit(dataset: Dataset) -> None:
@@ -639,7 +639,7 @@ def test_a_bomb_that_lies_about_its_size_unpacks_to_no_more_than_it_says(tmp_pat
 
 def test_an_image_that_would_unpack_a_thousandfold_is_refused(tmp_path: Path) -> None:
     made = series()
-    made[0].compress(RLELossless, generate_instance_uid=False)
+    dicoms.compress(made[0], RLELossless)
     made[0].Rows = made[0].Columns = 30000
     for dataset in made[1:]:
         dataset.Rows = dataset.Columns = 30000
