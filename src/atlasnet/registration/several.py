@@ -32,7 +32,7 @@ def at_a_time(operator: Operator, targets: Sequence[Grid], execution: Execution)
     """How many registrations are made at a time: as many as there are threads, within half the memory that is left.
 
     A thread for each is faster than all threads for one after the other, which wait for each other many thousand times
-    (``side_by_side.json`` of the benchmarks). A GPU has enough to do with one.
+    (``benchmarks/results/side_by_side.json``). A GPU has enough to do with one.
 
     Args:
         operator: registers; one at a time unless it says that it may be ``side_by_side``.
