@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
 from atlasnet.errors import InputError, ModelError
-from atlasnet.network import NetworkSpec, SegNet, Traits, UNet, UNet3D, build_network, load_weights, register_network
+from atlasnet.network import (
+    NetworkSpec,
+    SegNet,
+    Traits,
+    UNet,
+    UNet3D,
+    build_network,
+    code_digest,
+    load_weights,
+    register_network,
+)
 from atlasnet.network.weights import load_network, tensor_channels_last, write_tensors
 
 RESIDUAL = {"residual": True}
@@ -279,6 +290,30 @@ def test_a_name_cannot_be_registered_twice() -> None:
     register_network("one's own", Thresholds)
     with pytest.raises(InputError, match="exists already"):
         register_network("one's own", Shrinking)
+
+
+def run_cell(text: str) -> Any:
+    """The class ``Net`` that a cell of a notebook defines, whose text IPython keeps where it has no file."""
+    name = f"<cell {hash(text)}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    found = {"nn": nn, "__name__": "notebook"}
+    exec(compile(text, name, "exec"), found)
+    return found["Net"]
+
+
+def test_a_cell_that_is_run_again_replaces_its_network_and_its_text_is_what_counts() -> None:
+    text = "class Net(nn.Module):\n    def __init__(self, channels, classes):\n        super().__init__()\n"
+    digests = []
+    for cell in (text, text, text + "        self.layer = nn.Conv2d(channels, classes, 1)\n"):
+        register_network("of a cell", run_cell(cell))
+        digests.append(code_digest("of a cell"))
+    assert None not in digests
+    assert (digests[0] == digests[1], digests[1] == digests[2]) == (True, False)
+
+
+def test_a_class_is_no_name() -> None:
+    with pytest.raises(InputError, match=r"by its name; found .*Thresholds.*register_network"):
+        code_digest(Thresholds)  # type: ignore[arg-type]  # what is tested
 
 
 def test_an_import_path_is_not_followed_without_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import linecache
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from atlasnet.errors import InputError
-from atlasnet.execution.files import file_digest
+from atlasnet.execution.files import digest, file_digest
 from atlasnet.network.segnet import SegNet
 from atlasnet.network.spec import NetworkSpec, Traits
 from atlasnet.network.unet import UNet, UNet3D
@@ -30,16 +31,23 @@ def register_network(name: str, builder: Builder) -> None:
 
     It is called as ``builder(channels=..., classes=..., **options)``, with ``width`` too when it has such an argument,
     and returns a module with the attributes of `Traits`. ``channels`` counts the channels of the image: a module that
-    sees ``context`` neighbouring slices takes ``channels * (2 * context + 1)`` input channels.
+    sees ``context`` neighbouring slices takes ``channels * (2 * context + 1)`` input channels. A class or function that
+    is defined again, as by a cell of a notebook that is run again, takes the place of the one before.
 
     Raises:
-        InputError: the name is taken, empty, or looks like an import path.
+        InputError: another builder has the name, or it is empty, or looks like an import path.
     """
     if not name or ":" in name:
         raise InputError("a network cannot have this name", expected="a word without a colon", found=repr(name))
-    if name in _BUILDERS and _BUILDERS[name] is not builder:
+    if name in _BUILDERS and _definition(_BUILDERS[name]) != _definition(builder):
         raise InputError("a network of this name exists already", found=repr(name), remedy="choose another name")
     _BUILDERS[name] = builder
+
+
+def _definition(builder: Builder) -> tuple[str, str]:
+    """Where a builder is defined: the module, and the name in it."""
+    named = builder if hasattr(builder, "__qualname__") else type(builder)
+    return named.__module__, named.__qualname__
 
 
 def network_names() -> tuple[str, ...]:
@@ -89,6 +97,12 @@ def build_network(spec: NetworkSpec, channels: int, classes: int, *, allow_modul
 
 
 def _builder(name: str, allow_module: bool) -> Builder:
+    if not isinstance(name, str):
+        raise InputError(
+            "a network is asked for by its name",
+            found=repr(name)[:200],
+            remedy="give it one with atlasnet.network.register_network(name, builder)",
+        )
     if name in _BUILDERS:
         return _BUILDERS[name]
     if ":" not in name:
@@ -117,7 +131,9 @@ def _builder(name: str, allow_module: bool) -> Builder:
 
 
 def code_digest(name: str, *, allow_module: bool = False) -> str | None:
-    """The SHA-256 of the file that defines a network of one's own; None of a built-in one, or where no file does.
+    """A hash of the file, or the cell of a notebook, that defines a network of one's own.
+
+    None of a built-in one, or where its code is not to be found.
 
     Raises:
         InputError: as `build_network`, for the name.
@@ -128,7 +144,18 @@ def code_digest(name: str, *, allow_module: bool = False) -> str | None:
     try:
         return file_digest(inspect.getfile(builder))
     except (TypeError, OSError):  # of an interactive session, or an object that is called
-        return None
+        return _cells_digest(builder)
+
+
+def _cells_digest(builder: Builder) -> str | None:
+    """A hash of the text that the functions of a builder were read from where that is no file; None where it is gone.
+
+    A class knows no file then, but its methods know their cell, whose text IPython keeps.
+    """
+    functions = filter(inspect.isfunction, (builder, *getattr(builder, "__dict__", {}).values()))
+    cells = {function.__code__.co_filename for function in functions}
+    texts = [text for cell in sorted(cells) if (text := "".join(linecache.getlines(cell)))]
+    return digest(sorted(texts)) if texts else None
 
 
 def _accepts(builder: Builder, argument: str) -> bool:
