@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 import atlasnet
-from atlasnet.errors import VolumeError
+from atlasnet.errors import TransformError, VolumeError
 from atlasnet.execution import Execution
 from atlasnet.volume import Grid, Volume, read_labels, read_volume, write_volume
 from synthetic import subject
@@ -38,6 +39,19 @@ def test_the_affine_of_a_nifti_file_and_its_array_give_the_volume_that_was_writt
     np.testing.assert_allclose(read.grid.ras, affine, atol=1e-4)
 
 
+def test_an_image_of_simpleitk_goes_in_and_out_by_its_parts() -> None:
+    image = sitk.GetImageFromArray(np.zeros(SHAPE, np.int16))
+    image.SetSpacing((0.9, 1.2, 2.5))
+    image.SetOrigin((-40, 30, 12))
+    image.SetDirection(TURN.ravel())
+    grid = Grid.from_parts(SHAPE, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    np.testing.assert_allclose(grid.to_world((2, 3, 4)), image.TransformIndexToPhysicalPoint((2, 3, 4)))
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction.ravel())
+    np.testing.assert_allclose(image.TransformIndexToPhysicalPoint((2, 3, 4)), grid.to_world((2, 3, 4)))
+
+
 def test_left_and_posterior_are_positive_once_they_are_turned_over() -> None:
     grid = Grid.from_ras(SHAPE, AFFINE)
     x, y, z, _ = AFFINE @ (2, 3, 4, 1)
@@ -49,6 +63,23 @@ def test_left_and_posterior_are_positive_once_they_are_turned_over() -> None:
 def test_a_grid_has_three_axes_and_no_channels(shape: tuple[int, int, int], affine: np.ndarray) -> None:
     with pytest.raises(VolumeError, match=r"expected (a shape \(z, y, x\) without channels|\(4, 4\), finite)"):
         Grid(shape, affine)
+
+
+def test_what_has_not_three_axes_is_told_so() -> None:
+    with pytest.raises(VolumeError, match=r"three axes; .*a 2-D image is one slice: shape \(1, y, x\)"):
+        Grid.from_parts((6, 7), (0.5, 0.5))
+    with pytest.raises(VolumeError, match=r"found an array of shape \(3, 6, 7\)"):
+        Grid.from_ras(np.zeros((3, 6, 7)), AFFINE)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(VolumeError, match=r"expected \(4, 4\), finite"):
+        Grid.from_ras(SHAPE, np.eye(3))
+    with pytest.raises(VolumeError, match=r"no points; .*found shape \(2,\)"):
+        Grid.from_parts(SHAPE).to_index((1, 2))
+
+
+@pytest.mark.parametrize("kind", ["complex64", "U3", "object"])
+def test_voxels_are_real_numbers(kind: str) -> None:
+    with pytest.raises(VolumeError, match="no real numbers"):
+        Volume(np.zeros(SHAPE).astype(kind), Grid.from_parts(SHAPE))
 
 
 def test_an_affine_is_no_grid() -> None:
@@ -68,6 +99,8 @@ def test_files_are_registered_as_what_they_hold(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.transform.displacement(second.grid), wanted.transform.displacement(second.grid))
     with pytest.raises(VolumeError, match=r"none\.nii\.gz"):
         atlasnet.register(tmp_path / "none.nii.gz", second)
+    with pytest.raises(TransformError, match=r"found PosixPath.*read_transform|found WindowsPath.*read_transform"):
+        atlasnet.register(first, second, initial=tmp_path / "a.tfm")  # type: ignore[arg-type]  # what is tested
 
 
 def test_an_array_is_no_image() -> None:

@@ -16,6 +16,7 @@ from atlasnet.transform import (
     BSplineMap,
     CompositeMap,
     DisplacementMap,
+    Transform,
     compose,
     itk_transform,
     write_itk_transform,
@@ -97,3 +98,9 @@ def test_a_plane_and_a_wrong_suffix(tmp_path: Path) -> None:
     check_points(written(tmp_path, DisplacementMap(field, plane), plane), DisplacementMap(field, plane), plane)
     with pytest.raises(TransformError, match=r"expected \.h5"):
         write_itk_transform(tmp_path / "map.tfm", AffineMap(MATRIX), plane)
+
+
+def test_a_map_of_both_directions_is_none_of_them(tmp_path: Path) -> None:
+    with pytest.raises(TransformError, match=r"found Transform; to mend it: give transform\.forward"):
+        write_itk_transform(tmp_path / "t.h5", Transform.identity(), GRID)  # type: ignore[arg-type]  # what is tested
+    assert not list(tmp_path.iterdir())

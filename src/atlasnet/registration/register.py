@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from atlasnet.errors import InputError
+from atlasnet.errors import InputError, TransformError
 from atlasnet.execution import Execution
 from atlasnet.registration.affine import AffineSettings
 from atlasnet.registration.external import ExternalSettings
@@ -84,7 +84,7 @@ def register_images(
         back = result.transform.inverse.warp(atlas_labels, ct.grid, interpolation="label")
 
     Args:
-        source: (c, z, y, x), any orientation; a path is read, as by `read_volume`, and so in the place of the others.
+        source: (c, z, y, x), any orientation; a path is read, as by `read_volume`, also that of a mask or labels.
         target: with as many channels.
         operator: an operator or its name, with its default settings.
         source_mask: on the source's grid, non-zero where voxels count.
@@ -98,6 +98,7 @@ def register_images(
     Raises:
         VolumeError: images, masks or labels that do not fit each other, or cannot be read.
         InputError: there is no such operator, or labels are given to one to which they say nothing.
+        TransformError: ``initial`` is no `Transform`.
         RegistrationError: no acceptable map was found.
     """
     source, target = _image(source, "the source"), _image(target, "the target")
@@ -114,6 +115,12 @@ def register_images(
             "labels say nothing to a registration whose metric weights do not depend on the tissue",
             found=f"operator {chosen.name!r}",
             remedy="leave them out, or give it weights that atlasnet learn-metrics wrote",
+        )
+    if not isinstance(initial, Transform | None):
+        raise TransformError(
+            "the map to start from is not given as a Transform",
+            found=type(initial).__name__,
+            remedy="read a file with atlasnet.transform.read_transform, which returns it first",
         )
     (result,) = chosen.register(
         canonical(source)[0],

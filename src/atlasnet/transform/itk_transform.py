@@ -30,7 +30,17 @@ def itk_transform(point_map: PointMap, grid: Grid) -> sitk.CompositeTransform:
     Args:
         point_map: for resampling a source onto the target, ``transform.forward``.
         grid: where points are taken from: then that of the target.
+
+    Raises:
+        TransformError: the map is no point map, as a whole `Transform`, which has one in each direction, is none.
     """
+    if not isinstance(point_map, PointMap):
+        raise TransformError(
+            "the map is not that of one direction",
+            expected="a PointMap",
+            found=type(point_map).__name__,
+            remedy="give transform.forward and the grid of the target",
+        )
     parts = point_map.parts if isinstance(point_map, CompositeMap) else (point_map,)
     if not all(isinstance(part, AffineMap | DisplacementMap) for part in parts):
         parts = (DisplacementMap(displacement_on(point_map, grid), grid),)
@@ -57,7 +67,7 @@ def write_itk_transform(path: str | Path, point_map: PointMap, grid: Grid) -> No
         grid: likewise.
 
     Raises:
-        TransformError: the suffix is another.
+        TransformError: the suffix is another, or the map is none.
         OSError: the file cannot be written whole.
     """
     if Path(path).suffix.lower() != SUFFIX:

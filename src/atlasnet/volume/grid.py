@@ -66,7 +66,15 @@ class Grid:
         Raises:
             VolumeError: as for the class, or a spacing is not positive.
         """
-        steps = np.asarray(spacing, dtype=np.float64)
+        steps, origin = np.asarray(spacing, dtype=np.float64), np.asarray(origin, dtype=np.float64)
+        axes = np.eye(3) if direction is None else np.asarray(direction, dtype=np.float64)
+        if steps.shape not in ((), (3,)) or origin.shape not in ((), (3,)) or axes.size != 9:
+            raise VolumeError(
+                "a grid has three axes",
+                expected="spacing and origin (x, y, z), a direction (3, 3)",
+                found=f"shapes {steps.shape}, {origin.shape} and {axes.shape}",
+                remedy="a 2-D image is one slice: shape (1, y, x), and a thickness as the third spacing",
+            )
         if not (steps > 0).all():
             raise VolumeError(
                 "the spacing is not positive",
@@ -74,15 +82,15 @@ class Grid:
                 found=str(steps.tolist()),
             )
         affine = np.eye(4)
-        axes = np.eye(3) if direction is None else np.asarray(direction, dtype=np.float64).reshape(3, 3)
-        affine[:3, :3] = axes * steps
+        affine[:3, :3] = axes.reshape(3, 3) * steps
         affine[:3, 3] = origin
         return cls(tuple(shape), affine)  # type: ignore[arg-type] # of another length it is refused
 
     @classmethod
     def from_ras(cls, shape: Sequence[int], affine: ArrayLike) -> Grid:
         """Build from ``shape`` (z, y, x) and NIfTI's affine (4, 4), index (x, y, z, 1) to RAS mm, as nibabel has it."""
-        return cls(tuple(shape), _FLIP @ np.asarray(affine, dtype=np.float64))  # type: ignore[arg-type] # as above
+        given = np.asarray(affine, dtype=np.float64)
+        return cls(tuple(shape), _FLIP @ given if given.shape == (4, 4) else given)  # type: ignore[arg-type] # as above
 
     @property
     def ras(self) -> Float:
@@ -121,13 +129,13 @@ class Grid:
 
     def to_world(self, index: ArrayLike) -> Float:
         """Take index points (..., 3) in (x, y, z) order to LPS mm."""
-        world: Float = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        world: Float = _points(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
         return world
 
     def to_index(self, points: ArrayLike) -> Float:
         """Take LPS mm points (..., 3) to continuous index points in (x, y, z) order."""
         inverse = np.linalg.inv(self.affine)
-        index: Float = np.asarray(points, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        index: Float = _points(points) @ inverse[:3, :3].T + inverse[:3, 3]
         return index
 
     def corners(self) -> Float:
@@ -170,14 +178,27 @@ class Grid:
         return f"Grid({text})"
 
 
+def _points(values: ArrayLike) -> Float:
+    """Points as numbers, three of each.
+
+    Raises:
+        VolumeError: they are not.
+    """
+    points = np.asarray(values, dtype=np.float64)
+    if points.ndim == 0 or points.shape[-1] != 3:
+        raise VolumeError("these are no points", expected="(..., 3): x, y and z of each", found=f"shape {points.shape}")
+    return points
+
+
 def _check(shape: tuple[int, ...], affine: Float) -> None:
     """Refuse a geometry that no image has; what files hold is refused with their names, before it comes here.
 
     Raises:
         VolumeError: see `Grid`.
     """
-    if len(shape) != 3:
-        raise VolumeError("a grid has three axes", expected="a shape (z, y, x) without channels", found=str(shape))
+    if len(shape) != 3 or any(np.ndim(side) for side in shape):
+        found = f"an array of shape {np.shape(shape)}" if any(np.ndim(side) for side in shape) else str(shape)
+        raise VolumeError("a grid has three axes", expected="a shape (z, y, x) without channels", found=found)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.abs(affine[3] - (0, 0, 0, 1)).max() > 1e-9:
         raise VolumeError(
             "the affine of a grid cannot be used",

@@ -59,7 +59,8 @@ class Volume:
         grid: the lattice on which the voxels lie.
 
     Raises:
-        VolumeError: the array's shape is not that of the grid, which is a `Grid`, or it has no voxels.
+        VolumeError: the array's shape is not that of the grid, which is a `Grid`, or its voxels are no real numbers, or
+            it has none.
     """
 
     array: NDArray[Any]
@@ -73,6 +74,8 @@ class Volume:
                 found=type(self.grid).__name__,
                 remedy="Grid.from_ras(shape, affine) takes the affine of NIfTI, Grid.from_parts spacing and origin",
             )
+        if array.dtype.kind not in "biuf":
+            raise VolumeError("the voxels are no real numbers", found=str(array.dtype))
         if array.ndim == 3:
             array = array[None]
         if array.ndim != 4 or array.shape[1:] != self.grid.shape:
