@@ -289,6 +289,14 @@ def test_subjects_without_reference_are_read_when_none_is_asked_for(tmp_path: Pa
         cohort["b"].read_labels()
 
 
+def test_a_name_is_no_list_and_a_number_no_name(tmp_path: Path) -> None:
+    cohort = Cohort.read(nnunet(tmp_path))
+    with pytest.raises(CohortError, match=r"found a; to mend it: select\(\['a'\]\)"):
+        cohort.select("a")
+    with pytest.raises(CohortError, match=r"known by their names; found 0"):
+        cohort[0]  # type: ignore[index]  # what is tested
+
+
 def test_select_keeps_the_order_that_is_asked_for(tmp_path: Path) -> None:
     cohort = Cohort.read(nnunet(tmp_path)).select(["c", "a"])
     assert [subject.name for subject in cohort] == ["c", "a"]

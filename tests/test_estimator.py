@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ import pytest
 import atlasnet
 from atlasnet.cohort import Cohort, check_cohort, take_fingerprint, with_masks
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
-from atlasnet.execution import Execution, read_json
-from atlasnet.prediction import Prediction
+from atlasnet.execution import Execution, SilentReporter, read_json
+from atlasnet.prediction import Prediction, PredictOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.transform import Transform
 from atlasnet.volume import read_volume, write_labels
@@ -54,6 +56,8 @@ def test_folds_that_cannot_be_used_are_refused_before_any_training(cohort: Cohor
     net = atlasnet.AtlasNet(atlases=1, preset=RECIPE, registration="affine", execution=ONE)
     with pytest.raises(InputError, match="folds"):
         net.fit(cohort, tmp_path / "m", folds=9)
+    with pytest.raises(InputError, match=r"no list of names; .*found s0, s1"):
+        net.fit(cohort, tmp_path / "m", folds=["s0", "s1"])
     with pytest.raises(InputError, match="ask for folds"):
         net.fit(cohort, tmp_path / "m", ensemble=True)
     with pytest.raises(ModelError, match="call fit"):
@@ -165,6 +169,58 @@ def test_an_option_that_there_is_not_is_answered_with_those_that_there_are(
     with pytest.raises(InputError, match="found agreements"):
         net.predict_all(cohort, tmp_path / "out", agreements=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_numpy_ask_for_the_same_as_pythons() -> None:
+    given = {"atlases": np.int64(2), "width": np.float32(0.25), "epochs": np.int64(3), "spacing": np.array([2, 2, 3.5])}
+    wanted = {"atlases": 2, "width": 0.25, "epochs": 3, "spacing": [2.0, 2.0, 3.5]}
+    asked = [json.dumps(asdict(atlasnet.AtlasNet(**options).options)) for options in (given, wanted)]
+    assert asked[0] == asked[1]
+    assert json.loads(json.dumps(asdict(PredictOptions(minimum_size_ml=np.float32(0.25)))))["minimum_size_ml"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"epochs": 1.0}, "epochs must be a whole number"),
+        ({"time_budget": "30m"}, r"30 \* 60"),
+        ({"atlases": 2.0}, "2.0"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_before_any_work(
+    option: dict[str, Any], message: str, cohort: Cohort, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        atlasnet.AtlasNet(**option).fit(cohort, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_results_that_cannot_be_written_are_refused_before_any_work(
+    net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"s0nii: no such image can be written; expected \.nii\.gz"):
+        net.predict_all(cohort, tmp_path / "out", suffix="nii")
+    with pytest.raises(InputError, match="file: the folder of the results cannot be made"):
+        net.predict_all(cohort, tmp_path / "file")
+    with pytest.raises(InputError, match=r"s0\.nii\.gz: this is the name of a file"):
+        net.predict_all(cohort.select(["s0"]), tmp_path / "s0.nii.gz")
+    with pytest.raises(InputError, match="no scan is given"):
+        net.predict_all([], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_batch_says_why_a_case_failed_and_takes_any_iterable(
+    net: atlasnet.AtlasNet, cohort: Cohort, tmp_path: Path
+) -> None:
+    for name in ("bad.nii.gz", "stray.txt"):
+        (tmp_path / name).write_text("x")
+    heard = SilentReporter()
+    told = atlasnet.AtlasNet.load(folder(net), execution=replace(ONE, reporter=heard))
+    scans = (cohort["s0"].images[0], *(tmp_path / name for name in ("bad.nii.gz", "stray.txt")))
+    batch = told.predict_all((scan for scan in scans), tmp_path / "out")
+    assert repr(batch).startswith(f"Batch(2 cases: 1 segmented, 1 failed; bad: {tmp_path / 'bad.nii.gz'}: the file is")
+    assert any("stray.txt" in warning for warning in heard.warnings)
 
 
 def test_an_array_is_no_scan_and_a_folder_is_not_one(net: atlasnet.AtlasNet, cohort: Cohort) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import threading
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +140,30 @@ def test_threads_hold_inside_the_block_only() -> None:
 def test_no_threads_are_refused() -> None:
     with pytest.raises(InputError, match="positive"):
         Execution(threads=0)
+
+
+def test_what_numpy_and_torch_call_numbers_and_devices_is_as_good_as_ours() -> None:
+    given = Execution(device=torch.device("cpu"), threads=np.int64(2), seed=np.int64(3))  # type: ignore[arg-type]  # what is tested
+    assert json.loads(json.dumps([given.device, given.threads, given.seed])) == ["cpu", 2, 3]
+
+
+def test_what_would_fail_only_at_the_end_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"whole numbers; found seed=1\.5"):
+        Execution(seed=1.5)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InputError, match=r"reporter=TextReporter\(\)"):
+        Execution(reporter=TextReporter)  # type: ignore[arg-type]  # what is tested
+
+
+def test_an_array_that_nobody_may_write_to_is_taken_without_a_warning() -> None:
+    array = np.arange(6, dtype=np.float32)
+    array.setflags(write=False)
+    torch.set_warn_always(True)  # else once in a process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert Execution().tensor(array).tolist() == [0, 1, 2, 3, 4, 5]
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_a_cancelled_execution_stops_at_the_next_pause() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from atlasnet.cohort.doubts import header_doubts, modality_doubts
 from atlasnet.cohort.spacing import WantedSpacing
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.evaluation import Table, beside_table, evaluate_cohort
-from atlasnet.execution import Execution, made_alone
+from atlasnet.execution import Execution, made_alone, plain
 from atlasnet.prediction import (
     Batch,
     Ensemble,
@@ -34,6 +34,7 @@ from atlasnet.training.sharing import Sharing
 from atlasnet.training.sources import cohort_hashes
 from atlasnet.volume import Volume, read_labels
 from atlasnet.volume.kept import kept_open
+from atlasnet.volume.names import image_stem
 from atlasnet.volume.volume import require_volume
 from atlasnet.wording import counted, shortened
 
@@ -178,7 +179,7 @@ class AtlasNet:
             folds = read_folds(folds)
         divided = None
         if wanted:  # what is wrong with the folds is said before hours of training
-            asked = None if folds is True else folds
+            asked = None if folds is True else plain(folds)
             divided = plan_folds(cohort, folder / CROSS_VALIDATION, self.options, asked, execution)
         model = fit(cohort, folder, self.options, update=update, work=work, execution=execution)
         found = None
@@ -308,14 +309,20 @@ class AtlasNet:
 
         Raises:
             ModelError: nothing was fitted or loaded, or the model needs masks.
-            InputError: there is no such option, no input is a scan, one is absent, or a result would take the place of
-                one.
+            InputError: there is no such option, no input is a scan, one is absent, a result cannot be written there, or
+                would take the place of one.
             Cancelled: on request; the same call goes on.
         """
         from atlasnet.prediction.dicom import require_dicom, require_writers
         from atlasnet.report import PredictionReport, write_beside_cases
 
         predictor, folder, chosen = self._ready(), Path(folder), _wanted(options)
+        if image_stem(folder) is not None and not folder.is_dir():
+            raise InputError(
+                "this is the name of a file, and not of a folder of results",
+                path=folder,
+                remedy="name a folder; write_labels writes the labels that predict returns into a file",
+            )
         cases: Sequence[Subject]
         if isinstance(inputs, Cohort):
             if series is not None:
@@ -324,7 +331,7 @@ class AtlasNet:
                 raise InputError("the subjects of a cohort have names", found=f"name_from {name_from}")
             cases = inputs.subjects
         else:
-            paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
+            paths = [inputs] if isinstance(inputs, (str, Path)) else [*inputs]
             cases = find_cases(paths, len(predictor.ensemble.channels), series, name_from=name_from)
             warn_of_unread(unread(paths, cases), self.execution.reporter)
         if dicom_seg or rtstruct:
@@ -466,6 +473,6 @@ def _wanted(options: dict[str, Any]) -> PredictOptions:
 
 def _named(atlases: int | str | Path | Sequence[str | Path] | None) -> int | tuple[str, ...] | None:
     """Atlases as `FitOptions` takes them; one name alone is that of one atlas."""
-    if atlases is None or isinstance(atlases, int):
-        return atlases
-    return (str(atlases),) if isinstance(atlases, (str, Path)) else tuple(str(atlas) for atlas in atlases)
+    if isinstance(atlases, (str, Path)):
+        return (str(atlases),)
+    return tuple(str(atlas) for atlas in atlases) if isinstance(atlases, Iterable) else atlases

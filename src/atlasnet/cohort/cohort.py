@@ -87,6 +87,10 @@ class Cohort:
         Raises:
             CohortError: a name is unknown, or there twice, or there is none.
         """
+        if isinstance(names, str):
+            raise CohortError(
+                "one name is no list of names", path=self.root, found=names, remedy=f"select([{names!r}])"
+            )
         known = {composed(subject.name): subject for subject in self.subjects}
         names = [composed(name) for name in names]
         unknown = [name for name in names if name not in known]
@@ -178,6 +182,13 @@ class Cohort:
         return iter(self.subjects)
 
     def __getitem__(self, name: str) -> Subject:
+        if not isinstance(name, str):
+            raise CohortError(
+                "subjects are known by their names",
+                path=self.root,
+                found=repr(name),
+                remedy="cohort.subjects is a list",
+            )
         for subject in self.subjects:
             if subject.name == composed(name):
                 return subject

@@ -161,8 +161,8 @@ def evaluate_subject(
                 hd95_mm=distances.hausdorff(95),
                 average_contour_distance_mm=distances.average(),
                 surface_dice=distances.surface_dice(tolerance_mm),
-                volume_ml=np.count_nonzero(ours) * voxel_ml,
-                reference_volume_ml=np.count_nonzero(theirs) * voxel_ml,
+                volume_ml=float(np.count_nonzero(ours) * voxel_ml),
+                reference_volume_ml=float(np.count_nonzero(theirs) * voxel_ml),
                 presence=_presence(ours, theirs),
             )
         )

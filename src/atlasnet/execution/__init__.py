@@ -24,6 +24,7 @@ from atlasnet.execution.folders import files_below, leads_nowhere, place_of, wal
 from atlasnet.execution.locks import hold, hold_folder
 from atlasnet.execution.log import Hidden, LogReporter, open_log, unwritable_log
 from atlasnet.execution.memory import memory_held, memory_left
+from atlasnet.execution.plain import make_plain, plain
 from atlasnet.execution.reporter import NamingReporter, Reporter, SilentReporter, TextReporter, WitnessReporter, say
 from atlasnet.execution.side_by_side import in_order
 from atlasnet.execution.stages import Stages, peak_memory
@@ -57,6 +58,7 @@ __all__ = [
     "kept_memory",
     "leads_nowhere",
     "made_alone",
+    "make_plain",
     "memory_held",
     "memory_left",
     "move",
@@ -64,6 +66,7 @@ __all__ = [
     "pack",
     "peak_memory",
     "place_of",
+    "plain",
     "read_json",
     "reading_back",
     "remains_in",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from atlasnet.errors import Cancelled, InputError
 from atlasnet.execution.control_groups import available_threads
 from atlasnet.execution.memory import require_memory
+from atlasnet.execution.plain import make_plain
 from atlasnet.execution.reporter import Reporter, SilentReporter
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Execution:
     """Device, threads, seed and callbacks of one piece of work.
 
     Args:
-        device: a torch device name such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        device: a torch device or its name, such as ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         threads: CPU threads; by default `available_threads`. On the CPU, what networks
             give is a function of it, what the built-in registration gives is not.
         seed: the origin of every random number.
@@ -70,6 +71,15 @@ class Execution:
     _kept: dict[Place, tuple[NDArray[Any], torch.Tensor]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        make_plain(self)
+        object.__setattr__(self, "device", str(self.device))
+        if not (isinstance(self.seed, int) and isinstance(self.threads, int)):
+            raise InputError(
+                "seed and threads must be whole numbers", found=f"seed={self.seed!r}, threads={self.threads!r}"
+            )
+        if isinstance(self.reporter, type):
+            name = self.reporter.__name__
+            raise InputError("the reporter is a class", found=name, remedy=f"make one of it: reporter={name}()")
         if self.seed < 0:
             raise InputError("the seed of random numbers must not be negative", found=str(self.seed))
         if self.threads < 1:
@@ -129,7 +139,8 @@ class Execution:
         plain = array
         if array.dtype.byteorder not in "=|" or array.dtype in (np.uint16, np.uint32, np.uint64):
             plain = array.astype(np.float32)
-        tensor = torch.from_numpy(np.ascontiguousarray(plain)).to(self.torch_device())
+        plain = np.ascontiguousarray(plain)  # and a copy where nobody may write: torch would warn of it
+        tensor = torch.from_numpy(plain if plain.flags.writeable else plain.copy()).to(self.torch_device())
         if self._kept is not None:
             self._kept[place] = array, tensor  # with the array, whose memory is nobody else's so long
         return tensor

@@ -60,7 +60,9 @@ class Batch:
     refused: dict[str, UnusualInputError] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Batch({self.summary()})"
+        problems = {**self.failed, **self.refused}
+        first = "".join(f"; {name}: {problem}" for name, problem in [*problems.items()][:1])
+        return f"Batch({self.summary()}{first})"
 
     def summary(self) -> str:
         """One line."""

@@ -84,6 +84,8 @@ def find_cases(
             cases[case.name] = case
     if strays and not cases:
         raise strays[0]
+    if not cases:
+        raise InputError("no scan is given", expected="files or folders", found="an empty list")
     return list(cases.values())
 
 

@@ -28,8 +28,8 @@ from atlasnet.training.model import Model
 from atlasnet.training.pairs import REVISION
 from atlasnet.volume import read_volume, volume_digest, volume_files, write_labels, write_volume
 from atlasnet.volume.files import require_files
-from atlasnet.volume.names import image_stem, of_slicer
-from atlasnet.volume.writing import LABEL_SUFFIXES
+from atlasnet.volume.names import image_stem, image_suffix, of_slicer
+from atlasnet.volume.writing import LABEL_SUFFIXES, WRITABLE_SUFFIXES
 
 if TYPE_CHECKING:
     from atlasnet.prediction.dicom import Origin
@@ -71,15 +71,21 @@ def check_places(cases: Sequence[Subject], paths: Mapping[str, Path], outputs: C
         outputs: what is written beside labels and record.
 
     Raises:
-        InputError: it would, or it would lie in a DICOM folder that is read.
+        InputError: it would, or it would lie in a DICOM folder that is read; or no file can be written there, or none
+            with that suffix.
     """
     read = [path for case in cases for path in (*case.images, case.mask) if path is not None]
     folders = [place_of(path) for path in read if path.is_dir()]
     files = {place_of(file) for path in read if not path.is_dir() for file in volume_files(path)}
     taken: dict[Path, str] = {}
     for case in cases:
+        path = paths[case.name]
+        if image_suffix(path) not in WRITABLE_SUFFIXES:
+            raise InputError("no such image can be written", path=path, expected=" ".join(WRITABLE_SUFFIXES))
+        if path.parent.exists() and not path.parent.is_dir():
+            raise InputError("the folder of the results cannot be made: a file of that name exists", path=path.parent)
         for output in (LABELS, RECORD, *outputs):
-            for file in output_files(paths[case.name], output).values():
+            for file in output_files(path, output).values():
                 place = place_of(file)
                 if file.is_dir():
                     raise InputError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atlasnet.errors import InputError
+from atlasnet.execution import make_plain
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.registration import require_quality
 from atlasnet.transform import Transform
@@ -40,6 +41,7 @@ class PredictOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.fusion not in METHODS:
             raise InputError(f"no fusion is called {self.fusion!r}", expected=", ".join(METHODS))
         if not (math.isfinite(self.minimum_size_ml) and self.minimum_size_ml >= 0):

@@ -149,6 +149,9 @@ def _difference(before: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]
 def _checked(folds: Sequence[Sequence[str]], cohort: Cohort, reporter: Reporter) -> tuple[tuple[str, ...], ...]:
     """The groups of those who take part, after all that is wrong with them."""
     path, trained = (folds.path, folds.trained) if isinstance(folds, FoldsFile) else (None, (None,) * len(folds))
+    single = [fold for fold in folds if isinstance(fold, str)]
+    if single:
+        raise InputError("a fold is no list of names", expected='[["a1", "a2"], ["b"]]', found=shortened(single))
     part = {subject.name for subject in cohort}
     absent = {name for fold in (*folds, *filter(None, trained)) for name in fold} - part
     if absent:

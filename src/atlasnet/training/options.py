@@ -9,6 +9,7 @@ from typing import Any
 
 from atlasnet.cohort.spacing import WantedSpacing, require_spacing
 from atlasnet.errors import InputError
+from atlasnet.execution import make_plain
 from atlasnet.registration import require_quality
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sharing import Sharing
@@ -68,7 +69,16 @@ class FitOptions:
         return (*(self.atlases if isinstance(self.atlases, tuple) else ()), *self.atlas_images)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         require_spacing(self.spacing)
         require_quality(self.minimum_quality)
+        if not isinstance(self.atlases, (int, tuple, type(None))):
+            raise InputError("the atlases are not understood", expected="how many, or names", found=repr(self.atlases))
+        if isinstance(self.time_budget, str):
+            raise InputError(
+                "the time budget is not a number of seconds",
+                found=repr(self.time_budget),
+                remedy="half an hour is time_budget=30 * 60",
+            )
         if self.width is not None and not (math.isfinite(self.width) and self.width > 0):
             raise InputError("the width of a network must be positive", found=f"{self.width:g}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from atlasnet.errors import InputError
+from atlasnet.execution import make_plain
 from atlasnet.wording import counted
 
 
@@ -85,6 +86,9 @@ class Recipe:
     sharing: Literal["independent", "first", "common"] = "independent"
 
     def __post_init__(self) -> None:
+        make_plain(self)
+        if not isinstance(self.epochs, int):
+            raise InputError("epochs must be a whole number", found=repr(self.epochs))
         if self.epochs < 1:
             raise InputError("a network needs at least one epoch of training", found=counted(self.epochs, "epoch"))
         if self.iterations is not None and self.iterations < 1:
