@@ -15,10 +15,20 @@ import torch
 from atlasnet.errors import Cancelled, RegistrationError, VolumeError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder
 from atlasnet.execution.memory import Room
-from atlasnet.registration import Registration, Target, at_a_time, make_operator, register_each, several, work_bytes
+from atlasnet.registration import (
+    Registration,
+    Target,
+    at_a_time,
+    make_operator,
+    mrf,
+    register_each,
+    several,
+    work_bytes,
+)
+from atlasnet.registration.memory import THREAD_BYTES
 from atlasnet.training.pairs import PairRegistrar
 from atlasnet.training.sources import Keyed
-from atlasnet.transform import Transform
+from atlasnet.transform import DisplacementMap, Transform, inverse_on
 from atlasnet.volume import Volume
 from synthetic import subject
 
@@ -103,7 +113,7 @@ def test_who_does_not_say_that_it_may_be_is_called_by_one_thread() -> None:
 
 def test_as_many_as_half_the_memory_that_is_left_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     operator, grids = make_operator("mrf"), [subject(0)[0].grid, subject(0, shape=(20, 40, 40))[0].grid] * 4
-    each = max(work_bytes(grid, operator) for grid in grids)
+    each = THREAD_BYTES + max(work_bytes(grid, operator) for grid in grids)
     for left, expected in ((1, 1), (3 * each, 1), (4 * each, 2), (11 * each, 5), (40 * each, 6)):
         monkeypatch.setattr(several, "memory_left", lambda left=left: Room(left, "a test leaves"))
         assert at_a_time(operator, grids, Execution(threads=6)) == expected
@@ -152,12 +162,30 @@ def test_what_is_under_way_is_stopped_where_one_raises_or_no_more_is_asked_for()
     assert operator.ended == 2
 
 
-def test_a_request_to_stop_reaches_all_that_are_under_way() -> None:
-    operator = Endless(parties=3)
-    execution = Execution(threads=3, cancelled=lambda: len(operator.calls) == 3)
+def test_a_request_to_stop_is_asked_for_by_the_caller_and_reaches_all_that_are_under_way() -> None:
+    operator, asking = Endless(parties=3), set[threading.Thread]()
+
+    def cancelled() -> bool:
+        asking.add(threading.current_thread())
+        return len(operator.calls) == 3
+
     with pytest.raises(Cancelled):
-        list(register_each(operator, subject(0)[0], numbered(4)[1:], execution))
+        list(register_each(operator, subject(0)[0], numbered(4)[1:], Execution(threads=3, cancelled=cancelled)))
     assert operator.ended == 3
+    assert asking == {threading.current_thread()}
+
+
+def test_a_registration_is_stopped_when_its_map_is_found_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    inverting = threading.Event()
+
+    def noted(*given: Any) -> DisplacementMap:
+        inverting.set()
+        return inverse_on(*given)
+
+    monkeypatch.setattr(mrf, "inverse_on", noted)
+    operator, images = make_operator("mrf"), [subject(seed)[0] for seed in (0, 1)]
+    with pytest.raises(Cancelled):
+        operator.register(images[0], images[1:], execution=Execution(threads=1, cancelled=inverting.is_set))
 
 
 def test_what_holds_for_all_threads_of_the_process_is_as_before() -> None:
@@ -204,3 +232,13 @@ def test_what_does_not_fit_is_told_of_its_pair(tmp_path: Path, threads: int) -> 
     with pytest.raises(VolumeError, match="anna cannot be mapped onto atlas t1: no such image"):
         list(registrar.register(Keyed("anna", "s", lambda: subject(0)[0]), keyed(3)))
     assert [one.is_dir() for one in (tmp_path / "registrations").iterdir()] == [True]  # the first, and nothing begun
+
+
+def test_what_is_under_way_is_stopped_where_a_map_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "registrations").write_text("no folder", encoding="utf-8")
+    operator = Endless(parties=2)
+    registrar = PairRegistrar(operator, WorkFolder(tmp_path), Execution(threads=2))
+    with pytest.raises(OSError, match="registrations") as kept:
+        list(registrar.register(Keyed("anna", "s", lambda: subject(0)[0]), keyed(2)))
+    assert operator.ended == 2
+    assert kept.traceback  # in which what was asked for lives on

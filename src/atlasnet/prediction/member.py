@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +140,9 @@ class Member:
         """The scan's map onto each atlas, or why there is none."""
         stored = zip(self._pair_keys, self.model.atlases, self.images, self.labels, strict=True)
         atlases = {key: Target(f"atlas {atlas.name}", image, labels) for key, atlas, image, labels in stored}
-        made = scan.registered(self.operator, atlases)
-        tracked = scan.execution.reporter.track(made, "registering onto the atlases", len(atlases))
-        found = dict(zip(atlases, tracked, strict=True))
+        with closing(scan.registered(self.operator, atlases)) as made:
+            tracked = scan.execution.reporter.track(made, "registering onto the atlases", len(atlases))
+            found = dict(zip(atlases, tracked, strict=True))
         return [found[key] for key in self._pair_keys]
 
     def judge(self, scan: Scan, made: Made) -> Verdict:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from functools import cached_property
 
 from atlasnet.cohort import Plan
@@ -45,7 +46,7 @@ class Scan:
 
     def registered(
         self, operator: Operator, atlases: Mapping[str, Target]
-    ) -> Iterator[Registration | RegistrationError]:
+    ) -> Generator[Registration | RegistrationError]:
         """The map onto each atlas, or why there is none.
 
         Args:
@@ -53,12 +54,12 @@ class Scan:
             atlases: in canonical orientation; equal keys mean an equal operator and an equal atlas.
         """
         missing = [atlas for key, atlas in atlases.items() if key not in self._registrations]
-        made = register_each(operator, self.source, missing, self._keeping)
-        for key in atlases:
-            if key not in self._registrations:
-                with self.stages("registration"):
-                    self._registrations[key] = next(made)
-            yield self._registrations[key]
+        with closing(register_each(operator, self.source, missing, self._keeping)) as made:
+            for key in atlases:
+                if key not in self._registrations:
+                    with self.stages("registration"):
+                        self._registrations[key] = next(made)
+                yield self._registrations[key]
 
     def margin(self, key: str, atlas: Volume) -> tuple[float, str] | None:
         """By how much the scan fits an atlas better than its mirror images do, see `orientation`.

@@ -252,7 +252,7 @@ def deform(
         initial: takes target points into the source.
         levels: from `build_levels`, coarsest first.
         settings: weights and regularisation.
-        execution: asked for cancellation between levels.
+        execution: asked for cancellation between levels and refinements.
         classes: of the voxels of one of the images, if the weights depend on them.
         witness: is shown every search.
 
@@ -287,6 +287,7 @@ def deform(
             record |= energies
         correlations = []
         for _ in range(level.settings.refinements):
+            execution.pause()
             # The contrasts stand for all metrics together.
             step = _refine(
                 source, here, displacement, initial, level, settings, sum(weights.values()), finest_spacing(target.grid)

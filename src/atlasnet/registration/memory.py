@@ -18,6 +18,9 @@ GRID_BYTES = 350
 """Per voxel of the grid on which images are registered."""
 FIXED_BYTES = 2**28
 """Work spaces of libraries and threads, whatever the images."""
+THREAD_BYTES = 72 * 2**20
+"""Of every registration at a time, whatever the images: the stack of its thread and what glibc sets apart for it, most
+of which is address space only."""
 
 
 def registration_bytes(source: Grid, target: Grid, channels: int, operator: Operator, *, fields: bool = False) -> int:

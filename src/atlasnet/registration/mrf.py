@@ -127,7 +127,7 @@ class MRFOperator(MeasuringOperator):
                 displacement, back, start, self._shown(source, source_mask, task, displacement.grid, execution)
             )
         deformed = time.perf_counter()
-        found, record["inverse"] = self._invertible(displacement, start)
+        found, record["inverse"] = self._invertible(displacement, start, execution)
         transform = found.then(start)
         record |= {
             "seconds_affine": round(aligned - begin, 3),
@@ -148,19 +148,23 @@ class MRFOperator(MeasuringOperator):
             classes = ClassMap.of(task.labels, self.options.classes, device, of_source=False)
         return displacement_of(source, source_mask, task, initial, self.options, execution, classes=classes)
 
-    def _invertible(self, displacement: DisplacementMap, start: Transform) -> tuple[Transform, dict[str, Any]]:
+    def _invertible(
+        self, displacement: DisplacementMap, start: Transform, execution: Execution
+    ) -> tuple[Transform, dict[str, Any]]:
         """The map with an inverse that does not fold either, nor folds with the start after it, and what that took.
 
         Where a map bends strongly, the voxels of its inverse are too far apart to follow, and what is interpolated
         between them may fold though the map itself does not; and so may a map and a start that both compress the same
         place. There the map is smoothed, up to `ROUNDS` times.
         """
+        execution.pause()
         grid, rounds = displacement.grid, 0
         inverse = inverse_on(displacement, inverse_grid(displacement))
         while True:
             least = corner_jacobians(inverse.displacement, inverse.grid)
             bad = least <= SMALLEST_INVERSE_JACOBIAN
             where = _origins(inverse, bad, grid) | _folding(displacement, start)
+            execution.pause()
             if rounds == ROUNDS or not where.any():
                 return Transform(displacement, inverse), {
                     "rounds": rounds,

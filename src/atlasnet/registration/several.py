@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event
 
 from atlasnet.errors import RegistrationError
 from atlasnet.execution import Execution, NamingReporter, SilentReporter, in_order, memory_left
-from atlasnet.registration.memory import work_bytes
+from atlasnet.registration.memory import THREAD_BYTES, work_bytes
 from atlasnet.registration.operator import Operator, Registration, labelled
 from atlasnet.volume import Grid, Volume
 
@@ -45,20 +46,22 @@ def at_a_time(operator: Operator, targets: Sequence[Grid], execution: Execution)
     left = memory_left()
     if left is None:
         return most
-    return max(1, min(most, left.bytes // 2 // max(work_bytes(target, operator) for target in targets)))
+    each = THREAD_BYTES + max(work_bytes(target, operator) for target in targets)
+    return max(1, min(most, left.bytes // 2 // each))
 
 
 def register_each(
     operator: Operator, source: Volume, targets: Sequence[Target], execution: Execution
-) -> Iterator[Registration | RegistrationError]:
+) -> Generator[Registration | RegistrationError]:
     """Register an image onto each of the targets.
+
+    Whoever may stop asking, by an error too, closes it: an error keeps alive what was under way where it was raised.
 
     Args:
         operator: registers.
         source: (c, z, y, x).
         targets: in any number.
-        execution: device, threads, seed, progress. Where several are made at a time, they share the threads, and
-            ``cancelled`` is asked by several threads.
+        execution: device, threads, seed, progress. Where several are made at a time, they share the threads.
 
     Yields:
         In the order of the targets the registration, or why there is no acceptable map.
@@ -72,7 +75,8 @@ def register_each(
     each = replace(
         execution,
         threads=max(1, execution.threads // jobs),
-        cancelled=lambda: stopped.is_set() or execution.cancelled(),
+        # The caller's own, which may be of a window, is asked in the caller's thread only.
+        cancelled=execution.cancelled if jobs == 1 else stopped.is_set,
     )
 
     def made(target: Target) -> tuple[Registration | RegistrationError, list[str]]:
@@ -91,8 +95,9 @@ def register_each(
             yield target
 
     # What is set for all threads of the process is set here, once: those that end would undo it for the others.
-    with execution.active():
-        for target, (found, warnings) in zip(targets, in_order(made, awaited(), jobs, stopped.set), strict=True):
+    everything = in_order(made, awaited(), jobs, pause=execution.pause, stop=stopped.set)
+    with execution.active(), closing(everything):
+        for target, (found, warnings) in zip(targets, everything, strict=True):
             told = NamingReporter(execution.reporter, target.name)
             for warning in warnings:
                 told.warn(warning)

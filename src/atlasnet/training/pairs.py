@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class PairRegistrar:
         """Where the map and its record lie if the pair is registered already, unverified."""
         return self.work.lying("registrations", self.key(source, target))
 
-    def register(self, source: Keyed, targets: Sequence[Keyed]) -> Iterator[Registration | None]:
+    def register(self, source: Keyed, targets: Sequence[Keyed]) -> Generator[Registration | None]:
         """Map ``source`` onto each of ``targets``; a target that is the source itself is mapped by the identity.
 
         Yields:
@@ -136,20 +136,20 @@ class PairRegistrar:
         for target in targets:
             labels = target.read_labels() if contextual(self.operator) and target.read_labels is not None else None
             wanted.append(Target(f"{source.name} onto atlas {target.name}", target.read(), labels))
-        made = register_each(self.operator, source.read(), wanted, self.execution)
-        for target in targets:
-            try:
-                found = next(made)
-            except VolumeError as error:
-                problem = f"{source.name} cannot be mapped onto atlas {target.name}: {error.problem}"
-                raise error.told(problem=problem) from error
-            if isinstance(found, RegistrationError):
-                self.execution.reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {found}")
-            else:
-                with self.work.making("registrations", self.key(source, target)) as folder:
-                    found.transform.save(folder / "transform.safetensors")
-                    write_json(folder / "record.json", found.record)
-            yield not isinstance(found, RegistrationError)
+        with closing(register_each(self.operator, source.read(), wanted, self.execution)) as made:
+            for target in targets:
+                try:
+                    found = next(made)
+                except VolumeError as error:
+                    problem = f"{source.name} cannot be mapped onto atlas {target.name}: {error.problem}"
+                    raise error.told(problem=problem) from error
+                if isinstance(found, RegistrationError):
+                    self.execution.reporter.warn(f"{source.name} cannot be mapped onto atlas {target.name}: {found}")
+                else:
+                    with self.work.making("registrations", self.key(source, target)) as folder:
+                        found.transform.save(folder / "transform.safetensors")
+                        write_json(folder / "record.json", found.record)
+                yield not isinstance(found, RegistrationError)
 
     def kept(self, source: Keyed, target: Keyed) -> Registration | None:
         """The map of a pair that `register` has made, None where it failed or was never asked for."""

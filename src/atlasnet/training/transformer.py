@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -111,9 +112,10 @@ class Transformer:
             self.execution.pause()
             source = subject.remembered()
             reference = cache(partial(self._reference, source))
-            for own, registration in zip(pairs, self.registrar.register(source, atlases), strict=True):
-                if self._fits(own, subject, registration) and registration is not None and self._cropped(own.atlas):
-                    self._see(own, source, reference, registration.transform)
+            with closing(self.registrar.register(source, atlases)) as registrations:
+                for own, registration in zip(pairs, registrations, strict=True):
+                    if self._fits(own, subject, registration) and registration is not None and self._cropped(own.atlas):
+                        self._see(own, source, reference, registration.transform)
         for own in pairs:
             if not own.subjects:
                 raise RegistrationError(f"no subject could be mapped onto atlas {own.atlas.name}; choose another one")
