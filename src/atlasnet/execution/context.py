@@ -57,8 +57,7 @@ class Execution:
             give is a function of it, what the built-in registration gives is not.
         seed: the origin of every random number.
         reporter: follows the work.
-        cancelled: asked between units of work, by several threads where they work side by side; when it answers true,
-            `Cancelled` is raised.
+        cancelled: asked between units of work, in the caller's thread; when it answers true, `Cancelled` is raised.
         check_memory: whether work is refused that, by its estimate, the memory does not suffice for.
     """
 
