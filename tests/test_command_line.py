@@ -292,6 +292,35 @@ def test_129_a_training_whose_terminal_is_closed_ends_in_order(tmp_path: Path) -
     assert "Z end stopped by SIGHUP, exit code 129, " in log.read_text(encoding="utf-8").splitlines()[-1]
 
 
+_SWALLOWED = """
+import os, signal, time
+from atlasnet.cli.signals import Ended, ended_by_signals
+from atlasnet.execution import Execution, say
+with ended_by_signals() as asked:
+    execution = Execution(cancelled=asked)
+    execution.pause()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except Ended:
+        pass  # as a library does
+    try:
+        execution.pause()
+    except Ended as again:
+        say(again.signal.name)
+import multiprocessing
+print(hasattr(multiprocessing, "synchronize"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+def test_a_signal_that_a_library_has_swallowed_ends_the_work_at_its_next_pause_and_lines_take_no_lock() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SWALLOWED], capture_output=True, text=True, check=True, preexec_fn=_default_signals
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "SIGTERM\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 def test_signals_are_caught_only_where_nobody_else_does_and_given_back() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

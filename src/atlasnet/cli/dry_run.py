@@ -127,8 +127,8 @@ def batch_lines(found: BatchForecast, folder: Path) -> list[str]:
             f"time         about {duration(found.seconds)}: {len(found.missing)} x ({stages})",
             *_memory_line(found.peak_mib),
             *([] if found.disk_mib is None else [f"disk         about {size(found.disk_mib)} of results"]),
-            f"             measured on {found.missing[0]} with as many atlases as are registered at a time, counted for "
-            "all; other cases are taken to be as large",
+            f"             measured on {found.missing[0]} with as many atlases as are registered at a time, counted "
+            "for all; other cases are taken to be as large",
         ]
     return lines
 

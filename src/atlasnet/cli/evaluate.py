@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             allow_missing=args.allow_missing,
             organ_masks=args.organ_mask,
             jobs=args.jobs,
-            execution=Execution(reporter=args.reporter),
+            execution=Execution(reporter=args.reporter, cancelled=args.cancelled),
         )
         written = table.write(path)
         if args.report:

@@ -107,7 +107,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         words = sys.argv[1:] if arguments is None else arguments
         log_misuse(words, next((word for word in words if word in VERBS), ""), misuse.message)
         raise
-    with ended_by_signals():
+    with ended_by_signals() as args.cancelled:
         return _run(args)
 
 

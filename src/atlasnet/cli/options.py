@@ -292,7 +292,14 @@ def execution_from(args: argparse.Namespace) -> Execution:
 
     options = {} if args.threads is None else {"threads": args.threads}
     checked = not args.no_memory_check
-    execution = Execution(device=args.device, seed=args.seed, reporter=args.reporter, check_memory=checked, **options)
+    execution = Execution(
+        device=args.device,
+        seed=args.seed,
+        reporter=args.reporter,
+        cancelled=args.cancelled,
+        check_memory=checked,
+        **options,
+    )
     execution.torch_device()
     return execution
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -52,12 +52,17 @@ def _again(number: int) -> None:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[Callable[[], bool]]:
     """Raise `Ended` where such a signal would end the process at once, and leave temporary files and locks behind.
 
     One that is ignored, as SIGHUP is under nohup, or handled by whoever calls us, stays so; so do all in other threads
     than the main one, in which Python hears of signals.
+
+    Yields:
+        What work asks between its parts: it raises `Ended` once more, because libraries swallow exceptions that come at
+        any moment, NumPy in C and others in Python.
     """
+    heard: list[int] = []
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     told = -_AT_ONCE
 
@@ -73,7 +78,13 @@ def ended_by_signals() -> Iterator[None]:
         for terminal in terminals:
             if not os.isatty(terminal):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
+        heard.append(number)
         raise Ended(number)
+
+    def asked() -> bool:
+        if heard:
+            raise Ended(heard[-1])
+        return False
 
     numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows has no SIGHUP
     if threading.current_thread() is not threading.main_thread():
@@ -82,7 +93,7 @@ def ended_by_signals() -> Iterator[None]:
     try:
         for number in numbers:
             signal.signal(number, end)
-        yield
+        yield asked
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)

@@ -19,7 +19,8 @@ _SILENCE = 30.0  # seconds after which a task tells how far it is
 def say(text: str) -> None:
     """Write a line to standard error, above a running bar. Where it takes none, of a full disk say, work goes on."""
     with suppress(OSError):
-        tqdm.write(text, file=sys.stderr)
+        # A signal while tqdm's lock is taken would end in an error of its release.
+        tqdm.write(text, file=sys.stderr, nolock=True)
 
 
 class Reporter(Protocol):
