@@ -7,7 +7,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from atlasnet import __version__
@@ -107,8 +107,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         words = sys.argv[1:] if arguments is None else arguments
         log_misuse(words, next((word for word in words if word in VERBS), ""), misuse.message)
         raise
-    with ended_by_signals() as args.cancelled:
-        return _run(args)
+    with ended_by_signals() as asked:
+        return _run(args, asked)
 
 
 def _open_what_is_closed() -> None:
@@ -149,12 +149,12 @@ def _require_place() -> None:
         ) from error
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     from atlasnet.execution import say
 
     try:
         _require_place()
-        return run_verb(args)
+        return run_verb(args, asked)
     except AtlasNetError as error:
         say(f"atlasnet {args.verb}: error: {error}")
         return error.exit_code

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,11 @@ _NEW = ("convert", "model")  # take no folder as their output that is there
 _LISTS = ("subjects", "test_subjects")  # options that name a file with a name a line
 
 
-def run_verb(args: argparse.Namespace) -> int:
-    """Run the verb, told of on the terminal and in the log; its exit code."""
+def run_verb(args: argparse.Namespace, asked: Callable[[], bool] = lambda: False) -> int:
+    """Run the verb, told of on the terminal and in the log; its exit code. ``asked`` says whether it shall stop."""
     from atlasnet.execution import LogReporter, SilentReporter, TextReporter, open_log, say, unwritable_log
 
-    args.reporter = SilentReporter() if args.quiet else TextReporter()
+    args.reporter, args.cancelled = SilentReporter() if args.quiet else TextReporter(), asked
     if args.log is None:
         return _run(args)
     check_log(args)
