@@ -59,8 +59,8 @@ def ended_by_signals() -> Iterator[Callable[[], bool]]:
     than the main one, in which Python hears of signals.
 
     Yields:
-        What work asks between its parts: it raises `Ended` once more, because libraries swallow exceptions that come at
-        any moment, NumPy in C and others in Python.
+        What work asks between its parts: it raises `Ended` once more, in case a library swallowed the exception, which
+        may come at any moment.
     """
     heard: list[int] = []
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
