@@ -295,6 +295,7 @@ def test_a_name_is_no_list_and_a_number_no_name(tmp_path: Path) -> None:
         cohort.select("a")
     with pytest.raises(CohortError, match=r"known by their names; found 0"):
         cohort[0]  # type: ignore[index]  # what is tested
+    assert [asked in cohort for asked in ("a", cohort["a"], "z", 0)] == [True, True, False, False]
 
 
 def test_select_keeps_the_order_that_is_asked_for(tmp_path: Path) -> None:

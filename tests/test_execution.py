@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from atlasnet import AtlasNet
 from atlasnet.errors import Cancelled, InputError, VolumeError
 from atlasnet.execution import (
     Execution,
@@ -152,6 +153,13 @@ def test_what_would_fail_only_at_the_end_is_refused_at_once() -> None:
         Execution(seed=1.5)  # type: ignore[arg-type]  # what is tested
     with pytest.raises(InputError, match=r"reporter=TextReporter\(\)"):
         Execution(reporter=TextReporter)  # type: ignore[arg-type]  # what is tested
+
+
+def test_the_name_of_a_device_is_no_execution() -> None:
+    with pytest.raises(InputError, match=r"pass Execution\(device='cuda'\)"):
+        AtlasNet(execution="cuda")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InputError, match="that is no Execution"):
+        Execution.of(Execution)  # type: ignore[arg-type]
 
 
 def test_an_array_that_nobody_may_write_to_is_taken_without_a_warning() -> None:

@@ -108,7 +108,7 @@ class AtlasNet:
             time_budget=time_budget,
         )
         self.atlas_images = atlas_images
-        self.execution = execution or Execution()
+        self.execution = Execution.of(execution)
         self.model: Model | None = None
         self.cross_validation: CrossValidation | None = None
         self._trained: tuple[Cohort, Path] | None = None  # with its work folder

@@ -106,7 +106,7 @@ def choose_atlases(
     names = sorted(volumes)
     if n >= len(names):
         return names
-    options, place = settings or ChoiceSettings(), execution or Execution()
+    options, place = settings or ChoiceSettings(), Execution.of(execution)
     reduced = {}
     for name in place.reporter.track(names, "reading subjects", len(names)):
         place.pause()

@@ -181,6 +181,11 @@ class Cohort:
     def __iter__(self) -> Iterator[Subject]:
         return iter(self.subjects)
 
+    def __contains__(self, asked: object) -> bool:
+        """Whether it has that subject, or one of that name."""
+        name = composed(asked) if isinstance(asked, str) else None
+        return any(subject.name == name or subject == asked for subject in self.subjects)
+
     def __getitem__(self, name: str) -> Subject:
         if not isinstance(name, str):
             raise CohortError(

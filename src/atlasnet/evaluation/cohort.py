@@ -26,7 +26,7 @@ def evaluate_cohort(cohort: Cohort, predictions: Mapping[str, Path], *, executio
         VolumeError: a file cannot be read, or prediction and reference do not lie on one grid.
         CohortError: a reference holds labels that nobody is said to have annotated in it.
     """
-    execution = execution or Execution()
+    execution = Execution.of(execution)
     rows: list[LabelScores] = []
     missing = []
     for subject in execution.reporter.track(cohort, "evaluating", len(cohort)):

@@ -74,7 +74,7 @@ def evaluate_folder(
             it, or an organ mask is missing.
         VolumeError: a file cannot be read, a mask is empty, or files of a case do not lie on one grid.
     """
-    execution = execution or Execution()
+    execution = Execution.of(execution)
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError("the tolerance cannot be used", expected="0 mm or more", found=str(tolerance_mm))
     if jobs < 1:

@@ -84,6 +84,20 @@ class Execution:
         if self.threads < 1:
             raise InputError("the number of threads must be positive", found=str(self.threads))
 
+    @classmethod
+    def of(cls, given: Execution | None) -> Execution:
+        """What a caller gave, or one of the defaults.
+
+        Raises:
+            InputError: it is something else, such as the name of a device.
+        """
+        if given is None:
+            return cls()
+        if not isinstance(given, cls):
+            remedy = f"pass Execution(device={given!r})" if isinstance(given, str) else "pass an atlasnet Execution"
+            raise InputError("that is no Execution", found=repr(given), remedy=remedy)
+        return given
+
     def torch_device(self) -> torch.device:
         """The device, checked to exist and to compute in double precision.
 

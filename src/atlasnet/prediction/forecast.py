@@ -114,7 +114,7 @@ def forecast_cases(
         InputError: there are several models, and the fusion is not the mean; or a result would take the place of a
             scan or a folder.
     """
-    options, execution = options or PredictOptions(), execution or Execution()
+    options, execution = options or PredictOptions(), Execution.of(execution)
     ensemble = Ensemble.of(models)
     ensemble.check(options)
     ensemble.check_masks(cases)

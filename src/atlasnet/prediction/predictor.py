@@ -83,7 +83,7 @@ class Predictor:
         epoch: int | None = None,
     ) -> None:
         self.ensemble = Ensemble.of(models)
-        self.execution, self.allow_module = execution or Execution(), allow_module
+        self.execution, self.allow_module = Execution.of(execution), allow_module
         self.device = self.execution.torch_device()
         self.members = [
             Member(

@@ -180,7 +180,7 @@ def affine_register(
         RegistrationError: no placement with the required overlap makes the images alike.
         Cancelled: the caller asked for it.
     """
-    options, place = settings or AffineSettings(), execution or Execution()
+    options, place = settings or AffineSettings(), Execution.of(execution)
     begin = time.perf_counter()
     with place.active():
         here, there = contents_of(target, target_mask, source, source_mask, options, place)

@@ -39,7 +39,7 @@ def mirror_correlations(
         VolumeError: images that do not fit each other, or a constant one.
         Cancelled: the caller asked for it.
     """
-    place = execution or Execution()
+    place = Execution.of(execution)
     found = {}
     with place.active():
         here, there = contents_of(target, None, source, None, MIRROR_SETTINGS, place)

@@ -106,7 +106,7 @@ def regional_quality(
         By label value, in digits: the similarity after registration of every metric (see `similarities`), as if the
         region's voxels were all there is; and ``dice`` of the source's label, carried over, with the target's.
     """
-    execution = execution or Execution()
+    execution = Execution.of(execution)
     known = target_labels.array[0]
     carried = None
     if source_labels is not None:

@@ -129,7 +129,7 @@ def register_images(
         target_masks=[_upright(masks[1])],
         initial=[initial],
         **labels,
-        execution=execution or Execution(),
+        execution=Execution.of(execution),
     )
     return result
 

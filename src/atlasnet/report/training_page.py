@@ -47,7 +47,7 @@ def write_training_report(
         cross_validation: from `atlasnet.study.cross_validation.CrossValidation.as_json`, if there was one.
         execution: its reporter and its cancellation are used.
     """
-    execution = execution or Execution()
+    execution = Execution.of(execution)
     page = Page("Training")
     atlases = {atlas.name: canonical(model.atlas_image(atlas))[0] for atlas in model.atlases}
     logs = _logs(model)

@@ -175,7 +175,7 @@ def cross_validate(
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    folder, options, execution = Path(folder), options or FitOptions(), execution or Execution()
+    folder, options, execution = Path(folder), options or FitOptions(), Execution.of(execution)
     with hold_folder(folder):
         groups = plan_folds(cohort, folder, options, folds, execution)
         one = FoldWork(cohort, folder, options, groups, plan, execution)

@@ -147,7 +147,7 @@ def forecast_study(
         CohortError: as `run_study`, for what can be found beforehand.
         InputError: a test subject is a training subject, or ``folder`` holds another study.
     """
-    run = StudyRequest(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
+    run = StudyRequest(cohort, tuple(tests), Path(folder), options or StudyOptions(), Execution.of(execution))
     _, plan = run.checked()
     wanted = run.options.atlases
     count = atlas_count(wanted, len(cohort))

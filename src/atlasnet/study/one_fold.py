@@ -108,7 +108,7 @@ def train_fold(
         RegistrationError: no subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    folder, options, execution = Path(folder), options or FitOptions(), execution or Execution()
+    folder, options, execution = Path(folder), options or FitOptions(), Execution.of(execution)
     groups = plan_folds(cohort, folder, options, folds, execution)
     fold = fold_of(groups, number)
     place = folder / fold_name(number)

@@ -72,7 +72,7 @@ def run_study(
         RegistrationError: no training subject could be mapped onto an atlas.
         Cancelled: on request.
     """
-    run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), execution or Execution())
+    run = StudyRun(cohort, tuple(tests), Path(folder), options or StudyOptions(), Execution.of(execution))
     with WorkFolder(folder).locked():
         return run.result()
 

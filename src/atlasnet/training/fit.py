@@ -123,7 +123,7 @@ class Fitting:
     ) -> None:
         options = options or FitOptions()
         self.cohort, self.folder = cohort, Path(folder)
-        self.execution = execution or Execution()
+        self.execution = Execution.of(execution)
         self.say = self.execution.reporter
         self.update = None if update is None else Update(update, cohort)
         if self.update is not None:

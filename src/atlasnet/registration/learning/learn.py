@@ -118,7 +118,7 @@ def learn_metrics(
         RegistrationError: no pair can be learnt from.
         Cancelled: on request.
     """
-    run = Learning(cohort, Path(work), settings or LearnSettings(), execution or Execution())
+    run = Learning(cohort, Path(work), settings or LearnSettings(), Execution.of(execution))
     with run.work.locked(), run.execution.active():
         return run.weights()
 
