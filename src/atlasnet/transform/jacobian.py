@@ -32,10 +32,15 @@ def corner_jacobians(displacement: Tensor, grid: Grid, *, outside: bool = False)
     Returns:
         (z, y, x) determinants of the map p + u(p), without unit.
     """
-    voxels = in_voxels(displacement, grid)
-    result = torch.empty(grid.shape, dtype=voxels.dtype, device=voxels.device)
-    for z0, z1 in slabs(grid.shape, VOXELS_AT_ONCE, device=voxels.device):
-        low, high = max(z0 - 1, 0), min(z1 + 1, grid.shape[0])
+    return least_corners(in_voxels(displacement, grid), outside=outside)
+
+
+def least_corners(voxels: Tensor, *, outside: bool) -> Tensor:
+    """`corner_jacobians` of a field (3, z, y, x) in steps of the axes of its grid."""
+    _, depth, height, width = voxels.shape
+    result = voxels.new_empty(depth, height, width)
+    for z0, z1 in slabs((depth, height, width), VOXELS_AT_ONCE, device=voxels.device):
+        low, high = max(z0 - 1, 0), min(z1 + 1, depth)
         result[z0:z1] = _least_corner(voxels[:, low:high], slice(z0 - low, z1 - low), outside)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from atlasnet.errors import TransformError
 from atlasnet.execution.reductions import on_one_thread
-from atlasnet.transform.jacobian import corner_jacobians
+from atlasnet.transform.jacobian import corner_jacobians, least_corners, vectors_in_voxels
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.sampling import along_axes, grown
+from atlasnet.volume.sampling import Matrices, along_axes, grown
 
 Box = tuple[slice, ...]
 
@@ -110,20 +111,23 @@ def _smooth_regions(field: Tensor, least: Tensor, grid: Grid, floor: float, reac
     """One round, in place: blend every bad region with its surroundings and bring ``least`` up to date there."""
     # A determinant beyond the range of float32 compares false with everything, and is bad.
     bad = ~(least > floor)
-    sigma, beyond = 0.5 + 0.5 * reach, reach // 2
-    box_filter = np.full(2 * beyond + 1, 1 / (2 * beyond + 1))
+    beyond = reach // 2
+    even = _bands(np.full(2 * beyond + 1, 1 / (2 * beyond + 1)), grid.shape, field.device)
+    kernel = _gaussian(0.5 + 0.5 * reach)
+    bands = _bands(kernel, grid.shape, field.device)
     regions, boxes = _regions(_dilated(bad, reach))
     for number, box in enumerate(boxes, start=1):
         changed, seen = (grown(box, margin, grid.shape) for margin in (beyond, 2 * beyond))
+        wide = grown(changed, len(kernel) // 2, grid.shape)
         with on_one_thread(field[:, *changed].numel() < SMALL):
             inside = (regions[seen] == number).to(field.dtype)
-            weight = _filtered(inside[None], _within(changed, seen), box_filter)
+            weight = _convolved(inside[None], even, changed, seen)
             part = field[:, *changed]
-            part += weight * (_smoothed_box(field, changed, sigma) - part)
+            part += weight * (_convolved(field[:, *wide], bands, changed, wide) - part)
             # A determinant depends on the next voxels, those of the halo on voxels that it does not hold.
             stale = grown(changed, 1, grid.shape)
             halo = grown(stale, 1, grid.shape)
-            least[stale] = _least(field[:, *halo], grid.cropped(halo))[_within(stale, halo)]
+            least[stale] = _least(field[:, *halo], grid)[_within(stale, halo)]
 
 
 def _within(inner: Box, outer: Box) -> Box:
@@ -161,37 +165,38 @@ def _smoothed(field: Tensor, sigma: float) -> Tensor:
     """Gaussian average of every component; beyond the size of the field, its mean."""
     if sigma > max(field.shape[1:]):
         return field.mean((1, 2, 3), dtype=torch.float64, keepdim=True).to(field.dtype).expand_as(field).contiguous()
-    return _smoothed_box(field, tuple(slice(0, n) for n in field.shape[1:]), sigma)
+    return along_axes(_bands(_gaussian(sigma), field.shape[1:], field.device), field)
 
 
-def _smoothed_box(field: Tensor, box: Box, sigma: float) -> Tensor:
-    """The Gaussian average of every component in a box, which reads no more of the surroundings than it needs."""
+def _gaussian(sigma: float) -> NDArray[np.float64]:
     reach = int(TRUNCATE * sigma + 0.5)
-    wide = grown(box, reach, field.shape[1:])
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return _filtered(field[:, *wide], _within(box, wide), kernel / kernel.sum())
+    return np.asarray(kernel / kernel.sum())
 
 
-def _filtered(values: Tensor, kept: Box, kernel: NDArray[np.float64]) -> Tensor:
-    """Convolve (c, z, y, x) with ``kernel`` along every axis, and keep a box; the edge value continues beyond the edge.
+def _bands(kernel: NDArray[np.float64], shape: Sequence[int], device: torch.device) -> Matrices:
+    """The matrices that convolve the axes (z, y, x) of an array; the value at an edge continues beyond it.
 
-    A matrix per axis: several times faster than SciPy's filters, which compute in double precision on one thread.
+    Several times faster than SciPy's filters, which compute in double precision on one thread.
     """
-    reach = len(kernel) // 2
-    z, y, x = (
-        _band(np.arange(part.start, part.stop), n, kernel, reach).to(values.device)
-        for part, n in zip(kept, values.shape[1:], strict=True)
-    )
-    return along_axes((z, y, x), values.contiguous())
+    z, y, x = (_band(kernel, n).to(device) for n in shape)
+    return z, y, x
 
 
-def _band(rows: NDArray[np.int_], count: int, kernel: NDArray[np.float64], reach: int) -> Tensor:
-    """(rows, count) weights of the voxels of an axis in the filtered value at each of ``rows``."""
-    matrix = np.zeros((len(rows), count), dtype=np.float32)
-    columns = np.clip(rows[:, None] + np.arange(-reach, reach + 1), 0, count - 1)
-    np.add.at(matrix, (np.arange(len(rows))[:, None], columns), kernel.astype(np.float32))
+def _band(kernel: NDArray[np.float64], count: int) -> Tensor:
+    """(count, count) weights of the voxels of an axis in the filtered value of each."""
+    matrix, reach, rows = np.zeros((count, count), dtype=np.float32), len(kernel) // 2, np.arange(count)[:, None]
+    columns = np.clip(rows + np.arange(-reach, reach + 1), 0, count - 1)
+    np.add.at(matrix, (rows, columns), kernel.astype(np.float32))
     return torch.from_numpy(matrix)
 
 
+def _convolved(values: Tensor, bands: Matrices, box: Box, seen: Box) -> Tensor:
+    """What `_bands` make in a box of a grid of ``values`` (c, z, y, x), the voxels that they read: those ``seen``."""
+    z, y, x = (band[rows, columns].contiguous() for band, rows, columns in zip(bands, box, seen, strict=True))
+    return along_axes((z, y, x), values.contiguous())
+
+
 def _least(field: Tensor, grid: Grid) -> Tensor:
-    return corner_jacobians(field.contiguous(), grid, outside=True)
+    """The least corner Jacobians of a field, or of a part of one, on a grid with these axes."""
+    return least_corners(vectors_in_voxels(field.contiguous(), grid), outside=True)
