@@ -119,7 +119,7 @@ for name, write in writers.items():
         write(path)
         found[name] = "written"
     except OSError as error:
-        named = path.name in str(error)
+        named = path.name in str(error) and str(error).count(str(path)) < 2
         found[name] = [type(error).__name__, path.read_text(), left(place) == [path.name], named]
     path.unlink()
 """
@@ -182,7 +182,7 @@ def test_a_training_that_fills_the_disk_again_and_again_ends_in_the_same_bytes(p
     assert len(found["errors"]) > 3
     for error, finished in found["errors"]:
         assert error.startswith("a file cannot be read or written: ")
-        assert str(place / "small") in error
+        assert error.count(str(place / "small")) == 1
         assert not finished
     assert found["checksums"] == dict(model.checksums)
 

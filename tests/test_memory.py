@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from atlasnet.cohort import Cohort
-from atlasnet.errors import InputError
+from atlasnet.errors import InputError, explained
 from atlasnet.execution import Execution, memory_held, memory_left
 from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.prediction import PredictOptions, Predictor
@@ -337,6 +338,41 @@ def test_what_memory_does_not_suffice_for_is_refused_before_it_begins(
     left_behind = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert not any("large" in name or "one" in name or "map" in name for name in left_behind)
     assert not any("registrations" in name or "mapped" in name for name in left_behind)
+
+
+_LOADING = """
+import resource, sys
+import numpy  # whose library ends the process by itself
+from atlasnet.cli.main import main
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 64 * 2**20, -1))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@linux
+@pytest.mark.parametrize("verb", ["train", "check"])
+def test_libraries_that_memory_does_not_suffice_for_are_an_error_as_any_other(
+    cohort: Cohort, tmp_path: Path, verb: str
+) -> None:
+    words = [verb, str(cohort.root), *(["-o", str(tmp_path / "m")] if verb == "train" else [])]
+    done = subprocess.run([sys.executable, "-c", _LOADING, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"atlasnet {verb}: error: the memory does not suffice, it seems")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "m").exists()
+
+
+@linux
+def test_what_seldom_has_another_reason_is_said_to_be_a_lack_of_memory_it_seems() -> None:
+    before = threading.stack_size(2**46)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            threading.Thread(target=print).start()
+    finally:
+        threading.stack_size(before)
+    for problem in (caught.value, RuntimeError("could not create a primitive")):  # as oneDNN says it
+        assert str(explained(problem)).startswith("the memory does not suffice, it seems")
 
 
 def test_the_check_can_be_left_out() -> None:

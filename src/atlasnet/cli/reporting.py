@@ -79,7 +79,7 @@ def _run(args: argparse.Namespace) -> int:
         return code
     except BrokenPipeError:  # nobody reads on
         raise
-    except (OSError, MemoryError, RuntimeError) as problem:
+    except (OSError, MemoryError, RuntimeError, ImportError) as problem:
         error = explained(problem)
         if error is None:
             raise

@@ -58,7 +58,7 @@ def _named(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or str(target) in str(error):
             raise
         if error.errno is None:  # such as NumPy's
             raise OSError(f"{target}: {error}") from error

@@ -53,7 +53,7 @@ class WorkFolder:
             files = sorted(path for path in partial.rglob("*") if path.is_file())
             write_json(partial / CHECKSUMS, {path.relative_to(partial).as_posix(): file_digest(path) for path in files})
         except OSError as error:
-            if error.filename is not None:
+            if error.filename is not None or str(partial) in str(error):
                 raise
             raise OSError(f"{partial}: {error}") from error  # such as NumPy's of a full disk
         move(partial, final)
