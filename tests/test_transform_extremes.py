@@ -84,7 +84,17 @@ def test_extremes_are_those_of_all_voxels_of_which_few_are_looked_at(strength, f
 
 @pytest.mark.parametrize(
     "kind",
-    ["mirrored", "two fields", "coarser grid", "beyond the field", "turned grid", "one slice", "affine", "nothing"],
+    [
+        "mirrored",
+        "two fields",
+        "coarser grid",
+        "beyond the field",
+        "turned grid",
+        "flipped grid",
+        "one slice",
+        "affine",
+        "nothing",
+    ],
 )
 def test_every_voxel_is_looked_at_where_no_bound_is_known(kind, monkeypatch):
     field = field_of(4.0, 0.3)
@@ -100,6 +110,10 @@ def test_every_voxel_is_looked_at_where_no_bound_is_known(kind, monkeypatch):
     elif kind == "turned grid":
         turn = Transform.affine([[0.96, -0.28, 0, 0], [0.28, 0.96, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).forward.matrix
         grid = Grid(grid.shape, turn @ grid.affine)
+    elif kind == "flipped grid":
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = grid.shape[2] - 1
+        grid = Grid(grid.shape, grid.affine @ flip)
     elif kind == "one slice":
         grid = finer(field.grid, (0.1, 0.1, 11))
     elif kind in ("affine", "nothing"):
