@@ -199,3 +199,10 @@ def test_ctrl_c_while_a_lock_is_taken_or_given_back_leaves_no_file(
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "m").exists()
+
+
+def test_an_error_that_names_its_file_is_told_as_it_is(tmp_path: Path) -> None:
+    problem = OSError(f"{tmp_path / 'kind' / '.partial-key' / 'map'}: the disk is full")
+    with pytest.raises(OSError, match="disk is full") as caught, WorkFolder(tmp_path).making("kind", "key"):
+        raise problem
+    assert caught.value is problem

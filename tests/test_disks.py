@@ -182,7 +182,7 @@ def test_a_training_that_fills_the_disk_again_and_again_ends_in_the_same_bytes(p
     assert len(found["errors"]) > 3
     for error, finished in found["errors"]:
         assert error.startswith("a file cannot be read or written: ")
-        assert error.count(str(place / "small")) == 1
+        assert str(place / "small") in error
         assert not finished
     assert found["checksums"] == dict(model.checksums)
 

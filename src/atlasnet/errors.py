@@ -24,7 +24,7 @@ _NO_MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|[Ff]ailed to allocate memory|bad_alloc|_ALLOC_FAILED"
 )
 # What the system's loader, Python and oneDNN say where memory is the reason, and seldom another one is.
-_SCARCELY_MEMORY = re.compile("failed to map segment|can't start new thread|could not create a (primitive|memory)")
+_SEEMS_NO_MEMORY = re.compile("failed to map segment|can't start new thread|could not create a (primitive|memory)")
 
 
 class AtlasNetError(Exception):
@@ -127,6 +127,6 @@ def explained(problem: Exception) -> AtlasNetError | None:
     if isinstance(problem, MemoryError) or _NO_MEMORY.search(str(problem)):
         text = str(problem).strip().splitlines()
         return AtlasNetError("; ".join(["the memory does not suffice", *text[-1:]]))
-    if _SCARCELY_MEMORY.search(str(problem)):
-        return AtlasNetError(f"the memory does not suffice, it seems, or allows too little (ulimit): {problem}")
+    if _SEEMS_NO_MEMORY.search(str(problem)):
+        return AtlasNetError(f"the memory does not suffice, it seems, or a limit (ulimit) is too low: {problem}")
     return None
