@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,24 @@ def test_of_many_labels_each_has_a_row_the_lowest_first() -> None:
     assert lines[1].split()[-1] == "p"
     assert lines[40].startswith("rib 40 ")
     assert lines[41].split()[:6] == ["mean", "over", "labels", "0.420", "0.420", "0.410"]
+
+
+def test_of_many_labels_those_that_were_missed_most_are_listed_and_the_lowest_told() -> None:
+    names = [f"rib {n:02d}" for n in range(1, 41)]
+    rows = tuple(
+        replace(row(case, name, n / 50, None), presence="reference" if k <= n // 10 else "both")
+        for n, name in enumerate(names)
+        for k, case in enumerate("pqr", 1)
+    )
+    table = Table({name: n for n, name in enumerate(names, 1)}, rows)
+    lines = table.text().split("\n\n")[2].splitlines()
+    assert lines[0] == "rib 31, subjects: 3 missed"
+    assert lines[10] == "rib 21, subjects: 1 found, 2 missed"
+    assert lines[12:] == ["and 18 more labels that are not in both maps of all subjects"]
+    assert repr(table).startswith(
+        "Table(3 cases; mean Dice 0.390 over 40 labels, the lowest rib 01 0.000, rib 02 0.020, "
+    )
+    assert len(repr(table)) < 120
 
 
 def test_a_table_without_a_row_has_no_means(tmp_path: Path) -> None:

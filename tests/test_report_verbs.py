@@ -286,6 +286,23 @@ def test_a_hausdorff_distance_far_above_hd95_is_explained(model: Path, tmp_path:
         assert ("(core in 2 cases): stray islands" in text) == ("--largest-component" in text) == (figures[0][1] < 7)
 
 
+def test_of_many_labels_that_were_missed_or_have_islands_the_most_frequent_are_named(tmp_path: Path) -> None:
+    names = [f"rib {n:02d}" for n in range(1, 41)]
+    rows = tuple(
+        LabelScores(
+            case, name, 0.5, 0.5, 0.5, 90.0, 8.0, 1.0, 0.5, 1.0, 1.0, "reference" if name == "rib 40" else "both"
+        )
+        for n, name in enumerate(names, 1)
+        for case in "pqr"[: 1 + n % 3]
+    )
+    table = Table({name: n for n, name in enumerate(names, 1)}, rows).as_json()
+    found = check(write_evaluation_report(tmp_path / "page.html", table))
+    assert "3 times HD95 (rib 02 in 3 cases, rib 05 in 3 cases, " in found.text
+    assert "rib 35 in 3 cases and 28 more): stray islands" in found.text
+    first = found.tables[1]
+    assert (first[0][:3], first[1][:3]) == (["label", "found", "missed"], ["rib 40", "0", "2"])
+
+
 def test_a_missing_prediction_is_warned_of_first(model: Path, cohort: Path, tmp_path: Path) -> None:
     predictions = tmp_path / "p"
     predictions.mkdir()

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from atlasnet.cohort.structures import Hidden, Values, annotated_structures
 from atlasnet.errors import InputError
@@ -35,8 +35,10 @@ WORDS = {"both": "found", "reference": "missed", "prediction": "found where ther
 
 _OF_MANY = ("hd95_mm", "average_contour_distance_mm", "surface_dice")  # shown beside Dice where labels are many
 
+_LOWEST = 3  # labels of many that a table is told by
 _LARGEST = 2**30  # bytes of a table; one of slices has a few hundred for each label of each
 Summary = dict[str, dict[str, Any]]
+_Row = TypeVar("_Row", LabelScores, SliceScores)
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,16 @@ class Table:
         return list(dict.fromkeys(row.case for row in self.rows))
 
     def __repr__(self) -> str:
-        means = []
-        for label in self.labels:
-            dice = _mean(row.dice for row in self.rows if row.label == label)
-            means.append(f"{label} -" if dice is None else f"{label} {dice:.3f}")
+        dice = {label: _mean(row.dice for row in rows) for label, rows in _by_label(self.rows, self.labels).items()}
+        many = ""
+        if len(dice) > MANY_LABELS:
+            defined = {label: mean for label, mean in dice.items() if mean is not None}
+            over_all = self.summary()["mean_over_labels"]["dice"]["mean"]
+            many = f"{'-' if over_all is None else format(over_all, '.3f')} over {len(dice)} labels, the lowest "
+            dice = {label: defined[label] for label in sorted(defined, key=defined.__getitem__)[:_LOWEST]}
+        means = [f"{label} -" if mean is None else f"{label} {mean:.3f}" for label, mean in dice.items()]
         missing = f"; without a prediction: {shortened(self.missing)}" if self.missing else ""
-        return f"Table({counted(len(self.cases), 'case')}; mean Dice {', '.join(means)}{missing})"
+        return f"Table({counted(len(self.cases), 'case')}; mean Dice {many}{', '.join(means)}{missing})"
 
     def summary(self) -> dict[str, Any]:
         """Mean, median and worst subject of every score, per label and of the mean over labels.
@@ -112,9 +118,10 @@ class Table:
             for (case, label), rows in groups.items()
         ]
         found = _summarise(means, names, self.labels)
+        by_label = _by_label(self.slices, self.labels)
         for label, summary in found["labels"].items():
             for name, entry in summary.items():
-                entry["undefined_slices"] = sum(getattr(r, name) is None for r in self.slices if r.label == label)
+                entry["undefined_slices"] = sum(getattr(row, name) is None for row in by_label[label])
         for name, entry in found["mean_over_labels"].items():
             entry["undefined_slices"] = sum(summary[name]["undefined_slices"] for summary in found["labels"].values())
         return found
@@ -128,8 +135,7 @@ class Table:
             whose reference does, as MONAI by default; None without any. `summary` has the mean over all.
         """
         found: dict[str, dict[str, Any]] = {}
-        for label in self.labels:
-            rows = [row for row in self.rows if row.label == label]
+        for label, rows in _by_label(self.rows, self.labels).items():
             found[label] = _counts(rows) | {
                 "dice_in_either": _mean(row.dice for row in rows if row.presence != "neither"),
                 "dice_in_reference": _mean(row.dice for row in rows if row.presence in ("both", "reference")),
@@ -138,7 +144,7 @@ class Table:
 
     def slice_presence(self) -> dict[str, dict[str, int]]:
         """Per label in how many of the annotated slices with it which of the maps hold it."""
-        return {label: _counts([row for row in self.slices if row.label == label]) for label in self.labels}
+        return {label: _counts(rows) for label, rows in _by_label(self.slices, self.labels).items()}
 
     def unannotated_lines(self) -> list[str]:
         """Who has no score of a label because nobody annotated it, for a person: a line a label."""
@@ -224,6 +230,13 @@ class Table:
         return "\n\n".join(parts)
 
 
+def in_telling_order(presence: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """The same, of many labels those first that were most often missed, or found where there is none."""
+    if len(presence) <= MANY_LABELS:
+        return presence
+    return dict(sorted(presence.items(), key=lambda entry: -(entry[1]["reference"] + entry[1]["prediction"])))
+
+
 def heading(score: str, tolerance: float) -> str:
     """Of one of `SCORES`; the surface Dice with its tolerance, mm."""
     return f"surface Dice at {tolerance:g} mm" if score == "surface_dice" else SCORES[score][0]
@@ -296,6 +309,14 @@ def _is_table(path: Path) -> bool:
     return isinstance(content, dict) and {"summary", "rows"} <= set(content)
 
 
+def _by_label(rows: Iterable[_Row], labels: Iterable[str]) -> dict[str, list[_Row]]:
+    """The rows of each label, in one pass."""
+    found: dict[str, list[_Row]] = {label: [] for label in labels}
+    for row in rows:
+        found[row.label].append(row)
+    return found
+
+
 def _counts(rows: Sequence[LabelScores | SliceScores]) -> dict[str, int]:
     return {kind: sum(row.presence == kind for row in rows) for kind in get_args(Presence)}
 
@@ -352,9 +373,12 @@ def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any
 
 
 def _not_in_both(presence: Mapping[str, Mapping[str, Any]], of: str = "subjects") -> list[str]:
-    """What the means of labels hold that some map does not have; nothing where all maps have all labels."""
+    """What the means of labels hold that some map does not have; nothing where all maps have all labels.
+
+    Of many labels those alone for which it says most.
+    """
     lines = []
-    for label, found in presence.items():
+    for label, found in in_telling_order(presence).items():
         kinds = {kind: found[kind] for kind in WORDS if found[kind]}
         if not set(kinds) - {"both"}:
             continue
@@ -362,6 +386,8 @@ def _not_in_both(presence: Mapping[str, Mapping[str, Any]], of: str = "subjects"
         if found["neither"] and found["dice_in_either"] is not None:
             line += f"; mean Dice {found['dice_in_either']:.3f} without the last, where it is 1"
         lines.append(line)
+    if len(lines) > MANY_LABELS:
+        lines[MANY_LABELS:] = [f"and {len(lines) - MANY_LABELS} more labels that are not in both maps of all {of}"]
     return ["\n".join(lines)] if lines else []
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from atlasnet.evaluation.table import SCORES, WORDS, heading
+from atlasnet.evaluation.table import SCORES, WORDS, heading, in_telling_order
 from atlasnet.report.curves import Point, curve_figure, svg
 from atlasnet.report.page import NO_DEVICE, Page, number
 from atlasnet.wording import MANY_LABELS, counted, shortened
@@ -162,7 +163,7 @@ def _presence(page: Page, presence: Mapping[str, Mapping[str, Any]], of: str = "
     )
     rows = [
         [label, *(str(found[kind]) for kind in kinds), *(number(found[name]) for name in means)]
-        for label, found in presence.items()
+        for label, found in in_telling_order(presence).items()
     ]
     page.table(["label", *(WORDS[kind] for kind in kinds), *means.values()], rows)
 
@@ -175,8 +176,8 @@ def _strays(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
         if farthest is not None and most is not None and farthest > max(_STRAY_MM, _STRAY_RATIO * most):
             found.append(row["label"])
     if found:
-        counts = {label: found.count(label) for label in dict.fromkeys(found)}
-        listed = ", ".join(f"{label} in {counted(n, 'case')}" for label, n in counts.items())
+        most = Counter(found).most_common()
+        listed = shortened([f"{label} in {counted(n, 'case')}" for label, n in most], MANY_LABELS)
         page.text(
             f"The Hausdorff distance is over {_STRAY_MM:g} mm and more than {_STRAY_RATIO:g} times HD95 ({listed}): "
             "stray islands are the usual reason, and predict --largest-component removes them, where a label is in one "
