@@ -292,7 +292,7 @@ class Agreement:
         said = 1 - fused.probabilities[0]
         self._said_inside += float(said[inside].sum(dtype=torch.float64))
         self._said += float(said[said >= LEAST_SAID].sum(dtype=torch.float64))
-        for index, members in enumerate(self._members):
+        for index, members in self._held(fused.labels):
             entropy = fused.entropy[_belongs(fused.labels, members)]
             self._entropy[index] += float(entropy.sum(dtype=torch.float64))
             self._found[index] += len(entropy)
@@ -300,10 +300,15 @@ class Agreement:
             stack = torch.stack([m[start : start + _CHUNK] for m in maps])
             stack = stack[:, (stack > 0).any(0)]
             reach = (stack >= 0).float()
-            for index, members in enumerate(self._members):
+            for index, members in self._held(stack):
                 member = _belongs(stack, members).float()
                 self._both[index] += (member @ member.T).double().cpu()
                 self._own[index] += (member @ reach.T).double().cpu()
+
+    def _held(self, labels: Tensor) -> list[tuple[int, Sequence[int]]]:
+        """The structures, by their number, of which there is something: of many, few are in one slab."""
+        held = set(torch.bincount(labels.flatten().clamp_min(0)).nonzero()[:, 0].tolist())
+        return [(index, members) for index, members in enumerate(self._members) if held.intersection(members)]
 
     @property
     def uncovered(self) -> int:

@@ -170,7 +170,7 @@ def segmentation_loss(
     if not dice:
         return entropy
     mask = counted[:, None].float()
-    truth = torch.zeros_like(logarithm).scatter_(1, safe[:, None], 1.0) * mask
+    truth = torch.zeros_like(logarithm).scatter_(1, safe[:, None], mask)
     probability = logarithm.exp() * mask
     if objective.structures:
         truth, probability = (
