@@ -159,6 +159,23 @@ def test_memory_that_was_freed_is_given_back_to_the_system() -> None:
     assert float(done.stdout) > 150 * 1e6
 
 
+_AGAIN = """
+import resource, torch
+from atlasnet.execution import kept_memory
+with kept_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(12 * 2**20)  # beyond the largest threshold from which glibc can be told to map
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@linux
+def test_while_memory_is_kept_large_tensors_take_pages_that_were_freed() -> None:
+    done = subprocess.run([sys.executable, "-c", _AGAIN], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 3 * 12 * 2**20 * 4 / 4096  # the pages of three of the ten
+
+
 _STEP = """
 import json, sys, torch
 from atlasnet.execution import give_back_memory, kept_memory, memory_held, peak_memory
@@ -166,9 +183,9 @@ from atlasnet.network import NetworkSpec, Traits, build_network
 from atlasnet.network.weights import tensor_channels_last
 from atlasnet.training.loss import segmentation_loss
 from atlasnet.training.memory import step_bytes
-name, width, shape = json.loads(sys.argv[1])
+name, width, shape, classes = json.loads(sys.argv[1])
 torch.set_num_threads(1)
-module = build_network(NetworkSpec(name, width), 1, 4)
+module = build_network(NetworkSpec(name, width), 1, classes)
 optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
 traits = Traits.of(module)
 batch, *sides = shape
@@ -186,8 +203,16 @@ print(estimate, peak_memory() - before)
 
 
 @linux
-@pytest.mark.parametrize("network", [("segnet", 0.5, (4, 96, 96)), ("unet3d", 1.0, (2, 32, 48, 48))])
-def test_a_step_takes_about_what_is_said(network: tuple[str, float, tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [
+        ("segnet", 0.5, (4, 96, 96), 4),
+        ("unet3d", 1.0, (2, 32, 48, 48), 4),
+        ("unet", 0.25, (10, 96, 96), 105),
+        ("unet", 1.0, (10, 96, 96), 4),
+    ],
+)
+def test_a_step_takes_about_what_is_said(network: tuple[str, float, tuple[int, ...], int]) -> None:
     words = [sys.executable, "-c", _STEP, json.dumps(network)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     estimate, held = map(float, done.stdout.split())

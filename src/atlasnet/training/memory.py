@@ -22,7 +22,7 @@ from atlasnet.volume import Grid
 _REFERENCE, _ATLAS, _MAPPED = 8, 4, 4 + 2
 # What a step holds beside the tensors that are kept for its way back, measured on the networks of the package: what is
 # under way, in tensors as large as the largest, and the rest, in bytes.
-_UNDER_WAY, _REST = 3, 80 * 2**20
+_UNDER_WAY, _REST = 5, 80 * 2**20
 
 
 def measuring_bytes(scans: Sequence[Grid], channels: int) -> int:
