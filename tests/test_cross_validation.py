@@ -23,6 +23,7 @@ from atlasnet.execution.memory import Room
 from atlasnet.prediction import Ensemble, Predictor
 from atlasnet.prediction.answers import Answers
 from atlasnet.study import CrossValidation, cross_validate, plan_folds, read_folds, split, train_fold
+from atlasnet.training.estimate import DiceEstimate, Line
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -135,6 +136,21 @@ def test_of_many_subjects_the_worst_tenth_has_an_interval_and_nothing_is_warned_
     assert low <= every["worst_tenth"] <= high
     assert f"{every['worst_tenth']:.3f}, 95 % interval {low:.3f} to {high:.3f}" in found.text()
     assert found.cautions() == []
+
+
+def test_of_many_labels_the_lowest_are_told_and_how_many_can_be_estimated() -> None:
+    score = dict.fromkeys((field.name for field in fields(LabelScores)), 0.0)
+    names = [f"rib {number:02d}" for number in range(1, 41)]
+    rows = tuple(
+        LabelScores(**score | {"case": "s", "label": name, "dice": 0.9 - number / 100, "presence": "both"})
+        for number, name in enumerate(names)
+    )
+    lines = {name: Line((0.4, 0.2), (0.5, 0.5), 0.6, number / 100, 9) for number, name in enumerate(names[:30])}
+    table = Table({name: number for number, name in enumerate(names, 1)}, rows)
+    text = CrossValidation((("s",),), table, dict.fromkeys(names), DiceEstimate(lines, 0.1)).text()
+    told = [line.split(":")[0] for line in text.splitlines() if line.startswith("rib")]
+    assert told == names[:-13:-1]
+    assert "for 30 of 40 labels, with errors of 0.000 to 0.290" in text
 
 
 def test_predictions_are_called_label_maps(found: CrossValidation, folder: Path) -> None:

@@ -24,7 +24,7 @@ from atlasnet.training.fit import Fitting
 from atlasnet.training.fusion_weights import FusionSamples, FusionWeights, learn_weights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.wording import counted
+from atlasnet.wording import MANY_LABELS, counted
 
 CROSS_VALIDATION = "cross_validation"  # in the folder of a model
 
@@ -101,8 +101,15 @@ class CrossValidation:
         if self.never_left_out:
             rest = counted(len(self.never_left_out), "subject")
             lines.append(f"{rest} more, left out by no fold: trained on in every one, and without a score")
-        for name in self.table.labels:
-            dice = [row.dice for row in self.table.rows if row.label == name]
+        by_label: dict[str, list[float]] = {name: [] for name in self.table.labels}
+        for row in self.table.rows:
+            by_label[row.label].append(row.dice)
+        told = [*by_label]
+        if len(told) > MANY_LABELS:
+            told = sorted(told, key=lambda name: np.mean(by_label[name] or [1.0]))[:MANY_LABELS]
+            lines.append(f"the {MANY_LABELS} of {len(by_label)} labels with the lowest mean Dice; the table has all:")
+        for name in told:
+            dice = by_label[name]
             if not dice:
                 lines.append(f"{name}: no Dice is defined")
                 continue
@@ -132,6 +139,12 @@ class CrossValidation:
         """How well the Dice of a new scan can be told; there is no mean where a label has no estimate."""
         if set(estimate.lines) == set(self.table.labels):
             return [f"the mean Dice of a new scan can be estimated with an error of {estimate.mean_error:.3f}"]
+        if len(self.table.labels) > MANY_LABELS:
+            errors = [line.error for line in estimate.lines.values()]
+            return [
+                f"the Dice of a new scan can be estimated for {len(errors)} of {len(self.table.labels)} labels, with "
+                f"errors of {min(errors):.3f} to {max(errors):.3f}"
+            ]
         return [
             f"{label}: the Dice of a new scan can be estimated with an error of {line.error:.3f}"
             for label, line in estimate.lines.items()
