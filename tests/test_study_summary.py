@@ -14,10 +14,12 @@ from scipy import stats
 
 from atlasnet.errors import InputError
 from atlasnet.evaluation import LabelScores, PatchCounts
+from atlasnet.report.page import Page
 from atlasnet.study import Study, summarise
 from atlasnet.study.less_data import write_less_data
 from atlasnet.study.means import SCORES
 from atlasnet.study.methods import METHOD
+from atlasnet.study.page import add_labels
 from atlasnet.study.patches import accuracies
 from atlasnet.study.records import CaseResult, Run
 from atlasnet.study.shares import check_shares
@@ -34,6 +36,7 @@ from atlasnet.study.tables import (
     write_table,
 )
 from atlasnet.training.recipe import Recipe
+from pages import check
 
 OVER = ("atlasnet", "plain", "augmented")
 CASES = tuple(f"s{number}" for number in range(10))
@@ -219,6 +222,25 @@ def test_subjects_without_a_label_are_counted_and_what_is_found_in_them() -> Non
     assert without_label(summary, "a").startswith("Without it: 2 of 10 references.")
     some = replace(study([r for r in found if r.case not in ("s8", "s9")]), unannotated={"a": ("s8", "s9")})
     assert without_label(summarise(some), "a").startswith("Without it: 2 of 8 references.")
+
+
+def test_many_labels_stand_in_one_table(tmp_path: Path) -> None:
+    names = [f"rib {number:02d}" for number in range(1, 41)]
+    rows = tuple(
+        {**scores(case, dice)[0], "label": name, "presence": "neither" if name == "rib 40" else "both"}
+        for name in names
+        for case, dice in (("s0", 0.5), ("s1", 0.7))
+    )
+    run = Run(METHOD["plain"], 1.0, 0)
+    found = [CaseResult(run, case, tuple(row for row in rows if row["case"] == case), {}) for case in ("s0", "s1")]
+    labels = {name: value for value, name in enumerate(names, 1)}
+    many = replace(study(found), labels=labels, cases=("s0", "s1"))
+    page = Page("Study")
+    add_labels(page, many, summarise(many))
+    table = check(page.write(tmp_path / "page.html")).table("label")
+    assert [row["label"] for row in table] == names
+    assert {(row["method"], row["Dice"]) for row in table} == {("plain", "0.6000")}
+    assert (table[0]["found where there is none"], table[-1]["found where there is none"]) == ("", "0 of 2")
 
 
 def test_a_result_in_which_nothing_was_found_is_the_least_sure() -> None:

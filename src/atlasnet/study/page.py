@@ -29,7 +29,7 @@ from atlasnet.study.tables import (
     write_table,
 )
 from atlasnet.volume import read_labels
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import MANY_LABELS, counted, shortened
 
 PAGE, SUMMARY, TABLE, CASES, CURVES = "study.html", "study.json", "table.csv", "cases.csv", "curves.csv"
 LESS_DATA = "less_data.csv"
@@ -96,13 +96,7 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     if len(study.cases) < FEWEST_FOR_TAIL:
         page.text(f"Intervals take {FEWEST_FOR_TAIL} test subjects.")
     page.table(*tail_rows(found), main=main)
-    for label in study.structures:
-        page.heading(f"Label: {label}")
-        if said := without_label(found, label):
-            page.text(said)
-        if cases := study.unannotated.get(label):
-            page.text(f"Not annotated in {shortened(cases)}, and without a score there.")
-        page.table(*label_table(found, label))
+    add_labels(page, study, found)
     if found["how"]:
         page.heading("How")
         page.table(["what", "which"], how_rows(found), words=["which"])
@@ -111,6 +105,40 @@ def _page(study: Study, found: Mapping[str, Any], tests: Sequence[Subject], moda
     _confidence(page, found, figures)
     _overlays(page, study, found, tests, modality, figures)
     return page
+
+
+def add_labels(page: Page, study: Study, found: Mapping[str, Any]) -> None:
+    """The scores of every label; of many in one table, for nobody leafs through a hundred."""
+    if len(study.structures) > MANY_LABELS:
+        _add_many_labels(page, study, found)
+        return
+    for label in study.structures:
+        page.heading(f"Label: {label}")
+        if said := without_label(found, label):
+            page.text(said)
+        if cases := study.unannotated.get(label):
+            page.text(f"Not annotated in {shortened(cases)}, and without a score there.")
+        page.table(*label_table(found, label))
+
+
+def _add_many_labels(page: Page, study: Study, found: Mapping[str, Any]) -> None:
+    page.heading(f"Labels: {len(study.structures)}")
+    if any(without_label(found, label) for label in study.structures):
+        page.text(
+            "Where a label is in no map of a subject, its Dice is 1, and 0 where it was found all the same; both are "
+            "in the means."
+        )
+    if study.unannotated:
+        page.text(f"Not annotated in all subjects: {shortened(list(study.unannotated), MANY_LABELS)}.")
+    tables = {label: label_table(found, label) for label in study.structures}
+    head = max((head for head, _ in tables.values()), key=len)
+    names = {row["title"]: name for name, row in found["methods"].items()}  # shorter: a row should take one line
+    rows = [
+        [label, names.get(title, title), *cells, *[""] * (len(head) - len(cells) - 1)]
+        for label, (_, rows) in tables.items()
+        for title, *cells in rows
+    ]
+    page.table(["label", *head], rows, words=["method"])
 
 
 def _patches(page: Page, found: Mapping[str, Any] | None) -> None:
