@@ -125,8 +125,8 @@ def _add_many_labels(page: Page, study: Study, found: Mapping[str, Any]) -> None
     page.heading(f"Labels: {len(study.structures)}")
     if any(without_label(found, label) for label in study.structures):
         page.text(
-            "Where a label is in no map of a subject, its Dice is 1, and 0 where it was found all the same; both are "
-            "in the means."
+            "Where a reference does not have a label, the Dice is 1 where it was not found, and 0 where it was; both "
+            "are in the means."
         )
     if study.unannotated:
         page.text(f"Not annotated in all subjects: {shortened(list(study.unannotated), MANY_LABELS)}.")
