@@ -350,8 +350,20 @@ def test_images_of_different_channels_are_refused_by_name(channels):
     words = [channels / "source.nii.gz", channels / "target.mha", "-o", channels / "never", "--quiet"]
     with pytest.raises(VolumeError, match=r"source\.nii\.gz: .*different channels.*--target-channel"):
         call(*words, "--source-channel", channels / "second_source.nii.gz")
-    with pytest.raises(VolumeError, match=r"second_target\.mha: it does not lie on the grid of source\.nii\.gz"):
-        call(*words, "--source-channel", channels / "second_target.mha")
+    first = read_volume(channels / "source.nii.gz")
+    beside = first.grid.padded((30, 0, 0), (-30, 0, 0))
+    write_volume(channels / "beside.nii.gz", Volume(first.array, beside))
+    with pytest.raises(VolumeError, match=r"beside\.nii\.gz: it shows too little of .* of source\.nii\.gz"):
+        call(*words, "--source-channel", channels / "beside.nii.gz")
+
+
+def test_a_channel_on_a_grid_of_its_own_is_told_by_its_file(channels, result, capsys):
+    words = [channels / "source.nii.gz", channels / "target.mha", "-o", channels / "own_grid"]
+    more = ["--source-channel", channels / "second_target.mha", "--target-channel", channels / "second_target.mha"]
+    call(*words, *more, "--transform", result / "transform.safetensors")
+    said = "warning: channel second_target.mha has a grid of its own, and is brought onto that of source.nii.gz"
+    assert capsys.readouterr().err.count(said) == 1
+    assert read_volume(channels / "own_grid/warped.nii.gz", channels=True).channels == 2
 
 
 def test_a_map_that_is_applied_is_not_said_to_be_registered(scans, result, capsys):

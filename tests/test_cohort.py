@@ -380,7 +380,7 @@ def test_check_lists_every_problem_of_every_subject(tmp_path: Path) -> None:
         ("error: d: ", "does not declare: 5 (3 voxels)"),
         ("error: e: ", "whole numbers"),
         ("warning: f: ", "nothing is labelled"),
-        ("error: g: ", "does not lie on the grid"),
+        ("error: g: ", "shows too little of the field of view of g_0000.nii.gz, the first channel"),
         ("error: h: ", "channel _0002 is not declared"),
         ("error: stray: ", "labels without an image"),
         ("warning: ", "readme.txt"),

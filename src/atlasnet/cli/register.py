@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action="append",
             default=[],
             metavar="F",
-            help=f"another channel of the {which}, on its grid; once for each, in the order of the other image's",
+            help=f"another channel of the {which}, of the same place; once for each, in the order of the other image's",
         )
     parser.add_argument(
         "--channels",

@@ -132,12 +132,17 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
 
 def _read_image(args: argparse.Namespace, path: Path, more: list[Path], series: str | None) -> Volume:
     from atlasnet.cohort import Subject
+    from atlasnet.cohort.channels import grid_doubts
     from atlasnet.volume import read_volume
     from atlasnet.volume.io import SEVERAL_VOLUMES
 
     try:
         if more:
-            return Subject("", (path, *more), channels=1 + len(more), series=series).read_image()
+            files = (path, *more)
+            image = Subject("", files, channels=len(files), series=series).read_image()
+            for _, text in grid_doubts(files, [file.name for file in files], series):
+                args.reporter.warn(text)
+            return image
         return read_volume(path, channels=args.channels, series=series)
     except VolumeError as error:
         if error.problem != SEVERAL_VOLUMES:

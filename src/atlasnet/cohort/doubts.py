@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from atlasnet.cohort.channels import grid_doubts
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.fingerprint import Fingerprint
 from atlasnet.cohort.plan import is_ct
@@ -81,7 +82,7 @@ def header_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path,
     Raises:
         VolumeError: an image cannot be read.
     """
-    found = []
+    found = grid_doubts(subject.images, channels, subject.series)
     for path in subject.images:
         if not is_placed(path):
             text = "the NIfTI header has neither form (both codes are 0): left and right, and the order of slices,"

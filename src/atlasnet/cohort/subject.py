@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from atlasnet.cohort.annotated import check_hidden
+from atlasnet.cohort.channels import on_first_grid
 from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume.files import volume_digest
@@ -66,8 +67,11 @@ class Subject:
     def read_image(self) -> Volume:
         """The image, (c, z, y, x) as stored: neither turned nor normalised.
 
+        It lies on the grid of the first channel. Further files that have another are brought onto it where their
+        headers place them, by linear interpolation, smoothed before on the way to larger voxels.
+
         Raises:
-            VolumeError: a file cannot be used, the channels are not as many as declared, or do not lie on one grid.
+            VolumeError: a file cannot be used, the channels are not as many as declared, or one shows another place.
         """
         single = len(self.images) == 1
         several = single and self.channels > 1
@@ -82,10 +86,11 @@ class Subject:
             )
         if single:
             return parts[0]
-        for path, part in zip(self.images[1:], parts[1:], strict=True):
-            check_same_grid(part.grid, parts[0].grid, path, self.images[0])
+        first = parts[0].grid
+        for index, path in enumerate(self.images[1:], start=1):
+            parts[index] = on_first_grid(parts[index], path, first, self.images[0])
         kind = np.result_type(*(part.array.dtype for part in parts))
-        return Volume(np.concatenate([part.array.astype(kind, copy=False) for part in parts]), parts[0].grid)
+        return Volume(np.concatenate([part.array.astype(kind, copy=False) for part in parts]), first)
 
     def read_grid(self) -> Grid:
         """The image's grid, from its header alone where the format allows it.
@@ -142,14 +147,14 @@ class Subject:
 
 
 def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
-    """Check that two images of one subject lie on one grid.
+    """Check that a label map or a mask of a subject lies on the grid of its image.
 
     Raises:
         VolumeError: their sizes differ, or a corner lies more than `GRID_TOLERANCE` voxels apart.
     """
     if grid.matches(reference):
         return
-    remedy = "resample it onto the image's grid, labels with nearest neighbours, or correct the header"
+    remedy = "resample it onto the image's grid with nearest neighbours, or correct the header"
     if grid.shape != reference.shape:
         raise VolumeError(
             f"it does not lie on the grid of {reference_path.name}",
