@@ -25,7 +25,7 @@ from synthetic import subject
 CENTRE = np.array([12.0, -30.0, 500.0])
 FIRST = (14, 22, 18)
 OBLIQUE = Rotation.from_rotvec([0.3, -0.2, 0.4]).as_matrix()
-SAID = "channel T2 has a grid of its own, and is brought onto that of T1 as the headers say"
+SAID = "channel T2 has a grid of its own, and is brought onto that of T1 by the headers"
 
 
 def centred(shape: tuple[int, ...], spacing: tuple[float, ...], direction: np.ndarray | None = None) -> Grid:
@@ -137,7 +137,7 @@ def test_a_model_is_that_of_channels_resampled_before_and_what_is_done_is_told(
     assert report.ok
     said = [problem.text for problem in report.warnings if SAID in problem.text]
     assert len(said) == 2
-    assert all(text.endswith("of whose field of view it shows 87%") for text in said)
+    assert all(text.endswith("; it shows 87% of what T1 shows") for text in said)
     assert not any(SAID in problem.text for problem in check_cohort(before).warnings)
 
     recipe = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)

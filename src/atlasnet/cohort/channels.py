@@ -80,9 +80,9 @@ def grid_doubts(images: Sequence[Path], channels: Sequence[str], series: str | N
         own = read_grid(path, series=series)
         if own.matches(grid):
             continue
-        text = f"channel {channel} has a grid of its own, and is brought onto that of {channels[0]} as the headers say"
+        text = f"channel {channel} has a grid of its own, and is brought onto that of {channels[0]} by the headers"
         if (shown := _shown(grid, own)) < _WHOLE:
-            text += f", of whose field of view it shows {shown:.0%}"
+            text += f"; it shows {shown:.0%} of what {channels[0]} shows"
         found.append((path, text))
     return found
 
