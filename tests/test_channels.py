@@ -92,6 +92,16 @@ def test_a_channel_of_another_place_is_refused(tmp_path: Path) -> None:
         read(tmp_path, first, Volume(np.zeros(FIRST, np.int16), below))
 
 
+def test_labels_that_lie_on_the_grid_of_a_further_channel_say_which_is_to_be_the_first(tmp_path: Path) -> None:
+    cohort = Cohort.read(write_two_channels(tmp_path, range(2)))
+    thick = read_volume(cohort["s0"].images[1]).grid
+    write_volume(cohort["s0"].labels, Volume(np.ones(thick.shape, np.uint8), thick))
+    remedy = r"to mend it: it lies on the grid of s0_0001\.nii\.gz: let that channel be the first"
+    with pytest.raises(VolumeError, match=remedy):
+        cohort["s0"].read_labels()
+    assert [problem.subject for problem in check_cohort(cohort.root).errors if "s0_0001" in problem.text] == ["s0"]
+
+
 @pytest.mark.parametrize("unplaced", [0, 1])
 def test_a_channel_is_not_moved_by_a_header_that_says_nothing(tmp_path: Path, unplaced: int) -> None:
     first = Volume(np.zeros(FIRST, np.int16), centred(FIRST, (1.0, 1.0, 1.0)))

@@ -117,7 +117,7 @@ class Subject:
         check_hidden(labels, self.hidden, self.name, self.labels)
         if grid is None:
             grid = self.read_grid()
-        check_same_grid(labels.grid, grid, self.labels, self.images[0])
+        check_same_grid(labels.grid, grid, self.labels, *self.images)
         return Volume(labels.array, grid)
 
     def read_mask(self, grid: Grid | None = None) -> Volume | None:
@@ -135,7 +135,7 @@ class Subject:
         mask = read_labels(self.mask)
         if grid is None:
             grid = self.read_grid()
-        check_same_grid(mask.grid, grid, self.mask, self.images[0])
+        check_same_grid(mask.grid, grid, self.mask, *self.images)
         if mask.channels != 1 or not mask.array.any():
             raise VolumeError(
                 "the mask cannot be used",
@@ -146,8 +146,15 @@ class Subject:
         return Volume(mask.array, grid)
 
 
-def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path) -> None:
-    """Check that a label map or a mask of a subject lies on the grid of its image.
+def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path, *others: Path) -> None:
+    """Check that a label map or a mask of a subject lies on the grid of its image, which is that of the first channel.
+
+    Args:
+        grid: of the label map or the mask.
+        reference: of the image.
+        path: of the label map or the mask.
+        reference_path: of the first channel.
+        others: of the further channels.
 
     Raises:
         VolumeError: their sizes differ, or a corner lies more than `GRID_TOLERANCE` voxels apart.
@@ -155,6 +162,8 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
     if grid.matches(reference):
         return
     remedy = "resample it onto the image's grid with nearest neighbours, or correct the header"
+    if own := [other.name for other in others if read_grid(other).matches(grid)]:
+        remedy = f"it lies on the grid of {own[0]}: let that channel be the first"
     if grid.shape != reference.shape:
         raise VolumeError(
             f"it does not lie on the grid of {reference_path.name}",
