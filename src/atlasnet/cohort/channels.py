@@ -44,7 +44,7 @@ def on_first_grid(part: Volume, path: Path, first: Grid, first_path: Path) -> Vo
     for file in (first_path, path):
         if not is_placed(file):
             raise VolumeError(
-                f"it has another grid than {first_path.name}, and what is to place it on that says nothing",
+                f"it has another grid than {first_path.name}, and not both headers say where their image lies",
                 path=path,
                 expected="NIfTI headers with a form (sform or qform)",
                 found=f"none in {file.name}",
