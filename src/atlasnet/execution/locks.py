@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from atlasnet.errors import InputError
 from atlasnet.execution.folders import leads_nowhere
@@ -46,7 +46,7 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                     held.acquire()
             except Timeout as error:
                 killed = f"; if it was killed on another machine, delete {lock}"
-                what_mends = _WAIT + killed if isinstance(held, SoftFileLock) else _WAIT
+                what_mends = _WAIT + killed if _names_its_holder(lock) else _WAIT
                 raise InputError(busy, path=place, remedy=what_mends) from error
             except OSError as error:
                 problem, what_mends = "nothing can be written there", remedy
@@ -71,6 +71,13 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                 if made:
                     with suppress(OSError):
                         lock.parent.rmdir()
+
+
+def _names_its_holder(lock: Path) -> bool:
+    """Whether the file itself is the lock: it says then who made it, and is empty otherwise."""
+    with suppress(OSError):
+        return lock.stat().st_size > 0
+    return False
 
 
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
