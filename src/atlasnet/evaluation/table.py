@@ -79,7 +79,7 @@ class Table:
         return list(dict.fromkeys(row.case for row in self.rows))
 
     def __repr__(self) -> str:
-        dice = {label: _mean(row.dice for row in rows) for label, rows in _by_label(self.rows, self.labels).items()}
+        dice = {label: _mean(row.dice for row in rows) for label, rows in rows_by_label(self.rows, self.labels).items()}
         many = ""
         if len(dice) > MANY_LABELS:
             defined = {label: mean for label, mean in dice.items() if mean is not None}
@@ -118,7 +118,7 @@ class Table:
             for (case, label), rows in groups.items()
         ]
         found = _summarise(means, names, self.labels)
-        by_label = _by_label(self.slices, self.labels)
+        by_label = rows_by_label(self.slices, self.labels)
         for label, summary in found["labels"].items():
             for name, entry in summary.items():
                 entry["undefined_slices"] = sum(getattr(row, name) is None for row in by_label[label])
@@ -135,7 +135,7 @@ class Table:
             whose reference does, as MONAI by default; None without any. `summary` has the mean over all.
         """
         found: dict[str, dict[str, Any]] = {}
-        for label, rows in _by_label(self.rows, self.labels).items():
+        for label, rows in rows_by_label(self.rows, self.labels).items():
             found[label] = _counts(rows) | {
                 "dice_in_either": _mean(row.dice for row in rows if row.presence != "neither"),
                 "dice_in_reference": _mean(row.dice for row in rows if row.presence in ("both", "reference")),
@@ -144,7 +144,7 @@ class Table:
 
     def slice_presence(self) -> dict[str, dict[str, int]]:
         """Per label in how many of the annotated slices with it which of the maps hold it."""
-        return {label: _counts(rows) for label, rows in _by_label(self.slices, self.labels).items()}
+        return {label: _counts(rows) for label, rows in rows_by_label(self.slices, self.labels).items()}
 
     def unannotated_lines(self) -> list[str]:
         """Who has no score of a label because nobody annotated it, for a person: a line a label."""
@@ -230,6 +230,14 @@ class Table:
         return "\n\n".join(parts)
 
 
+def rows_by_label(rows: Iterable[_Row], labels: Iterable[str]) -> dict[str, list[_Row]]:
+    """The rows of each label, in one pass."""
+    found: dict[str, list[_Row]] = {label: [] for label in labels}
+    for row in rows:
+        found[row.label].append(row)
+    return found
+
+
 def in_telling_order(presence: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
     """The same, of many labels those first that were most often missed, or found where there is none."""
     if len(presence) <= MANY_LABELS:
@@ -307,14 +315,6 @@ def _is_table(path: Path) -> bool:
     except ValueError:
         return False
     return isinstance(content, dict) and {"summary", "rows"} <= set(content)
-
-
-def _by_label(rows: Iterable[_Row], labels: Iterable[str]) -> dict[str, list[_Row]]:
-    """The rows of each label, in one pass."""
-    found: dict[str, list[_Row]] = {label: [] for label in labels}
-    for row in rows:
-        found[row.label].append(row)
-    return found
 
 
 def _counts(rows: Sequence[LabelScores | SliceScores]) -> dict[str, int]:

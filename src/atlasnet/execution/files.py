@@ -44,7 +44,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _named(target), _folder_beside(target) as folder:
+    with errors_named(target), _folder_beside(target) as folder:
         temporary = folder / target.name
         yield temporary
         with open(temporary, "r+b") as stream:  # Windows flushes what may be written only
@@ -54,7 +54,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(target: Path) -> Iterator[None]:
+def errors_named(target: Path) -> Iterator[None]:
+    """Inside the block, an `OSError` that names no file, as those of NumPy and of full disks, names this one."""
     try:
         yield
     except OSError as error:

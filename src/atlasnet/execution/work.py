@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from atlasnet.execution.files import file_digest, move, read_json, write_json
+from atlasnet.execution.files import errors_named, file_digest, move, read_json, write_json
 from atlasnet.execution.locks import hold
 
 LEFTOVER = ".partial-"
@@ -48,14 +48,10 @@ class WorkFolder:
         partial = final.with_name(LEFTOVER + final.name)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        try:
+        with errors_named(partial):
             yield partial
             files = sorted(path for path in partial.rglob("*") if path.is_file())
             write_json(partial / CHECKSUMS, {path.relative_to(partial).as_posix(): file_digest(path) for path in files})
-        except OSError as error:
-            if error.filename is not None or str(partial) in str(error):
-                raise
-            raise OSError(f"{partial}: {error}") from error  # such as NumPy's of a full disk
         move(partial, final)
 
     def finished(self, kind: str, key: str, warn: Callable[[str], None]) -> bool:

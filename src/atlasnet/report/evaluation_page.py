@@ -176,8 +176,8 @@ def _strays(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
         if farthest is not None and most is not None and farthest > max(_STRAY_MM, _STRAY_RATIO * most):
             found.append(row["label"])
     if found:
-        most = Counter(found).most_common()
-        listed = shortened([f"{label} in {counted(n, 'case')}" for label, n in most], MANY_LABELS)
+        counts = Counter(found).most_common()
+        listed = shortened([f"{label} in {counted(n, 'case')}" for label, n in counts], MANY_LABELS)
         page.text(
             f"The Hausdorff distance is over {_STRAY_MM:g} mm and more than {_STRAY_RATIO:g} times HD95 ({listed}): "
             "stray islands are the usual reason, and predict --largest-component removes them, where a label is in one "

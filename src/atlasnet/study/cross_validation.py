@@ -12,6 +12,7 @@ import numpy as np
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import RegistrationError
 from atlasnet.evaluation import Table, evaluate_cohort
+from atlasnet.evaluation.table import rows_by_label
 from atlasnet.execution import Execution, hold_folder, read_json, reading_back, write_json
 from atlasnet.prediction import write_ensemble
 from atlasnet.prediction.output import RECORD, output_path
@@ -101,9 +102,8 @@ class CrossValidation:
         if self.never_left_out:
             rest = counted(len(self.never_left_out), "subject")
             lines.append(f"{rest} more, left out by no fold: trained on in every one, and without a score")
-        by_label: dict[str, list[float]] = {name: [] for name in self.table.labels}
-        for row in self.table.rows:
-            by_label[row.label].append(row.dice)
+        rows = rows_by_label(self.table.rows, self.table.labels)
+        by_label = {label: [row.dice for row in found] for label, found in rows.items()}
         told = [*by_label]
         if len(told) > MANY_LABELS:
             told = sorted(told, key=lambda name: np.mean(by_label[name] or [1.0]))[:MANY_LABELS]
