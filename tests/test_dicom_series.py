@@ -535,8 +535,7 @@ def test_what_is_kept_open_is_opened_once_and_goes_with_the_block(
         assert read_grid(archive).shape == VOXELS.shape
         archive.write_bytes(b"another file")
         np.testing.assert_array_equal(read_volume(archive).array[0], VOXELS)
-        with pytest.raises(VolumeError, match="damaged"):
-            read_volume(archive, series="1")  # another question
+        np.testing.assert_array_equal(read_volume(archive, series="1").array[0], VOXELS)  # another question
         read_grid(cut)
         with pytest.raises(VolumeError, match="pixels are cut off") as refusal:
             read_volume(cut)

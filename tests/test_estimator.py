@@ -90,7 +90,7 @@ def test_scans_are_segmented_into_a_folder_with_records_and_pages(
     assert (tmp_path / "out" / "report.html").exists()  # of these very results
     net.predict_all(cohort.root / "imagesTr", tmp_path / "out", agreement=True, overwrite=True)
     assert not (tmp_path / "out" / "report.html").exists()
-    with pytest.raises(InputError, match="the series of a cohort's scans are known"):
+    with pytest.raises(InputError, match="the images of a cohort's scans are known"):
         net.predict_all(cohort, tmp_path / "out", series="1")
 
 

@@ -11,7 +11,7 @@ import dicoms
 from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.masks import find_masks
 from atlasnet.errors import CohortError, InputError
-from atlasnet.prediction import find_cases, unread
+from atlasnet.prediction import find_case, find_cases, unread
 from atlasnet.training.subjects import read_names
 from atlasnet.volume import Grid, Volume, write_volume
 from atlasnet.volume.names import case_and_channel, image_stem
@@ -223,3 +223,60 @@ def test_the_folder_of_a_cohort_is_told_from_one_of_scans(tmp_path: Path) -> Non
         find_cases([tmp_path], 1)
     with pytest.raises(InputError, match="there is nothing in this folder"):
         find_cases([tmp_path / "imagesTs"], 1)
+
+
+def test_images_of_a_case_are_found_by_a_pattern_each(tmp_path: Path) -> None:
+    for name in ("sub-01", "sub-02"):
+        touch(tmp_path / name / "anat" / f"{name}_T1w.nii.gz", tmp_path / name / "anat" / f"{name}_FLAIR.nii.gz")
+        touch(tmp_path / name / "anat" / f"{name}_T1w.json", tmp_path / name / "perf" / "asl.nii.gz")
+    touch(tmp_path / "participants.tsv")
+    folders = sorted(tmp_path.iterdir())
+    found = find_cases(folders, 2, images=["anat/*_T1w.nii.gz", "*FLAIR.nii.gz"])
+    assert [(case.name, case.channels) for case in found] == [("sub-01", 2), ("sub-02", 2)]
+    assert [path.name for path in found[0].images] == ["sub-01_T1w.nii.gz", "sub-01_FLAIR.nii.gz"]
+    assert unread(folders, found, picked=True) == [tmp_path / "participants.tsv"]
+    assert len(find_cases([tmp_path / "sub-01"], 2, images=["*T1w.nii.gz"])[0].images) == 1  # which may hold both
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "said"),
+    [
+        (["*.nii.gz"], {}, r"3 files or folders fit --image \*\.nii\.gz; expected one; found .*asl\.nii\.gz"),
+        (["*T2w*"], {}, r"0 files or folders fit --image"),
+        (["*T1w.json"], {}, r"T1w\.json: the file is not an image that can be read"),
+        (["*T1w.nii.gz", "*FLAIR.nii.gz", "*asl.nii.gz"], {}, "expects 2 channels; .*or for one that holds all"),
+        (["*T1w.nii.gz"], {"series": "3"}, "series are chosen of one DICOM export"),
+        (["*T1w.nii.gz"], {"name_from": "folder"}, "called after the folders that are given"),
+    ],
+)
+def test_patterns_that_name_no_case_are_refused(
+    tmp_path: Path, images: list[str], options: dict[str, str], said: str
+) -> None:
+    for name in ("T1w.nii.gz", "FLAIR.nii.gz", "asl.nii.gz", "T1w.json"):
+        touch(tmp_path / "a" / "anat" / name)
+    with pytest.raises(InputError, match=said):
+        find_cases([tmp_path / "a"], 2, images=images, **options)
+
+
+def test_patterns_are_looked_for_in_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    (tmp_path / "empty").mkdir()
+    for name, said in (
+        ("a.nii.gz", "this is no folder"),
+        ("none", "no such folder"),
+        ("empty", "nothing in this folder"),
+    ):
+        with pytest.raises(InputError, match=said):
+            find_cases([tmp_path / name], 1, images=["*.nii.gz"])
+
+
+def test_a_list_of_images_is_one_case(tmp_path: Path) -> None:
+    touch(tmp_path / "t1.nii.gz", tmp_path / "flair.nii.gz")
+    files = [tmp_path / "t1.nii.gz", tmp_path / "flair.nii.gz"]
+    assert find_case(files, 2).images == tuple(files)
+    with pytest.raises(InputError, match=r"expects 3 channels; .*found 2 images, 0 series"):
+        find_case(files, 3)
+    with pytest.raises(InputError, match="found 2 images, 1 series"):
+        find_case(files, 2, "3")
+    with pytest.raises(InputError, match=r"t2\.nii\.gz: there is no such file"):
+        find_case([*files[:1], tmp_path / "t2.nii.gz"], 2)

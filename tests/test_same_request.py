@@ -190,7 +190,7 @@ def test_a_prediction_of_one_channel_has_the_key_that_it_always_had_and_all_that
     others += [provenance(cohort["s1"], model, PredictOptions(), replace(ONE, seed=1))]
     masked = replace(cohort["s1"], mask=cohort["s1"].labels)
     # Of a DICOM folder that holds several series, all files are the input.
-    for case in (masked, cohort["s0"], replace(cohort["s1"], series="7")):
+    for case in (masked, cohort["s0"], replace(cohort["s1"], series=("7",))):
         others += [provenance(case, model, PredictOptions(), ONE)]
     requests = [found["request"], *(other["request"] for other in others)]
     assert len(set(requests)) == len(requests)

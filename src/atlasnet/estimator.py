@@ -20,6 +20,7 @@ from atlasnet.prediction import (
     Prediction,
     PredictOptions,
     Predictor,
+    find_case,
     find_cases,
     predict_cases,
     unread,
@@ -36,7 +37,7 @@ from atlasnet.volume import Volume, read_labels
 from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import image_stem
 from atlasnet.volume.volume import require_volume
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import shortened
 
 
 class AtlasNet:
@@ -221,19 +222,20 @@ class AtlasNet:
 
     def predict(
         self,
-        image: Volume | str | Path,
+        image: Volume | str | Path | Sequence[str | Path],
         *,
         mask: Volume | str | Path | None = None,
-        series: str | None = None,
+        series: str | Sequence[str] | None = None,
         **options: Any,
     ) -> Prediction:
         """Segment one scan.
 
         Args:
             image: (c, z, y, x) in any orientation, or a file (of several channels, one of CASE_0000 and so on), or a
-                DICOM folder, file or zip.
+                DICOM folder, file or zip; or a list of one of these for each channel.
             mask: (1, z, y, x) on its grid, or a file: the organ, outside of which the result is background.
-            series: the number or UID of the series to take out of a DICOM folder or zip.
+            series: the one to take out of a DICOM folder or zip, by number, UID or description, as `read_volume` takes
+                it; of several channels one for each, in the order of the model's.
             options: fields of `atlasnet.prediction.PredictOptions`, ``fusion="vote"`` or ``probabilities=True`` say.
 
         Raises:
@@ -245,25 +247,20 @@ class AtlasNet:
             RegistrationError: it cannot be mapped onto any atlas.
         """
         predictor, chosen = self._ready(), _wanted(options)
-        require_volume(image, path=True)
+        if not isinstance(image, (list, tuple)):
+            require_volume(image, path=True)
         if mask is not None:
             require_volume(mask, "the mask", path=True)
         left_open: list[str] = []
         against: list[str] = []
         if not isinstance(image, Volume):
-            cases = find_cases([image], len(predictor.ensemble.channels), series)
-            if len(cases) != 1:
-                raise InputError(
-                    "the path is not that of one scan",
-                    path=image,
-                    found=counted(len(cases), "scan"),
-                    remedy="predict_all segments a folder of scans",
-                )
+            channels = predictor.ensemble.channels
+            case = find_case(image, len(channels), series)
             with kept_open():
-                predictor.require_memory(cases[0].read_grid(), chosen, Path(image))
-                image = cases[0].read_image()
-                left_open = [text for _, text in header_doubts(cases[0], predictor.ensemble.channels)]
-                against = [text for _, text in modality_doubts(cases[0], predictor.ensemble.channels)]
+                predictor.require_memory(case.read_grid(), chosen, case.images[0])
+                image = case.read_image()
+                left_open = [text for _, text in header_doubts(case, channels)]
+                against = [text for _, text in modality_doubts(case, channels)]
         else:
             predictor.require_memory(image.grid, chosen)
         if not (mask is None or isinstance(mask, Volume)):
@@ -280,7 +277,8 @@ class AtlasNet:
         folder: str | Path,
         *,
         masks: str | Path | None = None,
-        series: str | None = None,
+        series: str | Sequence[str] | None = None,
+        images: Sequence[str] = (),
         name_from: str = "file",
         suffix: str = ".nii.gz",
         dicom_seg: bool = False,
@@ -297,7 +295,8 @@ class AtlasNet:
             inputs: files, folders of cases, DICOM folders, files and zips; or a cohort.
             folder: of the results.
             masks: folder with the organ mask CASE.nii.gz of each case.
-            series: the number or UID of the series to take out of each DICOM folder or zip.
+            series: the one to take out of each DICOM folder or zip; see `predict`.
+            images: of inputs each of which is the folder of one case, a pattern of the image of each channel.
             name_from: what cases are called after, their file or, with ``"folder"``, the folder in which it lies.
             suffix: of the label maps; ``".seg.nrrd"`` is a segmentation of 3D Slicer, with names and colours.
             dicom_seg: also write CASE_seg.dcm, a DICOM segmentation; and so for the next.
@@ -325,15 +324,16 @@ class AtlasNet:
             )
         cases: Sequence[Subject]
         if isinstance(inputs, Cohort):
-            if series is not None:
-                raise InputError("the series of a cohort's scans are known", found=f"series {series}")
+            if series is not None or images:
+                raise InputError("the images of a cohort's scans are known", found=f"series {series}, images {images}")
             if name_from != "file":
                 raise InputError("the subjects of a cohort have names", found=f"name_from {name_from}")
             cases = inputs.subjects
         else:
             paths = [inputs] if isinstance(inputs, (str, Path)) else [*inputs]
-            cases = find_cases(paths, len(predictor.ensemble.channels), series, name_from=name_from)
-            warn_of_unread(unread(paths, cases), self.execution.reporter)
+            channels = len(predictor.ensemble.channels)
+            cases = find_cases(paths, channels, series, images=images, name_from=name_from)
+            warn_of_unread(unread(paths, cases, picked=bool(images)), self.execution.reporter)
         if dicom_seg or rtstruct:
             require_writers()
             require_dicom(cases)

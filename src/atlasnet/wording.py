@@ -50,3 +50,8 @@ def quoted(text: str) -> str:
     """Free text of a file, in which people type names, on one line between the marks by which a log knows it."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     return "“" + " ".join(re.sub("[“”]", '"', printable).split()) + "”"
+
+
+def series_name(wanted: str) -> str:
+    """A DICOM series as it was asked for: a number or UID, or else a description, in which people type names."""
+    return wanted if re.fullmatch(r"[\d.]+", wanted) else quoted(wanted)

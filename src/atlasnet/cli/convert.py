@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="what the images show: CT (in Hounsfield units), or T1, FLAIR, ...; once for each --image, "
+        help="what the images show: CT (in Hounsfield units), or T1, FLAIR, ...; once for each --image or --series, "
         "or for each channel of the one image that holds them all (default: the modality, where all are DICOM)",
     )
     parser.add_argument(
@@ -40,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="the image in each case's folder, such as ct.nii.gz or '*_t1.nii.gz'; once for each channel "
         "(default: the only image in the folder itself, or its DICOM series)",
+    )
+    parser.add_argument(
+        "--series",
+        action="append",
+        default=[],
+        metavar="S",
+        help="the DICOM series in each case's folder, or in its --image: number, UID or description ('*t1*' will do); "
+        "once for each channel (default: the one on which the structures were drawn, or the only one)",
     )
     parser.add_argument(
         "--structures",
@@ -90,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         channels=args.channel,
         images=args.image,
+        series=args.series,
         structures=args.structures,
         labels=labels or None,
         overlapping=args.overlapping,

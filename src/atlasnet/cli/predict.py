@@ -72,7 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what cases are called after: their files, or the folders in which these lie, for patients/*/ct.nrrd "
         "(default: file)",
     )
-    parser.add_argument("--series", metavar="S", help="number or UID of the DICOM series, where an input holds several")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="every INPUT is the folder of one case, and this its image, such as ct.nii.gz or '*_t1.nii.gz'; once for "
+        "each channel of the model, in their order",
+    )
+    parser.add_argument(
+        "--series",
+        action="append",
+        metavar="S",
+        help="the DICOM series, where an input holds several: its number, UID or description ('*t1*' will do); once "
+        "for each channel of the model, in their order",
+    )
     parser.add_argument(
         "--dicom-seg", action="store_true", help="also write CASE_seg.dcm, a DICOM segmentation of the DICOM input"
     )
@@ -137,8 +151,8 @@ def run(args: argparse.Namespace) -> int:
     if wants_dicom:
         require_writers()
     models = Ensemble.load(args.model)
-    cases = find_cases(args.inputs, len(models.channels), args.series, name_from=args.name_from)
-    left = unread(args.inputs, cases)
+    cases = find_cases(args.inputs, len(models.channels), args.series, images=args.image, name_from=args.name_from)
+    left = unread(args.inputs, cases, picked=bool(args.image))
     strays = [path for path in args.inputs if path in left]  # an error, told at the end
     warn_of_unread([path for path in left if path not in strays], execution.reporter)
     if wants_dicom:

@@ -71,8 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the fourth axis of SOURCE and TARGET, or a vector a voxel, holds channels",
     )
-    parser.add_argument("--source-series", metavar="S", help="number or UID of the source's DICOM series, of several")
-    parser.add_argument("--target-series", metavar="S", help="number or UID of the target's DICOM series, of several")
+    for which in ("source", "target"):
+        parser.add_argument(
+            f"--{which}-series",
+            action="append",
+            default=[],
+            metavar="S",
+            help=f"the {which}'s DICOM series, where there are several: its number, UID or description; with "
+            f"--{which}-channel once for each, the {which} first",
+        )
     parser.add_argument("--source-labels", type=Path, metavar="F", help=f"label map of the source to carry: {LABELS}")
     parser.add_argument(
         "--target-labels",

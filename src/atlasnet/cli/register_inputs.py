@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlasnet.errors import InputError, TransformError, VolumeError
-from atlasnet.wording import counted
+from atlasnet.wording import counted, series_name
 
 if TYPE_CHECKING:
     from atlasnet.execution import Execution
@@ -68,11 +68,13 @@ def require_memory(args: argparse.Namespace, operator: Operator, execution: Exec
         VolumeError: a header cannot be used.
         InputError: memory does not suffice.
     """
+    from atlasnet.cohort.channels import Source
     from atlasnet.registration import registration_bytes
-    from atlasnet.volume import read_grid
 
-    source = read_grid(args.source, series=args.source_series)
-    target = read_grid(args.target, series=args.target_series)
+    source, target = (
+        Source(path, *series[:1]).read_grid()
+        for path, series in ((args.source, args.source_series), (args.target, args.target_series))
+    )
     remedy = "crop or resample the larger image, choose a larger --spacing or --preset fast"
     needed = registration_bytes(source, target, channels, operator, fields=args.fields)
     execution.require_memory(needed, remedy, args.source)
@@ -99,7 +101,7 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
     """Source and target, with as many channels.
 
     Raises:
-        InputError: both ways of giving channels at once, or not one ``--mi-range`` a channel.
+        InputError: both ways of giving channels at once, or not one ``--mi-range`` or series a channel.
         VolumeError: a file cannot be used, or the images differ in their number of channels.
     """
     if args.channels and (args.source_channel or args.target_channel):
@@ -107,10 +109,10 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
             "channels are either files of their own or in one file", found="--channels and files of others"
         )
     source, target = (
-        _read_image(args, path, more, series)
-        for path, more, series in (
-            (args.source, args.source_channel, args.source_series),
-            (args.target, args.target_channel, args.target_series),
+        _read_image(args, which, (path, *more), series)
+        for which, path, more, series in (
+            ("source", args.source, args.source_channel, args.source_series),
+            ("target", args.target, args.target_channel, args.target_series),
         )
     )
     if source.channels != target.channels:
@@ -130,20 +132,26 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
     return source, target
 
 
-def _read_image(args: argparse.Namespace, path: Path, more: list[Path], series: str | None) -> Volume:
+def _read_image(args: argparse.Namespace, which: str, files: tuple[Path, ...], series: list[str]) -> Volume:
     from atlasnet.cohort import Subject
-    from atlasnet.cohort.channels import grid_doubts
+    from atlasnet.cohort.channels import channel_doubts
     from atlasnet.volume import read_volume
     from atlasnet.volume.io import SEVERAL_VOLUMES
 
+    if series and len(series) != len(files):
+        raise InputError(
+            f"--{which}-series must be given once for each channel",
+            expected=f"{len(files)}: of {', '.join(file.name for file in files)}",
+            found=", ".join(map(series_name, series)),
+        )
     try:
-        if more:
-            files = (path, *more)
-            image = Subject("", files, channels=len(files), series=series).read_image()
-            for _, text in grid_doubts(files, [file.name for file in files], series):
-                args.reporter.warn(text)
-            return image
-        return read_volume(path, channels=args.channels, series=series)
+        if len(files) == 1:
+            return read_volume(files[0], channels=args.channels, series=series[0] if series else None)
+        subject = Subject("", files, channels=len(files), series=tuple(series))
+        image = subject.read_image()
+        for _, text in channel_doubts(subject.sources, [str(source) for source in subject.sources]):
+            args.reporter.warn(text)
+        return image
     except VolumeError as error:
         if error.problem != SEVERAL_VOLUMES:
             raise

@@ -1,19 +1,21 @@
-"""Channels of one image that were stored on grids of their own: T1 and a FLAIR of thick slices, say."""
+"""Channels of one image that were stored apart, often on grids of their own: T1 and a FLAIR of thick slices, say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from atlasnet.errors import VolumeError
 from atlasnet.volume.grid import Grid
-from atlasnet.volume.io import is_placed, read_grid
+from atlasnet.volume.io import is_placed, read_grid, stated_series
 from atlasnet.volume.resample import resample
 from atlasnet.volume.sampling import inside
 from atlasnet.volume.volume import Volume
+from atlasnet.wording import series_name
 
 LEAST_SHOWN = 0.5
 """Share of the first channel's field of view that another one must show, to be one of the same place."""
@@ -22,7 +24,62 @@ _SAMPLES = 48  # along each axis, by which such a share is found
 _WHOLE = 0.99
 
 
-def on_first_grid(part: Volume, path: Path, first: Grid, first_path: Path) -> Volume:
+class Source(NamedTuple):
+    """What one channel is read from.
+
+    Args:
+        path: a file, or a DICOM folder or zip.
+        series: the DICOM series in it, where it holds several.
+    """
+
+    path: Path
+    series: str | None = None
+
+    def __str__(self) -> str:
+        return self.path.name if self.series is None else f"series {series_name(self.series)} of {self.path.name}"
+
+    def read_grid(self) -> Grid:
+        """From the header alone where the format allows it."""
+        return read_grid(self.path, series=self.series)
+
+    def read_space(self) -> dict[str, str]:
+        """The UIDs of DICOM that two images of one space have in common; nothing of other formats."""
+        stated = stated_series(self.path, series=self.series)
+        return {} if stated is None else {"study": stated.study, "frame of reference": stated.frame_of_reference}
+
+
+def check_series(sources: Sequence[Source]) -> None:
+    """Refuse what headers say to be no channels of one image.
+
+    Raises:
+        VolumeError: two DICOM series are of two patients, or two channels are one series; or a header cannot be read.
+    """
+    known: dict[str, Source] = {}
+    patients: dict[str, Source] = {}
+    for source in sources:
+        stated = stated_series(source.path, series=source.series)
+        if stated is None:
+            continue
+        other = known.setdefault(stated.uid, source)
+        if other is not source:
+            raise VolumeError(
+                "two channels are one DICOM series",
+                path=source.path,
+                expected="a series for each channel",
+                found=f"{source}, which is {other}",
+            )
+        patients.setdefault(stated.patient, source)
+    if len(patients) > 1:
+        raise VolumeError(
+            "the channels are not of one patient",
+            path=sources[0].path,
+            expected="series of one patient",
+            found=f"{' and '.join(map(str, patients.values()))}, which differ in PatientID",
+            remedy="where they are, and their identifiers were replaced, convert them to NIfTI",
+        )
+
+
+def on_first_grid(part: Volume, source: Source, first: Grid, first_source: Source) -> Volume:
     """A channel on the grid of the first one, where the headers place it; float32 or float64 where that is another.
 
     Where both have one grid nothing is done. Otherwise values are interpolated linearly, smoothed before on the way to
@@ -30,9 +87,9 @@ def on_first_grid(part: Volume, path: Path, first: Grid, first_path: Path) -> Vo
 
     Args:
         part: the channel.
-        path: its file.
+        source: what it was read from.
         first: the grid of the first channel.
-        first_path: its file.
+        first_source: what that was read from.
 
     Raises:
         VolumeError: a header does not say where its image lies, or the channel shows less than `LEAST_SHOWN` of the
@@ -40,50 +97,56 @@ def on_first_grid(part: Volume, path: Path, first: Grid, first_path: Path) -> Vo
     """
     if part.grid.matches(first):
         return part
-    remedy = f"resample it onto the grid of {first_path.name}, or correct the header"
-    for file in (first_path, path):
+    remedy = f"resample it onto the grid of {first_source}, or correct the header"
+    for file in (first_source.path, source.path):
         if not is_placed(file):
             raise VolumeError(
-                f"it has another grid than {first_path.name}, and not both headers say where their image lies",
-                path=path,
+                f"it has another grid than {first_source}, and not both headers say where their image lies",
+                path=source.path,
                 expected="NIfTI headers with a form (sform or qform)",
                 found=f"none in {file.name}",
                 remedy=remedy,
             )
     if (shown := _shown(first, part.grid)) < LEAST_SHOWN:
         raise VolumeError(
-            f"it shows too little of the field of view of {first_path.name}, the first channel",
-            path=path,
+            f"it shows too little of the field of view of {first_source}, the first channel",
+            path=source.path,
             expected=f"{LEAST_SHOWN:.0%} or more",
-            found=f"{shown:.0%}",
+            found=f"{shown:.0%}" if source.series is None else f"{shown:.0%}, {source}",
             remedy="let the channel that shows least be the first, or correct the header",
         )
     return resample(part, first)
 
 
-def grid_doubts(images: Sequence[Path], channels: Sequence[str], series: str | None = None) -> list[tuple[Path, str]]:
-    """Each image that `on_first_grid` brings onto the grid of the first, and how.
+def channel_doubts(sources: Sequence[Source], channels: Sequence[str]) -> list[tuple[Path, str]]:
+    """What may be wrong with channels that were stored apart, and where.
+
+    That is each that `on_first_grid` brings onto the grid of the first, and each whose DICOM header states another
+    study or frame of reference: whether both lie in one space is not known then (DICOM PS3.3 C.7.4.1.1.1).
 
     Args:
-        images: the files of a subject, which can be read.
+        sources: of a subject, which can be read.
         channels: their names, in the same order.
-        series: the DICOM series, where a file holds several.
 
     Raises:
         VolumeError: a header cannot be read.
     """
-    first, *others = images
+    first, *others = sources
     if not others:
         return []
-    grid, found = read_grid(first, series=series), []
-    for path, channel in zip(others, channels[1:], strict=False):
-        own = read_grid(path, series=series)
+    grid, space, found = first.read_grid(), first.read_space(), []
+    for source, channel in zip(others, channels[1:], strict=False):
+        own, theirs = source.read_grid(), source.read_space()
+        apart = [what for what, uid in theirs.items() if space.get(what, uid) != uid]
+        if apart:
+            text = f"channel {channel} states another {' and another '.join(apart)} than {channels[0]}"
+            found.append((source.path, f"{text}: that both lie in one space is not known, and taken for granted"))
         if own.matches(grid):
             continue
         text = f"channel {channel} has a grid of its own, and is brought onto that of {channels[0]} by the headers"
         if (shown := _shown(grid, own)) < _WHOLE:
             text += f"; it shows {shown:.0%} of what {channels[0]} shows"
-        found.append((path, text))
+        found.append((source.path, text))
     return found
 
 

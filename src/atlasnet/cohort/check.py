@@ -186,7 +186,7 @@ def _check_subject(cohort: Cohort, subject: Subject) -> tuple[list[Problem], Mea
                 note(text, subject.labels, warning=warning)
     if subject.labels is not None and image is not None and labels is not None:
         try:
-            check_same_grid(labels.grid, image.grid, subject.labels, *subject.images)
+            check_same_grid(labels.grid, image.grid, subject.labels, *subject.sources)
         except InputError as error:
             note(_text(error), subject.labels)
             labels = None

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from atlasnet.cohort.channels import grid_doubts
+from atlasnet.cohort.channels import channel_doubts
 from atlasnet.cohort.cohort import Cohort
 from atlasnet.cohort.fingerprint import Fingerprint
 from atlasnet.cohort.plan import is_ct
 from atlasnet.cohort.subject import Subject
-from atlasnet.volume.io import is_placed, stated_modality, states_rescale
+from atlasnet.volume.io import is_placed, stated_series, states_rescale
 from atlasnet.wording import counted
 
 AIR, TISSUE = -900.0, 0.0
@@ -82,14 +82,14 @@ def header_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path,
     Raises:
         VolumeError: an image cannot be read.
     """
-    found = grid_doubts(subject.images, channels, subject.series)
+    found = channel_doubts(subject.sources, channels)
     for path in subject.images:
         if not is_placed(path):
             text = "the NIfTI header has neither form (both codes are 0): left and right, and the order of slices,"
             found.append((path, f"{text} are not known; to mend it: convert the image again from its source"))
     # One image of several channels is no DICOM.
-    for path, channel in zip(subject.images, channels, strict=False):
-        if is_ct(channel) and not states_rescale(path, series=subject.series):
+    for (path, series), channel in zip(subject.sources, channels, strict=False):
+        if is_ct(channel) and not states_rescale(path, series=series):
             text = "the CT series states no rescale slope and intercept: its values are taken as Hounsfield units as"
             found.append((path, f"{text} they are stored; to mend it, where air is not about -1000: export it again"))
     return found
@@ -109,12 +109,14 @@ def modality_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Pat
         VolumeError: an image cannot be read.
     """
     found = []
-    for path, channel in zip(subject.images, channels, strict=False):
+    for (path, series), channel in zip(subject.sources, channels, strict=False):
         plain = re.sub("[^a-z0-9]", "", channel.lower())
         expected = next((modality for modality, names in _MODALITIES.items() if plain in names), None)
         if expected is None:
             continue
-        stated = stated_modality(path, series=subject.series)
-        if stated not in (None, "OT", expected):
-            found.append((path, f"its DICOM header states the modality {stated}, and the channel is {channel}"))
+        stated = stated_series(path, series=series)
+        if stated is not None and stated.modality not in ("", "OT", expected):
+            found.append(
+                (path, f"its DICOM header states the modality {stated.modality}, and the channel is {channel}")
+            )
     return found

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from atlasnet.cohort.annotated import check_hidden
-from atlasnet.cohort.channels import on_first_grid
+from atlasnet.cohort.channels import Source, check_series, on_first_grid
 from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.volume.files import volume_digest
 from atlasnet.volume.grid import GRID_TOLERANCE, Grid
-from atlasnet.volume.io import read_grid, read_labels, read_volume
+from atlasnet.volume.io import read_labels, read_volume
 from atlasnet.volume.volume import Volume
 from atlasnet.wording import counted
 
@@ -27,10 +27,10 @@ class Subject:
 
     Args:
         name: unique in its cohort; names outputs.
-        images: one file (or DICOM folder or zip) per channel, or a single file that holds every channel.
+        images: one file (or DICOM folder or zip) per channel, or a single one that holds every channel.
         labels: the reference, or None.
         channels: how many channels ``images`` hold in all.
-        series: the number or UID of the DICOM series, where an image holds several.
+        series: the DICOM series of each channel, where an image holds several, as `read_volume` takes them.
         mask: the organ mask, or None; see `atlasnet.cohort.masks`.
         hidden: values of labels that nobody annotated in the subject, each with the one that its reference has where
             there may be one of them: mostly the background.
@@ -40,7 +40,7 @@ class Subject:
     images: tuple[Path, ...]
     labels: Path | None = None
     channels: int = 1
-    series: str | None = None
+    series: tuple[str, ...] = ()
     mask: Path | None = None
     hidden: Hidden = ()
 
@@ -49,6 +49,14 @@ class Subject:
         mask = "" if self.mask is None else ", with organ mask"
         hidden = f", {', '.join(str(value) for value, _ in self.hidden)} not annotated" if self.hidden else ""
         return f"Subject({self.name}, {counted(self.channels, 'channel')}, {reference}{mask}{hidden})"
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What is read, in the order of the channels: files, the series of exports, or the one file that holds all."""
+        if not self.series:
+            return tuple(map(Source, self.images))
+        images = self.images * len(self.series) if len(self.images) == 1 else self.images
+        return tuple(Source(*source) for source in zip(images, self.series, strict=True))
 
     def hashes(self) -> dict[str, list[str]]:
         """SHA-256 of its files, as `volume_digest`: ``images`` in order, ``labels`` and, where there is one, ``mask``.
@@ -73,9 +81,12 @@ class Subject:
         Raises:
             VolumeError: a file cannot be used, the channels are not as many as declared, or one shows another place.
         """
-        single = len(self.images) == 1
-        several = single and self.channels > 1
-        parts = [read_volume(path, channels=several, series=self.series) for path in self.images]
+        first, *others = self.sources
+        if others:
+            check_series(self.sources)
+        parts = [
+            read_volume(path, channels=not others and self.channels > 1, series=series) for path, series in self.sources
+        ]
         found = sum(part.channels for part in parts)
         if found != self.channels:
             raise VolumeError(
@@ -84,13 +95,13 @@ class Subject:
                 expected=str(self.channels),
                 found=str(found),
             )
-        if single:
+        if not others:
             return parts[0]
-        first = parts[0].grid
-        for index, path in enumerate(self.images[1:], start=1):
-            parts[index] = on_first_grid(parts[index], path, first, self.images[0])
+        grid = parts[0].grid
+        for index, source in enumerate(others, start=1):
+            parts[index] = on_first_grid(parts[index], source, grid, first)
         kind = np.result_type(*(part.array.dtype for part in parts))
-        return Volume(np.concatenate([part.array.astype(kind, copy=False) for part in parts]), first)
+        return Volume(np.concatenate([part.array.astype(kind, copy=False) for part in parts]), grid)
 
     def read_grid(self) -> Grid:
         """The image's grid, from its header alone where the format allows it.
@@ -98,7 +109,7 @@ class Subject:
         Raises:
             VolumeError: the header cannot be used.
         """
-        return read_grid(self.images[0], series=self.series)
+        return self.sources[0].read_grid()
 
     def read_labels(self, grid: Grid | None = None) -> Volume:
         """The reference, whole numbers (1, z, y, x), on exactly the image's grid.
@@ -117,7 +128,7 @@ class Subject:
         check_hidden(labels, self.hidden, self.name, self.labels)
         if grid is None:
             grid = self.read_grid()
-        check_same_grid(labels.grid, grid, self.labels, *self.images)
+        check_same_grid(labels.grid, grid, self.labels, *self.sources)
         return Volume(labels.array, grid)
 
     def read_mask(self, grid: Grid | None = None) -> Volume | None:
@@ -135,7 +146,7 @@ class Subject:
         mask = read_labels(self.mask)
         if grid is None:
             grid = self.read_grid()
-        check_same_grid(mask.grid, grid, self.mask, *self.images)
+        check_same_grid(mask.grid, grid, self.mask, *self.sources)
         if mask.channels != 1 or not mask.array.any():
             raise VolumeError(
                 "the mask cannot be used",
@@ -146,15 +157,15 @@ class Subject:
         return Volume(mask.array, grid)
 
 
-def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Path, *others: Path) -> None:
+def check_same_grid(grid: Grid, reference: Grid, path: Path, first: Source, *others: Source) -> None:
     """Check that a label map or a mask of a subject lies on the grid of its image, which is that of the first channel.
 
     Args:
         grid: of the label map or the mask.
         reference: of the image.
         path: of the label map or the mask.
-        reference_path: of the first channel.
-        others: of the further channels.
+        first: what the first channel is read from.
+        others: the same of the further channels.
 
     Raises:
         VolumeError: their sizes differ, or a corner lies more than `GRID_TOLERANCE` voxels apart.
@@ -162,11 +173,11 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
     if grid.matches(reference):
         return
     remedy = "resample it onto the image's grid with nearest neighbours, or correct the header"
-    if own := [other.name for other in others if read_grid(other).matches(grid)]:
+    if own := [str(other) for other in others if other.read_grid().matches(grid)]:
         remedy = f"it lies on the grid of {own[0]}: let that channel be the first"
     if grid.shape != reference.shape:
         raise VolumeError(
-            f"it does not lie on the grid of {reference_path.name}",
+            f"it does not lie on the grid of {first}",
             path=path,
             expected=f"{reference.shape} voxels (z, y, x)",
             found=f"{grid.shape}",
@@ -174,7 +185,7 @@ def check_same_grid(grid: Grid, reference: Grid, path: Path, reference_path: Pat
         )
     apart = np.abs(reference.to_index(grid.corners()) - reference.to_index(reference.corners())).max()
     raise VolumeError(
-        f"it does not lie on the grid of {reference_path.name}",
+        f"it does not lie on the grid of {first}",
         path=path,
         expected=f"corners within {GRID_TOLERANCE:g} voxels of {reference!r}",
         found=f"{apart:.4g} voxels apart, {grid!r}",

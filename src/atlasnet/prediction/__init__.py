@@ -3,7 +3,7 @@
 from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.batch import Batch, predict_cases
 from atlasnet.prediction.ensemble import Ensemble, import_models, write_ensemble
-from atlasnet.prediction.inputs import find_cases, unread, warn_of_unread
+from atlasnet.prediction.inputs import find_case, find_cases, unread, warn_of_unread
 from atlasnet.prediction.label_tables import write_label_tables
 from atlasnet.prediction.output import provenance, write_prediction
 from atlasnet.prediction.prediction import Prediction, PredictOptions
@@ -16,6 +16,7 @@ __all__ = [
     "PredictOptions",
     "Prediction",
     "Predictor",
+    "find_case",
     "find_cases",
     "import_models",
     "predict_cases",

@@ -107,14 +107,14 @@ class Origin:
 
 
 def find_origin(case: Subject, ensemble: Ensemble) -> Origin:
-    """What the segmentation of a DICOM case by one or several models refers to.
+    """What the segmentation of a DICOM case by one or several models refers to; of several channels, the first.
 
     Raises:
         VolumeError: the series cannot be read, or nothing can refer to it.
     """
     from atlasnet.volume.dicom import read_dicom_source
 
-    source = read_dicom_source(case.images[0], case.series)
+    source = read_dicom_source(*case.sources[0])
     check_source(source, case.images[0])
     return Origin(source, (*ensemble.segments, *ensemble.region_segments), ensemble.checksum, datetime.now())
 

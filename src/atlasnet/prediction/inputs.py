@@ -18,11 +18,12 @@ from atlasnet.volume.names import (
     SLICER_SUFFIXES,
     case_and_channel,
     composed,
+    find_below,
     image_stem,
     is_dicom,
     of_slicer,
 )
-from atlasnet.wording import counted, shortened
+from atlasnet.wording import counted, series_name, shortened
 
 # What lies beside scans and is none, by the end of its name: what other programs say of them, and results of ours.
 _BESIDE = (
@@ -35,7 +36,12 @@ _NO_SUFFIX = ("README", "LICENSE", "VERSION", "DICOMDIR")
 
 
 def find_cases(
-    inputs: Sequence[str | Path], channels: int, series: str | None = None, *, name_from: str = "file"
+    inputs: Sequence[str | Path],
+    channels: int,
+    series: str | Sequence[str] | None = None,
+    *,
+    images: Sequence[str] = (),
+    name_from: str = "file",
 ) -> list[Subject]:
     """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
 
@@ -44,13 +50,17 @@ def find_cases(
     the name of a file that holds all. A ``.seg.nrrd``, a segmentation of 3D Slicer, is none. With one channel
     ``CASE_0000`` is called CASE, unless ``CASE_0001`` lies beside it. A folder is a folder of cases when it holds image
     files, and then zips and sub-folders with DICOM files are cases too; else it is a DICOM folder, which is one case,
-    as a DICOM file and a zip are. Of several inputs, as a shell makes them of ``inbox/*``, files that are no images and
-    folders in which nothing lies are passed over, see `unread`; one alone is refused.
+    as a DICOM file and a zip are; with several channels, ``series`` names one in it for each. Of several inputs, as a
+    shell makes them of ``inbox/*``, files that are no images and folders in which nothing lies are passed over, see
+    `unread`; one alone is refused. With ``images`` every folder is one case, which is called after it.
 
     Args:
         inputs: files and folders.
         channels: how many channels the model expects.
-        series: the number or UID of the series to take out of each DICOM folder or zip.
+        series: the one to take out of each DICOM folder or zip, as `read_volume` takes it; of several channels one for
+            each, in their order.
+        images: a pattern (``*`` and ``?``) for each channel, or for the one image that holds all, of paths below each
+            folder.
         name_from: ``"folder"`` calls a case after the folder in which its file, zip or DICOM folder lies, as where each
             patient has a folder and all files have one name.
 
@@ -59,11 +69,14 @@ def find_cases(
     """
     if name_from not in NAMES_FROM:
         raise InputError("cases cannot be called so", expected=" or ".join(NAMES_FROM), found=name_from)
+    chosen = _named(series)
+    if images and name_from != "file":
+        raise InputError("with patterns of images, cases are called after the folders that are given", found=name_from)
     cases: dict[str, Subject] = {}
     strays: list[_NoScanError] = []
     for path in map(Path, inputs):
         try:
-            of_path = _cases_of(path, channels, series)
+            of_path = [_picked(path, channels, chosen, images)] if images else _cases_of(path, channels, chosen)
         except _NoScanError as error:
             strays.append(error)
             continue
@@ -89,6 +102,49 @@ def find_cases(
     return list(cases.values())
 
 
+def find_case(
+    image: str | Path | Sequence[str | Path], channels: int, series: str | Sequence[str] | None = None
+) -> Subject:
+    """The one case that a path names, see `find_cases`, or that is made of a list of images, one for each channel.
+
+    Args:
+        image: path or paths.
+        channels: how many channels the model expects.
+        series: as for `find_cases`; of a list, that in each.
+
+    Raises:
+        InputError: as `find_cases`; or these are several cases, or not as many images as channels.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        cases = find_cases([image], channels, series)
+        if len(cases) != 1:
+            raise InputError(
+                "the path is not that of one scan",
+                path=image,
+                found=counted(len(cases), "scan"),
+                remedy="predict_all segments a folder of scans",
+            )
+        return cases[0]
+    paths, chosen = tuple(map(Path, image)), _named(series)
+    if len(paths) != channels or len(chosen) not in (0, channels):
+        raise InputError(
+            f"the model expects {counted(channels, 'channel')}",
+            expected="an image for each, and either no series or one for each",
+            found=f"{counted(len(paths), 'image')}, {len(chosen)} series",
+        )
+    for path in paths:
+        if not path.exists():
+            raise InputError("there is no such file or folder", path=path)
+    return Subject("", paths, channels=channels, series=chosen)
+
+
+def _named(series: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The series that are named, as text; whoever reads that it is a number, gives one."""
+    if series is None:
+        return ()
+    return (str(series),) if isinstance(series, (str, int)) else tuple(map(str, series))
+
+
 class _NoScanError(InputError):
     """An input is certainly no scan."""
 
@@ -105,7 +161,7 @@ def _told_apart(one: Subject, other: Subject, name_from: str) -> str:
     return "rename one, or predict them into two folders"
 
 
-def unread(inputs: Sequence[str | Path], cases: Sequence[Subject]) -> list[Path]:
+def unread(inputs: Sequence[str | Path], cases: Sequence[Subject], *, picked: bool = False) -> list[Path]:
     """What no case was made of: inputs that are no scans, and what may be scans in folders of cases.
 
     Those are single DICOM files and other formats. Not counted are what usually lies beside scans (tables, notes,
@@ -114,12 +170,15 @@ def unread(inputs: Sequence[str | Path], cases: Sequence[Subject]) -> list[Path]
     Args:
         inputs: as for `find_cases`.
         cases: what it found in them.
+        picked: whether patterns say which files in the folders are meant, so that no others are told.
     """
     read = {file for case in cases for path in case.images for file in (path, *volume_files(path))}
     found = []
     for folder in (path for path in map(Path, inputs) if path not in read):
         if not folder.is_dir() or not files_below(folder):
             found.append(folder)
+            continue
+        if picked:
             continue
         for entry in sorted(folder.iterdir()):
             usual = entry.name.startswith(".") or entry.name.lower().endswith(_BESIDE) or entry.name in _NO_SUFFIX
@@ -133,11 +192,12 @@ def warn_of_unread(files: Sequence[Path], reporter: Reporter) -> None:
     if files:
         reporter.warn(
             f"not read: {shortened([str(file) for file in files])}; beside image files only folders and zips of DICOM "
-            "are cases, of one channel; put a DICOM series into a folder of its own, convert other formats to NIfTI"
+            "are cases, of several channels where --series names each; put a DICOM series into a folder of its own, "
+            "convert other formats to NIfTI"
         )
 
 
-def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject]:
+def _cases_of(path: Path, channels: int, series: Sequence[str]) -> Iterable[Subject]:
     if not path.exists():
         raise InputError("there is no such file or folder", path=path)
     if path.is_file():
@@ -152,15 +212,16 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
                 path=path,
                 expected=" ".join((*READABLE_SUFFIXES, *DICOM_SUFFIXES)),
             )
-        if series is not None:
-            raise InputError("a series can be chosen of a DICOM export only", path=path, found=f"series {series}")
+        if series:
+            named = f"series {', '.join(map(series_name, series))}"
+            raise InputError("a series can be chosen of a DICOM export only", path=path, found=named)
         return [_case(path, stem, channels)]
     entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
     files = [entry for entry in entries if image_stem(entry) and not of_slicer(entry)]
     if not files:
         _check_no_cohort(path, entries)
         return [_dicom(path, path.resolve().name, channels, series)]
-    exports = [entry for entry in entries if channels == 1 and _is_export(entry)]
+    exports = [entry for entry in entries if max(len(series), 1) == channels and _is_export(entry)]
     found: dict[str, Subject] = {}
     for file in (*files, *exports):
         stem = image_stem(file)
@@ -172,6 +233,38 @@ def _cases_of(path: Path, channels: int, series: str | None) -> Iterable[Subject
         if other != case:
             raise InputError(f"two files would both be case {case.name!r}", path=file, found=str(other.images[0]))
     return found.values()
+
+
+def _picked(folder: Path, channels: int, series: Sequence[str], images: Sequence[str]) -> Subject:
+    """The images of one case, by a pattern each."""
+    if not folder.is_dir():
+        problem = "this is no folder, in which images could be found" if folder.exists() else "there is no such folder"
+        raise (_NoScanError if folder.exists() else InputError)(problem, path=folder)
+    name, files = folder.resolve().name, files_below(folder)
+    if not files:
+        raise _NoScanError("there is nothing in this folder", path=folder)
+    paths = tuple(find_below(folder, files, pattern, "--image") for pattern in images)
+    for path in paths:
+        if not path.is_dir() and not is_dicom(path) and (image_stem(path) is None or of_slicer(path)):
+            raise InputError(
+                "the file is not an image that can be read", path=path, expected=" ".join((*READABLE_SUFFIXES, "DICOM"))
+            )
+    if len(paths) == 1 and is_dicom(paths[0]):
+        return _dicom(paths[0], name, channels, series)
+    if series:
+        raise InputError(
+            "series are chosen of one DICOM export",
+            path=folder,
+            expected="one --image, which is DICOM, or none",
+            found=shortened([str(path.relative_to(folder)) for path in paths]),
+        )
+    if len(paths) not in (1, channels):
+        raise InputError(
+            f"the model expects {counted(channels, 'channel')}",
+            expected="--image once for each of them, or for one that holds all",
+            found=shortened(images),
+        )
+    return Subject(composed(name), paths, channels=channels)
 
 
 def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
@@ -217,14 +310,17 @@ def _is_export(entry: Path) -> bool:
     return entry.suffix.lower() == ".zip"
 
 
-def _dicom(path: Path, name: str, channels: int, series: str | None) -> Subject:
-    if channels > 1:
+def _dicom(path: Path, name: str, channels: int, series: Sequence[str]) -> Subject:
+    if max(len(series), 1) != channels:
+        from atlasnet.volume.dicom_series import list_series
+
         raise InputError(
-            f"a DICOM series has one channel and the model expects {channels}",
+            f"a DICOM series is one channel, and the model expects {channels}",
             path=path,
-            remedy="convert each channel to CASE_0000.nii.gz, CASE_0001.nii.gz, …",
+            expected="--series once for each channel, in the order of the model's (a list of series in Python)",
+            found=f"{', '.join(map(series_name, series)) or 'none named'}; there are {list_series(path)}",
         )
-    return Subject(composed(name), (path,), series=series)
+    return Subject(composed(name), (path,), channels=channels, series=tuple(series))
 
 
 def _case(path: Path, stem: str, channels: int) -> Subject:

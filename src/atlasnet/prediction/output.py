@@ -141,7 +141,7 @@ def provenance(
         "atlasnet": __version__,
         "registration": REVISION,
         "input": inputs,
-        "series": case.series,
+        "series": case.series if len(case.series) > 1 else next(iter(case.series), None),  # as earlier results have it
         "options": chosen,
         "seed": execution.seed,
     }

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from atlasnet.cohort import Cohort, Subject
+from atlasnet.cohort.channels import Source
 from atlasnet.cohort.declaration import read_declaration
 from atlasnet.cohort.duplicates import same_scans
 from atlasnet.cohort.subject import HIDDEN, check_same_grid
@@ -102,7 +103,7 @@ def check_observer(folder: Path, tests: Sequence[Subject]) -> None:
     references = {test.name: test.labels for test in tests}
     for name, path in observer_files(folder, tests).items():
         if (reference := references[name]) is not None:
-            check_same_grid(read_grid(path), read_grid(reference), path, reference)
+            check_same_grid(read_grid(path), read_grid(reference), path, Source(reference))
 
 
 def check_test_subjects(cohort: Cohort, tests: Sequence[Subject]) -> None:
@@ -126,7 +127,7 @@ def check_test_subjects(cohort: Cohort, tests: Sequence[Subject]) -> None:
                 found=str(test.channels),
             )
         if test.labels is not None:
-            check_same_grid(read_grid(test.labels), test.read_grid(), test.labels, test.images[0])
+            check_same_grid(read_grid(test.labels), test.read_grid(), test.labels, *test.sources)
     leaked = [f"{test.name} is {subject.name}" for test, subject in same_scans(tests, tuple(cohort))]
     if leaked:
         raise InputError(

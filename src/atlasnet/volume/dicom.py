@@ -60,8 +60,8 @@ def read_dicom(path: Path, series: str | None = None) -> Volume:
     Values are rescaled to the modality's unit (HU in CT): whole numbers stay integers, others become float32.
 
     Args:
-        path: a folder, a zip or a file; see `atlasnet.volume.dicom_series.open_series`.
-        series: the SeriesNumber or SeriesInstanceUID where there are several.
+        path: a folder, a zip or a file; see `atlasnet.volume.dicom_series.open_series`, and so for the next.
+        series: which one, where there are several.
 
     Raises:
         VolumeError: there is no such series, a slice cannot be read, the slices are not of one patient, study and frame
@@ -90,10 +90,32 @@ def dicom_states_rescale(path: Path, series: str | None = None) -> bool:
         return first.slope is not None and first.intercept is not None
 
 
-def read_dicom_modality(path: Path, series: str | None = None) -> str | None:
-    """The Modality that the series states (CT, MR, PT …), None where it states none; raises as `read_dicom` does."""
+@dataclass(frozen=True)
+class StatedSeries:
+    """What the headers of a series state of the whole; each may be empty but for the first two.
+
+    Args:
+        uid: the SeriesInstanceUID.
+        patient: a hash.
+        study: the StudyInstanceUID.
+        frame_of_reference: the FrameOfReferenceUID.
+        modality: CT, MR, PT …
+    """
+
+    uid: str
+    patient: str
+    study: str
+    frame_of_reference: str
+    modality: str
+
+
+def read_stated_series(path: Path, series: str | None = None) -> StatedSeries:
+    """What the series states, from the headers alone; raises as `read_dicom` does."""
     with open_series(path, series) as found:
-        return str(found.instances[0].header.get("Modality") or "").strip().upper() or None
+        header = found.instances[0].header
+        patient, study, frame_of_reference = (str(header.get(keyword) or "") for keyword in SHARED)
+        modality = str(header.get("Modality") or "").strip().upper()
+        return StatedSeries(found.uid, patient, study, frame_of_reference, modality)
 
 
 def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -19,7 +20,7 @@ from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
 from atlasnet.volume.dicom_files import check_strange, is_index, quiet_pydicom, read_header
 from atlasnet.volume.kept import opened
-from atlasnet.wording import counted, quoted
+from atlasnet.wording import counted, quoted, series_name
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
 
@@ -67,66 +68,141 @@ class Series:
         path: the file, folder or zip that the user gave.
         uid: the SeriesInstanceUID.
         instances: in the order of their paths.
-        unpacked: the temporary folder with the files of a zip.
     """
 
     path: Path
     uid: str
     instances: tuple[Instance, ...]
-    unpacked: Path | None = None
 
     @property
     def number(self) -> str:
         """The SeriesNumber, or an empty text."""
         return str(self.instances[0].header.get("SeriesNumber") or "").strip()
 
+    @property
+    def description(self) -> str:
+        """The SeriesDescription without what names the patient, or an empty text."""
+        return str(self.instances[0].header.get("SeriesDescription") or "").strip()
+
+    def is_called(self, wanted: str) -> bool:
+        """Whether a UID or a number is its own."""
+        return wanted in (self.uid, self.number)
+
+    def is_described(self, wanted: str) -> bool:
+        """Whether a description, or a pattern of one, is its own; capitals do not matter."""
+        text, wanted = self.description.casefold(), wanted.strip().casefold()
+        return bool(text) and (text == wanted or fnmatchcase(text, wanted))
+
     def describe(self, numbered: bool) -> str:
         """Number (or, where that does not tell it from the others, UID), description, modality and slices."""
-        header = self.instances[0].header
-        text = str(header.get("SeriesDescription") or "").strip()[:64]
+        header, text = self.instances[0].header, self.description[:64]
         slices = sum(instance.frames for instance in self.instances)
         parts = [quoted(text)] if text else []
         parts += [str(header.get("Modality") or "modality unknown"), counted(slices, "slice")]
         return f"{self.number if numbered else self.uid}: " + ", ".join(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Export:
+    """What a file, folder or zip holds.
+
+    Args:
+        path: of it, as the user gave it.
+        series: the image series, in the order of their UIDs.
+        unpacked: the temporary folder with the files of a zip.
+    """
+
+    path: Path
+    series: tuple[Series, ...]
+    unpacked: Path | None = None
+
+    def choose(self, wanted: str | None) -> Series:
+        """The one series, or the one that is wanted."""
+        chosen = self.series if wanted is None else [series for series in self.series if series.is_called(wanted)]
+        if wanted is not None and not chosen:
+            chosen = [series for series in self.series if series.is_described(wanted)]
+        if len(chosen) != 1:
+            raise self._ambiguous(len(chosen), wanted)
+        for instance in chosen[0].instances:
+            if instance.flaw:
+                raise VolumeError(
+                    "the file does not fit the others of its series",
+                    path=instance.file,
+                    expected="one value per pixel and the tag ImagePositionPatient",
+                    found=instance.flaw,
+                    remedy="export the series again, or take the file out",
+                )
+        return chosen[0]
+
+    def listing(self) -> str:
+        """Every series, by its number where that tells it from the others."""
+        numbers = Counter(series.number for series in self.series)
+        listed = sorted(self.series, key=lambda series: (len(series.number), series.number, series.uid))
+        return "; ".join(series.describe(bool(series.number) and numbers[series.number] == 1) for series in listed)
+
+    def _ambiguous(self, chosen: int, wanted: str | None) -> VolumeError:
+        if wanted is None:
+            problem, expected = f"there are {len(self.series)} DICOM series here", "one"
+        else:
+            problem = f"{chosen or 'none'} of the DICOM series is {series_name(wanted)}"
+            expected = "the number, the SeriesInstanceUID or the description of one"
+        remedy = (
+            "name one with --series (register: --source-series, --target-series), or give it a folder of its own; to "
+            "predict, several exports are several inputs (exports/*)"
+        )
+        return VolumeError(problem, path=self.path, expected=expected, found=self.listing(), remedy=remedy)
+
+
 @contextmanager
 def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
     """Find the one series that ``path`` holds, or the one that is wanted; a zip's files exist inside the block only.
 
-    Within `atlasnet.volume.kept.kept_open` it is found once, and stays.
+    Within `atlasnet.volume.kept.kept_open` headers are read once, for all series, and what was unpacked stays.
 
     Args:
         path: a folder, searched with all folders in it and behind its links; a zip of one; or a DICOM file.
-        wanted: a SeriesNumber or a SeriesInstanceUID.
+        wanted: a SeriesNumber, a SeriesInstanceUID, or else a SeriesDescription, in which ``*`` and ``?`` stand for
+            any letters and capitals do not matter.
 
     Raises:
         VolumeError: there is no image series, not the wanted one, or several and none is named (they are listed); a
             file is damaged; a single file is one of several; a zip cannot be trusted. Errors that are raised inside
             the block come out with the zip's name in place of the temporary folder's.
     """
-    with quiet_pydicom(), opened((path, wanted), lambda: _found(path, wanted)) as series:
-        try:
-            yield series
-        except VolumeError as error:
-            if series.unpacked is None:
-                raise
-            raise _moved(error, series.unpacked, path) from error
+    with _exported(path) as export:
+        yield export.choose(None if wanted is None else str(wanted))  # whoever reads that it is a number, gives one
+
+
+def list_series(path: Path) -> str:
+    """The series that ``path`` holds, for people: number or UID, description, modality, slices; see `open_series`."""
+    with _exported(path) as export:
+        return export.listing()
 
 
 @contextmanager
-def _found(path: Path, wanted: str | None) -> Iterator[Series]:
+def _exported(path: Path) -> Iterator[_Export]:
+    with quiet_pydicom(), opened(path, lambda: _found(path)) as export:
+        try:
+            yield export
+        except VolumeError as error:
+            if export.unpacked is None:
+                raise
+            raise _moved(error, export.unpacked, path) from error
+
+
+@contextmanager
+def _found(path: Path) -> Iterator[_Export]:
     if path.is_dir():
-        yield _choose(path, path, files_below(path), wanted)
+        yield _Export(path, _all_series(path, path, files_below(path)))
     elif path.suffix.lower() == ".zip":
         with tempfile.TemporaryDirectory(prefix="atlasnet-dicom-") as temporary:
             folder = Path(temporary)
             unpack(path, folder, largest=LARGEST_ARCHIVE, error=VolumeError, what="a zip of DICOM files")
             try:
-                series = _choose(path, folder, files_below(folder), wanted)
+                series = _all_series(path, folder, files_below(folder))
             except VolumeError as error:
                 raise _moved(error, folder, path) from error
-            yield replace(series, unpacked=folder)
+            yield _Export(path, series, folder)
     else:
         if is_index(path):
             raise VolumeError(
@@ -134,12 +210,12 @@ def _found(path: Path, wanted: str | None) -> Iterator[Series]:
                 path=path,
                 remedy="give the folder in which it lies",
             )
-        series = _choose(path, path.parent, [path], wanted)
-        _check_alone(path, series)
-        yield series
+        (alone,) = _all_series(path, path.parent, [path])
+        _check_alone(path, alone)
+        yield _Export(path, (alone,))
 
 
-def _choose(path: Path, folder: Path, files: Iterable[Path], wanted: str | None) -> Series:
+def _all_series(path: Path, folder: Path, files: Iterable[Path]) -> tuple[Series, ...]:
     slices: dict[str, list[Instance]] = {}
     left_out: Counter[str] = Counter()
     strange = []
@@ -168,35 +244,7 @@ def _choose(path: Path, folder: Path, files: Iterable[Path], wanted: str | None)
             expected="the slices of a CT, MR or PET series",
             found=", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items())) or "no DICOM files",
         )
-    chosen = found if wanted is None else [series for series in found if str(wanted) in (series.uid, series.number)]
-    if len(chosen) != 1:
-        raise _ambiguous(path, found, chosen, wanted)
-    for instance in chosen[0].instances:
-        if instance.flaw:
-            raise VolumeError(
-                "the file does not fit the others of its series",
-                path=instance.file,
-                expected="one value per pixel and the tag ImagePositionPatient",
-                found=instance.flaw,
-                remedy="export the series again, or take the file out",
-            )
-    return chosen[0]
-
-
-def _ambiguous(path: Path, found: Sequence[Series], chosen: Sequence[Series], wanted: str | None) -> VolumeError:
-    numbers = Counter(series.number for series in found)
-    listed = sorted(found, key=lambda series: (len(series.number), series.number, series.uid))
-    listing = "; ".join(series.describe(bool(series.number) and numbers[series.number] == 1) for series in listed)
-    if wanted is None:
-        problem, expected = f"there are {len(found)} DICOM series here", "one"
-    else:
-        problem = f"{len(chosen) or 'none'} of the DICOM series is {wanted}"
-        expected = "the number or the SeriesInstanceUID of one"
-    remedy = (
-        "name one with --series (register: --source-series, --target-series), or give it a folder of its own; to "
-        "predict, several exports are several inputs (exports/*)"
-    )
-    return VolumeError(problem, path=path, expected=expected, found=listing, remedy=remedy)
+    return tuple(found)
 
 
 def _check_alone(path: Path, series: Series) -> None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -29,6 +29,9 @@ from atlasnet.volume.headers import NiftiGeometry, check_finite, check_nifti, of
 from atlasnet.volume.names import READABLE_SUFFIXES, check_name, image_suffix, is_dicom
 from atlasnet.volume.text_headers import check_metaimage, check_nrrd
 from atlasnet.volume.volume import Volume, all_finite
+
+if TYPE_CHECKING:
+    from atlasnet.volume.dicom import StatedSeries
 
 _LARGEST = 1e30  # of a voxel; beyond, the float32 in which images are computed with comes to its end
 SEVERAL_VOLUMES = "the image is 4-D"
@@ -53,7 +56,8 @@ def read_volume(path: str | Path, *, channels: bool = False, series: str | None 
     Args:
         path: a NIfTI, NRRD or MetaImage file, or DICOM: a folder, a zip or a file.
         channels: take a fourth axis, or a vector per voxel, as channels.
-        series: the SeriesNumber or SeriesInstanceUID to read where a DICOM folder or zip holds several.
+        series: which one to read where a DICOM folder or zip holds several: its SeriesNumber, its SeriesInstanceUID,
+            or else its SeriesDescription, in which ``*`` and ``?`` stand for any letters and capitals do not matter.
 
     Raises:
         VolumeError: the file is absent, unreadable, truncated, empty, 4-D without ``channels``; its spacing is not
@@ -132,7 +136,7 @@ def states_rescale(path: str | Path, *, series: str | None = None) -> bool:
 
     Args:
         path: as for `read_volume`, and so the next.
-        series: the SeriesNumber or SeriesInstanceUID.
+        series: which one, where there are several.
 
     Raises:
         VolumeError: as `read_volume`, for the headers of DICOM.
@@ -144,17 +148,17 @@ def states_rescale(path: str | Path, *, series: str | None = None) -> bool:
     return dicom_states_rescale(Path(path), series)
 
 
-def stated_modality(path: str | Path, *, series: str | None = None) -> str | None:
-    """What made a readable image, in the terms of DICOM: CT, MR, PT …; None where it does not say, as all but DICOM.
+def stated_series(path: str | Path, *, series: str | None = None) -> StatedSeries | None:
+    """What a readable image states of itself in the terms of DICOM; None of all other formats.
 
     Raises:
         VolumeError: as `read_volume`, for the headers of DICOM.
     """
     if not is_dicom(path):
         return None
-    from atlasnet.volume.dicom import read_dicom_modality
+    from atlasnet.volume.dicom import read_stated_series
 
-    return read_dicom_modality(Path(path), series)
+    return read_stated_series(Path(path), series)
 
 
 def read_labels(path: str | Path) -> Volume:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import leads_nowhere
+from atlasnet.wording import shortened
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
@@ -78,6 +81,31 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
             )
         found[stem] = file
     return found
+
+
+def find_below(folder: Path, files: Iterable[Path], pattern: str, option: str) -> Path:
+    """The one file or folder whose path below ``folder`` fits a pattern (``*`` and ``?``).
+
+    Args:
+        folder: where it lies.
+        files: all that lie below it.
+        pattern: of the path there.
+        option: by which the pattern was given, for the message.
+
+    Raises:
+        InputError: none fits, or several do.
+    """
+    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
+    names = {path.relative_to(folder).as_posix(): path for path in (*files, *sorted(folders))}
+    fitting = [name for name in names if fnmatchcase(name, pattern.rstrip("/"))]
+    if len(fitting) != 1:
+        raise InputError(
+            f"{len(fitting)} files or folders fit {option} {pattern}",
+            path=folder,
+            expected="one",
+            found=shortened(fitting or list(names), 8) or "an empty folder",
+        )
+    return names[fitting[0]]
 
 
 def require_target(file: Path) -> None:

@@ -72,6 +72,7 @@ def convert_cohort(
     *,
     channels: Sequence[str] = (),
     images: Sequence[str] = (),
+    series: Sequence[str] = (),
     structures: str | None = None,
     labels: Labels | None = None,
     overlapping: bool = False,
@@ -89,9 +90,11 @@ def convert_cohort(
     Args:
         source: holds a folder for each case.
         folder: of the cohort, which must not exist yet.
-        channels: what the images show, in the order of ``images``, or of the channels of the one image that holds them
-            all; may be left out where all are DICOM and say it (their modality).
+        channels: what the images show, in the order of ``images`` or ``series``, or of the channels of the one image
+            that holds them all; may be left out where all are DICOM and say it (their modality).
         images: a pattern for each channel, or for the one image of all channels.
+        series: the DICOM series of each channel in the one image, by number, UID or description, as `read_volume` takes
+            them.
         structures: a pattern.
         labels: names of the labels, in the order of their values, each with the structures that it unites, whose names
             are compared without regard to capitals. Where structures overlap, later labels cover earlier ones. By
@@ -117,18 +120,25 @@ def convert_cohort(
             expected="a folder outside that of the cases",
             remedy=f"give another one, such as {source.absolute().with_name(f'{source.absolute().name}_data')}",
         )
-    if channels and len(images) > 1 and len(channels) != len(images):
+    if series and len(images) > 1:
         raise InputError(
-            "images and channels are not as many",
-            expected="a pattern of the image and a name for each channel, or one image that holds them all",
-            found=f"{counted(len(images), 'image')}, {counted(len(channels), 'channel')}",
+            "channels are either images or DICOM series of one",
+            expected="--series with one --image at most",
+            found=f"{counted(len(images), 'image')}, {len(series)} series",
+        )
+    apart = max(len(images), len(series))
+    if apart > 1 and channels and len(channels) != apart:
+        raise InputError(
+            "images or series and channels are not as many",
+            expected="an image or a series and a name for each channel, or one image that holds them all",
+            found=f"{apart} of them, {counted(len(channels), 'channel')}",
         )
     if partial and allow_missing:
         raise InputError(
             "structures that a case does not have are either absent or not annotated",
             expected="one of --allow-missing and --partial",
         )
-    cases, beside = _cases(source, images, structures, reporter)
+    cases, beside = _cases(source, reporter, images=images, structures=structures, series=series)
     channels = tuple(channels) or (_modality(cases),)
     _check_modality(cases, channels[0])
     wanted = every_structure(cases) if labels is None else labels
@@ -162,10 +172,8 @@ def convert_cohort(
     return Conversion(folder, tuple(case.name for case in cases), channels, declared, tuple(notes))
 
 
-def _cases(
-    source: Path, images: Sequence[str], structures: str | None, reporter: Reporter
-) -> tuple[list[Case], list[Path]]:
-    """The cases, and folders beside theirs that hold none."""
+def _cases(source: Path, reporter: Reporter, **wanted: Any) -> tuple[list[Case], list[Path]]:
+    """The cases, see `find_case`, and folders beside theirs that hold none."""
     if any((source / part).is_dir() for part in PARTS):
         raise CohortError(
             "this is a cohort already",
@@ -184,7 +192,7 @@ def _cases(
     cases, problems = [], []
     for folder in reporter.track(folders, "looking at the cases", len(folders)):
         try:
-            cases.append(find_case(folder, images, structures))
+            cases.append(find_case(folder, **wanted))
         except InputError as error:
             problems.append(str(error))
     _refuse(problems)
@@ -215,13 +223,13 @@ def _refuse(problems: Sequence[str]) -> None:
 
 def _modality(cases: Sequence[Case]) -> str:
     """What all images show, where all are DICOM and say it."""
-    found = {case.modality for case in cases if len(case.images) == 1}
+    found = {case.modality for case in cases if max(len(case.images), len(case.series)) == 1}
     (modality,) = found if len(found) == 1 else (None,)
     if modality is not None:
         return modality
     raise InputError(
         "what the images show is not known",
-        expected="--channel CT for CT in Hounsfield units, or another name such as T1, for each --image",
+        expected="--channel CT for CT in Hounsfield units, or another name such as T1, for each --image or --series",
         found=shortened(sorted(modality or "images that do not say it" for modality in found))
         or "several images of each case",
     )
@@ -235,7 +243,7 @@ def _check_modality(cases: Sequence[Case], channel: str) -> None:
             "not all images are CT",
             expected=f"CT, for the channel {channel}",
             found=shortened(others),
-            remedy="name the CT series with --image, or call the channel otherwise",
+            remedy="name the CT series with --series or --image, or call the channel otherwise",
         )
 
 

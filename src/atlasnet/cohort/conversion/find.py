@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +14,11 @@ from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.conversion.structures import LabelMap, MaskFiles, SlicerSegmentation, Structures
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import files_below
+from atlasnet.volume.dicom import read_stated_series
 from atlasnet.volume.dicom_files import read_header
 from atlasnet.volume.dicom_series import no_slice, open_series
-from atlasnet.volume.names import composed, image_suffix, is_dicom, of_slicer
-from atlasnet.wording import shortened
+from atlasnet.volume.names import composed, find_below, image_suffix, is_dicom, of_slicer
+from atlasnet.wording import series_name, shortened
 
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's
 _OBJECTS = (*_SEGMENTATIONS, RTStructureSetStorage)
@@ -40,9 +40,10 @@ class Case:
 
     Args:
         name: of its folder.
-        images: a file, folder or zip for each channel.
+        images: a file, folder or zip for each channel, or one that holds all.
         annotation: what holds the structures; see `open_structures`.
-        series: the SeriesInstanceUID of the DICOM series on which they were drawn, where that is said.
+        series: the DICOM series of each channel that were named, or else that on which the structures state that they
+            were drawn, by its SeriesInstanceUID.
         segments: what is said of each structure, as `Structures.segment` has it.
         modality: of a DICOM image.
         elsewhere: whether the structures state that they were drawn on another series than the image that was named.
@@ -51,7 +52,7 @@ class Case:
     name: str
     images: tuple[Path, ...]
     annotation: Path
-    series: str | None
+    series: tuple[str, ...]
     segments: Mapping[str, Mapping[str, Any]]
     modality: str | None = None
     elsewhere: bool = False
@@ -70,7 +71,9 @@ def holds_documents_alone(folder: Path) -> bool:
     )
 
 
-def find_case(folder: Path, images: Sequence[str] = (), structures: str | None = None) -> Case:
+def find_case(
+    folder: Path, images: Sequence[str] = (), structures: str | None = None, series: Sequence[str] = ()
+) -> Case:
     """Find image and structures of a case.
 
     Args:
@@ -80,29 +83,33 @@ def find_case(folder: Path, images: Sequence[str] = (), structures: str | None =
         structures: the pattern of a folder of masks, a label map, a ``.seg.nrrd``, a DICOM segmentation or a structure
             set, or of a folder that holds nothing else of these; ``.`` for masks that lie beside the image; without it,
             the one thing of these that there is (a label map must be named).
+        series: of each channel, the DICOM series in the one image, as `read_volume` takes them.
 
     Raises:
-        CohortError: there is none, or several.
+        CohortError: there is none, or several; or series are named of what is not DICOM.
         VolumeError: a file is damaged.
     """
     kinds = {file: _kind(file) for file in files_below(folder)}
-    found = tuple(_matching(folder, kinds, pattern, "--image") for pattern in images)
+    found = tuple(find_below(folder, kinds, pattern, "--image") for pattern in images)
     if structures == ".":
         chosen = folder
     elif structures is not None:
-        chosen = _unwrapped(_matching(folder, kinds, structures, "--structures"), kinds)
+        chosen = _unwrapped(find_below(folder, kinds, structures, "--structures"), kinds)
     else:
         chosen = _annotation(folder, kinds, found)
     found = found or (_image(folder, kinds, chosen),)
     opened = open_structures(chosen, found)
     segments = {name: opened.segment(name) for name in opened.names}
+    if series and not is_dicom(found[0]):
+        names = ", ".join(map(series_name, series))
+        raise CohortError("a series can be chosen of a DICOM export only", path=found[0], found=f"series {names}")
     # Structures are drawn on one series; of several channels, each is one of its own.
-    series = opened.series if len(found) == 1 and is_dicom(found[0]) else None
+    drawn = opened.series if len(found) == 1 and not series and is_dicom(found[0]) else None
     # Who names an image knows it for the right one: its identifiers may have been replaced since.
-    elsewhere = bool(images) and series is not None and not _holds(found[0], series)
-    series = None if elsewhere else series
-    modality = _modality(found[0], series) if is_dicom(found[0]) else None
-    return Case(composed(folder.name), found, chosen, series, segments, modality, elsewhere)
+    elsewhere = bool(images) and drawn is not None and not _holds(found[0], drawn)
+    named = (drawn,) if drawn is not None and not elsewhere else tuple(series)
+    modality = _modality(found[0], *named[:1], drawn=drawn in named) if is_dicom(found[0]) else None
+    return Case(composed(folder.name), found, chosen, named, segments, modality, elsewhere)
 
 
 def _kind(file: Path) -> Kind | None:
@@ -116,21 +123,6 @@ def _kind(file: Path) -> Kind | None:
     if header.SOPClassUID in _OBJECTS:
         return "segmentation"
     return "slice" if no_slice(header) is None else None
-
-
-def _matching(folder: Path, files: Iterable[Path], pattern: str, option: str) -> Path:
-    """The one file or folder below ``folder`` whose path there fits the pattern."""
-    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
-    names = {path.relative_to(folder).as_posix(): path for path in (*files, *sorted(folders))}
-    fitting = [name for name in names if fnmatchcase(name, pattern.rstrip("/"))]
-    if len(fitting) != 1:
-        raise CohortError(
-            f"{len(fitting)} files or folders fit {option} {pattern}",
-            path=folder,
-            expected="one",
-            found=shortened(fitting or list(names), 8) or "an empty folder",
-        )
-    return names[fitting[0]]
 
 
 def _unwrapped(path: Path, kinds: Mapping[Path, Kind | None]) -> Path:
@@ -183,17 +175,18 @@ def _holds(path: Path, series: str) -> bool:
         return False
 
 
-def _modality(path: Path, wanted: str | None) -> str | None:
-    """What the DICOM series shows."""
+def _modality(path: Path, wanted: str | None = None, *, drawn: bool) -> str | None:
+    """What the DICOM series shows; ``drawn`` says that the structures name it."""
     try:
-        with open_series(path, wanted) as series:
-            return str(series.instances[0].header.get("Modality") or "") or None
+        return read_stated_series(path, wanted).modality or None
     except VolumeError as error:
-        drawn = (
+        if not drawn and wanted is not None:
+            raise
+        remedy = (
             "the series on which the structures were drawn belongs into the case's folder; where its identifiers were "
-            "replaced, name its folder with --image"
+            "replaced, name it with --series, or its folder with --image"
         )
-        raise error.told(remedy=drawn if wanted else "name the folder of one with --image") from error
+        raise error.told(remedy=remedy if drawn else "name one with --series, or its folder with --image") from error
 
 
 def _listed(folder: Path, paths: Iterable[Path]) -> str:
