@@ -114,12 +114,12 @@ def test_two_subjects_say_nothing() -> None:
 
 
 def test_a_training_subject_is_compared_with_the_others_as_a_new_scan_is_with_all() -> None:
-    found = [{"a": 0.9, "b": 0.8}, {"a": 0.7, "b": 0.9}, {"a": 0.5}, {"c": 0.1}]
+    found = {"s": {"a": 0.9, "b": 0.8}, "t": {"a": 0.7, "b": 0.9}, "u": {"a": 0.5}, "v": {"c": 0.1}}
     means = [{"a": 0.6, "b": 0.9}, {"a": 0.7, "b": 0.8}, {"a": 0.8}]
-    expected = [
-        Typical(np.zeros((1, len(SHARES))), {}, others, {}).relative_quality(own)
-        for own, others in zip(found[:3], means, strict=True)
-    ]
+    expected = {
+        name: Typical(np.zeros((1, len(SHARES))), {}, others, {}).relative_quality(found[name])
+        for name, others in zip("stu", means, strict=True)
+    }
     # The last one shares no atlas with another.
     assert relative_qualities(found) == pytest.approx(expected)
 

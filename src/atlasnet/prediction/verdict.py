@@ -10,11 +10,10 @@ from atlasnet.errors import ModelError, RegistrationError, UnusualInputError
 from atlasnet.registration import WITHOUT_SETTINGS, Registration
 from atlasnet.training.evidence import best_atlas, covered, measure_intensities, qualities
 from atlasnet.training.model import Model
-from atlasnet.training.typical import FALSE_ALARMS, KINDS
+from atlasnet.training.typical import FALSE_ALARMS, KINDS, reason
 from atlasnet.volume import Grid, Volume
 
 USUAL, UNUSUAL, UNKNOWN = "usual", "unusual", "unknown"
-_SIDES = {"x": "left-right", "y": "front-back", "z": "head-feet"}
 
 
 @dataclass(frozen=True)
@@ -164,43 +163,9 @@ def _verdict(evidence: Mapping[str, Mapping[str, float | None]], mirrored: str |
         value, limit, score = found["value"], found["limit"], found["score"]
         if value is not None and limit is not None and score is not None and score > 1:
             # Numbers that are unusual for the orientation are below 0: the scan fits better mirrored.
-            reasons.append(_reason(name, value, limit, mirrored or ""))
+            reasons.append(reason(name, value, limit, mirrored or ""))
     return Verdict(UNUSUAL if reasons else USUAL, tuple(reasons), evidence, mirrored)
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
-
-
-def _reason(kind: str, value: float, limit: float, axes: str) -> str:
-    if kind == "intensities":
-        found, usual = _apart(value, limit, ".2f")
-        return (
-            f"its intensities are {found} standard deviations from those of the training subjects, usual are up to "
-            f"{usual} (another unit, modality or part of the body?)"
-        )
-    if kind == "noise":
-        found, usual = _apart(value, limit, ".2f")
-        return f"neighbouring voxels differ by {found} standard deviations, usual are up to {usual} (noise?)"
-    if kind == "orientation":
-        sides = " and ".join(_SIDES[axis] for axis in axes)
-        found, usual = _apart(-value, abs(limit), ".3f")
-        return (
-            f"mirrored {sides} it fits better, with a correlation higher by {found}, usual are up to {usual} (a wrong "
-            "orientation in its header?)"
-        )
-    if kind == "registration":
-        found, usual = _apart(-value, abs(limit), ".3f")
-        return (
-            f"its registrations have a quality lower by {found} than the training subjects', usual are up to {usual} "
-            "(another part of the body, modality or a strange anatomy?)"
-        )
-    found, usual = _apart(value, limit, ".0%")
-    return f"it shows {found} of the region that has labels, usual are {usual} or more (cropped?)"
-
-
-def _apart(value: float, limit: float, form: str) -> tuple[str, str]:
-    """Both as text, with more decimals than ``form`` has where they would read alike."""
-    least, kind = int(form[1:-1]), form[-1]
-    texts = ((f"{value:.{more}{kind}}", f"{limit:.{more}{kind}}") for more in range(least, least + 6))
-    return next((pair for pair in texts if pair[0] != pair[1]), (f"{value:{form}}", f"{limit:{form}}"))

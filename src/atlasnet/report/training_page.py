@@ -52,7 +52,8 @@ def write_training_report(
     atlases = {atlas.name: canonical(model.atlas_image(atlas))[0] for atlas in model.atlases}
     logs = _logs(model)
     found = _warnings(pairs, logs, model.provenance.get("sharing", {}).get("tuned", ()))
-    page.warnings(found, "No warnings of registrations and networks; those of the cohort, atlasnet check gives.")
+    none = "No warnings of subjects, registrations and networks; those of the cohort, atlasnet check gives."
+    page.warnings([*(f"{text}." for text in model.unlike), *found], none)
     _summary(page, model, logs)
     _atlases(page, model, atlases)
     _curves(page, logs)

@@ -46,9 +46,10 @@ from atlasnet.training.differences import changed_subjects, differences, told
 from atlasnet.training.loop import LOG, WEIGHTS, epoch_weights
 from atlasnet.training.loss import Objective
 from atlasnet.training.memory import mapping_bytes, measuring_bytes
-from atlasnet.training.model import PARTS, Atlas, Model, class_values, log_path, weights_path
+from atlasnet.training.model import PARTS, UNLIKE, Atlas, Model, class_values, log_path, weights_path
 from atlasnet.training.networks import AtlasNetworks
 from atlasnet.training.options import FitOptions
+from atlasnet.training.outliers import training_outliers
 from atlasnet.training.pairs import check_tissues, planned_operator, warn_of_unlabelled
 from atlasnet.training.place import MODEL, require_no_other
 from atlasnet.training.recipe import Recipe, check_epochs
@@ -225,7 +226,13 @@ class Fitting:
                 self.say.note(f"{there} of {counted(len(pairs), 'registration')} there already")
             mapped = transformer.map(subjects, targets)
             earlier = NOBODY if self.goes_on is None else self.goes_on.earlier(hashes, self.say)
-            typical = measure_typical(transformer, subjects, targets, mapped, earlier)
+            measured = measure_typical(transformer, subjects, targets, mapped, earlier)
+            called = {value: name for name, value in self.cohort.labels.items()}
+            unlike = training_outliers(
+                measured, mapped, [t.name for t in targets], [called[value] for value in self.values], earlier
+            )
+        for text in unlike:
+            self.say.warn(text)
         spec = self.planned_spec(plan, spec, mapped[0].cases[0].labels.shape)
         atlases = [
             Atlas(s.name, s.subject, m.quality, m.region, t.labels_key)
@@ -256,10 +263,10 @@ class Fitting:
             operator_settings=operator.settings(),
             network=spec,
             atlases=tuple(atlases),
-            provenance=self._provenance(settings, self.asked(plan), spec, recipe, networks, hashes, targets),
+            provenance=self._provenance(settings, self.asked(plan), spec, recipe, networks, hashes, targets, unlike),
             regions=self.cohort.regions,
             segment_table=self.segments,
-            typical=typical,
+            typical=measured.typical,
             organ_mask=are_masked(self.cohort),
         )
         model.save()
@@ -559,6 +566,7 @@ class Fitting:
         networks: AtlasNetworks,
         hashes: dict[str, Any],
         targets: Sequence[Keyed],
+        unlike: Sequence[str],
     ) -> dict[str, Any]:
         device, dims = torch.device(self.execution.device), self._traits(spec).spatial_dims
         record = {
@@ -580,6 +588,8 @@ class Fitting:
                 "python": platform.python_version(),
             },
         }
+        if unlike:
+            record[UNLIKE] = list(unlike)
         if self.options.loss_weights:
             record[LOSS_WEIGHTS] = dict(self.options.loss_weights)
         if self.update is not None:

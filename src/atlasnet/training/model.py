@@ -46,6 +46,7 @@ T = TypeVar("T")
 FORMAT = 2
 READABLE = (1, FORMAT)  # format 1 has no record of the training subjects
 EARLIER = "earlier"  # in the provenance of an update: the images of subjects that only models before were trained on
+UNLIKE = "unlike"  # in the provenance: what `atlasnet.training.outliers` found, if anything
 TOGETHER = "ensemble.json"  # in a folder of several models; see `atlasnet.prediction.members`
 PARTS = ("atlases", "atlas_labels", "networks", "log", "epochs")  # folders that a training fills
 LARGEST_ARCHIVE = 64 * 2**30  # bytes unpacked; a zip that claims more is not a model
@@ -191,6 +192,12 @@ class Model:
         except (AttributeError, KeyError, TypeError, ValueError):  # a record that somebody has changed
             return {}
         return annotated_counts(self.structures, hidden) if any(hidden) else {}
+
+    @property
+    def unlike(self) -> tuple[str, ...]:
+        """Training subjects and atlases that are not like the others, a sentence each."""
+        found = self.provenance.get(UNLIKE, ())
+        return tuple(map(str, found)) if isinstance(found, (list, tuple)) else ()
 
     @property
     def shipped(self) -> dict[str, Path]:

@@ -38,6 +38,7 @@ lie far beyond: by a model of 17 subjects, 1 of 83 others is unusual, and no bro
 FEWEST = 3
 """Training subjects with a number, below which nothing is said."""
 
+_SIDES = {"x": "left-right", "y": "front-back", "z": "head-feet"}
 _SMALLEST = 1e-6  # of numbers that are compared by their ratios; it and all below are nothing
 
 
@@ -60,17 +61,22 @@ class Kind:
     precision: float
     harmless: float
 
-    def usual(self, values: Sequence[float]) -> tuple[float, float] | None:
+    def usual(self, values: Sequence[float], alarms: float | None = None) -> tuple[float, float] | None:
         """The middle of the training subjects' numbers and the bound of what is usual; None where they are too few.
 
-        The bound is Student's one-sided prediction bound for one more number from the same normal distribution, at
-        `FALSE_ALARMS` shared among all `KINDS` (Bonferroni).
+        The bound is Student's one-sided prediction bound for one more number from the same normal distribution.
+
+        Args:
+            values: the numbers.
+            alarms: the chance of such a number beyond it; by default `FALSE_ALARMS` shared among all `KINDS`
+                (Bonferroni).
         """
         if len(values) < FEWEST:
             return None
         found = np.array([self._compared(value) for value in values])
         n, spread = len(found), max(float(found.std(ddof=1)), self.precision)
-        reach = float(stdtrit(n - 1, 1 - FALSE_ALARMS / len(KINDS))) * spread * math.sqrt(1 + 1 / n)
+        alarms = FALSE_ALARMS / len(KINDS) if alarms is None else alarms
+        reach = float(stdtrit(n - 1, 1 - alarms)) * spread * math.sqrt(1 + 1 / n)
         middle = float(found.mean())
         bound = middle + (reach if self.high else -reach)
         if self.logarithmic:
@@ -178,13 +184,28 @@ class Earlier:
 NOBODY = Earlier(Typical(np.zeros((1, len(SHARES))), {}, {}, {}), frozenset())
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What `measure_typical` found.
+
+    Args:
+        typical: of all together, as the model keeps it.
+        numbers: of each subject that was measured now, by kind.
+        mirrored: the axes along which a subject fits better mirrored, where it does.
+    """
+
+    typical: Typical
+    numbers: Mapping[str, Mapping[str, float]]
+    mirrored: Mapping[str, str]
+
+
 def measure_typical(
     transformer: Transformer,
     subjects: Sequence[Keyed],
     atlases: Sequence[Keyed],
     mapped: Sequence[MappedCohort],
     earlier: Earlier = NOBODY,
-) -> Typical:
+) -> Measured:
     """Measure the training subjects, each against the others, from the registrations that the training has made.
 
     What takes time is kept in the work folder, by subject and by pair.
@@ -204,10 +225,11 @@ def measure_typical(
         atlas.name: _points(transformer, atlas, cohort, known, record.points.get(atlas.name), record.subjects / number)
         for atlas, cohort in zip(atlases, mapped, strict=True)
     }
-    intensities: list[Intensities] = []
-    found: list[dict[str, float]] = []
+    intensities: dict[str, Intensities] = {}
+    found: dict[str, dict[str, float]] = {}
     of_known: list[dict[str, float]] = []
-    values: dict[str, list[float]] = {kind.name: list(record.values.get(kind.name, ())) for kind in KINDS}
+    numbers: dict[str, dict[str, float]] = {}
+    mirrored: dict[str, str] = {}
     for subject in execution.reporter.track(subjects, "measuring the training subjects", len(subjects)):
         execution.pause()
         source = subject.remembered()
@@ -217,37 +239,44 @@ def measure_typical(
         if subject.name in known:
             of_known.append(qualities(registrations))
             continue
-        found.append(qualities(registrations))
-        intensities.append(_intensities(transformer, source))
+        found[subject.name] = qualities(registrations)
+        intensities[subject.name] = _intensities(transformer, source)
+        own = numbers.setdefault(subject.name, {})
         share = covered(points, registrations, source.read().grid)
         if share is not None:
-            values["field_of_view"].append(share)
+            own["field_of_view"] = share
         best = best_atlas(registrations) if looks else None
-        margin = None if best is None else _margin(transformer, source, others[best])
-        if margin is not None:
-            values["orientation"].append(margin)
+        tried = None if best is None else _margin(transformer, source, others[best])
+        if tried is not None:
+            own["orientation"], mirrored[subject.name] = tried
     # Each is compared with the mean of the others, so that it is as strange to them as a new scan is.
-    total = np.sum([own.quantiles for own in intensities], axis=0)
+    total = np.sum([own.quantiles for own in intensities.values()], axis=0)
     mean: Float = (record.subjects * record.quantiles + total) / number
-    if number > 1:
-        rest = [mean + (mean - own.quantiles) / (number - 1) for own in intensities]
-        values["intensities"] += [own.distance(others) for own, others in zip(intensities, rest, strict=True)]
-    values["noise"] += [own.roughness for own in intensities]
+    for name, seen in intensities.items():
+        numbers[name]["noise"] = seen.roughness
+        if number > 1:
+            numbers[name]["intensities"] = seen.distance(mean + (mean - seen.quantiles) / (number - 1))
     quality = {}
     if looks:
         # Of an atlas that is new the record says nothing; the known subjects that are there were registered onto it.
         before = {atlas.name: _Mean().joined(of_known, atlas.name) for atlas in atlases} | {
             name: _Mean(value, record.subjects) for name, value in record.quality.items()
         }
-        values["registration"] += relative_qualities(found, before)
-        onto = {atlas.name: before[atlas.name].joined(found, atlas.name) for atlas in atlases}
+        for name, relative in relative_qualities(found, before).items():
+            numbers[name]["registration"] = relative
+        onto = {atlas.name: before[atlas.name].joined(found.values(), atlas.name) for atlas in atlases}
         quality = {name: reached.value for name, reached in onto.items() if reached.count}
-    return Typical(
+    values = {kind.name: list(record.values.get(kind.name, ())) for kind in KINDS}
+    for measured in numbers.values():
+        for which, value in measured.items():
+            values[which].append(value)
+    typical = Typical(
         quantiles=np.round(mean, 5),
         points=points,
         quality=quality,
-        values={name: tuple(sorted(round(value, 6) for value in numbers)) for name, numbers in values.items()},
+        values={name: tuple(sorted(round(value, 6) for value in all_of)) for name, all_of in values.items()},
     )
+    return Measured(typical, numbers, mirrored)
 
 
 @dataclass(frozen=True)
@@ -264,23 +293,25 @@ class _Mean:
         return _Mean((self.value * self.count + float(np.sum(more))) / count, count) if count else self
 
 
-def relative_qualities(found: Sequence[Mapping[str, float]], before: Mapping[str, _Mean] | None = None) -> list[float]:
+def relative_qualities(
+    found: Mapping[str, Mapping[str, float]], before: Mapping[str, _Mean] | None = None
+) -> dict[str, float]:
     """Of each subject, how far its registrations are above the mean of the others' onto the same atlas.
 
     Args:
-        found: per subject, by atlas, the quality.
+        found: by subject and atlas, the quality.
         before: by atlas, the mean of further subjects.
 
     Returns:
         Mean over the atlases, of every subject that shares one with another.
     """
-    relative = []
-    for number, own in enumerate(found):
-        others = [*found[:number], *found[number + 1 :]]
+    relative = {}
+    for subject, own in found.items():
+        others = [qualities for name, qualities in found.items() if name != subject]
         rest = {name: (before or {}).get(name, _Mean()).joined(others, name) for name in own}
         above = [own[name] - mean.value for name, mean in rest.items() if mean.count]
         if above:
-            relative.append(float(np.mean(above)))
+            relative[subject] = float(np.mean(above))
     return relative
 
 
@@ -311,12 +342,57 @@ def _intensities(transformer: Transformer, source: Keyed) -> Intensities:
     return Intensities.from_json(read_json(work.entry("intensities", key) / "intensities.json"))
 
 
-def _margin(transformer: Transformer, source: Keyed, atlas: Keyed) -> float | None:
+def _margin(transformer: Transformer, source: Keyed, atlas: Keyed) -> tuple[float, str] | None:
+    """By how much a subject fits an atlas better than mirrored, and along which axes, if it does not."""
     work, execution = transformer.work, transformer.execution
     key = digest({"revision": REVISION, "source": source.key, "target": atlas.key})
     if not work.finished("orientation", key, execution.reporter.warn):
         found = orientation(source.read(), atlas.read(), execution)
+        margin, axes = (None, "") if found is None else found
         with work.making("orientation", key) as folder:
-            write_json(folder / "orientation.json", {"margin": None if found is None else found[0]})
-    margin = read_json(work.entry("orientation", key) / "orientation.json")["margin"]
-    return None if margin is None else float(margin)
+            write_json(folder / "orientation.json", {"margin": margin, "axes": axes})
+    kept = read_json(work.entry("orientation", key) / "orientation.json")
+    # An earlier version kept no axes.
+    return None if kept["margin"] is None else (float(kept["margin"]), str(kept.get("axes", "")))
+
+
+def reason(kind: str, value: float, limit: float, axes: str = "") -> str:
+    """Why a scan is unusual, in words.
+
+    Args:
+        kind: one of `KINDS`.
+        value: beyond the limit.
+        limit: of what is usual.
+        axes: along which the scan fits better mirrored.
+    """
+    if kind == "intensities":
+        found, usual = apart(value, limit, ".2f")
+        return (
+            f"its intensities are {found} standard deviations from those of the training subjects, usual are up to "
+            f"{usual} (another unit, modality or part of the body?)"
+        )
+    if kind == "noise":
+        found, usual = apart(value, limit, ".2f")
+        return f"neighbouring voxels differ by {found} standard deviations, usual are up to {usual} (noise?)"
+    if kind == "orientation":
+        sides = " " + " and ".join(_SIDES[axis] for axis in axes) if axes else ""
+        found, usual = apart(-value, abs(limit), ".3f")
+        return (
+            f"mirrored{sides} it fits better, with a correlation higher by {found}, usual are up to {usual} (a wrong "
+            "orientation in its header?)"
+        )
+    if kind == "registration":
+        found, usual = apart(-value, abs(limit), ".3f")
+        return (
+            f"its registrations have a quality lower by {found} than the training subjects', usual are up to {usual} "
+            "(another part of the body, modality or a strange anatomy?)"
+        )
+    found, usual = apart(value, limit, ".0%")
+    return f"it shows {found} of the region that has labels, usual are {usual} or more (cropped?)"
+
+
+def apart(value: float, limit: float, form: str) -> tuple[str, str]:
+    """Both as text, with more decimals than ``form`` has where they would read alike."""
+    least, kind = int(form[1:-1]), form[-1]
+    texts = ((f"{value:.{more}{kind}}", f"{limit:.{more}{kind}}") for more in range(least, least + 6))
+    return next((pair for pair in texts if pair[0] != pair[1]), (f"{value:{form}}", f"{limit:{form}}"))
