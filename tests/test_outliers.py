@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 from atlasnet.cohort import Cohort
 from atlasnet.execution import Execution, SilentReporter
 from atlasnet.report import write_training_report
+from atlasnet.training.evidence import SHARES
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
-from atlasnet.training.outliers import REFERENCE, disagreements, outlying
+from atlasnet.training.outliers import REFERENCE, disagreements, outlying, training_outliers
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase
 from atlasnet.training.transformer import MappedCohort
-from atlasnet.training.typical import Kind
+from atlasnet.training.typical import Earlier, Kind, Measured, Typical
 from atlasnet.volume import read_labels, write_labels, write_volume
 from synthetic import write_cohort
 
 Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 LOW = Kind("low", high=False, logarithmic=False, precision=0.001, harmless=100.0)
 RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=1, passes=0.0)
-OPTIONS = FitOptions(atlases=("s0", "s1"), width=0.25, preset=RECIPE, operator="affine")
+OPTIONS = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
 
 
 def test_of_numbers_that_are_alike_hardly_one_in_a_hundred_sets_is_told() -> None:
@@ -120,3 +121,21 @@ def test_wrong_references_and_scans_are_told_before_networks_learn_them_and_on_t
 def test_dice_above_three_quarters_is_never_told() -> None:
     assert outlying(REFERENCE, {"a": 0.24, **{f"s{i}": 0.01 for i in range(12)}}, 0.001) == {}
     assert outlying(REFERENCE, {"a": 0.5, **{f"s{i}": 0.01 for i in range(12)}}, 0.001).keys() == {"a"}
+
+
+def measured(quality: dict[str, float], numbers: dict[str, dict[str, float]]) -> Measured:
+    return Measured(Typical(np.zeros((1, len(SHARES))), {}, quality, {}), numbers, {})
+
+
+def test_an_atlas_that_the_subjects_hardly_fit_is_told() -> None:
+    quality = {"a": 0.5, "b": 0.52, "c": 0.49, "knee": 0.06, "d": 0.51, "e": 0.47}
+    (told,) = training_outliers(measured(quality, {}), [], [*quality], ["background"])
+    assert told.startswith("atlas knee is unlike the others: the subjects fit it with a quality of 0.06, usual are 0.3")
+    assert training_outliers(measured(quality | {"knee": 0.45}, {}), [], [*quality], ["background"]) == []
+
+
+def test_new_subjects_of_an_update_are_compared_with_those_that_the_model_knows() -> None:
+    record = Typical(np.zeros((1, len(SHARES))), {}, {}, {"noise": (0.19, 0.2, 0.2, 0.21, 2.5)})
+    new = measured({}, {"s8": {"noise": 3.0}, "s9": {"noise": 0.2}})
+    (told,) = training_outliers(new, [], [], ["background"], Earlier(record, frozenset()))
+    assert told.startswith("s8 is unlike the other training subjects: neighbouring voxels differ by 3.00")

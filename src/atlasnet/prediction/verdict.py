@@ -10,7 +10,8 @@ from atlasnet.errors import ModelError, RegistrationError, UnusualInputError
 from atlasnet.registration import WITHOUT_SETTINGS, Registration
 from atlasnet.training.evidence import best_atlas, covered, measure_intensities, qualities
 from atlasnet.training.model import Model
-from atlasnet.training.typical import FALSE_ALARMS, KINDS, reason
+from atlasnet.training.reasons import reason
+from atlasnet.training.typical import FALSE_ALARMS, KINDS
 from atlasnet.volume import Grid, Volume
 
 USUAL, UNUSUAL, UNKNOWN = "usual", "unusual", "unknown"

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from atlasnet.training.reasons import apart, reason
 from atlasnet.training.store import IGNORED, MappedCase
 from atlasnet.training.transformer import MappedCohort
-from atlasnet.training.typical import FALSE_ALARMS, KINDS, NOBODY, Earlier, Kind, Measured, apart, reason
+from atlasnet.training.typical import FALSE_ALARMS, KINDS, NOBODY, Earlier, Kind, Measured
 from atlasnet.wording import shortened
 
 N = TypeVar("N", bound=Hashable)
@@ -32,7 +33,7 @@ def training_outliers(
     labels: Sequence[str],
     earlier: Earlier = NOBODY,
 ) -> list[str]:
-    """What is unlike in the training, a sentence each; of trainings in which nothing is wrong, one in a hundred.
+    """What is unlike in the training, a sentence each; nothing in 99 of 100 trainings whose numbers are normally spread.
 
     Every number is compared with those of the others by `outlying`. Of a subject these are the numbers by which new
     scans are judged (`atlasnet.training.typical.KINDS`) and, for every label, how well its reference agrees with the

@@ -38,7 +38,6 @@ lie far beyond: by a model of 17 subjects, 1 of 83 others is unusual, and no bro
 FEWEST = 3
 """Training subjects with a number, below which nothing is said."""
 
-_SIDES = {"x": "left-right", "y": "front-back", "z": "head-feet"}
 _SMALLEST = 1e-6  # of numbers that are compared by their ratios; it and all below are nothing
 
 
@@ -354,45 +353,3 @@ def _margin(transformer: Transformer, source: Keyed, atlas: Keyed) -> tuple[floa
     kept = read_json(work.entry("orientation", key) / "orientation.json")
     # An earlier version kept no axes.
     return None if kept["margin"] is None else (float(kept["margin"]), str(kept.get("axes", "")))
-
-
-def reason(kind: str, value: float, limit: float, axes: str = "") -> str:
-    """Why a scan is unusual, in words.
-
-    Args:
-        kind: one of `KINDS`.
-        value: beyond the limit.
-        limit: of what is usual.
-        axes: along which the scan fits better mirrored.
-    """
-    if kind == "intensities":
-        found, usual = apart(value, limit, ".2f")
-        return (
-            f"its intensities are {found} standard deviations from those of the training subjects, usual are up to "
-            f"{usual} (another unit, modality or part of the body?)"
-        )
-    if kind == "noise":
-        found, usual = apart(value, limit, ".2f")
-        return f"neighbouring voxels differ by {found} standard deviations, usual are up to {usual} (noise?)"
-    if kind == "orientation":
-        sides = " " + " and ".join(_SIDES[axis] for axis in axes) if axes else ""
-        found, usual = apart(-value, abs(limit), ".3f")
-        return (
-            f"mirrored{sides} it fits better, with a correlation higher by {found}, usual are up to {usual} (a wrong "
-            "orientation in its header?)"
-        )
-    if kind == "registration":
-        found, usual = apart(-value, abs(limit), ".3f")
-        return (
-            f"its registrations have a quality lower by {found} than the training subjects', usual are up to {usual} "
-            "(another part of the body, modality or a strange anatomy?)"
-        )
-    found, usual = apart(value, limit, ".0%")
-    return f"it shows {found} of the region that has labels, usual are {usual} or more (cropped?)"
-
-
-def apart(value: float, limit: float, form: str) -> tuple[str, str]:
-    """Both as text, with more decimals than ``form`` has where they would read alike."""
-    least, kind = int(form[1:-1]), form[-1]
-    texts = ((f"{value:.{more}{kind}}", f"{limit:.{more}{kind}}") for more in range(least, least + 6))
-    return next((pair for pair in texts if pair[0] != pair[1]), (f"{value:{form}}", f"{limit:{form}}"))
