@@ -33,7 +33,7 @@ def training_outliers(
     labels: Sequence[str],
     earlier: Earlier = NOBODY,
 ) -> list[str]:
-    """What is unlike in the training, a sentence each; nothing in 99 of 100 trainings whose numbers are normally spread.
+    """What is unlike in the training, a sentence each; in 99 of 100 trainings in which nothing is wrong, nothing.
 
     Every number is compared with those of the others by `outlying`. Of a subject these are the numbers by which new
     scans are judged (`atlasnet.training.typical.KINDS`) and, for every label, how well its reference agrees with the
