@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
-from atlasnet.execution import Execution, SilentReporter
 from atlasnet.report import write_training_report
 from atlasnet.training.evidence import SHARES
-from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
-from atlasnet.training.options import FitOptions
 from atlasnet.training.outliers import REFERENCE, disagreements, outlying, training_outliers
-from atlasnet.training.recipe import Recipe
 from atlasnet.training.store import IGNORED, MappedCase
 from atlasnet.training.transformer import MappedCohort
 from atlasnet.training.typical import Earlier, Kind, Measured, Typical
@@ -27,8 +24,6 @@ from synthetic import write_cohort
 
 Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 LOW = Kind("low", high=False, logarithmic=False, precision=0.001, harmless=100.0)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=1, passes=0.0)
-OPTIONS = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
 
 
 def test_of_numbers_that_are_alike_hardly_one_in_a_hundred_sets_is_told() -> None:
@@ -84,8 +79,8 @@ def shifted(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.roll(labels, 8, 2)
 
 
-def train(folder: Path, work: Path, changes: dict[str, Change], noisy: Sequence[str] = ()) -> tuple[Model, list[str]]:
-    """A model of eight subjects, some of whose references or scans are changed, and what is warned of."""
+def train(folder: Path, changes: dict[str, Change], noisy: Sequence[str] = ()) -> Model:
+    """A model of eight subjects, some of whose references or scans are changed."""
     cohort = Cohort.read(write_cohort(folder / "data", range(8)))
     for name, change in changes.items():
         path = cohort[name].labels
@@ -96,24 +91,37 @@ def train(folder: Path, work: Path, changes: dict[str, Change], noisy: Sequence[
         scan = cohort[name].read_image()
         noise = np.random.default_rng(3).normal(0, 150, scan.array.shape).astype(np.float32)
         write_volume(cohort[name].images[0], scan.replace(scan.array + noise))
-    reporter = SilentReporter()
-    model = fit(cohort, folder / "model", OPTIONS, work=work, execution=Execution(threads=1, reporter=reporter))
-    return model, [text for text in reporter.warnings if "unlike" in text]
+    words = ["train", str(cohort.root), "-o", str(folder / "model"), "--work", str(folder.parent / "work"), "--json"]
+    assert (
+        main(
+            [*words, "--registration", "affine", "--atlas", "s0", "--epochs", "1", "--width", "0.25", "--threads", "1"]
+        )
+        == 0
+    )
+    return Model.load(folder / "model")
 
 
-def test_wrong_references_and_scans_are_told_before_networks_learn_them_and_on_the_page(tmp_path: Path) -> None:
-    model, warnings = train(tmp_path / "right", tmp_path / "work", {})
-    assert not warnings
+@pytest.mark.usefixtures("brief")
+def test_wrong_references_and_scans_are_told_before_networks_learn_them_and_afterwards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = train(tmp_path / "right", {})
+    said = capsys.readouterr()
     assert model.unlike == ()
     assert "unlike" not in model.provenance
-    model, warnings = train(tmp_path / "wrong", tmp_path / "work", {"s5": swapped, "s0": shifted}, noisy=["s6"])
-    told = {text.split()[0]: text for text in warnings}
+    assert "unlike" not in said.err
+    assert json.loads(said.out)["unlike"] == []
+    model = train(tmp_path / "wrong", {"s5": swapped, "s0": shifted}, noisy=["s6"])
+    said = capsys.readouterr()
+    told = {text.split()[0]: text for text in model.unlike}
     assert told.keys() == {"s0", "s5", "s6"}
     assert told["s5"].startswith("s5 is unlike the other training subjects: the Dice of its reference with")
     assert "in shell (usual are 0." in told["s5"]
     assert " in core (usual are 0." in told["s5"]
     assert "neighbouring voxels differ by" in told["s6"]
-    assert list(model.unlike) == warnings
+    assert json.loads(said.out)["unlike"] == list(model.unlike)
+    for text in model.unlike:
+        assert said.err.index(f"warning: {text}") < said.err.index("training s0")
     page = write_training_report(tmp_path / "report.html", model, []).read_text(encoding="utf-8")
     assert "s5 is unlike the other training subjects: the Dice of its reference" in page
 

@@ -196,7 +196,10 @@ def run(args: argparse.Namespace) -> int:
         return 1 if trained.missing else 0
     model = fit(cohort, args.output, options, update=update, work=work, execution=execution)
     result: dict[str, Any] = {"model": str(args.output), "atlases": [atlas.name for atlas in model.atlases]}
+    result["unlike"] = list(model.unlike)
     text = f"model with {counted(len(model.atlases), 'atlas')}: {args.output}"
+    # Hours ago this was a warning.
+    text += "".join(f"\nlook at it again: {found}" for found in model.unlike)
     failed = False
     if folds is not None:
         folder = args.output / CROSS_VALIDATION
