@@ -33,7 +33,10 @@ def training_outliers(
     labels: Sequence[str],
     earlier: Earlier = NOBODY,
 ) -> list[str]:
-    """What is unlike in the training, a sentence each; in 99 of 100 trainings in which nothing is wrong, nothing.
+    """What is unlike in the training, a sentence each.
+
+    Where nothing is wrong that is nothing in 99 of 100 trainings, as far as numbers are normally distributed; tails are
+    heavier, and what is told need not be wrong (`benchmarks/results/training_outliers.json`).
 
     Every number is compared with those of the others by `outlying`. Of a subject these are the numbers by which new
     scans are judged (`atlasnet.training.typical.KINDS`) and, for every label, how well its reference agrees with the
