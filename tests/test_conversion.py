@@ -701,6 +701,11 @@ def test_the_series_on_which_was_drawn_is_taken(tmp_path: Path) -> None:
     dicoms.save(case / "other", other)
     convert_cohort(tmp_path / "cases", tmp_path / "data")
     np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_image().array, image().array)
+    for named, told in ((["2"], True), (["1"], False), (["2", "1"], False)):
+        found = convert_cohort(
+            tmp_path / "cases", tmp_path / "_".join(named), series=named, channels=["a", "b"][: len(named)]
+        )
+        assert any("another series than the one that was named" in note for note in found.notes) == told
     (case / "objects" / "SEG.dcm").unlink()
     write_labels(case / "masks" / "m.nii.gz", image().replace(painted()[None] == 1))
     with pytest.raises(CohortError, match=r"there are 2 DICOM series.*with --image"):
@@ -719,7 +724,9 @@ def test_an_image_that_is_named_is_taken_where_its_identifiers_were_replaced(tmp
     with pytest.raises(CohortError, match=r"none of the DICOM series is .*; where its identifiers were replaced, name"):
         convert_cohort(tmp_path / "cases", tmp_path / "data")
     found = convert_cohort(tmp_path / "cases", tmp_path / "data", images=["ct1"])
-    assert "a: the structures state another series than that of --image, which is taken for theirs" in found.notes
+    assert (
+        "a: the structures state another series than the one that was named, which is taken for theirs" in found.notes
+    )
     np.testing.assert_array_equal(Cohort.read(tmp_path / "data")["a"].read_image().array, image().array)
 
 
@@ -762,7 +769,7 @@ def image_alone(case: Path) -> None:
         (probabilities, {}, "the segmentation holds probabilities"),
         (damaged, {}, "a damaged structure set"),
         (twice, {}, "two regions are called"),
-        (write_seg, {"structures": "nothing"}, "0 files or folders fit --structures nothing"),
+        (write_seg, {"structures": "nothing"}, "0 files or folders fit --structures “nothing”"),
         (write_masks, {"structures": "ct.nii.gz", "channels": ["CT"]}, "there is no image"),
         (image_alone, {"structures": "objects/SEG.dcm"}, "this holds no structures"),
     ],

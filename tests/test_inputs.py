@@ -75,6 +75,8 @@ def test_images_in_folders_of_their_own_are_told(tmp_path: Path) -> None:
     touch(tmp_path / "p1" / "ct.nrrd", tmp_path / "p1" / "s.seg.nrrd", tmp_path / "p2" / "ct.nrrd")
     with pytest.raises(InputError, match=r"folders of their own.*found p1/ct\.nrrd, p2/ct\.nrrd; .*each of these"):
         find_cases([tmp_path], 1)
+    with pytest.raises(InputError, match=r"folders of their own.*with --image a pattern of the image of each channel"):
+        find_cases([tmp_path], 2)
 
 
 def test_a_folder_of_pictures_is_told_as_one(tmp_path: Path) -> None:
@@ -241,11 +243,26 @@ def test_images_of_a_case_are_found_by_a_pattern_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "options", "said"),
     [
-        (["*.nii.gz"], {}, r"3 files or folders fit --image \*\.nii\.gz; expected one; found .*asl\.nii\.gz"),
+        (["*.nii.gz"], {}, r"3 files or folders fit --image “\*\.nii\.gz”; expected one; found .*asl\.nii\.gz"),
         (["*T2w*"], {}, r"0 files or folders fit --image"),
-        (["*T1w.json"], {}, r"T1w\.json: the file is not an image that can be read"),
+        (["*T1w.json"], {}, r"T1w\.json: this is not an image that can be read"),
         (["*T1w.nii.gz", "*FLAIR.nii.gz", "*asl.nii.gz"], {}, "expects 2 channels; .*or for one that holds all"),
-        (["*T1w.nii.gz"], {"series": "3"}, "series are chosen of one DICOM export"),
+        (
+            ["*T1w.nii.gz"],
+            {"series": "3"},
+            r"T1w\.nii\.gz: a series can be chosen of a DICOM export only; found series 3",
+        ),
+        (
+            ["*T1w.nii.gz", "*FLAIR.nii.gz"],
+            {"series": "3"},
+            "either images or DICOM series of one; .*found 2 images, 1",
+        ),
+        (
+            ["*T1w.nii.gz", "anat/T1w*gz"],
+            {},
+            r"two channels are one image; .*found “\*T1w\.nii\.gz” and “anat/T1w\*gz”",
+        ),
+        (["anat"], {}, "anat: this is not an image that can be read"),
         (["*T1w.nii.gz"], {"name_from": "folder"}, "called after the folders that are given"),
     ],
 )
@@ -256,6 +273,46 @@ def test_patterns_that_name_no_case_are_refused(
         touch(tmp_path / "a" / "anat" / name)
     with pytest.raises(InputError, match=said):
         find_cases([tmp_path / "a"], 2, images=images, **options)
+
+
+def test_a_folder_of_slices_is_found_by_a_pattern_that_its_slices_fit_too(tmp_path: Path) -> None:
+    for name in ("T1 [MPR]", "FLAIR"):
+        dicoms.save(tmp_path / "a" / "scans" / name, dicoms.slices(np.zeros((2, 3, 4), np.int16)))
+    (case,) = find_cases([tmp_path / "a"], 2, images=["*T1 [MPR]*", "./scans/FL*/"])
+    assert [path.relative_to(tmp_path / "a").as_posix() for path in case.images] == ["scans/T1 [MPR]", "scans/FLAIR"]
+    touch(tmp_path / "a" / "scans" / "FLAIR" / "FLAIR.nii.gz")
+    with pytest.raises(
+        InputError, match=r"4 files or folders fit --image “\*FLAIR\*”; .*found .*R, .*FLAIR\.nii\.gz, .*IM000"
+    ):
+        find_cases([tmp_path / "a"], 1, images="*FLAIR*")
+
+
+def test_all_folders_that_lack_an_image_are_told(tmp_path: Path) -> None:
+    for name in "abc":
+        touch(tmp_path / name / "t1.nii.gz", tmp_path / name / ("flair.nii.gz" if name == "b" else "t2.nii.gz"))
+    with pytest.raises(InputError, match=r"of 2 folders no case can be made.*\n.*a: 0 files .*\n.*c: 0 files") as told:
+        find_cases(sorted(tmp_path.iterdir()), 2, images=["t1.nii.gz", "flair.nii.gz"])
+    assert "b:" not in str(told.value)
+
+
+def test_a_folder_behind_a_link_is_called_as_the_link_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dicoms.save(tmp_path / "archive" / "Jane_Doe" / "ct", dicoms.slices(np.zeros((2, 3, 4), np.int16)))
+    (tmp_path / "p1").symlink_to(tmp_path / "archive" / "Jane_Doe")
+    for options in ({}, {"images": ["ct"]}):
+        (case,) = find_cases([tmp_path / "p1"], 1, **options)
+        assert case.name == "p1"
+    monkeypatch.chdir(tmp_path / "p1" / "ct")
+    assert [case.name for case in find_cases(["."], 1)] == ["ct"]
+
+
+def test_sessions_of_one_name_are_told_apart_from_above(tmp_path: Path) -> None:
+    touch(*(tmp_path / name / "ses-1" / "anat" / "t1.nii.gz" for name in ("sub-1", "sub-2")))
+    with pytest.raises(
+        InputError, match=r"both be called 'ses-1'.*give the folders above them, and patterns of the pa"
+    ):
+        find_cases([tmp_path / "sub-1" / "ses-1", tmp_path / "sub-2" / "ses-1"], 1, images=["anat/t1.nii.gz"])
+    cases = find_cases([tmp_path / "sub-1", tmp_path / "sub-2"], 1, images=["ses-1/anat/t1.nii.gz"])
+    assert [case.name for case in cases] == ["sub-1", "sub-2"]
 
 
 def test_patterns_are_looked_for_in_folders(tmp_path: Path) -> None:
@@ -280,3 +337,9 @@ def test_a_list_of_images_is_one_case(tmp_path: Path) -> None:
         find_case(files, 2, "3")
     with pytest.raises(InputError, match=r"t2\.nii\.gz: there is no such file"):
         find_case([*files[:1], tmp_path / "t2.nii.gz"], 2)
+    with pytest.raises(
+        InputError, match=r"t1\.nii\.gz: a series can be chosen of a DICOM export only; found series 3, 7"
+    ):
+        find_case(files, 2, ["3", "7"])
+    with pytest.raises(InputError, match=r"each is given as a path; expected paths, or one Volume .*; found Volume"):
+        find_case([files[0], Volume(np.zeros((1, 2, 3, 4)), Grid.from_parts((2, 3, 4)))], 2)

@@ -278,7 +278,7 @@ class AtlasNet:
         *,
         masks: str | Path | None = None,
         series: str | Sequence[str] | None = None,
-        images: Sequence[str] = (),
+        images: str | Sequence[str] = (),
         name_from: str = "file",
         suffix: str = ".nii.gz",
         dicom_seg: bool = False,

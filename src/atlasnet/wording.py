@@ -46,10 +46,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def quoted(text: str) -> str:
-    """Free text of a file, in which people type names, on one line between the marks by which a log knows it."""
+def on_one_line(text: str) -> str:
+    """Free text as messages show it, without the marks that stand around it there."""
     printable = "".join(c if c.isprintable() else " " for c in text)
-    return "“" + " ".join(re.sub("[“”]", '"', printable).split()) + "”"
+    return " ".join(re.sub("[“”]", '"', printable).split())
+
+
+def quoted(text: str) -> str:
+    """Free text, in which people type names, on one line between the marks by which a log knows it."""
+    return f"“{on_one_line(text)}”"
 
 
 def series_name(wanted: str) -> str:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from atlasnet.errors import VolumeError
+from atlasnet.errors import InputError, VolumeError
 from atlasnet.volume.grid import Grid
 from atlasnet.volume.io import is_placed, read_grid, stated_series
+from atlasnet.volume.names import is_dicom
 from atlasnet.volume.resample import resample
 from atlasnet.volume.sampling import inside
 from atlasnet.volume.volume import Volume
@@ -48,6 +49,17 @@ class Source(NamedTuple):
         return {} if stated is None else {"study": stated.study, "frame of reference": stated.frame_of_reference}
 
 
+def require_export(path: Path, series: Sequence[str]) -> None:
+    """Refuse to choose series, if any are named, of what is no DICOM.
+
+    Raises:
+        InputError: it is none.
+    """
+    if series and not is_dicom(path):
+        named = f"series {', '.join(map(series_name, series))}"
+        raise InputError("a series can be chosen of a DICOM export only", path=path, found=named)
+
+
 def check_series(sources: Sequence[Source]) -> None:
     """Refuse what headers say to be no channels of one image.
 
@@ -75,7 +87,7 @@ def check_series(sources: Sequence[Source]) -> None:
             path=sources[0].path,
             expected="series of one patient",
             found=f"{' and '.join(map(str, patients.values()))}, which differ in PatientID",
-            remedy="where they are, and their identifiers were replaced, convert them to NIfTI",
+            remedy="if they are of one patient whose identifiers were replaced, convert them to NIfTI",
         )
 
 

@@ -94,6 +94,8 @@ class Subject:
                 path=self.images[0],
                 expected=str(self.channels),
                 found=str(found),
+                remedy="give a file for each channel, in their order (predict: --image once for each), or one that "
+                "holds them all",
             )
         if not others:
             return parts[0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from atlasnet.cohort import Subject
+from atlasnet.cohort.channels import require_export
 from atlasnet.cohort.layout import PARTS
 from atlasnet.errors import InputError
 from atlasnet.execution import Reporter, files_below
@@ -18,12 +19,13 @@ from atlasnet.volume.names import (
     SLICER_SUFFIXES,
     case_and_channel,
     composed,
-    find_below,
+    find_images,
+    folder_name,
     image_stem,
     is_dicom,
     of_slicer,
 )
-from atlasnet.wording import counted, series_name, shortened
+from atlasnet.wording import counted, quoted, series_name, shortened
 
 # What lies beside scans and is none, by the end of its name: what other programs say of them, and results of ours.
 _BESIDE = (
@@ -33,6 +35,7 @@ _BESIDE = (
 )
 NAMES_FROM = ("file", "folder")
 _NO_SUFFIX = ("README", "LICENSE", "VERSION", "DICOMDIR")
+_SHOWN = 20  # problems in one message
 
 
 def find_cases(
@@ -40,7 +43,7 @@ def find_cases(
     channels: int,
     series: str | Sequence[str] | None = None,
     *,
-    images: Sequence[str] = (),
+    images: str | Sequence[str] = (),
     name_from: str = "file",
 ) -> list[Subject]:
     """Turn the inputs of ``atlasnet predict`` into cases, in the order given, folders sorted by name.
@@ -69,16 +72,22 @@ def find_cases(
     """
     if name_from not in NAMES_FROM:
         raise InputError("cases cannot be called so", expected=" or ".join(NAMES_FROM), found=name_from)
-    chosen = _named(series)
-    if images and name_from != "file":
-        raise InputError("with patterns of images, cases are called after the folders that are given", found=name_from)
+    chosen, images = _named(series), _named(images)
+    if images:
+        _check_patterns(images, channels, chosen, name_from)
     cases: dict[str, Subject] = {}
     strays: list[_NoScanError] = []
+    problems: list[InputError] = []
     for path in map(Path, inputs):
         try:
             of_path = [_picked(path, channels, chosen, images)] if images else _cases_of(path, channels, chosen)
         except _NoScanError as error:
             strays.append(error)
+            continue
+        except InputError as error:
+            if not images:
+                raise
+            problems.append(error)  # of a folder; others may lack an image too
             continue
         for found in of_path:
             case = found if name_from == "file" else replace(found, name=_folder_of(found))
@@ -92,9 +101,10 @@ def find_cases(
                     f"two inputs would both be called {case.name!r}",
                     path=case.images[0],
                     found=str(other.images[0]),
-                    remedy=_told_apart(case, other, name_from),
+                    remedy=_told_apart(case, other, name_from, picked=bool(images)),
                 )
             cases[case.name] = case
+    _refuse(problems)
     if strays and not cases:
         raise strays[0]
     if not cases:
@@ -125,6 +135,13 @@ def find_case(
                 remedy="predict_all segments a folder of scans",
             )
         return cases[0]
+    for part in image:
+        if not isinstance(part, (str, os.PathLike)):
+            raise InputError(
+                "of several images each is given as a path",
+                expected="paths, or one Volume (c, z, y, x)",
+                found=type(part).__name__,
+            )
     paths, chosen = tuple(map(Path, image)), _named(series)
     if len(paths) != channels or len(chosen) not in (0, channels):
         raise InputError(
@@ -135,14 +152,15 @@ def find_case(
     for path in paths:
         if not path.exists():
             raise InputError("there is no such file or folder", path=path)
+        require_export(path, chosen)
     return Subject("", paths, channels=channels, series=chosen)
 
 
-def _named(series: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The series that are named, as text; whoever reads that it is a number, gives one."""
-    if series is None:
+def _named(words: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What is named, as text, one thing or several; whoever reads that a series is a number, gives one."""
+    if words is None:
         return ()
-    return (str(series),) if isinstance(series, (str, int)) else tuple(map(str, series))
+    return (str(words),) if isinstance(words, (str, int)) else tuple(map(str, words))
 
 
 class _NoScanError(InputError):
@@ -154,8 +172,10 @@ def _folder_of(case: Subject) -> str:
     return composed(Path(os.path.abspath(case.images[0])).parent.name)
 
 
-def _told_apart(one: Subject, other: Subject, name_from: str) -> str:
+def _told_apart(one: Subject, other: Subject, name_from: str, *, picked: bool) -> str:
     """How two cases come to have two names."""
+    if picked:
+        return "give the folders above them, and patterns of the paths from there"
     if name_from == "file" and _folder_of(one) != _folder_of(other):
         return "call cases after their folders with --name-from folder (name_from in Python)"
     return "rename one, or predict them into two folders"
@@ -212,15 +232,13 @@ def _cases_of(path: Path, channels: int, series: Sequence[str]) -> Iterable[Subj
                 path=path,
                 expected=" ".join((*READABLE_SUFFIXES, *DICOM_SUFFIXES)),
             )
-        if series:
-            named = f"series {', '.join(map(series_name, series))}"
-            raise InputError("a series can be chosen of a DICOM export only", path=path, found=named)
+        require_export(path, series)
         return [_case(path, stem, channels)]
     entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
     files = [entry for entry in entries if image_stem(entry) and not of_slicer(entry)]
     if not files:
-        _check_no_cohort(path, entries)
-        return [_dicom(path, path.resolve().name, channels, series)]
+        _check_no_cohort(path, entries, channels)
+        return [_dicom(path, folder_name(path), channels, series)]
     exports = [entry for entry in entries if max(len(series), 1) == channels and _is_export(entry)]
     found: dict[str, Subject] = {}
     for file in (*files, *exports):
@@ -235,39 +253,54 @@ def _cases_of(path: Path, channels: int, series: Sequence[str]) -> Iterable[Subj
     return found.values()
 
 
+def _check_patterns(images: Sequence[str], channels: int, series: Sequence[str], name_from: str) -> None:
+    """Refuse patterns that are those of no case, whatever lies in its folder."""
+    if name_from != "file":
+        raise InputError("with patterns of images, cases are called after the folders that are given", found=name_from)
+    if len(images) not in (1, channels):
+        raise InputError(
+            f"the model expects {counted(channels, 'channel')}",
+            expected="--image once for each of them, or for one that holds all",
+            found=", ".join(map(quoted, images)),
+        )
+    if series and len(images) > 1:
+        raise InputError(
+            "channels are either images or DICOM series of one",
+            expected="--series with one --image at most",
+            found=f"{counted(len(images), 'image')}, {len(series)} series",
+        )
+
+
 def _picked(folder: Path, channels: int, series: Sequence[str], images: Sequence[str]) -> Subject:
     """The images of one case, by a pattern each."""
     if not folder.is_dir():
         problem = "this is no folder, in which images could be found" if folder.exists() else "there is no such folder"
         raise (_NoScanError if folder.exists() else InputError)(problem, path=folder)
-    name, files = folder.resolve().name, files_below(folder)
+    name, files = folder_name(folder), files_below(folder)
     if not files:
         raise _NoScanError("there is nothing in this folder", path=folder)
-    paths = tuple(find_below(folder, files, pattern, "--image") for pattern in images)
+    paths = find_images(folder, files, images)
     for path in paths:
-        if not path.is_dir() and not is_dicom(path) and (image_stem(path) is None or of_slicer(path)):
+        if not (_is_export(path) if path.is_dir() else is_dicom(path) or (image_stem(path) and not of_slicer(path))):
             raise InputError(
-                "the file is not an image that can be read", path=path, expected=" ".join((*READABLE_SUFFIXES, "DICOM"))
+                "this is not an image that can be read", path=path, expected=" ".join((*READABLE_SUFFIXES, "DICOM"))
             )
     if len(paths) == 1 and is_dicom(paths[0]):
         return _dicom(paths[0], name, channels, series)
-    if series:
-        raise InputError(
-            "series are chosen of one DICOM export",
-            path=folder,
-            expected="one --image, which is DICOM, or none",
-            found=shortened([str(path.relative_to(folder)) for path in paths]),
-        )
-    if len(paths) not in (1, channels):
-        raise InputError(
-            f"the model expects {counted(channels, 'channel')}",
-            expected="--image once for each of them, or for one that holds all",
-            found=shortened(images),
-        )
-    return Subject(composed(name), paths, channels=channels)
+    require_export(paths[0], series)
+    return Subject(name, paths, channels=channels)
 
 
-def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
+def _refuse(problems: Sequence[InputError]) -> None:
+    """Raise what is wrong with the folders of cases, all of it."""
+    if len(problems) > 1:
+        shown = [*map(str, problems[:_SHOWN]), *([f"... and {len(problems) - _SHOWN} more"] * (len(problems) > _SHOWN))]
+        raise InputError("\n".join([f"of {len(problems)} folders no case can be made, and nothing was begun", *shown]))
+    if problems:
+        raise problems[0]
+
+
+def _check_no_cohort(path: Path, entries: Sequence[Path], channels: int) -> None:
     """Refuse a folder without an image file that can be no DICOM series: one of a cohort, or an empty one."""
     expected, parts = "image files, or a DICOM series", [e for e in entries if e.name in PARTS and e.is_dir()]
     if parts:
@@ -286,13 +319,16 @@ def _check_no_cohort(path: Path, entries: Sequence[Path]) -> None:
         return
     images = [file for file in below if image_stem(file) and not of_slicer(file)]
     if images:
+        remedy = "give the folder of each case, and with --image a pattern of the image of each channel"
+        if channels == 1:
+            remedy = "give each of these folders as an input, or the files; cases are called after the files, with "
+            remedy += "--name-from folder after the folders"
         raise InputError(
             "the images lie in folders of their own",
             path=path,
             expected=f"{expected}, in the folder itself",
             found=shortened([str(file.relative_to(path)) for file in images], 3),
-            remedy="give each of these folders as an input, or the files; cases are called after the files, with "
-            "--name-from folder after the folders",
+            remedy=remedy,
         )
     raise _NoScanError(
         "no file in this folder is an image that can be read",
@@ -319,6 +355,7 @@ def _dicom(path: Path, name: str, channels: int, series: Sequence[str]) -> Subje
             path=path,
             expected="--series once for each channel, in the order of the model's (a list of series in Python)",
             found=f"{', '.join(map(series_name, series)) or 'none named'}; there are {list_series(path)}",
+            remedy="atlasnet model info names the channels of a model in their order",
         )
     return Subject(composed(name), (path,), channels=channels, series=tuple(series))
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -20,7 +19,8 @@ from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
 from atlasnet.volume.dicom_files import check_strange, is_index, quiet_pydicom, read_header
 from atlasnet.volume.kept import opened
-from atlasnet.wording import counted, quoted, series_name
+from atlasnet.volume.names import fits
+from atlasnet.wording import counted, on_one_line, quoted, series_name
 
 LARGEST_ARCHIVE = 16 * 2**30  # bytes unpacked; a study of ten thousand slices has 5
 
@@ -86,12 +86,12 @@ class Series:
 
     def is_called(self, wanted: str) -> bool:
         """Whether a UID or a number is its own."""
-        return wanted in (self.uid, self.number)
+        return wanted == self.uid or (wanted == self.number and wanted != "")
 
-    def is_described(self, wanted: str) -> bool:
-        """Whether a description, or a pattern of one, is its own; capitals do not matter."""
-        text, wanted = self.description.casefold(), wanted.strip().casefold()
-        return bool(text) and (text == wanted or fnmatchcase(text, wanted))
+    def is_described(self, wanted: str, *, exactly: bool = False) -> bool:
+        """Whether a description, as it is listed, or a pattern of one is its own; capitals do not matter."""
+        text, wanted = (on_one_line(told).casefold() for told in (self.description, wanted))
+        return bool(text) and (text == wanted if exactly else fits(text, wanted))
 
     def describe(self, numbered: bool) -> str:
         """Number (or, where that does not tell it from the others, UID), description, modality and slices."""
@@ -118,9 +118,7 @@ class _Export:
 
     def choose(self, wanted: str | None) -> Series:
         """The one series, or the one that is wanted."""
-        chosen = self.series if wanted is None else [series for series in self.series if series.is_called(wanted)]
-        if wanted is not None and not chosen:
-            chosen = [series for series in self.series if series.is_described(wanted)]
+        chosen = self._fitting(wanted)
         if len(chosen) != 1:
             raise self._ambiguous(len(chosen), wanted)
         for instance in chosen[0].instances:
@@ -134,6 +132,15 @@ class _Export:
                 )
         return chosen[0]
 
+    def _fitting(self, wanted: str | None) -> Sequence[Series]:
+        """All, or those that are called as is wanted, or else described so: a star may be one, as in T2*."""
+        if wanted is None:
+            return self.series
+        wanted = wanted.strip()
+        called = [series for series in self.series if series.is_called(wanted)]
+        exact = [series for series in self.series if series.is_described(wanted, exactly=True)]
+        return called or exact or [series for series in self.series if series.is_described(wanted)]
+
     def listing(self) -> str:
         """Every series, by its number where that tells it from the others."""
         numbers = Counter(series.number for series in self.series)
@@ -144,7 +151,8 @@ class _Export:
         if wanted is None:
             problem, expected = f"there are {len(self.series)} DICOM series here", "one"
         else:
-            problem = f"{chosen or 'none'} of the DICOM series is {series_name(wanted)}"
+            these = f"{chosen} of the DICOM series are" if chosen else "none of the DICOM series is"
+            problem = f"{these} {series_name(wanted)}"
             expected = "the number, the SeriesInstanceUID or the description of one"
         remedy = (
             "name one with --series (register: --source-series, --target-series), or give it a folder of its own; to "

@@ -32,8 +32,9 @@ def require_files(path: Path) -> None:
 
     Raises:
         OSError: a folder or a header cannot be read.
-        VolumeError: a link in a DICOM folder leads nowhere, or where the voxels lie is not to be found.
+        VolumeError: a link, in a DICOM folder too, leads nowhere, or where the voxels lie is not to be found.
     """
+    require_target(path)
     if path.is_dir():
         for file in files_below(path):
             require_target(file)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from atlasnet.errors import InputError, VolumeError
 from atlasnet.execution import leads_nowhere
-from atlasnet.wording import shortened
+from atlasnet.wording import quoted, shortened
 
 READABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM_SUFFIXES = (".dcm", ".ima", ".zip")
@@ -53,6 +54,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def folder_name(folder: Path) -> str:
+    """What a folder is called, `composed`, of ``.`` too; of a link its own name, not that of what it leads to."""
+    return composed(Path(os.path.abspath(folder)).name)
+
+
 def case_and_channel(stem: str) -> tuple[str, int | None]:
     """What ``CASE_0001`` names: the case and the number of its channel; without four digits the whole, and None."""
     case, _, number = stem.rpartition("_")
@@ -83,8 +89,15 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
+def fits(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern, in which ``*`` and ``?`` stand for any letters and all else for itself."""
+    return fnmatchcase(composed(name), composed(pattern).replace("[", "[[]"))
+
+
 def find_below(folder: Path, files: Iterable[Path], pattern: str, option: str) -> Path:
-    """The one file or folder whose path below ``folder`` fits a pattern (``*`` and ``?``).
+    """The one file or folder whose path below ``folder`` fits a pattern (``*`` and ``?``, for ``/`` too).
+
+    A folder that fits stands for what fits in it, as all slices in a folder of DICOM do, unless an image is among it.
 
     Args:
         folder: where it lies.
@@ -95,17 +108,49 @@ def find_below(folder: Path, files: Iterable[Path], pattern: str, option: str) -
     Raises:
         InputError: none fits, or several do.
     """
-    folders = {parent for file in files for parent in file.parents if folder in parent.parents}
-    names = {path.relative_to(folder).as_posix(): path for path in (*files, *sorted(folders))}
-    fitting = [name for name in names if fnmatchcase(name, pattern.rstrip("/"))]
+    below = [file.relative_to(folder) for file in files]
+    folders = sorted({parent for place in below for parent in place.parents if parent.name})
+    names = {place.as_posix(): folder / place for place in (*folders, *below)}
+    wanted = PurePath(pattern).as_posix()
+    fitting = [name for name in names if fits(name, wanted)]
+    alike = {*fitting}
+    within = {name for name in fitting if any(str(parent) in alike for parent in PurePosixPath(name).parents)}
+    if not any(map(image_suffix, within)):
+        fitting = [name for name in fitting if name not in within]
     if len(fitting) != 1:
         raise InputError(
-            f"{len(fitting)} files or folders fit {option} {pattern}",
+            f"{len(fitting)} files or folders fit {option} {quoted(pattern)}",
             path=folder,
             expected="one",
             found=shortened(fitting or list(names), 8) or "an empty folder",
+            remedy="give its path below this folder, which is that of one case; * and ? stand for any letters",
         )
     return names[fitting[0]]
+
+
+def find_images(folder: Path, files: Collection[Path], patterns: Sequence[str]) -> tuple[Path, ...]:
+    """The image of each channel of a case, see `find_below`.
+
+    Args:
+        folder: of the case.
+        files: all that lie below it.
+        patterns: of their paths there, one for each.
+
+    Raises:
+        InputError: none or several fit a pattern, or two patterns are of one image.
+    """
+    found: dict[Path, str] = {}
+    for pattern in patterns:
+        path = find_below(folder, files, pattern, "--image")
+        if path in found:
+            raise InputError(
+                "two channels are one image",
+                path=path,
+                expected="an image for each --image",
+                found=f"{quoted(found[path])} and {quoted(pattern)}",
+            )
+        found[path] = pattern
+    return tuple(found)
 
 
 def require_target(file: Path) -> None:

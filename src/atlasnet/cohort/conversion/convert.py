@@ -32,6 +32,7 @@ from atlasnet.execution import Reporter, SilentReporter, atomic_folder, require_
 from atlasnet.volume import Volume, read_labels, write_labels, write_volume
 from atlasnet.volume.io import SEVERAL_VOLUMES
 from atlasnet.volume.kept import kept_open
+from atlasnet.volume.names import is_dicom
 from atlasnet.wording import counted, shortened
 
 _SHOWN = 20  # problems in one message
@@ -192,7 +193,8 @@ def _cases(source: Path, reporter: Reporter, **wanted: Any) -> tuple[list[Case],
     cases, problems = [], []
     for folder in reporter.track(folders, "looking at the cases", len(folders)):
         try:
-            cases.append(find_case(folder, **wanted))
+            with kept_open():
+                cases.append(find_case(folder, **wanted))
         except InputError as error:
             problems.append(str(error))
     _refuse(problems)
@@ -231,7 +233,7 @@ def _modality(cases: Sequence[Case]) -> str:
         "what the images show is not known",
         expected="--channel CT for CT in Hounsfield units, or another name such as T1, for each --image or --series",
         found=shortened(sorted(modality or "images that do not say it" for modality in found))
-        or "several images of each case",
+        or "several channels of each case",
     )
 
 
@@ -258,7 +260,7 @@ def _write_case(folder: Path, chosen: Chosen, channels: Sequence[str], painting:
     notes += [f"{case.name}: {doubt}" for _, doubt in doubts]
     if case.elsewhere:
         notes.append(
-            f"{case.name}: the structures state another series than that of --image, which is taken for theirs"
+            f"{case.name}: the structures state another series than the one that was named, which is taken for theirs"
         )
     write_labels(folder / "labelsTr" / f"{case.name}.nii.gz", Volume(labels[None], image.grid))
     for number, channel in enumerate(image.array):
@@ -282,7 +284,10 @@ def _read(subject: Subject) -> Volume:
     except VolumeError as error:
         if error.problem not in (SEVERAL_VOLUMES, NOT_AS_DECLARED):
             raise
-        alone = "name its channels, in their order: --channel once for each of them"
+        if is_dicom(subject.images[0]):
+            alone = "a DICOM series is one channel: give --series once for each --channel"
+        else:
+            alone = "name its channels, in their order: --channel once for each of them"
         each = "give one file for each --image and --channel, or one --image that holds all channels"
         raise error.told(remedy=alone if len(subject.images) == 1 else each) from error
 

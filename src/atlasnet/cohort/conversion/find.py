@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
+from atlasnet.cohort.channels import require_export
 from atlasnet.cohort.conversion.dicom_segmentation import DicomSegmentation
 from atlasnet.cohort.conversion.structure_set import StructureSet
 from atlasnet.cohort.conversion.structures import LabelMap, MaskFiles, SlicerSegmentation, Structures
@@ -17,8 +18,8 @@ from atlasnet.execution import files_below
 from atlasnet.volume.dicom import read_stated_series
 from atlasnet.volume.dicom_files import read_header
 from atlasnet.volume.dicom_series import no_slice, open_series
-from atlasnet.volume.names import composed, find_below, image_suffix, is_dicom, of_slicer
-from atlasnet.wording import series_name, shortened
+from atlasnet.volume.names import composed, find_below, find_images, image_suffix, is_dicom, of_slicer
+from atlasnet.wording import shortened
 
 _SEGMENTATIONS = (SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7")  # the second is the label map's
 _OBJECTS = (*_SEGMENTATIONS, RTStructureSetStorage)
@@ -46,7 +47,7 @@ class Case:
             were drawn, by its SeriesInstanceUID.
         segments: what is said of each structure, as `Structures.segment` has it.
         modality: of a DICOM image.
-        elsewhere: whether the structures state that they were drawn on another series than the image that was named.
+        elsewhere: whether the structures state that they were drawn on another series than those that were named.
     """
 
     name: str
@@ -86,11 +87,12 @@ def find_case(
         series: of each channel, the DICOM series in the one image, as `read_volume` takes them.
 
     Raises:
-        CohortError: there is none, or several; or series are named of what is not DICOM.
+        CohortError: there is none, or several.
+        InputError: none or several fit a pattern; or series are named of what is not DICOM.
         VolumeError: a file is damaged.
     """
     kinds = {file: _kind(file) for file in files_below(folder)}
-    found = tuple(find_below(folder, kinds, pattern, "--image") for pattern in images)
+    found = find_images(folder, kinds, images)
     if structures == ".":
         chosen = folder
     elif structures is not None:
@@ -100,14 +102,13 @@ def find_case(
     found = found or (_image(folder, kinds, chosen),)
     opened = open_structures(chosen, found)
     segments = {name: opened.segment(name) for name in opened.names}
-    if series and not is_dicom(found[0]):
-        names = ", ".join(map(series_name, series))
-        raise CohortError("a series can be chosen of a DICOM export only", path=found[0], found=f"series {names}")
-    # Structures are drawn on one series; of several channels, each is one of its own.
-    drawn = opened.series if len(found) == 1 and not series and is_dicom(found[0]) else None
-    # Who names an image knows it for the right one: its identifiers may have been replaced since.
-    elsewhere = bool(images) and drawn is not None and not _holds(found[0], drawn)
-    named = (drawn,) if drawn is not None and not elsewhere else tuple(series)
+    require_export(found[0], series)
+    # Structures are drawn on one series; of several images, each is one of its own.
+    drawn = opened.series if len(found) == 1 and is_dicom(found[0]) else None
+    given = [read_stated_series(found[0], name).uid for name in series]
+    # Who names an image or a series knows it for the right one: its identifiers may have been replaced since.
+    elsewhere = drawn is not None and (drawn not in given if given else bool(images) and not _holds(found[0], drawn))
+    named = (drawn,) if drawn is not None and not (given or elsewhere) else tuple(series)
     modality = _modality(found[0], *named[:1], drawn=drawn in named) if is_dicom(found[0]) else None
     return Case(composed(folder.name), found, chosen, named, segments, modality, elsewhere)
 
@@ -142,7 +143,7 @@ def _annotation(folder: Path, kinds: Mapping[Path, Kind | None], images: Sequenc
             "there are several annotations" if found else "there is no annotation",
             path=folder,
             expected="a folder of masks, a .seg.nrrd, a DICOM segmentation or a structure set",
-            found=_listed(folder, found or kinds),
+            found=_listed(folder, found or sorted(kinds, key=lambda file: kinds[file] == "slice")),
             remedy=naming
             if any(kinds.values())
             else "fetch what belongs there, or move the folder away if it is no case",
@@ -160,7 +161,7 @@ def _image(folder: Path, kinds: Mapping[Path, Kind | None], structures: Path) ->
             "there are several images" if found else "there is no image",
             path=folder,
             expected="one image file in the folder itself, or one DICOM series",
-            found=_listed(folder, found or kinds),
+            found=_listed(folder, found or sorted(kinds, key=lambda file: kinds[file] == "slice")),
             remedy="name the image with --image, and a label map with --structures",
         )
     return found[0]

@@ -68,5 +68,6 @@ def _not_the_same(grid: Grid, target: Grid, path: Path) -> VolumeError:
         path=path,
         expected=f"the voxels of {target!r}, or a part of them",
         found=repr(grid),
-        remedy="give the image on which it was drawn, or resample the structure onto the image with nearest neighbours",
+        remedy="give the image on which it was drawn, of several channels as the first, or resample the structure onto "
+        "the image with nearest neighbours",
     )
