@@ -334,7 +334,7 @@ def test_several_channels_are_registered_and_warped_together(channels, capsys):
     ("options", "said"),
     [
         ([], r"both_source\.nii\.gz: the image is 4-D.*add --channels"),
-        (["--channels", "--source-channel", "X"], "either files of their own or in one file"),
+        (["--channels", "--source-channel", "X"], "either files or series of their own or in one file"),
         (["--channels", "--mi-range", 0, 1500], "once for each channel; expected 2; found 1"),
         (["--channels", "--mi-range", 0, 1500, "--mi-range", 9000, 9500], "all voxels are alike"),
     ],

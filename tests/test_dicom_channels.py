@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from atlasnet.execution import Execution
 from atlasnet.prediction import find_cases
 from atlasnet.training.fit import fit
 from atlasnet.training.options import FitOptions
-from atlasnet.volume import read_grid, read_labels, read_volume, write_labels, write_volume
+from atlasnet.volume import dicom_series, read_grid, read_labels, read_volume, write_labels, write_volume
 from synthetic import subject
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -69,7 +71,7 @@ def test_a_series_is_chosen_by_number_uid_or_description(cases: Path) -> None:
     wanted = read_volume(export, series="3").array
     for name in (f"{dicoms.ROOT}.3", NAMES["3"], "t1 [mpr] SAG", "*mpr*", "T1 ?MPR? *"):
         np.testing.assert_array_equal(read_volume(export, series=name).array, wanted)
-    with pytest.raises(VolumeError, match=r"2 of the DICOM series is “t1\*”; expected the number, the SeriesInstance"):
+    with pytest.raises(VolumeError, match=r"2 of the DICOM series are “t1\*”; expected the number, the SeriesInstance"):
         read_volume(export, series="t1*")
     with pytest.raises(VolumeError, match=r"none of the DICOM series is “T2”; .*found 3: “T1 \[MPR\] sag”, MR, 14 sl"):
         read_volume(export, series="T2")
@@ -80,6 +82,30 @@ def test_a_number_counts_more_than_a_description(tmp_path: Path) -> None:
         made = series(number, subject(0)[0].array[0] * 0 + int(number), SeriesDescription=text)
         dicoms.save(tmp_path / number, made)
     assert np.unique(read_volume(tmp_path, series="3").array).tolist() == [3]
+
+
+def test_a_description_is_taken_as_it_is_listed_and_letter_by_letter_before_it_is_a_pattern(tmp_path: Path) -> None:
+    texts = {"3": "T2* [axial]", "7": "T2*  [axial]  “fat” sat", "9": "Schädel T2"}
+    for number, text in texts.items():
+        voxels = subject(0)[0].array[0] * 0 + int(number)
+        dicoms.save(
+            tmp_path / number, series(number, voxels, SeriesDescription=text, SpecificCharacterSet="ISO_IR 192")
+        )
+    for wanted, number in (
+        ("t2* [axial]", 3),
+        ("*[axial]", 3),
+        ('T2* [axial] "fat" sat', 7),
+        (unicodedata.normalize("NFD", "schädel*"), 9),
+    ):
+        assert np.unique(read_volume(tmp_path, series=wanted).array).tolist() == [number]
+    with pytest.raises(VolumeError, match="none of the DICOM series is “”"):
+        read_volume(tmp_path, series=" ")
+
+
+def test_no_number_is_none_that_can_be_asked_for(tmp_path: Path) -> None:
+    dicoms.save(tmp_path / "3", series("3", subject(0)[0].array[0], SeriesNumber=None))
+    with pytest.raises(VolumeError, match="none of the DICOM series is “”"):
+        read_volume(tmp_path, series="")
 
 
 def test_channels_are_those_of_the_series_read_alone(cases: Path, tmp_path: Path) -> None:
@@ -166,7 +192,10 @@ def test_a_cohort_is_made_of_exports_by_the_names_of_series(cases: Path, data: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--image", "export", "--series", "3", "--channel", "T1", "--channel", "T2"], "number of channels"),
+        (
+            ["--image", "export", "--series", "3", "--channel", "T1", "--channel", "T2"],
+            "found 1.*give --series once for each",
+        ),
         (["--image", "export", "--series", "3", "--series", "7", "--channel", "T1"], "2 of them, 1 channel"),
         (["--image", "a", "--image", "b", "--series", "3"], "with one --image at most; found 2 images, 1 series"),
         (["--image", "drawn.nii.gz", "--series", "3", "--channel", "T1"], "of a DICOM export only; found series 3"),
@@ -246,6 +275,23 @@ def test_files_of_any_name_and_series_are_the_channels_from_the_command_line_and
     assert [*batch.kept] == ["sub-b"]
 
 
+def test_a_zip_of_both_channels_is_unpacked_once(
+    cases: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", cases / "a" / "export"))
+    counts: Counter[str] = Counter()
+    unpack = dicom_series.unpack
+    monkeypatch.setattr(dicom_series, "unpack", lambda path, *a, **k: counts.update([path]) or unpack(path, *a, **k))
+    words = ["predict", scan, "-m", model, "-o", tmp_path / "out", "--series", "3", "--series", "7", "--dicom-seg"]
+    for more in (["--dry-run"], []):
+        assert main([*map(str, words), *more, "--threads", "1", "--quiet"]) == 0
+        assert counts.pop(scan) == 1
+    channels = ["--source-channel", scan, "--source-series", "3", "--source-series", "7", "--target-channel", scan]
+    words = ["register", scan, scan, "-o", tmp_path / "pair", *channels, "--target-series", "3", "--target-series", "7"]
+    assert main([*map(str, words), "--operator", "identity", "--threads", "1", "--quiet"]) == 0
+    assert counts[scan] == 1
+
+
 def test_series_of_source_and_target_are_registered_as_channels(cases: Path, tmp_path: Path, capsys: Capture) -> None:
     a, b = (str(cases / name / "export") for name in "ab")
     words = ["register", a, b, "-o", str(tmp_path / "out"), "--source-channel", a, "--target-channel", b]
@@ -255,6 +301,10 @@ def test_series_of_source_and_target_are_registered_as_channels(cases: Path, tmp
     warped = read_volume(tmp_path / "out" / "warped.nii.gz", channels=True)
     assert warped.channels == 2
     assert warped.grid.matches(read_grid(Path(b), series="3"), 1e-3)
+    assert main(["register", a, b, "-o", str(tmp_path / "same"), *both, "--operator", "affine", "--threads", "1"]) == 0
+    found = read_volume(tmp_path / "same" / "warped.nii.gz", channels=True)
+    np.testing.assert_array_equal(found.array, warped.array)
+    capsys.readouterr()
     assert main([*words, *both[:4], "--operator", "affine"]) == 2
     assert "--source-series must be given once for each channel; expected 2: of export, export; found 3" in (
         capsys.readouterr().err

@@ -77,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action="append",
             default=[],
             metavar="S",
-            help=f"the {which}'s DICOM series, where there are several: its number, UID or description; with "
-            f"--{which}-channel once for each, the {which} first",
+            help=f"the {which}'s DICOM series, where there are several: its number, UID or description; once for each "
+            f"channel: of {which.upper()}, or one of {which.upper()} and one of each --{which}-channel",
         )
     parser.add_argument("--source-labels", type=Path, metavar="F", help=f"label map of the source to carry: {LABELS}")
     parser.add_argument(
@@ -149,12 +149,15 @@ def run(args: argparse.Namespace) -> int:
     from atlasnet.cohort import Subject
     from atlasnet.execution import hold_folder
     from atlasnet.registration import contextual, regional_quality, register_images
+    from atlasnet.volume.kept import kept_open
 
     check_folder(args.output)
     operator = _operator(args)
     execution = execution_from(args)
-    require_memory(args, operator, execution, 1 + len(args.source_channel))
-    source, target = read_images(args)
+    with kept_open():
+        channels = max(1 + len(args.source_channel), len(args.source_series))
+        require_memory(args, operator, execution, channels)
+        source, target = read_images(args)
     if args.channels:
         require_memory(args, operator, execution, source.channels)
     check_range(args, source, target)

@@ -104,9 +104,10 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
         InputError: both ways of giving channels at once, or not one ``--mi-range`` or series a channel.
         VolumeError: a file cannot be used, or the images differ in their number of channels.
     """
-    if args.channels and (args.source_channel or args.target_channel):
+    apart = (args.source_channel, args.target_channel, args.source_series[1:], args.target_series[1:])
+    if args.channels and any(apart):
         raise InputError(
-            "channels are either files of their own or in one file", found="--channels and files of others"
+            "channels are either files or series of their own or in one file", found="--channels and others"
         )
     source, target = (
         _read_image(args, which, (path, *more), series)
@@ -121,7 +122,7 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
             path=args.source,
             expected=f"{counted(target.channels, 'channel')}, as {args.target}",
             found=str(source.channels),
-            remedy="give the others with --source-channel and --target-channel",
+            remedy="give the others with --source-channel and --target-channel, or --source-series and --target-series",
         )
     if args.mi_range is not None and len(args.mi_range) != source.channels:
         raise InputError(
@@ -134,20 +135,23 @@ def read_images(args: argparse.Namespace) -> tuple[Volume, Volume]:
 
 def _read_image(args: argparse.Namespace, which: str, files: tuple[Path, ...], series: list[str]) -> Volume:
     from atlasnet.cohort import Subject
-    from atlasnet.cohort.channels import channel_doubts
+    from atlasnet.cohort.channels import channel_doubts, require_export
     from atlasnet.volume import read_volume
     from atlasnet.volume.io import SEVERAL_VOLUMES
+    from atlasnet.volume.names import is_dicom
 
-    if series and len(series) != len(files):
+    if not any(map(is_dicom, files)):
+        require_export(files[0], series)
+    if series and len(files) not in (1, len(series)):
         raise InputError(
             f"--{which}-series must be given once for each channel",
             expected=f"{len(files)}: of {', '.join(file.name for file in files)}",
             found=", ".join(map(series_name, series)),
         )
     try:
-        if len(files) == 1:
+        if len(files) == 1 and len(series) < 2:
             return read_volume(files[0], channels=args.channels, series=series[0] if series else None)
-        subject = Subject("", files, channels=len(files), series=tuple(series))
+        subject = Subject("", files, channels=max(len(files), len(series)), series=tuple(series))
         image = subject.read_image()
         for _, text in channel_doubts(subject.sources, [str(source) for source in subject.sources]):
             args.reporter.warn(text)

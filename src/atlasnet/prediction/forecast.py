@@ -34,6 +34,7 @@ from atlasnet.prediction.predictor import Predictor
 from atlasnet.registration import at_a_time
 from atlasnet.training.model import Model
 from atlasnet.volume import read_grid
+from atlasnet.volume.kept import kept_open
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _measured(
     # One atlas that fits badly would not be asked, and the others might.
     asked = replace(options, minimum_quality=0.0, strict=False, agreement=options.agreement or report is not None)
     dicom = {name: name in outputs for name in (DICOM_SEG, RTSTRUCT)}
-    with stages("reading"):
+    with stages("reading"), kept_open():
         made_of = provenance(case, ensemble, options, execution, allow_module=allow_module)
         predictor.require_memory(case.read_grid(), asked, case.images[0])
         origin = find_origin(case, ensemble) if any(dicom.values()) else None
