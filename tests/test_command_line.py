@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -468,6 +469,23 @@ def test_the_log_names_no_folder_behind_a_link(tmp_path: Path, capsys: Capture) 
     assert main(["register", scan, scan, "-o", str(tmp_path / "out"), "--log", str(log)]) == 2
     assert "Jane_Doe" in capsys.readouterr().err
     assert "Jane_Doe" not in log.read_text(encoding="utf-8")
+
+
+def test_the_log_names_nobody_whom_a_zip_in_a_folder_or_a_pattern_names(
+    scan: Path, model: Model, tmp_path: Path, capsys: Capture
+) -> None:
+    made = dicoms.slices(np.zeros((5, 4, 5), np.int16))
+    dicoms.save(tmp_path / "export" / "Jane_Doe", [*made[:2], *made[3:]])
+    shutil.make_archive(str(tmp_path / "scans" / "export"), "zip", tmp_path / "export")
+    scan.rename(tmp_path / "scans" / "a.nii.gz")
+    log = tmp_path / "run.log"
+    assert main(predict(tmp_path / "scans", model, "--log", str(log))) == 1
+    assert "mm between Jane_Doe/" in capsys.readouterr().err
+    assert main(predict(tmp_path / "scans", model, "--log", str(log), "--image", "Eva_Roe*")) == 2
+    assert "0 files or folders fit --image “Eva_Roe*”" in capsys.readouterr().err
+    text = log.read_text(encoding="utf-8")
+    for name in ("Jane", "Doe", "Eva", "Roe"):
+        assert name not in text
 
 
 def test_the_log_names_nobody_of_whom_there_is_a_list_but_no_file(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -148,7 +149,7 @@ def _hidden(args: argparse.Namespace) -> Hidden:
         if vars(args).get(option) is not None:
             spoken.update(_listed(vars(args)[option]))
     if vars(args).get("name_from") == "folder":
-        above = {path.absolute().parent.name for path in args.inputs}
+        above = {Path(os.path.abspath(path)).parent.name for path in args.inputs}
         spoken.update(name for folder in above for name in _spoken(folder))
     folds = vars(args).get("folds")
     # Not a number, but a file, which names subjects too.
@@ -174,20 +175,24 @@ def _paths(value: Any) -> Iterator[Path]:
 
 
 def _names(path: Path) -> set[str]:
-    """Names by which a case may be called: of the path, of all that is below it, of all that a zip holds."""
+    """Names by which a case may be called: of the path, of all that is below it, of all that a zip there holds."""
     from atlasnet.execution import walk
 
-    found: list[str] = [path.name, path.absolute().name]
+    found: list[str] = [path.name, Path(os.path.abspath(path)).name]
+    archives = [path]
     if path.is_dir():
+        archives = []
         for root, folders, files in walk(path):
             found += folders
             found += files
+            archives += [root / name for name in files if name.lower().endswith(".zip")]
             if "dataset.json" in files:
                 found += _declared(root / "dataset.json")
-    elif path.is_file() and zipfile.is_zipfile(path):
+    for archive in archives:
         try:
-            with zipfile.ZipFile(path) as archive:
-                found += [part for name in archive.namelist() for part in re.split(r"[/\\]", name)]
+            if archive.is_file() and zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as opened:
+                    found += [part for name in opened.namelist() for part in re.split(r"[/\\]", name)]
         except (OSError, zipfile.BadZipFile, ValueError):
             pass  # the verb says what is wrong with it, and names nothing of what is inside
     return {name for full in found for name in _spoken(full)}
