@@ -257,7 +257,7 @@ def test_an_export_is_segmented_as_its_channels_are_and_refers_to_the_first(
 
 
 def test_files_of_any_name_and_series_are_the_channels_from_the_command_line_and_from_python(
-    cases: Path, data: Path, model: Path, tmp_path: Path
+    cases: Path, data: Path, model: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     files = [tmp_path / "sub-b" / name for name in ("t1.nii.gz", "flair.nii.gz")]
     files[0].parent.mkdir()
@@ -265,6 +265,11 @@ def test_files_of_any_name_and_series_are_the_channels_from_the_command_line_and
         shutil.copyfile(data / "imagesTr" / f"b_000{number}.nii.gz", file)
     words = ["predict", files[0].parent, "-m", model, "-o", tmp_path / "out", "--image", "t1*", "--image", "flair*"]
     assert main([*map(str, words), "--threads", "1", "--quiet"]) == 0
+    inside = str(files[0].parent / "flair_seg.nii.gz")
+    assert main([*map(str, [*words[:5], inside, *words[6:]]), "--threads", "1", "--quiet"]) == 2
+    assert (
+        "flair_seg.nii.gz: the result would lie in the folder of a case, and the next call" in capsys.readouterr().err
+    )
     found = read_labels(tmp_path / "out" / "sub-b.nii.gz").array
     net, export = AtlasNet.load(model, execution=Execution(threads=1)), cases / "b" / "export"
     for image, series in ((export, ["3", "flair*"]), (files, None), ([export, export], ["3", "7"])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from atlasnet.errors import InputError, UnusualInputError
 from atlasnet.wording import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from atlasnet.cohort import Subject
     from atlasnet.prediction import Predictor
@@ -161,6 +162,7 @@ def run(args: argparse.Namespace) -> int:
         cases = masked(cases, args.organ_mask)
     models.check_masks(cases)
     paths = _places(args.output, cases, args.inputs, args.suffix)
+    _check_found_again(paths.values(), args.inputs, args.image)
     stem = image_stem(args.output)  # of the one file, None of a folder
     options = PredictOptions(
         fusion=args.fusion,
@@ -274,6 +276,26 @@ def _check_place(output: Path) -> None:
             found=output.suffix,
             remedy="name a folder; with --dicom-seg and --rtstruct DICOM is written into it too",
         )
+
+
+def _check_found_again(results: Iterable[Path], folders: Sequence[Path], images: Sequence[str]) -> None:
+    """Refuse results that the next call would take for images of a case.
+
+    Raises:
+        InputError: one would lie in the folder of a case and fit a pattern of its images.
+    """
+    from atlasnet.volume.names import fits
+
+    around = {folder.resolve() for folder in folders}
+    for result in results:
+        place = result.resolve()
+        names = [place.relative_to(folder).as_posix() for folder in place.parents if folder in around]
+        if any(fits(*both) for both in product(names, images)):
+            raise InputError(
+                "the result would lie in the folder of a case, and the next call would take it for an image",
+                path=result,
+                remedy="give another folder after -o, or a pattern that it does not fit",
+            )
 
 
 def _places(output: Path, cases: Sequence[Subject], inputs: Sequence[Path], suffix: str | None) -> dict[str, Path]:
