@@ -248,6 +248,10 @@ def test_an_export_is_segmented_as_its_channels_are_and_refers_to_the_first(
     assert len(record["provenance"]["input_sha256"]) == len(list(export.iterdir()))
     assert main(["predict", str(export), *common, *named]) == 0
     assert "kept, it is of the same model" in capsys.readouterr().err
+    # A series that is not there says nothing of the result.
+    assert main(["predict", str(export), *common, "--series", "*mpr*", "--series", "flare"]) == 2
+    assert "its earlier result stays" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "export.json").read_text(encoding="utf-8")) == record
     # Other series of the same files are another input.
     assert main(["predict", str(export), *common, "--series", "3", "--series", "9"]) == 0
     assert (

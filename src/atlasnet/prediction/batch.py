@@ -32,6 +32,7 @@ from atlasnet.prediction.output import (
 from atlasnet.prediction.prediction import Prediction, PredictOptions
 from atlasnet.prediction.predictor import Predictor
 from atlasnet.volume import Volume, volume_digest
+from atlasnet.volume.io import stated_series
 from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import image_stem
 from atlasnet.wording import counted
@@ -108,9 +109,10 @@ def predict_cases(
     A case is kept as it is when its record names the same request (version, model, input files, options and seed, by
     a hash) and every output that is wanted has the SHA-256 that the record says. An earlier result of another request,
     whose case fails now, is removed, as far as its record knows the files: it would pass for one of this call. Where
-    the input cannot be read, no one can tell, and the result stays; so does one of this very request. One of a case
-    that is refused is removed. A case that another process is segmenting is looked at again after the others: it is
-    kept if that one has finished it, attempted if that one is gone, and has failed if it is still at it.
+    the input cannot be read, or the DICOM series that is named is not there, no one can tell, and the result stays; so
+    does one of this very request. One of a case that is refused is removed. A case that another process is segmenting
+    is looked at again after the others: it is kept if that one has finished it, attempted if that one is gone, and has
+    failed if it is still at it.
 
     Args:
         predictor: the model or models, ready.
@@ -213,6 +215,8 @@ class _Request:
             if error is None:
                 raise
             batch.failed[case.name] = error = _located(_alone(error), case)
+            if not _is_there(case):
+                made_of = None
             stays = is_whole(path) if made_of is None else is_written(path, made_of, ())
             if not stays:
                 _withdraw(case, path, execution)
@@ -310,6 +314,16 @@ def _withdraw(case: Subject, path: Path, execution: Execution) -> None:
             execution.reporter.warn(f"{case.name}: its earlier result was removed")
     except OSError as problem:
         execution.reporter.warn(f"{case.name}: its earlier result remains: {problem.strerror}")
+
+
+def _is_there(case: Subject) -> bool:
+    """Whether the scan that is meant can be told; of a DICOM export another series may have been named by mistake."""
+    try:
+        for path, series in case.sources:
+            stated_series(path, series=series)
+    except (AtlasNetError, OSError):
+        return False
+    return True
 
 
 def _located(error: AtlasNetError, case: Subject) -> AtlasNetError:
