@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -83,6 +85,34 @@ def test_a_changed_bit_is_noticed_wherever_it_is(tmp_path):
             Transform.load(broken)
 
 
+@pytest.mark.parametrize(("there", "instead"), [("[3,4,5,6]", "[3,4,6,5]"), ('"F32"', '"I32"')])
+def test_a_field_of_another_shape_or_type_is_noticed(tmp_path: Path, there: str, instead: str) -> None:
+    path = tmp_path / "t.safetensors"
+    example().save(path)
+    path.write_bytes(path.read_bytes().replace(there.encode(), instead.encode(), 1))
+    with pytest.raises(TransformError, match="damaged"):
+        Transform.load(path)
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        {},
+        {"forward": {"kind": "composite", "parts": []}},
+        {name: {"kind": "composite", "parts": []} for name in ("forward", "backward", "sideways")},
+        {"forward": {"kind": "composite", "parts": [{"kind": "affine", "tensor": "absent"}]}},
+        {"forward": {"kind": "composite"}},
+        [],
+    ],
+)
+def test_what_is_whole_and_no_pair_of_maps_is_refused(tmp_path: Path, maps: object) -> None:
+    content = {"format": "atlasnet transform 1", "maps": maps, "residual": {}}
+    content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    save_file({}, tmp_path / "t.safetensors", metadata={"atlasnet": json.dumps(content)})
+    with pytest.raises(TransformError, match=r"t\.safetensors: this is not a readable transform"):
+        Transform.load(tmp_path / "t.safetensors")
+
+
 def test_a_geometry_that_no_image_has_is_refused_with_the_name_of_the_file(tmp_path):
     transform, path = example(), tmp_path / "flat.safetensors"
     flat = Grid.from_parts(GRID.shape)
@@ -106,9 +136,10 @@ def test_foreign_and_absent_files_are_refused(tmp_path):
     )
     with pytest.raises(TransformError, match="another format"):
         Transform.load(tmp_path / "other.safetensors")
-    save_file({"x": torch.zeros(3)}, tmp_path / "list.safetensors", metadata={"atlasnet": "[1, 2]"})
-    with pytest.raises(TransformError, match="not a readable transform"):
-        Transform.load(tmp_path / "list.safetensors")
+    for number, text in enumerate(("[1, 2]", "forward", "[" * 100_000)):
+        save_file({"x": torch.zeros(3)}, tmp_path / f"{number}.safetensors", metadata={"atlasnet": text})
+        with pytest.raises(TransformError, match="not a readable transform"):
+            Transform.load(tmp_path / f"{number}.safetensors")
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"forward": 1}))
     with pytest.raises(TransformError, match="not a readable transform"):
         Transform.load(tmp_path / "pickle.safetensors")

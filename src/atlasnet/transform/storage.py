@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -98,12 +97,15 @@ def _describe(point_map: PointMap, name: str, tensors: dict[str, Tensor]) -> dic
         tensors[name] = torch.from_numpy(point_map.matrix.copy())
         return {"kind": "affine", "tensor": name}
     if isinstance(point_map, DisplacementMap | BSplineMap):
-        dense = isinstance(point_map, DisplacementMap)
-        field = point_map.displacement if isinstance(point_map, DisplacementMap) else point_map.coefficients
+        kind, field = (
+            ("displacement", point_map.displacement)
+            if isinstance(point_map, DisplacementMap)
+            else ("bspline", point_map.coefficients)
+        )
         # A copy, because two maps may share one field and safetensors stores no shared memory.
         tensors[name] = field.detach().to("cpu", copy=True)
         tensors[f"{name}.grid"] = torch.from_numpy(point_map.grid.affine.copy())
-        return {"kind": "displacement" if dense else "bspline", "tensor": name, "grid": f"{name}.grid"}
+        return {"kind": kind, "tensor": name, "grid": f"{name}.grid"}
     if isinstance(point_map, CompositeMap):
         parts = [_describe(part, f"{name}.{i}", tensors) for i, part in enumerate(point_map.parts)]
         return {"kind": "composite", "parts": parts}
@@ -122,7 +124,7 @@ def _rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> P
     if kind == "affine":
         return AffineMap(numbers.numpy())
     z, y, x = numbers.shape[1:]
-    grid = Grid((z, y, x), np.asarray(tensors[description["grid"]].numpy(), dtype=np.float64))
+    grid = Grid((z, y, x), tensors[description["grid"]].numpy())
     if kind == "displacement":
         return DisplacementMap(numbers, grid)
     if kind == "bspline":
