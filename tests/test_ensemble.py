@@ -258,9 +258,12 @@ def test_a_batch_names_all_models_and_is_kept_until_one_is_another(
     assert list(json.loads(capsys.readouterr().out)["kept"]) == ["case"]
     request = {
         provenance(find_cases([tmp_path / "in"], 1)[0], models, PredictOptions(), ONE)["request"]
-        for models in (Ensemble.load([first, second]), Ensemble.load([second, first]), Ensemble.load([first]))
+        for models in (
+            *(Ensemble.load([first, second]), Ensemble.load([second, first]), Ensemble.load([first])),
+            Ensemble(tuple(models), ("one", "other")),
+        )
     }
-    assert len(request) == 3
+    assert len(request) == 4
     assert origin["request"] in request
 
 

@@ -27,8 +27,9 @@ from atlasnet.cohort import Cohort, Subject
 from atlasnet.cohort.conversion.structures import SlicerSegmentation
 from atlasnet.cohort.segments import Code, Segment
 from atlasnet.errors import InputError, RegistrationError, UnusualInputError, explained
-from atlasnet.execution import Execution
-from atlasnet.prediction import Predictor, find_cases, predict_cases
+from atlasnet.execution import Execution, move, write_json
+from atlasnet.prediction import Prediction, PredictOptions, Predictor, find_cases, predict_cases, write_prediction
+from atlasnet.prediction.output import check_own, check_places, is_whole, is_written, withdraw
 from atlasnet.prediction.record import doubts
 from atlasnet.prediction.slicer import slicer_fields
 from atlasnet.training.fit import fit
@@ -175,7 +176,8 @@ from pathlib import Path
 from atlasnet.execution import atomic_path
 from atlasnet.prediction.batch import _held
 path = Path(sys.argv[1])
-with _held(path), atomic_path(path.with_name("anna_entropy.nii.gz")), atomic_path(path) as place:
+maps, record = path.with_name("anna_entropy.nii.gz"), path.with_name("anna.json")
+with _held(path), atomic_path(maps), atomic_path(record), atomic_path(path) as place:
     place.write_bytes(b"half of it")
     print("writing", flush=True)
     sys.stdin.read()
@@ -195,7 +197,7 @@ def test_what_a_process_that_was_killed_had_begun_is_removed_and_what_one_that_r
         assert other.stdout is not None
         assert other.stdout.readline() == "writing\n"
         begun = {path for path in out.iterdir() if path.name.startswith(".anna") and path.is_dir()}
-        assert len(begun) == 2
+        assert len(begun) == 3
         assert main(predict(scans, model)) == 0
         assert all(path.is_dir() for path in begun)
         assert "was killed" not in capsys.readouterr().err
@@ -204,7 +206,7 @@ def test_what_a_process_that_was_killed_had_begun_is_removed_and_what_one_that_r
     assert all(path.is_dir() for path in begun)
     assert main(predict(scans, model)) == 0
     said = capsys.readouterr().err
-    assert "anna: what a process that was killed had begun to write was removed: 2 temporary folders" in said
+    assert "anna: what a process that was killed had begun to write was removed: 3 temporary folders" in said
     assert {path.name for path in out.iterdir()} == {*before, foreign.name}
 
 
@@ -290,7 +292,6 @@ def test_a_result_of_which_the_networks_are_unsure_is_warned_of(scans: Path, mod
 
 
 def test_warnings_of_a_case_are_in_its_record(scans: Path, model: Model) -> None:
-    from atlasnet.prediction import PredictOptions
     from atlasnet.registration import Registration, make_operator
 
     class Doubtful:
@@ -396,6 +397,7 @@ def test_names_and_colours_of_labels_lie_beside_them(scans: Path, model: Model, 
             rows = stem.with_name(stem.name + suffix).read_text(encoding="utf-8").splitlines()
             assert [row.split()[0] for row in rows if not row.startswith("#")] == ["0", "2", "4"]
             assert any("shell" in row for row in rows)
+    assert not sitk.ReadImage(tmp_path / "a.nrrd").HasMetaDataKey("Segment0_Name")  # that is for a .seg.nrrd
 
 
 def test_slicer_gets_a_segmentation_with_names_and_colours(scans: Path, model: Model, capsys: Capture) -> None:
@@ -543,11 +545,113 @@ def test_what_was_being_written_when_the_program_was_stopped_is_no_obstacle(
 
 
 def test_a_json_file_that_is_no_record_is_not_lost(scans: Path, model: Model, capsys: Capture) -> None:
+    """Nor one with a number that JSON does not know and many programs write."""
     (scans.parent / "out").mkdir()
-    sidecar = scans.parent / "out" / "anna.json"
-    sidecar.write_text('{"Modality": "MR"}', encoding="utf-8")
-    assert done(capsys, predict(scans, model, "--overwrite")) == {"written": {"bert"}, "failed": {"anna"}}
-    assert sidecar.read_text(encoding="utf-8") == '{"Modality": "MR"}'
+    sidecars = {"anna": '{"Modality": "MR"}', "bert": '{"EchoTime": NaN}'}
+    for name, text in sidecars.items():
+        (scans.parent / "out" / f"{name}.json").write_text(text, encoding="utf-8")
+    assert done(capsys, predict(scans, model, "--overwrite")) == {"failed": {"anna", "bert"}}
+    for name, text in sidecars.items():
+        assert (scans.parent / "out" / f"{name}.json").read_text(encoding="utf-8") == text
+
+
+_OTHERS = (b"[]", b"7", b"{}")
+_DAMAGED = (b"", b"[", bytes(9), b"\xff", b'{"provenance": []}', b'{"provenance": {"request": "r"}}')
+_DAMAGED += tuple(b'{"provenance": {"request": "r"}, "outputs": %s}' % of for of in (b"7", b'["labels"]'))
+
+
+@pytest.mark.parametrize("record", [*_OTHERS, *_DAMAGED])
+def test_what_lies_beside_a_damaged_record_is_no_whole_result(tmp_path: Path, record: bytes) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.with_name("a.json").write_bytes(record)
+    assert not is_whole(path)
+    path.write_bytes(b"labels")
+    assert not is_written(path, {"request": "r"}, ())
+    if record in _OTHERS:
+        with pytest.raises(InputError, match="take the place of a file that is none"):
+            check_own(path, edited=True)
+    else:
+        check_own(path, edited=False)
+    assert not withdraw(path)
+    assert path.is_file()
+
+
+def test_a_result_is_taken_away_with_all_that_its_record_knows_and_nothing_else(tmp_path: Path) -> None:
+    path, before = tmp_path / "a.mha", tmp_path / "a.nii.gz"  # under another suffix than today's
+    names = {
+        **{"labels": "a.nii.gz", "dicom_seg": "a_seg.dcm", "rtstruct": "a_rtstruct.dcm", "report": "a_report.html"},
+        **{name: f"a_{name}.nii.gz" for name in ("probabilities", "agreement", "entropy")},
+    }
+    for name in (*names.values(), "a_notes.txt", "a_agreement.mha", "ab.nii.gz"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    hashes = {output: hashlib.sha256(name.encode()).hexdigest() for output, name in names.items()}
+    write_json(tmp_path / "a.json", {"outputs": hashes, "provenance": {"request": "r"}})
+    assert is_written(before, {"request": "r"}, [*names])
+    assert is_whole(before)
+    assert not is_whole(path)
+    (tmp_path / "a_entropy.nii.gz").write_text("changed since", encoding="utf-8")
+    assert withdraw(path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("a_notes.txt", "a_agreement.mha", "ab.nii.gz", "a_entropy.nii.gz")
+    }
+
+
+@pytest.fixture(scope="module")
+def prediction(model: Model) -> Prediction:
+    return Predictor(model).predict(subject(200)[0], PredictOptions(agreement=True))
+
+
+def test_what_is_said_to_be_written_are_all_files(prediction: Prediction, tmp_path: Path) -> None:
+    written = write_prediction(prediction, tmp_path / "a.mhd", provenance={"request": "r"})
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    assert is_written(tmp_path / "a.mhd", {"request": "r"}, ["agreement", "entropy"])
+
+
+def _stopped(work: Callable[..., None], after: int) -> Callable[..., None]:
+    """The work, so many times, and then what Ctrl-C does."""
+    left = [None] * after
+
+    def limited(*args: object, **options: object) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        work(*args, **options)
+
+    return limited
+
+
+def test_whenever_the_writing_is_stopped_what_lies_there_is_known_for_what_it_is(
+    prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an earlier result, before each of the files comes to its place."""
+    path, earlier = tmp_path / "a.nii.gz", replace(prediction, labels=subject(200)[1], agreement=None)
+    for step in range(5):  # the record, two maps, the labels, the record
+        write_prediction(earlier, path, provenance={"request": "earlier"})
+        before = path.read_bytes()
+        with monkeypatch.context() as stopping:
+            stopping.setattr("atlasnet.execution.files.move", _stopped(move, step))
+            with pytest.raises(KeyboardInterrupt):
+                write_prediction(prediction, path, provenance={"request": "new"})
+        assert path.with_name("a_entropy.nii.gz").exists() == (step > 2)
+        assert not is_written(path, {"request": "new"}, ())
+        assert is_written(path, {"request": "earlier"}, ()) == is_whole(path) == (step == 0)
+        assert (path.read_bytes() == before) == (step < 4)
+        assert withdraw(path) == (step == 0)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_result_whose_removal_was_stopped_is_removed_by_the_next_call(
+    prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    for step in range(4):
+        write_prediction(prediction, path, provenance={"request": "r"})
+        with monkeypatch.context() as stopping:
+            stopping.setattr(Path, "unlink", _stopped(Path.unlink, step))
+            with pytest.raises(KeyboardInterrupt):
+                withdraw(path)
+        withdraw(path)
+        assert not list(tmp_path.iterdir())
 
 
 def test_an_earlier_result_of_a_case_that_fails_now_is_removed(scans: Path, model: Model, capsys: Capture) -> None:
@@ -687,6 +791,24 @@ def test_a_result_never_takes_the_place_of_a_scan(
     assert main([*words, "-o", str(place / output), *dry]) == 2
     assert problem in capsys.readouterr().err
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_places_that_are_taken_are_found_before_any_work(tmp_path: Path) -> None:
+    """As only the Python interface may name them."""
+    cases = [Subject(name, (tmp_path / f"{name}.nii.gz",), mask=tmp_path / "mask.nii.gz") for name in ("anna", "bert")]
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="take the place of what is read"):
+        check_places(cases[:1], {"anna": tmp_path / "mask.nii.gz"}, ())
+    with pytest.raises(InputError, match=r"x\.json: results of 'anna' and of 'bert' would both be this file"):
+        check_places(cases, {"anna": out / "x.nii.gz", "bert": out / "x.mha"}, ())
+    (out / "anna.json").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"anna\.json: the result would take the place of a folder"):
+        check_places(cases[:1], {"anna": out / "anna.nii.gz"}, ())
+    out.joinpath("file").touch()
+    with pytest.raises(InputError, match="a file of that name exists"):
+        check_places(cases[:1], {"anna": out / "file" / "anna.nii.gz"}, ())
+    with pytest.raises(InputError, match="no such image can be written"):
+        check_places(cases[:1], {"anna": out / "anna.nhdr"}, ())
 
 
 def test_two_results_are_never_one_file(scans: Path, model: Model, capsys: Capture) -> None:

@@ -19,7 +19,7 @@ from atlasnet.cohort import Cohort, Subject
 from atlasnet.errors import CohortError, InputError, ModelError
 from atlasnet.execution import Execution, SilentReporter, digest, file_digest
 from atlasnet.execution.memory import Room
-from atlasnet.prediction import PredictOptions, Predictor, predict_cases
+from atlasnet.prediction import Ensemble, PredictOptions, Predictor, predict_cases
 from atlasnet.prediction.output import _decisive, provenance
 from atlasnet.registration.learning.programme import SVMSettings
 from atlasnet.training.estimate import DiceEstimate
@@ -153,6 +153,8 @@ def test_channels_in_another_order_are_another_prediction(root: Path, tmp_path: 
         return "s1" in batch.kept
 
     assert [kept(of) for of in (case, case, copied, turned, turned)] == [False, True, True, False, True]
+    inputs = [provenance(of, predictor.ensemble, PredictOptions(), ONE)["input_sha256"] for of in (case, turned)]
+    assert inputs == [[file_digest(path) for path in sorted(case.images)]] * 2
 
 
 def test_a_prediction_of_one_channel_has_the_key_that_it_always_had_and_all_that_decides_it_changes_it(
@@ -190,8 +192,12 @@ def test_a_prediction_of_one_channel_has_the_key_that_it_always_had_and_all_that
     others += [provenance(cohort["s1"], model, PredictOptions(), replace(ONE, seed=1))]
     masked = replace(cohort["s1"], mask=cohort["s1"].labels)
     # Of a DICOM folder that holds several series, all files are the input.
-    for case in (masked, cohort["s0"], replace(cohort["s1"], series=("7",))):
-        others += [provenance(case, model, PredictOptions(), ONE)]
+    cases = [masked, replace(masked, mask=cohort["s0"].labels), cohort["s0"]]
+    cases += [replace(cohort["s1"], series=series) for series in (("7",), ("7", "8"))]
+    others += [provenance(case, model, PredictOptions(), ONE) for case in cases]
+    assert masked.mask is not None
+    assert provenance(masked, model, PredictOptions(), ONE)["organ_mask_sha256"] == file_digest(masked.mask)
+    assert "regions" not in _decisive(model, allow_module=False)  # models without any keep their key
     requests = [found["request"], *(other["request"] for other in others)]
     assert len(set(requests)) == len(requests)
     # What is written beside the labels, and what is refused, decides nothing of them.
@@ -225,6 +231,9 @@ def test_the_code_of_a_network_of_ones_own_counts(root: Path, tmp_path: Path, mo
     other = fit(Cohort.read(root), tmp_path / "n", options, work=work, execution=ONE)
     assert other.checksums != first.checksums
     Predictor(other, execution=ONE, allow_module=True)
+    both = Ensemble((first, other), ("m", "n"))
+    of = [provenance(Cohort.read(root)["s1"], both, PredictOptions(), ONE, allow_module=on) for on in (True, False)]
+    assert of[0]["request"] != of[1]["request"]
 
 
 def test_another_version_of_a_registration_from_elsewhere_makes_another_prediction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -256,8 +257,10 @@ def check_own(path: Path, *, edited: bool) -> None:
                 remedy="give another folder or name with -o, or --overwrite to lose them",
             ) from None
         return
-    except (OSError, ValueError):
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
         return  # damaged
+    except ValueError:
+        content = None  # other programs write NaN, we do not
     if not isinstance(content, dict) or "provenance" not in content:
         raise InputError(
             "the run record would take the place of a file that is none",
@@ -367,31 +370,30 @@ def write_prediction(
     volumes = {name: volume for name, volume in volumes.items() if volume is not None}
     asked = {DICOM_SEG: dicom_seg and origin is not None, RTSTRUCT: rtstruct and origin is not None}
     outputs = [*volumes, *(name for name, wanted in asked.items() if wanted), *([] if page is None else [REPORT])]
-    written = {name: output_path(path, name) for name in outputs}
-    begun = {name: None for output in written for name in output_files(path, output)}
-    write_json(record, {"outputs": begun, "provenance": dict(provenance)})
+    files = {name: file for output in outputs for name, file in output_files(path, output).items()}
+    write_json(record, {"outputs": dict.fromkeys(files), "provenance": dict(provenance)})
     with watch("writing"):
         for name, volume in volumes.items():
             if name == LABELS:
                 write_labels(path, volume, slicer_fields(segments, volume.grid.shape) if of_slicer(path) else None)
             else:
-                write_volume(written[name], volume)
+                write_volume(files[name], volume)
         if origin is not None and dicom_seg:
             from atlasnet.prediction.dicom_seg import write_dicom_seg
 
-            write_dicom_seg(written[DICOM_SEG], prediction.labels, origin)
+            write_dicom_seg(files[DICOM_SEG], prediction.labels, origin)
         if origin is not None and rtstruct:
             from atlasnet.prediction.rtstruct import write_rtstruct
 
-            write_rtstruct(written[RTSTRUCT], prediction.labels, origin)
+            write_rtstruct(files[RTSTRUCT], prediction.labels, origin)
     if page is not None:
         with watch("report"):
-            page(written[REPORT], {**_with_times(prediction.record, before, watch), "provenance": dict(provenance)})
+            page(files[REPORT], {**_with_times(prediction.record, before, watch), "provenance": dict(provenance)})
     with watch("writing"):
-        hashes = {name: file_digest(file) for output in written for name, file in output_files(path, output).items()}
+        hashes = {name: file_digest(file) for name, file in files.items()}
     found = {**_with_times(prediction.record, before, watch), "outputs": hashes, "provenance": dict(provenance)}
     write_json(record, found)
-    return [*written.values(), record]
+    return [*files.values(), record]
 
 
 def _remove_written(path: Path, hashes: Mapping[str, Any], *, labels: bool = False) -> None:
