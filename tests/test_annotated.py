@@ -25,8 +25,17 @@ from atlasnet.prediction import Predictor
 from atlasnet.registration import TissueClass, make_operator
 from atlasnet.registration.learning.learn import Learning, LearnSettings
 from atlasnet.report import write_training_report
-from atlasnet.study import StudyOptions, cross_validate, read_test_subjects, run_study, summarise, write_study
-from atlasnet.study.folds import split
+from atlasnet.study import (
+    StudyOptions,
+    cross_validate,
+    plan_folds,
+    read_test_subjects,
+    run_study,
+    split,
+    summarise,
+    train_fold,
+    write_study,
+)
 from atlasnet.study.propagation import propagate_labels
 from atlasnet.training.fit import Fitting, fit
 from atlasnet.training.fusion_weights import FusionSamples
@@ -337,6 +346,13 @@ def test_folds_deal_out_those_who_have_a_label_evenly() -> None:
         assert sorted(name for group in groups for name in group) == sorted(names)
 
 
+def test_the_seed_divides_a_cohort_and_deals_out_those_who_have_a_label(cohort: Cohort, tmp_path: Path) -> None:
+    divided = {plan_folds(cohort, tmp_path, OPTIONS, 2, replace(ONE, seed=seed)) for seed in range(6)}
+    assert len(divided) > 1
+    for groups in divided:
+        assert [len({"s0", "s3"}.intersection(group)) for group in groups] == [1, 1]
+
+
 def test_a_fold_that_learns_nothing_of_a_label_is_refused_before_any_training(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="in no subject of those of fold 2 was annotated: core"):
         cross_validate(cohort, tmp_path, OPTIONS, folds=[["s1", "s2"], ["s0", "s3"]], execution=ONE)
@@ -352,6 +368,11 @@ def test_cross_validation_scores_what_was_annotated(cohort: Cohort, tmp_path: Pa
     again = cross_validate(cohort, tmp_path, OPTIONS, folds=2, execution=ONE)
     assert again.as_json() == found.as_json()
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    # What is said of those whom a fold leaves out does not touch its model, only what is learnt from them.
+    number = next(number for number, fold in enumerate(found.folds, start=1) if "s1" in fold)
+    told = replace(cohort, subjects=tuple(replace(s, hidden=()) if s.name == "s1" else s for s in cohort))
+    train_fold(told, tmp_path, number, OPTIONS, folds=found.folds, execution=ONE)
+    assert [path.stem[:2] for path in before if path.stat().st_mtime_ns != before[path]] == ["s1"]
 
 
 def test_fusion_takes_the_background_for_what_may_be_there() -> None:

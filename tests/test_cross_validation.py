@@ -18,7 +18,7 @@ from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort, Fingerprint, Plan, take_fingerprint
 from atlasnet.errors import InputError, ModelError, RegistrationError
 from atlasnet.evaluation import LabelScores, Table
-from atlasnet.execution import Execution, Reporter, SilentReporter, hold
+from atlasnet.execution import Execution, Reporter, SilentReporter, WorkFolder, hold
 from atlasnet.execution.memory import Room
 from atlasnet.prediction import Ensemble, Predictor
 from atlasnet.prediction.answers import Answers
@@ -72,6 +72,7 @@ def test_folds_are_a_fair_partition(count: int, folds: int, seed: int) -> None:
     groups = split(names, folds, seed)
     assert sorted(name for group in groups for name in group) == sorted(names)
     assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    assert groups == tuple(tuple(sorted(group)) for group in groups)
     assert groups == split(names[::-1], folds, seed)
 
 
@@ -82,7 +83,10 @@ def test_another_seed_divides_the_subjects_otherwise() -> None:
 
 def test_few_subjects_are_left_out_one_by_one() -> None:
     assert [len(group) for group in split(NAMES, None, 0)] == [1, 1, 1, 1]
-    assert [len(group) for group in split([str(i) for i in range(11)], None, 0)] == [3, 2, 2, 2, 2]
+    for count, sizes in ((9, [1] * 9), (10, [2] * 5), (11, [3, 2, 2, 2, 2])):
+        assert [len(group) for group in split([str(i) for i in range(count)], None, 0)] == sizes
+    with pytest.raises(InputError, match="expected 2 to 4; found 1"):
+        split(NAMES, 1, 0)
 
 
 def test_nobody_is_segmented_by_a_model_that_has_seen_them(found: CrossValidation, folder: Path) -> None:
@@ -171,15 +175,17 @@ def test_the_same_call_goes_on_where_it_was_stopped(
         labels.write_bytes(labels.read_bytes()[:-9])
     else:
         shutil.copy(predictions / "s1.nii.gz", labels)
-    begun = predictions / ".s2.nii.gz.a1b2c3d4" / "s2.nii.gz"  # as `kill -9` leaves it
-    begun.parent.mkdir()
-    begun.touch()
+    left = [predictions / "s2.nii.gz", predictions / "s2.json", folder / "fusion_samples" / "s2.safetensors"]
+    left = [file.with_name(f".{file.name}.a1b2c3d4") / file.name for file in left]  # as `kill -9` leaves them
+    for begun in left:
+        begun.parent.mkdir()
+        begun.touch()
     again = cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
     assert again.as_json() == found.as_json()
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in predictions.glob("*.nii.gz")}
     assert {name for name in before if after[name][0] != before[name][0]} == {"s2.nii.gz"}
     assert after["s2.nii.gz"][1] == before["s2.nii.gz"][1]
-    assert not begun.parent.exists()
+    assert not [begun for begun in left if begun.parent.exists()]
 
 
 def test_other_folds_in_the_same_folder_are_refused(found: CrossValidation, cohort: Cohort, folder: Path) -> None:
@@ -241,6 +247,27 @@ def test_a_fold_takes_over_what_the_training_of_all_subjects_has_registered(
     taken = list((tmp_path / "fold_1" / "work" / "registrations").iterdir())
     assert taken
     assert all((path / "checksums.json").samefile(kept[path.name] / "checksums.json") for path in taken)
+
+
+def test_finished_folds_are_found_so_while_another_process_works_in_their_work_folder(
+    found: CrossValidation, cohort: Cohort, folder: Path
+) -> None:
+    """A second call may come at any moment of a first one, and would hold that folder when the next fold needs it."""
+    with WorkFolder(folder / "work").locked():
+        again = cross_validate(cohort, folder, QUICK, folds=2, execution=ONE)
+    assert again.as_json() == found.as_json()
+
+
+def test_other_folds_that_another_job_begins_meanwhile_are_refused(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*_: object) -> tuple[()]:
+        (tmp_path / "folds.json").write_text(json.dumps([[name] for name in NAMES]), encoding="utf-8")
+        return ()
+
+    monkeypatch.setattr("atlasnet.study.folds.same_scans", meanwhile)
+    with pytest.raises(InputError, match="other folds; found 4 folds there, 2 asked for"):
+        train_fold(cohort, tmp_path, 1, QUICK, folds=2, execution=ONE)
 
 
 @pytest.mark.parametrize("number", [0, 3, -1])
@@ -305,10 +332,13 @@ def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    (copy / "predictions" / "s1.nii.gz").unlink()
+    shutil.copy(copy / "predictions" / "s2.nii.gz", copy / "predictions" / "s1.nii.gz")
     ask = Predictor.ask
 
     def refuse_one(self: Predictor, image: Volume, **options: Any) -> Answers:
+        (lock,) = copy.glob(".fold_*.lock")
+        with pytest.raises(InputError, match="busy"), hold(lock, place=copy, busy="busy", remedy=""):
+            pass
         if np.array_equal(image.array, cohort["s1"].read_image().array):
             raise RegistrationError("it fits no atlas")
         return ask(self, image, **options)
@@ -316,6 +346,7 @@ def test_a_subject_without_a_prediction_is_named_and_in_no_mean(
     monkeypatch.setattr(Predictor, "ask", refuse_one)
     without = cross_validate(cohort, copy, QUICK, folds=2, execution=ONE)
     assert without.table.missing == ("s1",)
+    assert not (copy / "predictions" / "s1.nii.gz").exists()  # it was of a model that is not asked
     assert without.table.cases == ["s0", "s2", "s3"]
     assert "without a prediction, and in no mean: s1" in without.text()
 
@@ -531,7 +562,13 @@ def test_scans_that_memory_does_not_suffice_for_are_not_compared(
         plan_folds(cohort, tmp_path, QUICK, 2, ONE)
 
 
-@pytest.mark.parametrize("text", ["", "7", '{"val": ["a"]}', "[7]", '["a", "b"]', '[{"train": ["a"]}]', "[[1], [2]]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "7", '{"val": ["a"]}', "[7]", '["a", "b"]', '[{"train": ["a"]}]', "[[1], [2]]"),
+        '[{"train": [1], "val": ["a"]}]',
+    ],
+)
 def test_a_file_that_holds_no_folds_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "folds.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="folds cannot be read"):

@@ -28,7 +28,7 @@ from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.volume import Volume, canonical, read_labels, write_volume
-from synthetic import dice, subject, write_cohort
+from synthetic import LABELS, dice, subject, write_cohort
 
 ONE = Execution(threads=1)
 pytestmark = pytest.mark.usefixtures("brief")
@@ -191,14 +191,20 @@ def test_samples_are_what_the_atlases_say_of_the_truth(
     ]
     said, reached, weight = zip(*(atlas.slab(0, len(truth)) for atlas in atlases), strict=True)
     expected = []
+    core = model.values.index(LABELS["core"])
     for voxel in zip(*np.nonzero((truth != 9) & (inside != 0)), strict=True):
         label = model.values.index(truth[voxel])
         if (label or any(p[0][voxel] < SURE for p in said)) and all(r[voxel] for r in reached):
-            expected.append([[float(p[label][voxel]) for p in said], [float(w[voxel]) for w in weight]])
+            given_truth = [float(p[label][voxel]) for p in said]
+            may_be = [one + float(p[core][voxel]) * (label == 0) for one, p in zip(given_truth, said, strict=True)]
+            expected.append([given_truth, [float(w[voxel]) for w in weight], may_be])
     values_there = np.transpose(expected, (1, 2, 0))
     np.testing.assert_allclose(found.truth, values_there[0], atol=1e-6)
     np.testing.assert_allclose(np.exp(found.features[0]), values_there[1], rtol=1e-4)
     np.testing.assert_allclose(found.features[2], np.broadcast_to(np.c_[[a.quality for a in given]], found.truth.shape))
+    # Where nobody annotated the core, the background may be one.
+    partly = predictor.fusion_samples(answers, reference, ((LABELS["core"], 0),))
+    np.testing.assert_allclose(partly.truth, values_there[2], atol=1e-6)
     monkeypatch.setattr("atlasnet.prediction.predictor.SLAB_VOXELS", 1)
     np.testing.assert_allclose(predictor.fusion_samples(answers, reference).truth, found.truth, atol=1e-5)
 

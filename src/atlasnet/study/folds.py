@@ -101,17 +101,7 @@ def plan_folds(
             found=", ".join(left_out),
         )
     require_no_other(Path(folder), VALIDATION)
-    path = Path(folder) / FOLDS
-    with reading_back(path):
-        before = read_json(path) if path.exists() else None
-        difference = None if before is None else _difference(before, groups)
-    if difference is not None:
-        raise InputError(
-            "the folder holds a cross-validation with other folds",
-            path=path,
-            found=difference,
-            remedy="give another folder, or the folds, the subjects and the seed of before",
-        )
+    require_same_folds(Path(folder), groups)
     needed = measuring_bytes([subject.read_grid() for subject in cohort], len(cohort.channels))
     execution.require_memory(needed, "crop or resample the largest scans", cohort.root)
     execution.reporter.note("looking for scans that are there twice")
@@ -132,10 +122,27 @@ def plan_folds(
     return groups
 
 
+def require_same_folds(folder: Path, groups: Sequence[Sequence[str]]) -> None:
+    """Find out that a folder holds a cross-validation with other folds.
+
+    Raises:
+        InputError: it does, or its folds cannot be read.
+    """
+    path = folder / FOLDS
+    with reading_back(path):
+        before = read_json(path) if path.exists() else None
+        difference = None if before is None else _difference(before, groups)
+    if difference is not None:
+        raise InputError(
+            "the folder holds a cross-validation with other folds",
+            path=path,
+            found=difference,
+            remedy="give another folder, or the folds, the subjects and the seed of before",
+        )
+
+
 def _difference(before: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]) -> str | None:
     """How folds that were begun differ from those that are asked for; None where they do not."""
-    if before == [list(fold) for fold in groups]:
-        return None
     if len(before) != len(groups):
         return f"{len(before)} folds there, {len(groups)} asked for"
     there, asked = ({name: number for number, fold in enumerate(f, 1) for name in fold} for f in (before, groups))
@@ -143,7 +150,7 @@ def _difference(before: Sequence[Sequence[str]], groups: Sequence[Sequence[str]]
     if any(only.values()):
         return "; ".join(f"only {where}: {shortened(names)}" for where, names in only.items() if names)
     moved = [f"{n} in fold {there[n]} there, in {asked[n]} as asked for" for n in sorted(asked) if there[n] != asked[n]]
-    return shortened(moved, 2) or "the same, in another order"
+    return shortened(moved, 2) or None
 
 
 def _checked(folds: Sequence[Sequence[str]], cohort: Cohort, reporter: Reporter) -> tuple[tuple[str, ...], ...]:

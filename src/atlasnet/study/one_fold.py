@@ -21,7 +21,7 @@ from atlasnet.execution import (
 )
 from atlasnet.prediction import PredictOptions, Predictor, provenance, write_prediction
 from atlasnet.prediction.output import RECORD, output_path
-from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds
+from atlasnet.study.folds import FOLDS, Folds, fold_name, plan_folds, require_same_folds
 from atlasnet.training.fit import fit
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
@@ -152,6 +152,7 @@ class FoldWork:
     ) -> None:
         self.cohort, self.folder, self.options, self.folds = cohort, folder, options, folds
         self.plan, self.execution = plan, execution
+        require_same_folds(folder, folds)  # another job may have begun others while the scans were compared
         write_json(folder / FOLDS, [list(fold) for fold in folds])
 
     def done(self, number: int, work: Path, earlier: str | Path | None = None) -> Model:

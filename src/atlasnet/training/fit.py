@@ -103,8 +103,12 @@ def fit(
         Cancelled: on request.
     """
     run = Fitting(cohort, folder, options, update=update, work=work, earlier=earlier, execution=execution)
-    with hold_folder(run.folder), run.work.locked():
-        return run.model()
+    with hold_folder(run.folder):
+        # Only looked at: a second call would stop the first, which trains folds in that work folder, at its next one.
+        if (finished := run.finished()) is not None:
+            return finished
+        with run.work.locked():
+            return run.model()
 
 
 class Fitting:
@@ -189,6 +193,27 @@ class Fitting:
         check_masks(self.cohort, self.say)
         self.execution.torch_device()
 
+    def finished(self) -> Model | None:
+        """The model that lies in the folder already, its codes and colours brought up to date.
+
+        Raises:
+            ModelError: it is another one than was asked for.
+        """
+        if not (self.folder / "model.json").exists():
+            return None
+        hashes = self.hashes()
+        plan = self.plan(hashes)
+        model = self.same_model(self.settings(plan, hashes), plan, hashes)
+        if model is None:
+            return None
+        self._remove_begun()
+        if model.segment_table != self.segments:
+            replace(model, segment_table=self.segments).save()
+            self.say.note("the model is finished already; the codes and colours of its labels were brought up to date")
+            return Model.load(self.folder)
+        self.say.note("the model is finished already; nothing was left to do")
+        return model
+
     def model(self) -> Model:
         """Every stage in order."""
         begin = time.perf_counter()
@@ -196,10 +221,7 @@ class Fitting:
         changes = None if self.update is None else self.update.changes(hashes, self.atlases.count)
         plan = self.plan(hashes)
         settings = self.settings(plan, hashes)
-        finished = self._finished(settings, plan, hashes)
-        remove_begun([self.folder / "model.json", self.plan_path], below=[self.folder / part for part in PARTS])
-        if finished is not None:
-            return finished
+        self._remove_begun()
         if changes is not None:
             changes.tell(self.say, tuned=self.sharing.kind == "model")
         if self.cohort.annotation:
@@ -510,17 +532,9 @@ class Fitting:
             "model.json, and plan.json for a new plan, to train anew from what is cached",
         )
 
-    def _finished(self, settings: str, plan: Plan, hashes: Mapping[str, Any]) -> Model | None:
-        """The same, its codes and colours brought up to date."""
-        model = self.same_model(settings, plan, hashes)
-        if model is None:
-            return None
-        if model.segment_table != self.segments:
-            replace(model, segment_table=self.segments).save()
-            self.say.note("the model is finished already; the codes and colours of its labels were brought up to date")
-            return Model.load(self.folder)
-        self.say.note("the model is finished already; nothing was left to do")
-        return model
+    def _remove_begun(self) -> None:
+        """Remove what a training that was killed had begun to write into the folder, which is held."""
+        remove_begun([self.folder / "model.json", self.plan_path], below=[self.folder / part for part in PARTS])
 
     def spec(self, plan: Plan) -> NetworkSpec:
         """The network by name and width, built once so that a wrong one is found now."""
