@@ -270,6 +270,13 @@ def test_other_folds_that_another_job_begins_meanwhile_are_refused(
         train_fold(cohort, tmp_path, 1, QUICK, folds=2, execution=ONE)
 
 
+@pytest.mark.parametrize("text", ["[", "7"])
+def test_folds_that_are_damaged_are_named(cohort: Cohort, tmp_path: Path, text: str) -> None:
+    (tmp_path / "folds.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"folds\.json: what an earlier call wrote cannot be used"):
+        plan_folds(cohort, tmp_path, QUICK, 2, ONE)
+
+
 @pytest.mark.parametrize("number", [0, 3, -1])
 def test_a_fold_that_there_is_not_is_refused(cohort: Cohort, tmp_path: Path, number: int) -> None:
     with pytest.raises(InputError, match=r"no such fold.*1 to 2"):
@@ -486,6 +493,12 @@ def test_folds_that_learn_from_fewer_than_all_others_are_refused(cohort: Cohort,
     # What the message advises mends it.
     without = cohort.select(["s0", "s2", "s3"])
     assert plan_folds(without, tmp_path, QUICK, read_folds(path), ONE) == (("s2", "s3"), ("s0",))
+    # A fold that leaves out none of those who take part is not trained.
+    path, without = (
+        written(tmp_path, [{"train": ["s0"], "val": ["s2"]}, *splits([["s1"]])]),
+        cohort.select(["s0", "s1", "s3"]),
+    )
+    assert plan_folds(without, tmp_path, QUICK, read_folds(path), ONE) == (("s1",),)
 
 
 def test_a_train_list_may_name_subjects_only(cohort: Cohort, tmp_path: Path) -> None:

@@ -16,18 +16,19 @@ from scipy.stats import entropy
 from atlasnet.cli.main import main
 from atlasnet.cohort import Cohort
 from atlasnet.errors import InputError, ModelError
-from atlasnet.execution import Execution
+from atlasnet.execution import Execution, Stages
 from atlasnet.prediction import Ensemble, PredictOptions, Predictor, provenance
-from atlasnet.prediction.answers import MappedAnswer
+from atlasnet.prediction.answers import Answer, Answers, MappedAnswer
 from atlasnet.prediction.fusion import fuse_slab
-from atlasnet.prediction.fusion_samples import MOST, SURE
+from atlasnet.prediction.fusion_samples import MOST, SURE, fusion_samples
 from atlasnet.study import StudyOptions
 from atlasnet.training.fit import fit
 from atlasnet.training.fusion_weights import FEWEST, LARGEST, FusionSamples, FusionWeights, _loss, learn_weights
 from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
-from atlasnet.volume import Volume, canonical, read_labels, write_volume
+from atlasnet.transform import Transform
+from atlasnet.volume import Grid, Volume, canonical, read_labels, write_volume
 from synthetic import LABELS, dice, subject, write_cohort
 
 ONE = Execution(threads=1)
@@ -207,6 +208,57 @@ def test_samples_are_what_the_atlases_say_of_the_truth(
     np.testing.assert_allclose(partly.truth, values_there[2], atol=1e-6)
     monkeypatch.setattr("atlasnet.prediction.predictor.SLAB_VOXELS", 1)
     np.testing.assert_allclose(predictor.fusion_samples(answers, reference).truth, found.truth, atol=1e-5)
+
+
+def test_samples_are_drawn_where_two_atlases_reach_and_may_differ_however_the_scan_lies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random, values, label = np.random.default_rng(0), (0, 2, 4), {0: 0, 2: 1, 4: 2}
+    image = Grid.from_parts((4, 6, 7), direction=np.diag([-1.0, 1, -1]))
+    source, orientation = canonical(image)
+    truth = random.choice([0, 0, 0, 0, 2, 4, 9], source.shape).astype(np.uint8)  # 9 is no class
+    atlases = []
+    for reach in (4, 4, 2):  # slices; the third atlas reaches half of the scan
+        said = np.where(
+            random.random((reach, 6, 7, 1)) < 0.7, (0.99, 0.005, 0.005), random.dirichlet(np.ones(3), (reach, 6, 7))
+        )
+        said = torch.from_numpy(np.moveaxis(said, -1, 0)).half()
+        fit = torch.zeros(said.shape[1:]).half()
+        atlases.append(Answer(said, Grid((reach, 6, 7), source.affine), Transform.identity(), 0.1 * reach, fit))
+    answers = Answers(image, source, orientation, (*((a, {}) for a in atlases), (None, {})), Stages())
+    reference = Volume(orientation.restore(truth[None]), image)
+    paused: list[None] = []
+
+    def drawn_with(seed: int) -> FusionSamples:
+        return fusion_samples(
+            *(answers, reference, values),
+            seed=seed,
+            device=torch.device("cpu"),
+            slab_voxels=30,
+            pause=lambda: paused.append(None),
+        )
+
+    voxels = []
+    for z, y, x in np.ndindex(truth.shape):
+        unsure = any(float(a.probabilities[0, z, y, x]) < SURE for a in atlases if z < len(a.correlation))
+        if truth[z, y, x] in label and (truth[z, y, x] or unsure):
+            voxels.append((z, y, x))
+    found = drawn_with(0)
+    assert len(paused) == 4
+    assert found.voxels == len(voxels) < truth.size
+    for number, (z, y, x) in enumerate(voxels):
+        here = [a for a in atlases if z < len(a.correlation)]
+        assert found.reached[:, number].tolist() == [True, True, len(here) == 3]
+        said = [float(a.probabilities[label[truth[z, y, x]], z, y, x]) for a in here]
+        assert found.truth[: len(here), number] == pytest.approx(said, abs=1e-3)
+    np.testing.assert_allclose(found.features[2], np.broadcast_to([[0.4], [0.4], [0.2]], found.truth.shape), rtol=1e-6)
+    monkeypatch.setattr("atlasnet.prediction.fusion_samples.MOST", 20)
+    parts = [drawn_with(seed).truth for seed in (0, 0, 1)]
+    assert [part.shape[1] for part in parts] == [20] * 3
+    assert np.array_equal(parts[0], parts[1])
+    assert not np.array_equal(parts[0], parts[2])
+    assert not any(np.array_equal(part, found.truth[:, :20]) for part in parts)
+    assert all((column == found.truth.T).all(1).any() for part in parts for column in part.T)
 
 
 def test_of_a_large_scan_voxels_are_drawn(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

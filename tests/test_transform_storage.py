@@ -22,7 +22,7 @@ def example() -> Transform:
     rng = np.random.default_rng(0)
     matrix = np.eye(4)
     matrix[:3] += rng.normal(0, 0.1, (3, 4))
-    dense = DisplacementMap(torch.from_numpy(rng.standard_normal((3, *GRID.shape))), GRID)
+    dense = DisplacementMap(torch.from_numpy(rng.standard_normal((3, *GRID.shape))).requires_grad_(), GRID)
     spline = BSplineMap(torch.from_numpy(rng.standard_normal((3, *GRID.shape))), GRID)
     residual = {"target": {"mean": 0.1, "p999": 0.2, "max": 1 / 3}, "source": {"mean": 0.0, "p999": 0.0, "max": 0.0}}
     return Transform(compose(spline, AffineMap(matrix), dense), compose(dense, AffineMap(matrix)), residual)

@@ -49,7 +49,7 @@ def fusion_samples(
     given = [answer for answer, _ in answers.atlases if answer is not None]
     for answer in given:
         answer.require_fit()
-    atlases = [MappedAnswer(answer, answers.source, device=device, mask=answers.mask) for answer in given]
+    atlases = [MappedAnswer(answer, answers.source, device=device) for answer in given]
     labels = answers.orientation.apply(reference.array)[0]
     random, lots = np.random.default_rng(seed), np.empty(0)
     found: FusionSamples | None = None
