@@ -564,8 +564,8 @@ _DAMAGED += tuple(b'{"provenance": {"request": "r"}, "outputs": %s}' % of for of
 def test_what_lies_beside_a_damaged_record_is_no_whole_result(tmp_path: Path, record: bytes) -> None:
     path = tmp_path / "a.nii.gz"
     path.with_name("a.json").write_bytes(record)
-    assert not is_whole(path)
     path.write_bytes(b"labels")
+    assert not is_whole(path)
     assert not is_written(path, {"request": "r"}, ())
     if record in _OTHERS:
         with pytest.raises(InputError, match="take the place of a file that is none"):
@@ -590,6 +590,8 @@ def test_a_result_is_taken_away_with_all_that_its_record_knows_and_nothing_else(
     assert is_whole(before)
     assert not is_whole(path)
     (tmp_path / "a_entropy.nii.gz").write_text("changed since", encoding="utf-8")
+    assert is_written(before, {"request": "r"}, ["agreement"])
+    assert not is_written(before, {"request": "r"}, ["entropy"])
     assert withdraw(path)
     assert {file.name for file in tmp_path.iterdir()} == {
         *("a_notes.txt", "a_agreement.mha", "ab.nii.gz", "a_entropy.nii.gz")
