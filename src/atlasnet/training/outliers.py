@@ -58,9 +58,10 @@ def training_outliers(
         for who, (value, limit) in outlying(kind, numbers, alarms).items():
             if isinstance(who, str):
                 found.setdefault(who, []).append(reason(kind.name, value, limit, measured.mirrored.get(who, "")))
-    for name, told in _unlike_references(references, labels, alarms).items():
-        text = f"the Dice of its reference with the others' is {shortened(told, 3)}"
-        found.setdefault(name, []).append(f"{text}: labels swapped, shifted, missing, or of another scan?")
+    for name, labelled in _unlike_references(references, labels, alarms).items():
+        dice, usual = shortened([dice for dice, _ in labelled], 3), ", ".join(usual for _, usual in labelled[:3])
+        text = f"the Dice of its reference with the others' is {dice}, usual are {usual} or more"
+        found.setdefault(name, []).append(f"{text} (labels swapped, shifted, missing, or of another scan?)")
     said = [f"{name} is unlike the other training subjects: {'; '.join(texts)}" for name, texts in found.items()]
     onto = {name: measured.typical.quality[name] for name in atlases if name in measured.typical.quality}
     for name, found_and_limit in outlying(ATLAS, onto, alarms).items():
@@ -74,14 +75,13 @@ def training_outliers(
 
 def _unlike_references(
     references: Mapping[int, Mapping[str, float]], labels: Sequence[str], alarms: float
-) -> dict[str, list[str]]:
-    """By subject, the labels in which its reference is unlike the others', with the figures."""
-    found: dict[str, list[str]] = {}
+) -> dict[str, list[tuple[str, str]]]:
+    """By subject, of each label in which its reference is unlike the others', the Dice and what is usual."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for value, numbers in references.items():
         for name, (number, limit) in outlying(REFERENCE, numbers, alarms).items():
             dice, usual = apart(1 - number, 1 - limit, ".2f")
-            told = f"{dice} in {labels[value]} (usual are {usual} or more)"
-            found.setdefault(name, []).append(told)
+            found.setdefault(name, []).append((f"{dice} in {labels[value]}", usual))
     return found
 
 
