@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atlasnet.wording import counted, size
+from atlasnet.wording import counted, in_lines, size
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ def test_a_number_of_things_is_singular_for_one_only(number: int, noun: str, sai
 )
 def test_a_size_that_is_something_is_never_called_none(mib: float, said: str) -> None:
     assert size(mib) == said
+
+
+def test_of_many_texts_some_have_a_line_each() -> None:
+    assert in_lines(["a", "b"], 2) == "a\nb"
+    assert in_lines(["a", "b", "c", "d"], 2) == "a\nb\n... and 2 more"

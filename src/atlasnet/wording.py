@@ -25,6 +25,12 @@ def shortened(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def in_lines(texts: Sequence[str], most: int = 20) -> str:
+    """At most ``most`` texts, a line each, then how many more there are."""
+    rest = len(texts) - most
+    return "\n".join([*texts[:most], *([f"... and {rest} more"] if rest > 0 else [])])
+
+
 def lengths(values: Iterable[float]) -> str:
     """Lengths along axes, to four digits: 0.7 x 0.7 x 3."""
     return " x ".join(f"{value:.4g}" for value in values)

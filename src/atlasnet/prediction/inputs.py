@@ -25,7 +25,7 @@ from atlasnet.volume.names import (
     is_dicom,
     of_slicer,
 )
-from atlasnet.wording import counted, quoted, series_name, shortened
+from atlasnet.wording import counted, in_lines, quoted, series_name, shortened
 
 # What lies beside scans and is none, by the end of its name: what other programs say of them, and results of ours.
 _BESIDE = (
@@ -35,7 +35,6 @@ _BESIDE = (
 )
 NAMES_FROM = ("file", "folder")
 _NO_SUFFIX = ("README", "LICENSE", "VERSION", "DICOMDIR")
-_SHOWN = 20  # problems in one message
 
 
 def find_cases(
@@ -294,8 +293,8 @@ def _picked(folder: Path, channels: int, series: Sequence[str], images: Sequence
 def _refuse(problems: Sequence[InputError]) -> None:
     """Raise what is wrong with the folders of cases, all of it."""
     if len(problems) > 1:
-        shown = [*map(str, problems[:_SHOWN]), *([f"... and {len(problems) - _SHOWN} more"] * (len(problems) > _SHOWN))]
-        raise InputError("\n".join([f"of {len(problems)} folders no case can be made, and nothing was begun", *shown]))
+        said = f"of {len(problems)} folders no case can be made, and nothing was begun"
+        raise InputError(f"{said}\n{in_lines([*map(str, problems)])}")
     if problems:
         raise problems[0]
 

@@ -33,9 +33,7 @@ from atlasnet.volume import Volume, read_labels, write_labels, write_volume
 from atlasnet.volume.io import SEVERAL_VOLUMES
 from atlasnet.volume.kept import kept_open
 from atlasnet.volume.names import is_dicom
-from atlasnet.wording import counted, shortened
-
-_SHOWN = 20  # problems in one message
+from atlasnet.wording import counted, in_lines, shortened
 
 
 @dataclass(frozen=True)
@@ -215,12 +213,8 @@ def _left_out(source: Path, beside: Sequence[Path]) -> list[str]:
 
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
-        more = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise CohortError(
-            f"{counted(len(problems), 'case')} cannot be converted; no cohort was made\n"
-            + "\n".join(problems[:_SHOWN])
-            + more
-        )
+        said = f"{counted(len(problems), 'case')} cannot be converted; no cohort was made"
+        raise CohortError(f"{said}\n{in_lines(problems)}")
 
 
 def _modality(cases: Sequence[Case]) -> str:
