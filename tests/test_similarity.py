@@ -21,7 +21,9 @@ from atlasnet.registration.similarity import (
     local_contrast,
     self_similarity,
     unary_costs,
+    weighted_costs,
 )
+from atlasnet.registration.similarity.boxes import VOXELS_AT_ONCE, box_sums
 from atlasnet.registration.similarity.cross_correlation import NOISE
 from atlasnet.registration.similarity.mutual_information import BINS, joint_histogram
 from atlasnet.registration.similarity.pair import expected_difference
@@ -179,6 +181,26 @@ def test_local_contrast_is_that_of_box_filters():
     np.testing.assert_allclose(found[inner], expected[inner], atol=2e-4)
 
 
+def test_boxes_of_an_image_of_many_slabs_are_those_of_filters_that_end_with_the_image():
+    radii, shape = (2, 3, 1), (9, 200, 230)
+    assert shape[0] * shape[1] * shape[2] > 3 * VOXELS_AT_ONCE
+    values, mask = texture(shape, 3), (texture(shape, 4) > 0.4)[None].float()
+
+    def box(array):
+        kernel = [np.ones(2 * radius + 1) for radius in radii]
+        for axis, weights in enumerate(kernel):
+            array = ndimage.convolve1d(array, weights, axis=axis, mode="constant")
+        return array
+
+    weight = mask[0].double().numpy()
+    np.testing.assert_allclose(box_sums(mask, radii)[0], box(weight), atol=1e-4)
+    total, array = box(weight).clip(1e-3), values.double().numpy()
+    mean = box(array * weight) / total
+    deviation = np.sqrt((box(array**2 * weight) / total - mean**2).clip(0) + NOISE**2)
+    found = local_contrast(values[None], mask, radii)[0]
+    np.testing.assert_allclose(found, (array - mean) / deviation * weight, atol=2e-4)
+
+
 def test_local_contrast_does_not_see_what_is_masked():
     values, mask = texture((10, 10, 10), 4), torch.zeros(1, 10, 10, 10)
     mask[..., :6] = 1
@@ -318,6 +340,17 @@ def test_only_the_ratio_of_the_weights_matters():
     single = {name: unary_costs(bound, {name: 3.0}) for name in EVERY}
     mixed = unary_costs(bound, {"mi": 2.0, "ncc": 6.0, "sad": 0.0})
     assert torch.allclose(mixed, 0.25 * single["mi"] + 0.75 * single["ncc"], atol=1e-5)
+
+
+def test_the_costs_of_several_metrics_are_the_sum_of_theirs_whether_weights_are_numbers_or_one_per_control_point():
+    covered = torch.ones(14, 14, 14, dtype=torch.bool)
+    covered[:, :, :4] = False
+    bound = pair(texture((12, 12, 12), 16), texture((14, 14, 14), 17), (1, 1, 1), covered=covered)
+    weights = dict(zip(EVERY, (0.1, 0.3, 0.2, 0.25, 0.15), strict=True))
+    own = sum(weight * unary_costs(bound, {name: 1.0}) for name, weight in weights.items())
+    at_points = {name: torch.full(bound.control.shape, weight) for name, weight in weights.items()}
+    for mixture in (weights, at_points, weights | {"mi": at_points["mi"]}):
+        assert torch.allclose(weighted_costs(bound, mixture), own, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)

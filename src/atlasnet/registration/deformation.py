@@ -21,7 +21,14 @@ from atlasnet.registration.propagation import Smoothness, propagate, step_energy
 from atlasnet.registration.pyramid import Level, finest_spacing
 from atlasnet.registration.refinement import Step, refine
 from atlasnet.registration.settings import MRFSettings
-from atlasnet.registration.similarity import AlignedPair, Supports, local_contrast, self_similarity, weighted_costs
+from atlasnet.registration.similarity import (
+    AlignedPair,
+    Boxes,
+    Supports,
+    local_contrast,
+    self_similarity,
+    weighted_costs,
+)
 from atlasnet.transform import FramedPoints, PointMap, repair
 from atlasnet.volume import Grid, Volume
 from atlasnet.volume.sampling import along_axes, inside, sample
@@ -89,18 +96,23 @@ class Image:
             return torch.ones(self.grid.shape, dtype=torch.bool, device=self.values.device)
         return self.mask[0] >= 0.5
 
-    def known(self, index: Tensor) -> Tensor:
-        """Whether index points (..., 3) are in the field of view and count: bool (...)."""
-        known = inside(index, self.grid.shape)
-        if self.mask is not None:
-            known &= sample(self.mask, index)[0] >= 0.5
-        return known
-
     def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Values, contrast, descriptor (c or d, ...) and whether they count, bool (...), at index points (..., 3)."""
-        values, contrast = sample(torch.cat([self.values, self.contrast]), index).chunk(2)
+        both, known = self.read(torch.cat([self.values, self.contrast]), index)
+        values, contrast = both.chunk(2)
         descriptor = None if self.descriptor is None else sample(self.descriptor, index)
-        return values, contrast, descriptor, self.known(index)
+        return values, contrast, descriptor, known
+
+    def read(self, array: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """``array`` (c, z, y, x), some of what the image holds, at index points (..., 3): (c, ...); and whether these
+        are in the field of view and count: bool (...).
+        """
+        known = inside(index, self.grid.shape)
+        if self.mask is None:
+            return sample(array, index), known
+        # Most of the time goes into finding the voxels around the points, which is done once.
+        found = sample(torch.cat([array, self.mask]), index)
+        return found[:-1], known & (found[-1] >= 0.5)
 
     def on(self, grid: Grid) -> Image:
         """The image at the voxels of another grid, without smoothing."""
@@ -340,13 +352,17 @@ def _refine(
 ) -> Step:
     """One step between the labels; ``target`` at the voxels of the level, ``spacing`` (mm) that of the registration."""
     index = warped_voxels(source.grid, displacement, (0, 0, 0), initial, level.grid)
-    seen = target.counted & source.known(index)
-    ours, theirs = target.contrast, sample(source.contrast, index)
     masked = [not bool(image.counted.all()) for image in (target, source)]
     if sum(masked) == 1:
         # The contrast beside the edge of a mask is that of one side of it, in the image without a mask too.
-        reach, weights = _voxels(CONTRAST_REACH * spacing, level.grid), seen[None].to(ours.dtype)
-        ours, theirs = (local_contrast(v, weights, reach) for v in (target.values, sample(source.values, index)))
+        values, known = source.read(source.values, index)
+        seen = target.counted & known
+        boxes = Boxes.around(seen[None].to(values.dtype), _voxels(CONTRAST_REACH * spacing, level.grid))
+        ours, theirs = boxes.contrast(target.values), boxes.contrast(values)
+    else:
+        ours = target.contrast
+        theirs, known = source.read(source.contrast, index)
+        seen = target.counted & known
     return refine(
         ours,
         theirs,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.propagation import Smoothness
-from atlasnet.registration.similarity.pair import Supports
+from atlasnet.registration.similarity.pair import Supports, channel_mean
 
 # A step is trusted no further than this, voxels: beyond, the images are not linear.
 LONGEST_STEP = 0.7
@@ -68,16 +68,14 @@ def refine(
     target, source = _standardised(target, seen), _standardised(source, seen)
     difference = target - source
     known = counted if masked else None
-    gradient = [
-        (ours + theirs) / 2 for ours, theirs in zip(_gradient(target, known), _gradient(source, known), strict=True)
-    ]
-    curvature = weight * torch.stack([supports.mean((gradient[i] * gradient[j]).mean(0)) for i, j in UPPER])
-    slope = weight * torch.stack([supports.mean((component * difference).mean(0)) for component in gradient])
+    gradient = _gradient((target + source) / 2, known)
+    curvature = weight * torch.stack([supports.mean(channel_mean(gradient[i] * gradient[j])) for i, j in UPPER])
+    slope = weight * torch.stack([supports.mean(channel_mean(component * difference)) for component in gradient])
     factors = slope.new_tensor(smoothness.weights)
     coefficients = _solve(curvature, slope - _penalty_gradient(smoothness.offsets, factors), factors)
     length = coefficients.square().sum(0).sqrt()
     coefficients = coefficients * (LONGEST_STEP / length.clamp(min=LONGEST_STEP))
-    return Step(coefficients, float(ordered_sum((target * source).mean(0)) / ordered_sum(seen).clamp(min=1)))
+    return Step(coefficients, float(ordered_sum(channel_mean(target * source)) / ordered_sum(seen).clamp(min=1)))
 
 
 def _standardised(contrast: Tensor, seen: Tensor) -> Tensor:

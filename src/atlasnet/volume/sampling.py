@@ -108,7 +108,8 @@ def inside(index: Tensor, shape: tuple[int, int, int]) -> Tensor:
     leaves out the far ones.
     """
     last = index.new_tensor([n - 0.5 for n in reversed(shape)])
-    return ((index >= -0.5) & (index <= last)).all(-1)
+    x, y, z = ((index >= -0.5) & (index <= last)).unbind(-1)
+    return x & y & z
 
 
 def sample(array: Tensor, index: Tensor, *, mode: str = "linear", fill: float | None = None) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.similarity.absolute_difference import AbsoluteDifference
-from atlasnet.registration.similarity.cross_correlation import CrossCorrelation, local_contrast
+from atlasnet.registration.similarity.cross_correlation import Boxes, CrossCorrelation, local_contrast
 from atlasnet.registration.similarity.mutual_information import MutualInformation
-from atlasnet.registration.similarity.pair import AlignedPair, Block, Supports, values_at_once
+from atlasnet.registration.similarity.pair import AlignedPair, Block, Supports, VoxelMetric, values_at_once
 from atlasnet.registration.similarity.self_similarity import SelfSimilarity, self_similarity
 from atlasnet.registration.similarity.wavelet import WaveletDifference
 
@@ -82,15 +82,35 @@ def weighted_costs(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> 
     """
     metrics = [(weight, METRICS[name](pair)) for name, weight in weights.items()]
     beyond = [] if bool(pair.covered.all()) else _beyond(pair, weights)
-    supports, windows = pair.supports(), pair.labels.windows(pair.covered[None])
+    surpluses = [(weight, surplus * pair.counted) for weight, surplus in beyond]
+    supports, windows = pair.supports(), pair.labels.windows((~pair.covered[None]).to(torch.float32))
     result = torch.empty((*pair.labels.shape, *pair.control.shape), device=pair.target.device)
     for block in pair.labels.blocks(pair.target.numel(), values_at_once(pair.target.device)):
-        costs = [metric.unary(block) * weight for weight, metric in metrics]
-        if beyond:
-            missing = (~windows[block][:, :, :, 0] & pair.counted).to(torch.float32)
-            costs += [supports.mean(missing * surplus) * weight for weight, surplus in beyond]
-        result[block] = torch.stack(costs).sum(0) if len(costs) > 1 else costs[0]
+        voxels, costs = [], []
+        for weight, metric in metrics:
+            if isinstance(metric, VoxelMetric) and not isinstance(weight, Tensor):
+                voxels.append(metric.voxels(block).mul_(weight))
+            else:
+                costs.append(metric.unary(block) * weight)
+        missing = windows[block][:, :, :, 0]
+        for weight, surplus in surpluses:
+            if isinstance(weight, Tensor):
+                costs.append(supports.mean(missing * surplus) * weight)
+            else:
+                voxels.append((missing * surplus).mul_(weight))
+        if voxels:
+            # The mean over the supports takes as long as a metric does: of what is a number at each voxel it is taken
+            # once.
+            costs.append(supports.mean(_total(voxels)))
+        result[block] = _total(costs)
     return result
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """Their sum, in the memory of the first."""
+    for part in parts[1:]:
+        parts[0].add_(part)
+    return parts[0]
 
 
 def _beyond(pair: AlignedPair, weights: Mapping[str, float | Tensor]) -> list[tuple[float | Tensor, Tensor]]:
@@ -162,6 +182,7 @@ def covered_share(pair: AlignedPair) -> float:
 __all__ = [
     "METRICS",
     "AlignedPair",
+    "Boxes",
     "Metric",
     "Supports",
     "agreement",

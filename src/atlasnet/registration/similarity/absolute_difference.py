@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_difference
+from atlasnet.registration.similarity.pair import AlignedPair, Block, VoxelMetric, channel_mean, expected_difference
 
 
-class AbsoluteDifference:
+class AbsoluteDifference(VoxelMetric):
     """|target - source| over what it would be for independent draws from the two images.
 
     The mean over the channels; 0 for equal images, 1 on average without alignment and where the source is not covered.
@@ -29,9 +29,9 @@ class AbsoluteDifference:
         self.windows = pair.labels.windows(pair.source * factors)
         self.covered = None if pair.everything_counts else pair.labels.windows(pair.covered[None])
 
-    def unary(self, block: Block) -> Tensor:
-        """Costs (k, j, i, cz, cy, cx) of a block of labels."""
-        cost = (self.windows[block] - self.target).abs_().mean(3)
+    def voxels(self, block: Block) -> Tensor:
+        """See `VoxelMetric`."""
+        cost = channel_mean((self.windows[block] - self.target).abs_(), 3)
         if self.covered is not None:
             cost = torch.where(self.covered[block][:, :, :, 0], cost, 1.0) * self.counted
-        return self.supports.mean(cost)
+        return cost

@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from atlasnet.execution.reductions import ordered_sum
-from atlasnet.registration.similarity.pair import AlignedPair, Block
-from atlasnet.volume.sampling import along_axes
+from atlasnet.registration.similarity.boxes import VOXELS_AT_ONCE, box_sums
+from atlasnet.registration.similarity.pair import AlignedPair, Block, VoxelMetric, channel_mean
+from atlasnet.volume.sampling import slabs
 
 # Standard deviation, as a share of the intensity window, under which a neighbourhood shows only noise; its contrast
 # fades to 0. 32 Hounsfield units in CT.
 NOISE = 0.02
 # Mean square of the contrast of an image without any.
 FLAT = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """The boxes around all voxels, in which contrast is taken; images that share a mask share them.
+
+    Args:
+        weight: (1, z, y, x) of the voxels.
+        radii: half the edge of a box along (z, y, x), voxels.
+        total: (1, z, y, x) weight within each box.
+    """
+
+    weight: Tensor
+    radii: tuple[int, int, int]
+    total: Tensor
+
+    @classmethod
+    def around(cls, weight: Tensor, radii: tuple[int, int, int]) -> Boxes:
+        """Boxes of one size around all voxels, of which each counts with its weight."""
+        return cls(weight, radii, box_sums(weight, radii).clamp(min=1e-3))
+
+    def contrast(self, values: Tensor) -> Tensor:
+        """See `local_contrast`."""
+        _, depth, height, width = values.shape
+        result = torch.empty_like(values)
+        for z0, z1 in slabs((depth, height, width), VOXELS_AT_ONCE, device=values.device):
+            low, high = max(z0 - self.radii[0], 0), min(z1 + self.radii[0], depth)
+            part, weight, here = values[:, low:high], self.weight[:, low:high], slice(z0 - low, z1 - low)
+            weighted, total = part * weight, self.total[:, z0:z1]
+            mean = box_sums(weighted, self.radii)[:, here] / total
+            variance = (box_sums(part * weighted, self.radii)[:, here] / total - mean.square()).clamp(min=0)
+            result[:, z0:z1] = (part[:, here] - mean) / (variance + NOISE**2).sqrt() * weight[:, here]
+        return result
 
 
 def local_contrast(values: Tensor, mask: Tensor | None, radii: tuple[int, int, int]) -> Tensor:
@@ -29,20 +65,10 @@ def local_contrast(values: Tensor, mask: Tensor | None, radii: tuple[int, int, i
     Returns:
         (c, z, y, x).
     """
-
-    def band(count: int, radius: int) -> Tensor:
-        places = torch.arange(count, device=values.device)
-        return ((places[:, None] - places[None, :]).abs() <= radius).to(values.dtype)
-
-    z, y, x = (band(count, radius) for count, radius in zip(values.shape[1:], radii, strict=True))
-    weight = torch.ones_like(values[:1]) if mask is None else mask
-    total = along_axes((z, y, x), weight).clamp(min=1e-3)
-    mean = along_axes((z, y, x), values * weight) / total
-    variance = (along_axes((z, y, x), values.square() * weight) / total - mean.square()).clamp(min=0)
-    return (values - mean) / (variance + NOISE**2).sqrt() * weight
+    return Boxes.around(torch.ones_like(values[:1]) if mask is None else mask, radii).contrast(values)
 
 
-class CrossCorrelation:
+class CrossCorrelation(VoxelMetric):
     """1 - local correlation of target and source, the mean over each support.
 
     The product of the two images' `local_contrast`, over the root of their mean squares: the correlation within the
@@ -56,7 +82,7 @@ class CrossCorrelation:
 
     def __init__(self, pair: AlignedPair) -> None:
         self.supports = pair.supports()
-        self.share = self.supports.mean(pair.counted.to(torch.float32))
+        self.counted = pair.counted.to(torch.float32)
         chosen = pair.counted & pair.aligned(pair.covered)
         ours, theirs = pair.target_contrast * pair.counted, pair.source_contrast * pair.covered
         power = self._power(ours[:, chosen]) * self._power(pair.aligned(theirs)[:, chosen])
@@ -65,9 +91,9 @@ class CrossCorrelation:
         self.target = ours * scale[:, None, None, None]
         self.windows = pair.labels.windows(theirs)
 
-    def unary(self, block: Block) -> Tensor:
-        """Costs (k, j, i, cz, cy, cx) of a block of labels."""
-        return self.share - self.supports.mean((self.windows[block] * self.target).mean(3))
+    def voxels(self, block: Block) -> Tensor:
+        """See `VoxelMetric`."""
+        return self.counted - channel_mean(self.windows[block] * self.target, 3)
 
     @staticmethod
     def _power(values: Tensor) -> Tensor:

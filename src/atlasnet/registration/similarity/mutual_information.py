@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlasnet.registration.similarity.pair import AlignedPair, Block
+from atlasnet.registration.similarity.pair import AlignedPair, Block, VoxelMetric
 
 BINS = 16
 # Each bin is cut into this many steps, between which the cost is interpolated once, in the table.
@@ -15,7 +15,7 @@ LEVELS = (BINS - 1) * STEPS + 1
 PRIOR = 0.05
 
 
-class MutualInformation:
+class MutualInformation(VoxelMetric):
     """1 - pointwise mutual information / entropy, looked up in the joint histogram of the current alignment.
 
     A joint histogram per control point and label would be noise; the histogram of the whole current alignment says
@@ -38,21 +38,21 @@ class MutualInformation:
             chosen = pair.counted & pair.aligned(pair.covered)
             self.tables.append(_table(target[chosen], pair.aligned(source)[chosen]))
             # the extra row and column stand for voxels that do not count and for voxels that are not covered
-            targets.append(target.masked_fill(~pair.counted, LEVELS) * (LEVELS + 1))
-            sources.append(source.masked_fill(~pair.covered, LEVELS))
+            targets.append(target.masked_fill(~pair.counted, LEVELS).int() * (LEVELS + 1))
+            sources.append(source.masked_fill(~pair.covered, LEVELS).int())
         self.target = torch.stack(targets)
         self.windows = pair.labels.windows(torch.stack(sources))
 
-    def unary(self, block: Block) -> Tensor:
-        """Costs (k, j, i, cz, cy, cx) of a block of labels."""
+    def voxels(self, block: Block) -> Tensor:
+        """See `VoxelMetric`."""
         total: Tensor | None = None
         windows = self.windows[block]
         for channel, table in enumerate(self.tables):
             index = windows[:, :, :, channel] + self.target[channel]
-            cost = table.take(index)
+            cost = table.index_select(0, index.flatten()).view(index.shape)
             total = cost if total is None else total.add_(cost)
         assert total is not None
-        return self.supports.mean(total) / len(self.tables)
+        return total if len(self.tables) == 1 else total.div_(len(self.tables))
 
 
 def joint_histogram(target: Tensor, source: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,6 +112,25 @@ class Supports:
                 matrix = even.reshape(len(even), -1, 2).sum(-1)
             result.append(matrix)
         return Supports((result[0], result[1], result[2]))
+
+
+class VoxelMetric(ABC):
+    """A metric that is a number at every voxel, and over a support the mean of these."""
+
+    supports: Supports
+
+    @abstractmethod
+    def voxels(self, block: Block) -> Tensor:
+        """Costs (k, j, i, z, y, x) of a block of labels, in memory of their own."""
+
+    def unary(self, block: Block) -> Tensor:
+        """Costs (k, j, i, cz, cy, cx) of a block of labels."""
+        return self.supports.mean(self.voxels(block))
+
+
+def channel_mean(values: Tensor, axis: int = 0) -> Tensor:
+    """The mean over the channels, which lie along ``axis``; of one channel its values, which are not gone through."""
+    return values.select(axis, 0) if values.shape[axis] == 1 else values.mean(axis)
 
 
 def expected_difference(a: Tensor, b: Tensor) -> float:

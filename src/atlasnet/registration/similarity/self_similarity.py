@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from atlasnet.execution.reductions import ordered_sum
-from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_difference
-from atlasnet.volume.sampling import along_axes
+from atlasnet.registration.similarity.boxes import box_sums
+from atlasnet.registration.similarity.pair import AlignedPair, Block, VoxelMetric, expected_difference
 
 
 def self_similarity(values: Tensor, mask: Tensor | None, radii: tuple[int, int, int]) -> Tensor:
@@ -41,9 +41,9 @@ def self_similarity(values: Tensor, mask: Tensor | None, radii: tuple[int, int, 
     pairs = [
         (p, q) for p, q in itertools.combinations(neighbours, 2) if any(a + b != 0 for a, b in zip(p, q, strict=True))
     ]
-    boxes = tuple(_box(count, radius, values) for count, radius in zip(values.shape[1:], radii, strict=True))
+    sizes = box_sums(torch.ones_like(values[:1]), radii)
     distances = torch.stack(
-        [along_axes((boxes[0], boxes[1], boxes[2]), (_moved(values, p) - _moved(values, q)).square()) for p, q in pairs]
+        [box_sums((_moved(values, p) - _moved(values, q)).square(), radii).div_(sizes) for p, q in pairs]
     )
     distances -= distances.amin(0, keepdim=True)
     # The noise estimate is kept within three orders of magnitude of its mean, as the authors do.
@@ -51,13 +51,6 @@ def self_similarity(values: Tensor, mask: Tensor | None, radii: tuple[int, int, 
     typical = ordered_sum(noise) / noise.numel()
     noise = torch.minimum(torch.maximum(noise, typical * 1e-3), typical * 1e3).clamp(min=1e-12)
     return torch.exp(-distances / noise).flatten(0, 1)
-
-
-def _box(count: int, radius: int, like: Tensor) -> Tensor:
-    """(n, n) means over windows; fewer voxels at the border."""
-    places = torch.arange(count, device=like.device)
-    window = ((places[:, None] - places[None, :]).abs() <= radius).to(like.dtype)
-    return window / window.sum(1, keepdim=True)
 
 
 def _moved(values: Tensor, by: tuple[int, ...]) -> Tensor:
@@ -70,7 +63,7 @@ def _moved(values: Tensor, by: tuple[int, ...]) -> Tensor:
     return values
 
 
-class SelfSimilarity:
+class SelfSimilarity(VoxelMetric):
     """Mean absolute difference of the two images' `self_similarity`, over what it would be for unrelated images.
 
     0 for images that are alike up to any local relation of their intensities, 1 on average without alignment and where
@@ -90,8 +83,8 @@ class SelfSimilarity:
         self.windows = pair.labels.windows(pair.source_descriptor)
         self.covered = None if pair.everything_counts else pair.labels.windows(pair.covered[None])
 
-    def unary(self, block: Block) -> Tensor:
-        """Costs (k, j, i, cz, cy, cx) of a block of labels."""
+    def voxels(self, block: Block) -> Tensor:
+        """See `VoxelMetric`."""
         windows = self.windows[block]
         total = torch.zeros_like(windows[:, :, :, 0])
         for channel, target in enumerate(self.target):
@@ -99,4 +92,4 @@ class SelfSimilarity:
         cost = total.mul_(self.factor / len(self.target))
         if self.covered is not None:
             cost = torch.where(self.covered[block][:, :, :, 0], cost, 1.0) * self.counted
-        return self.supports.mean(cost)
+        return cost

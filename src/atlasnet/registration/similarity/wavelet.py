@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atlasnet.execution.reductions import ordered_sum
-from atlasnet.registration.similarity.pair import AlignedPair, Block, expected_differences
+from atlasnet.registration.similarity.pair import AlignedPair, Block, channel_mean, expected_differences
 
 # Two decompositions: blocks of 4 voxels, about one support.
 DEPTH = 2
@@ -63,7 +63,7 @@ class WaveletDifference:
         if self.covered is not None:
             difference = difference * (self.covered[block] * self.counted)
         levels = zip(self.supports, self.block_sizes, decompose(difference), strict=True)
-        cost = sum(supports.mean(bands.abs().sum(0).mean(3)) / size for supports, size, bands in levels)
+        cost = sum(supports.mean(channel_mean(bands.abs().sum(0), 3)) / size for supports, size, bands in levels)
         if self.covered is not None:
             cost = cost + self.share - self.voxel_supports.mean(self.covered[block][:, :, :, 0] * self.counted)
         return torch.as_tensor(cost)
