@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 import dicoms
+from atlasnet.cohort import Subject
+from atlasnet.cohort.doubts import header_doubts
 from atlasnet.errors import VolumeError
 from atlasnet.volume import read_volume
 
@@ -71,3 +74,40 @@ def test_a_damaged_file_gives_a_volume_or_our_own_error(
     assert sorted(tmp_path.iterdir()) == [folder]
     assert capfd.readouterr() == ("", "")
     np.testing.assert_array_equal(read_volume(folder).array[0], VOXELS)
+
+
+def test_damage_in_a_series_that_nobody_asked_for_is_counted_and_harms_no_other(tmp_path: Path) -> None:
+    dicoms.save(tmp_path, dicoms.slices(VOXELS), "A")
+    other = dicoms.slices(VOXELS, series="2")
+    del other[0].PixelData
+    other[1].NumberOfFrames = 7
+    dicoms.save(tmp_path, other, "B")
+    cut, malformed = tmp_path / "B000", tmp_path / "B007"
+    content = malformed.read_bytes()
+    assert content.count(b"IS\x02\x007 ") == 1
+    malformed.write_bytes(content.replace(b"IS\x02\x007 ", b"IS\x02\x00x "))
+    np.testing.assert_array_equal(read_volume(tmp_path, series="1").array[0], VOXELS)
+    assert [text for _, text in header_doubts(Subject("a", (tmp_path,), series=("1",)), ["MR"])] == [
+        "2 files of series that were not asked for cannot be read; to mend it, where they are wanted: export them again"
+    ]
+    with pytest.raises(VolumeError, match=r"B000: .*no pixels: the file is cut off"):
+        read_volume(tmp_path, series="2")
+    with pytest.raises(VolumeError, match=r"2: “thorax 2”, CT, 3 slices, 2 files damaged"):
+        read_volume(tmp_path)
+    # A file that is cut off within its series' identifier, or before, may be of any.
+    content = cut.read_bytes()
+    at = content.index(b"\x20\x00\x0e\x00")
+    for end in (at, at + 8 + len(f"{dicoms.ROOT}.2") - 2):
+        cut.write_bytes(content[:end])
+        with pytest.raises(VolumeError, match=r"B000: the DICOM file cannot be read"):
+            read_volume(tmp_path, series="1")
+
+
+def test_a_compression_that_is_not_read_is_told_by_name(tmp_path: Path) -> None:
+    made = dicoms.slices(VOXELS)
+    for dataset in made:
+        dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+        dataset.PixelData = encapsulate([b"no frame"])
+        dataset["PixelData"].is_undefined_length = True
+    with pytest.raises(VolumeError, match="a compression that is not read: MPEG2 Main Profile"):
+        read_volume(dicoms.save(tmp_path, made))

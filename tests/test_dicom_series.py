@@ -256,11 +256,12 @@ def test_the_same_export_in_two_folders_is_told_as_copies_by_their_paths(tmp_pat
 
 def test_time_points_in_folders_are_named_by_their_paths_and_by_what_they_differ_in(tmp_path: Path) -> None:
     for name in ("1", "2", "3"):
-        made = series(AcquisitionNumber=name, EchoTime=f"{2.5 * int(name)}", ContentTime="101010")
+        tags = {"ImageType": ["ORIGINAL", "PRIMARY", f"E{name}"], "ConvolutionKernel": f"B{name}"}
+        made = series(AcquisitionNumber=name, EchoTime=f"{2.5 * int(name)}", ContentTime="101010", **tags)
         for dataset in made:
             dataset.SOPInstanceUID += f".{name}"
         dicoms.save(tmp_path / name, made)
-    told = r"3 volumes, not one.*found 1/IM000 and 2/IM000, which differ in AcquisitionNumber, EchoTime; .*of their own"
+    told = r"3 volumes.*1/IM000 and 2/IM000, .*in ImageType, AcquisitionNumber, EchoTime, Convolution.*of their own"
     with pytest.raises(VolumeError, match=told):
         read_volume(tmp_path)
     next((tmp_path / "3").iterdir()).unlink()

@@ -92,6 +92,11 @@ def header_doubts(subject: Subject, channels: Sequence[str]) -> list[tuple[Path,
         if is_ct(channel) and not states_rescale(path, series=series):
             text = "the CT series states no rescale slope and intercept: its values are taken as Hounsfield units as"
             found.append((path, f"{text} they are stored; to mend it, where air is not about -1000: export it again"))
+    for path, series in dict(subject.sources).items():  # of several series of one export, one
+        stated = stated_series(path, series=series)
+        if stated is not None and stated.damaged_beside:
+            text = f"{counted(stated.damaged_beside, 'file')} of series that were not asked for cannot be read"
+            found.append((path, f"{text}; to mend it, where they are wanted: export them again"))
     return found
 
 

@@ -100,6 +100,7 @@ class StatedSeries:
         study: the StudyInstanceUID.
         frame_of_reference: the FrameOfReferenceUID.
         modality: CT, MR, PT …
+        damaged_beside: how many images of other series, in the same export, cannot be read.
     """
 
     uid: str
@@ -107,6 +108,7 @@ class StatedSeries:
     study: str
     frame_of_reference: str
     modality: str
+    damaged_beside: int
 
 
 def read_stated_series(path: Path, series: str | None = None) -> StatedSeries:
@@ -115,7 +117,7 @@ def read_stated_series(path: Path, series: str | None = None) -> StatedSeries:
         header = found.instances[0].header
         patient, study, frame_of_reference = (str(header.get(keyword) or "") for keyword in SHARED)
         modality = str(header.get("Modality") or "").strip().upper()
-        return StatedSeries(found.uid, patient, study, frame_of_reference, modality)
+        return StatedSeries(found.uid, patient, study, frame_of_reference, modality, found.damaged_beside)
 
 
 def read_dicom_source(path: Path, series: str | None = None) -> DicomSource:

@@ -1,7 +1,7 @@
 """Which files are DICOM, and what matters of their headers.
 
-Headers alone are read here, with pydicom. A file that is damaged is an error wherever it lies: at the end of a stack
-nobody would miss it.
+Headers alone are read here, with pydicom. A file that is damaged is an error wherever it lies, unless it is known
+to be of a series that nobody asked for: at the end of a stack nobody would miss it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
+from pydicom.sequence import Sequence as SequenceOfItems
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from atlasnet.errors import VolumeError
@@ -25,9 +26,9 @@ from atlasnet.volume.names import begins_dicom, require_target
 
 TELLING = (
     *("AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "InversionTime", "TriggerTime"),
-    *("DiffusionBValue", "FrameReferenceTime", "AcquisitionTime", "ContentTime"),
+    *("DiffusionBValue", "FrameReferenceTime", "AcquisitionTime", "ContentTime", "ConvolutionKernel", "SequenceName"),
 )
-"""Tags by which volumes of one series differ: time points, echoes, phases of the heart, diffusion weightings."""
+"""Tags by which volumes of one series differ: time points, echoes, phases of the heart, diffusion weights, kernels."""
 _HEADER = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -118,11 +119,22 @@ def quiet_pydicom() -> Iterator[None]:
         yield
 
 
+class DamagedImageError(VolumeError):
+    """An image that cannot be read, but whose header tells its series: nothing to those who want another.
+
+    Attributes:
+        header: what can be read of it.
+    """
+
+    header: Dataset
+
+
 @quiet_pydicom()
 def read_header(file: Path) -> Dataset | None:
     """What matters of the header, a hash as its PatientID, or None where the file is not DICOM, or the index of a disc.
 
     Raises:
+        DamagedImageError: it is an image, damaged or of a form that is not read, and it is known of which series.
         VolumeError: it is DICOM, but damaged, or compressed as a whole; or it is a link that leads nowhere.
     """
     require_target(file)
@@ -151,17 +163,16 @@ def read_header(file: Path) -> Dataset | None:
             tag = stream.read(4)
             if "ImageStorage" in sop_class.keyword and tag not in _PIXEL_DATA:
                 if tag in _FLOAT_PIXELS:
-                    raise unreadable(
+                    raise _of_its_series(
+                        header,
                         file,
                         "floating-point pixels (FloatPixelData), which are not read",
                         "convert the series to NIfTI, or take the file out",
                     )
-                raise unreadable(file, "no pixels: the file is cut off")
-            _forget_malformed(header)
-            for element in header.iterall():  # values are converted when first asked for: here, where errors are caught
-                _ = element.value
-            for keyword in _COUNTS:
-                int(header.get(keyword) or 1)
+                raise _of_its_series(header, file, "no pixels: the file is cut off")
+            _forget_malformed(header, TELLING)
+            if malformed := _forget_malformed(header, _HEADER):
+                raise _of_its_series(header, file, f"a damaged header ({malformed})")
     except VolumeError:
         raise
     except Exception as error:  # pydicom says in no single way that a file is damaged; its words may hold values
@@ -169,13 +180,35 @@ def read_header(file: Path) -> Dataset | None:
     return header
 
 
-def _forget_malformed(header: Dataset) -> None:
-    """Take out what only messages tell of and cannot be read: the file is none the worse for it."""
-    for keyword in TELLING:
-        try:
-            header.get(keyword)
-        except Exception:  # nor does pydicom say in a single way that a value is malformed
+def _forget_malformed(header: Dataset, keywords: Sequence[str]) -> str | None:
+    """Take out what cannot be read, and say why; without what only messages tell of, a file is none the worse."""
+    reason = None
+    for keyword in keywords:
+        try:  # values are converted when first asked for
+            value = header[keyword].value if keyword in header else None
+            for item in value if isinstance(value, SequenceOfItems) else ():
+                for element in item.iterall():
+                    _ = element.value
+            if keyword in _COUNTS:
+                int(value or 1)
+        except Exception as error:  # nor does pydicom say in a single way that a value is malformed
             del header[keyword]
+            reason = type(error).__name__
+    return reason
+
+
+def _of_its_series(header: Dataset, file: Path, found: str, *remedy: str) -> VolumeError:
+    """The refusal of an image, with its header where that was read to the end.
+
+    What names the series stands before what says how large the image is: a file that was cut off within has none.
+    """
+    refusal = unreadable(file, found, *remedy)
+    if "ImageStorage" not in header.SOPClassUID.keyword or "Rows" not in header:
+        return refusal
+    _forget_malformed(header, _HEADER)
+    damaged = DamagedImageError(refusal.problem, path=file, found=found, remedy=refusal.remedy)
+    damaged.header = header
+    return damaged
 
 
 def is_index(file: Path) -> bool:

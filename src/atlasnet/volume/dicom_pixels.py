@@ -61,11 +61,12 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
     Raises:
         VolumeError: the pixels are cut off, damaged, or compressed or arranged in a way that is not read.
     """
-    file = instance.file
+    file, syntax = instance.file, UID("")
     try:
         with DicomFile(file) as stream:
             dataset = dcmread(stream, force=True, specific_tags=list(_PIXELS))
-        syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)
+        stated = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", ImplicitVRLittleEndian)
+        syntax = UID(str(stated))
         size = (instance.frames, int(dataset.Rows), int(dataset.Columns))
         bits, stored = int(dataset.BitsAllocated), dataset["PixelData"]
         needed = int(np.prod(size, dtype=object)) * bits // 8
@@ -99,7 +100,7 @@ def decoded(instance: Instance, temporary: Path) -> NDArray[np.generic]:
         raise VolumeError(
             "the pixels cannot be read",
             path=file,
-            found=f"damaged or unknown compression ({type(error).__name__})",
+            found=f"damaged, or a compression that is not read: {syntax.name or 'unknown'} ({type(error).__name__})",
             remedy="export the series again, uncompressed if need be",
         ) from error
 

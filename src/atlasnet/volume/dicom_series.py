@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from atlasnet.errors import VolumeError
 from atlasnet.execution import files_below, unpack
-from atlasnet.volume.dicom_files import check_strange, is_index, quiet_pydicom, read_header
+from atlasnet.volume.dicom_files import DamagedImageError, check_strange, is_index, quiet_pydicom, read_header
 from atlasnet.volume.kept import opened
 from atlasnet.volume.names import fits
 from atlasnet.wording import counted, on_one_line, quoted, series_name
@@ -33,11 +33,13 @@ class Instance:
         file: where it lies.
         name: as messages call it: its path below the folder or in the zip that was given.
         header: without the pixels and without what names the patient.
+        damage: why it cannot be read, if it cannot.
     """
 
     file: Path
     name: str
     header: Dataset
+    damage: VolumeError | None = None
 
     @property
     def frames(self) -> int:
@@ -68,11 +70,13 @@ class Series:
         path: the file, folder or zip that the user gave.
         uid: the SeriesInstanceUID.
         instances: in the order of their paths.
+        damaged_beside: how many images of other series, in the same export, cannot be read.
     """
 
     path: Path
     uid: str
     instances: tuple[Instance, ...]
+    damaged_beside: int = 0
 
     @property
     def number(self) -> str:
@@ -99,6 +103,8 @@ class Series:
         slices = sum(instance.frames for instance in self.instances)
         parts = [quoted(text)] if text else []
         parts += [str(header.get("Modality") or "modality unknown"), counted(slices, "slice")]
+        if damaged := sum(instance.damage is not None for instance in self.instances):
+            parts.append(f"{counted(damaged, 'file')} damaged")
         return f"{self.number if numbered else self.uid}: " + ", ".join(parts)
 
 
@@ -122,6 +128,8 @@ class _Export:
         if len(chosen) != 1:
             raise self._ambiguous(len(chosen), wanted)
         for instance in chosen[0].instances:
+            if instance.damage is not None:
+                raise instance.damage
             if instance.flaw:
                 raise VolumeError(
                     "the file does not fit the others of its series",
@@ -174,8 +182,9 @@ def open_series(path: Path, wanted: str | None = None) -> Iterator[Series]:
 
     Raises:
         VolumeError: there is no image series, not the wanted one, or several and none is named (they are listed); a
-            file is damaged; a single file is one of several; a zip cannot be trusted. Errors that are raised inside
-            the block come out with the zip's name in place of the temporary folder's.
+            file is damaged, unless its header says that it is of another series; a single file is one of several; a
+            zip cannot be trusted. Errors that are raised inside the block come out with the zip's name in place of the
+            temporary folder's.
     """
     with _exported(path) as export:
         yield export.choose(None if wanted is None else str(wanted))  # whoever reads that it is a number, gives one
@@ -227,19 +236,27 @@ def _all_series(path: Path, folder: Path, files: Iterable[Path]) -> tuple[Series
     slices: dict[str, list[Instance]] = {}
     left_out: Counter[str] = Counter()
     strange = []
+    damaged: Counter[str] = Counter()
     for file in files:
-        header = read_header(file)
+        damage = None
+        try:
+            header = read_header(file)
+        except DamagedImageError as error:
+            header, damage = error.header, error
+            damaged[str(header.SeriesInstanceUID)] += 1
         if header is None:
             strange.append(file)
             continue
-        instance = Instance(file, str(file.relative_to(folder)), header)
+        instance = Instance(file, str(file.relative_to(folder)), header, damage)
         reason = no_slice(header)
         if reason is None:
             slices.setdefault(str(header.SeriesInstanceUID), []).append(instance)
         else:
             left_out[reason] += 1
     check_strange(strange, [instance.file for instances in slices.values() for instance in instances])
-    found = [Series(path, uid, tuple(instances)) for uid, instances in sorted(slices.items())]
+    found = [
+        Series(path, uid, tuple(instances), damaged.total() - damaged[uid]) for uid, instances in sorted(slices.items())
+    ]
     for series in list(found):
         flaws = [instance.flaw for instance in series.instances]
         if all(flaws):

@@ -38,7 +38,7 @@ def repeated(path: Path, frames: Sequence[Frame], heights: Float) -> VolumeError
             found=f"{one.name} and {other.name}, both with the same SOPInstanceUID",
             remedy="take one of the copies out",
         )
-    differ = [tag for tag in TELLING if one.instance.header.get(tag) != other.instance.header.get(tag)]
+    differ = [tag for tag in ("ImageType", *TELLING) if one.instance.header.get(tag) != other.instance.header.get(tag)]
     found = f"{one.name} and {other.name}" + (f", which differ in {', '.join(differ)}" if differ else "")
     counts = {len(place) for place in np.split(heights, np.flatnonzero(gaps > SAME_PLACE) + 1)}
     count = counts.pop()

@@ -16,7 +16,7 @@ from atlasnet.cohort.conversion.structures import LabelMap, MaskFiles, SlicerSeg
 from atlasnet.errors import CohortError, VolumeError
 from atlasnet.execution import files_below
 from atlasnet.volume.dicom import read_stated_series
-from atlasnet.volume.dicom_files import read_header
+from atlasnet.volume.dicom_files import DamagedImageError, read_header
 from atlasnet.volume.dicom_series import no_slice, open_series
 from atlasnet.volume.names import composed, find_below, find_images, image_suffix, is_dicom, of_slicer
 from atlasnet.wording import shortened
@@ -118,7 +118,10 @@ def _kind(file: Path) -> Kind | None:
         return "segmentation"
     if image_suffix(file):
         return "image"
-    header = read_header(file) if is_dicom(file) else None
+    try:
+        header = read_header(file) if is_dicom(file) else None
+    except DamagedImageError as error:  # whether it matters is known when a series is chosen
+        header = error.header
     if header is None:
         return None
     if header.SOPClassUID in _OBJECTS:
