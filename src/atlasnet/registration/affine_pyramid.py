@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,13 +70,19 @@ class Level:
         """(voxels, d) positions of the voxel centres, mm, in the order of the flattened image."""
         return lattice_points(self.image.shape[1:], self.spacing, self.image.device)
 
+    @cached_property
+    def _frame(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(d,) each: spacing, index of the middle, and how far the field of view reaches; asked for again and again."""
+        return self.tensor(self.spacing), self.tensor((self.size - 1) / 2), self.tensor(self.size - 0.5)
+
     def index(self, points: Tensor) -> Tensor:
         """Continuous index points (..., d) in (x, y[, z]) order of points in mm."""
-        return points / self.tensor(self.spacing) + self.tensor((self.size - 1) / 2)
+        spacing, middle, _ = self._frame
+        return points / spacing + middle
 
     def inside(self, index: Tensor) -> Tensor:
         """Whether index points (n, d) lie in the field of view, up to half a voxel beyond the outermost centres."""
-        return ((index >= -0.5) & (index <= self.tensor(self.size - 0.5))).all(-1)
+        return ((index >= -0.5) & (index <= self._frame[2])).all(-1)
 
     def gradient(self) -> Tensor:
         """(c * d, [z,] y, x) derivatives along (x, y[, z]) per mm, by central differences; the axis varies fastest."""
@@ -100,9 +107,12 @@ def lattice_points(shape: torch.Size | tuple[int, ...], spacing: tuple[float, ..
 
 def interpolate(array: Tensor, index: Tensor) -> Tensor:
     """Read (c, [z,] y, x) linearly at index points (n, d) in (x, y[, z]) order; (c, n), nearest edge value outside."""
-    size = torch.tensor(array.shape[:0:-1], dtype=index.dtype, device=index.device)
-    # A single voxel along an axis has no extent to normalise by; every position along it is that voxel.
-    unit = torch.where(size > 1, 2 * index / (size - 1).clamp(min=1) - 1, torch.zeros_like(index))
+    last = torch.tensor([max(n - 1, 1) for n in array.shape[:0:-1]], dtype=index.dtype, device=index.device)
+    unit = 2 * index / last - 1
+    if min(array.shape[1:]) == 1:
+        # A single voxel along an axis has no extent to normalise by; every position along it is that voxel.
+        single = torch.tensor([n == 1 for n in array.shape[:0:-1]], device=index.device)
+        unit = torch.where(single, torch.zeros_like(index), unit)
     places = unit.reshape(1, *([1] * (array.ndim - 2)), *index.shape)
     values = torch.nn.functional.grid_sample(array[None], places, padding_mode="border", align_corners=True)
     return values.reshape(len(array), -1)

@@ -104,13 +104,16 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Direction:
-    """One image explained by the other: mean cost over the overlap, its derivatives, correlation, and the overlap."""
+    """One image explained by the other: mean cost over the overlap, correlation, and the overlap.
+
+    ``derivatives`` gives gradient and Hessian of the cost; they take as long as all else, and of a map that is no
+    better than the one before nobody asks for them.
+    """
 
     cost: float
-    gradient: Float
-    hessian: Float
     correlation: float
     overlap: float
+    derivatives: Callable[[], tuple[Float, Float]]
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, ra
     mapped = fixed.points @ tensor(matrix[:d, :d]).T + tensor(matrix[:d, d])
     index = moving.level.index(mapped)
     seen = torch.nonzero(moving.level.inside(index)).squeeze(1)
-    nothing = Direction(1.0, np.zeros(unknowns), np.zeros((unknowns, unknowns)), 0.0, 0.0)
+    nothing = Direction(1.0, 0.0, 0.0, lambda: (np.zeros(unknowns), np.zeros((unknowns, unknowns))))
     if len(seen) < _SAMPLES_PER_PARAMETER * unknowns:
         return nothing
     read = interpolate(moving.readable, index[seen])
@@ -173,16 +176,15 @@ def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, ra
     # So many equal weights would say as much (Kish); near the edge of a mask all are small, which is no want of them.
     if total**2 < _SAMPLES_PER_PARAMETER * unknowns * float((weight**2).sum()):
         return nothing
-    places = fixed.points[seen] if sign > 0 else mapped[seen]
-    places = torch.cat([places / radius, torch.ones_like(places[:, :1])], 1)
     cost, correlations = 0.0, 0.0
-    gradient, hessian = np.zeros(unknowns), np.zeros((unknowns, unknowns))
+    explained = []
     for channel in range(channels):
         wanted, found = fixed.values[channel, seen], read[channel]
         wanted = wanted - (weight * wanted).sum() / total
         found = found - (weight * found).sum() / total
+        counted = weight * wanted
         own, other, shared = (
-            float((weight * a * b).sum()) for a, b in ((wanted, wanted), (found, found), (wanted, found))
+            float((a * b).sum()) for a, b in ((counted, wanted), (weight * found, found), (counted, found))
         )
         if min(own, other) < 1e-6 * total:
             cost += 1.0
@@ -190,19 +192,26 @@ def _look(fixed: View, moving: View, matrix: Float, pull: Float, sign: float, ra
         correlation, slope = shared / np.sqrt(own * other), shared / other
         correlations += correlation
         cost += 1 - correlation * abs(correlation)
-        if slope <= 0:
-            continue
-        slopes = read[channels + channel * d : channels + (channel + 1) * d].T @ tensor(pull)
-        jacobian = (sign * slope * slopes[:, :, None] * places[:, None, :]).flatten(1)
-        weighted = jacobian * weight[:, None]
-        # Offset and slope of the intensities follow every update: what they explain is no reason to move.
-        nuisance = torch.stack([torch.ones_like(found), found], 1)
-        cross = (weighted.T @ nuisance).double().cpu().numpy()
-        normal = (weighted.T @ jacobian).double().cpu().numpy() - (cross / [total, other]) @ cross.T
-        gradient -= (weighted.T @ (wanted - slope * found)).double().cpu().numpy() / own
-        hessian += normal / own
-    share = total / fixed.total
-    return Direction(cost / channels, gradient / channels, hessian / channels, correlations / channels, share)
+        if slope > 0:
+            explained.append((channel, own, other, slope, wanted, found))
+
+    def derivatives() -> tuple[Float, Float]:
+        places = fixed.points[seen] if sign > 0 else mapped[seen]
+        places = torch.cat([places / radius, torch.ones_like(places[:, :1])], 1)
+        gradient, hessian = np.zeros(unknowns), np.zeros((unknowns, unknowns))
+        for channel, own, other, slope, wanted, found in explained:
+            slopes = read[channels + channel * d : channels + (channel + 1) * d].T @ tensor(pull)
+            jacobian = (sign * slope * slopes[:, :, None] * places[:, None, :]).flatten(1)
+            weighted = jacobian * weight[:, None]
+            # Offset and slope of the intensities follow every update: what they explain is no reason to move.
+            nuisance = torch.stack([torch.ones_like(found), found], 1)
+            cross = (weighted.T @ nuisance).double().cpu().numpy()
+            normal = (weighted.T @ jacobian).double().cpu().numpy() - (cross / [total, other]) @ cross.T
+            gradient -= (weighted.T @ (wanted - slope * found)).double().cpu().numpy() / own
+            hessian += normal / own
+        return gradient / channels, hessian / channels
+
+    return Direction(cost / channels, correlations / channels, total / fixed.total, derivatives)
 
 
 def _shares(looks: tuple[Direction, Direction], volumes: tuple[float, float] | None) -> tuple[float, float]:
@@ -260,17 +269,21 @@ def refine(
             _look(source, target, back, np.eye(d), -1.0, radius),
         )
 
-    def combine(matrix: Float, looks: tuple[Direction, Direction]) -> tuple[float, Float, Float]:
-        value, slope, curvature = penalty.normal(matrix[:d, :d])
+    def price(strain: float, looks: tuple[Direction, Direction]) -> float:
+        for look, share in zip(looks, _shares(looks, volumes), strict=True):
+            strain += 0.5 * (share * look.cost + (1 - share) * missing)
+        return strain
+
+    def combine(slope: Float, curvature: Float, looks: tuple[Direction, Direction]) -> tuple[Float, Float]:
         entries = np.arange(d * (d + 1)).reshape(d, d + 1)[:, :d].reshape(-1)
         gradient, hessian = np.zeros(d * (d + 1)), np.zeros((d * (d + 1),) * 2)
         gradient[entries] = slope / radius
         hessian[np.ix_(entries, entries)] = curvature / radius**2
         for look, share in zip(looks, _shares(looks, volumes), strict=True):
-            value += 0.5 * (share * look.cost + (1 - share) * missing)
-            gradient += 0.5 * share * look.gradient
-            hessian += 0.5 * share * look.hessian
-        return value, directions.T @ gradient, directions.T @ hessian @ directions
+            own = look.derivatives()
+            gradient += 0.5 * share * own[0]
+            hessian += 0.5 * share * own[1]
+        return directions.T @ gradient, directions.T @ hessian @ directions
 
     def advanced(matrix: Float, step: Float) -> Float:
         update = np.zeros((d + 1, d + 1))
@@ -282,7 +295,9 @@ def refine(
     matrix, damping, done = np.asarray(start, dtype=float), 1e-3, 0
     looks = evaluate(matrix)
     missing = max(missing, *(look.cost for look in looks if look.overlap > 0), 0.0)
-    cost, gradient, hessian = combine(matrix, looks)
+    strain, slope, curvature = penalty.normal(matrix[:d, :d])
+    cost = price(strain, looks)
+    gradient, hessian = combine(slope, curvature, looks)
     while done < iterations:
         checkpoint()
         done += 1
@@ -293,14 +308,18 @@ def refine(
             step *= _LONGEST_STEP / length
         trial = advanced(matrix, step)
         seen = evaluate(trial)
-        value, slope, curvature = combine(trial, seen)
-        if value < cost:
-            matrix, looks, cost, gradient, hessian = trial, seen, value, slope, curvature
+        strain, slope, curvature = penalty.normal(trial[:d, :d])
+        value = price(strain, seen)
+        better = value < cost
+        if better:
+            matrix, looks, cost = trial, seen, value
             damping = max(damping / 5, 1e-4)
         else:
             damping = max(damping, 1e-2) * 10
         if length < tolerance or damping > 1e6:
             break
+        if better:
+            gradient, hessian = combine(slope, curvature, looks)
     correlation = (looks[0].correlation + looks[1].correlation) / 2
     unseen = 1 - sum(_shares(looks, volumes)) / 2
     return Fit(matrix, float(cost), float(correlation), max(look.overlap for look in looks), done, missing, unseen)
