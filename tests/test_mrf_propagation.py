@@ -145,6 +145,17 @@ def test_what_is_added_to_all_costs_changes_nothing_however_many_the_iterations(
     torch.testing.assert_close(*least, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("truncation", [None, 0.08])
+def test_labels_taken_at_once_and_one_by_one_give_the_same_bytes(monkeypatch, truncation):
+    unary, smoothness, space = problem((3, 4, 3), (2, 1, 3), seed=8, truncation=truncation)
+    found = []
+    for at_once in (0, 1 << 30):
+        monkeypatch.setattr("atlasnet.registration.propagation.AT_ONCE", at_once)
+        found.append(propagate(unary, smoothness, space, iterations=6))
+    assert torch.equal(found[0].labels, found[1].labels)
+    assert found[0].beliefs.numpy().tobytes() == found[1].beliefs.numpy().tobytes()
+
+
 def test_a_strong_penalty_gives_everyone_the_displacement_that_evens_out_what_is_there():
     unary, _, space = problem((3, 3, 3), (1, 1, 1), seed=1)
     offsets = torch.zeros(3, 3, 3, 3)

@@ -21,6 +21,7 @@ from atlasnet.execution.reductions import ordered_sum
 from atlasnet.registration.label_space import LabelSpace
 
 AT_ONCE_ON_GPU = 1 << 26  # numbers that one operation may need, 256 MiB
+AT_ONCE = 1 << 18  # on the CPU, where beginning an operation on fewer takes longer than doing it
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def _exchange(
 def _minimum_convolution(costs: Tensor, penalty: Tensor, label_axis: int) -> Tensor:
     """Minimum over l of costs[l] + penalty[l, k], along one label axis: (lz, ly, lx, ...) to the same shape."""
     count = costs.shape[label_axis]
-    if costs.device.type != "cpu" and count * costs.numel() <= AT_ONCE_ON_GPU:
-        # A GPU is kept waiting by many small operations; this is one, of as many times the memory as there are labels.
+    if count * costs.numel() <= (AT_ONCE if costs.device.type == "cpu" else AT_ONCE_ON_GPU):
+        # One operation, of as many times the memory as there are labels; many small ones would keep a GPU waiting.
         shape = [1, 1, 1, 1, *penalty.shape[2:]]
         shape[label_axis : label_axis + 2] = penalty.shape[:2]
         return (costs.unsqueeze(label_axis + 1) + penalty.reshape(shape)).amin(label_axis)
