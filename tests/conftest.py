@@ -30,9 +30,17 @@ def data_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
+    """What is written is left to the system to bring to the disk: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def brief() -> Iterator[None]:
-    """Presets with four steps an epoch, for modules in which nothing depends on what the networks have learnt."""
+    """Presets with four small steps an epoch, for modules in which nothing depends on what the networks have learnt."""
     from synthetic import shorten_presets
 
     with pytest.MonkeyPatch.context() as patch:
