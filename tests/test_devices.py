@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from atlasnet.cohort.structures import Hidden
 from atlasnet.errors import AtlasNetError, InputError, explained
 from atlasnet.execution import Execution
 from atlasnet.network import NetworkSpec
-from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction import Prediction, PredictOptions, Predictor
+from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.fusion import METHODS
 from atlasnet.registration import make_operator, register_images
 from atlasnet.registration.label_space import LabelSpace
@@ -305,13 +307,41 @@ def test_products_are_taken_in_full_precision_whatever_the_process_has_chosen() 
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("fusion", METHODS)
 @each_device
-def test_a_prediction_finds_the_labels_of_the_cpu(model: Model, fusion: str, there: Place) -> None:
-    image, options = subject(100)[0], PredictOptions(fusion=fusion, agreement=True, probabilities=True)
+def test_a_prediction_finds_the_labels_of_the_cpu(model: Model, there: Place) -> None:
+    image, options = subject(100)[0], PredictOptions(agreement=True, probabilities=True)
     wanted = Predictor(model, execution=HERE).predict(image, options)
     with there.active():
-        found = Predictor(model, execution=there.execution).predict(image, options)
+        require_alike(Predictor(model, execution=there.execution).predict(image, options), wanted, there)
+
+
+@pytest.fixture(scope="module")
+def ask(model: Model) -> Callable[[Place], tuple[Answers, Answers]]:
+    """What the atlas says of a scan on the CPU and on a device, asked once for every fusion."""
+
+    @cache
+    def asked(there: Place) -> tuple[Answers, Answers]:
+        image = subject(100)[0]
+        here = Predictor(model, execution=HERE).ask(image, fit=True)
+        with there.active():
+            return here, Predictor(model, execution=there.execution).ask(image, fit=True)
+
+    return asked
+
+
+@pytest.mark.parametrize("fusion", METHODS)
+@each_device
+def test_a_fusion_finds_the_labels_of_the_cpu(
+    model: Model, ask: Callable[[Place], tuple[Answers, Answers]], fusion: str, there: Place
+) -> None:
+    options = PredictOptions(fusion=fusion, agreement=True, probabilities=True)
+    ours, theirs = ask(there)
+    wanted = Predictor(model, execution=HERE).fuse(ours, options)
+    with there.active():
+        require_alike(Predictor(model, execution=there.execution).fuse(theirs, options), wanted, there)
+
+
+def require_alike(found: Prediction, wanted: Prediction, there: Place) -> None:
     assert np.mean(found.labels.array != wanted.labels.array) < there.differing
     assert found.probabilities is not None
     assert wanted.probabilities is not None

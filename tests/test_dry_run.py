@@ -20,6 +20,7 @@ from atlasnet.prediction.forecast import forecast_cases
 from atlasnet.study import StudyOptions, forecast_study, run_study
 from atlasnet.training.fit import fit
 from atlasnet.training.forecast import forecast_fit
+from atlasnet.training.model import Model
 from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from atlasnet.training.sources import Keyed
@@ -30,13 +31,19 @@ from atlasnet.volume import write_volume
 from synthetic import subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
-RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=2, passes=0.0, sharing="independent")
+RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=2, passes=0.0, batch_slices=4, sharing="independent")
 OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(3)))
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Predictions are made with it; nothing is written into its folder."""
+    return fit(cohort, tmp_path_factory.mktemp("model") / "m", OPTIONS)
 
 
 def content(folder: Path) -> dict[Path, int]:
@@ -132,15 +139,14 @@ def test_train_prints_the_plan_and_writes_nothing(cohort: Cohort, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, capsys: Capture) -> None:
-    model = fit(cohort, tmp_path / "m", OPTIONS)
+def test_predict_says_which_cases_are_missing(model: Model, tmp_path: Path, capsys: Capture) -> None:
     for number in range(3):
         write_volume(tmp_path / "in" / f"c{number}.nii.gz", subject(400 + number)[0])
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"no image")
     cases = find_cases([tmp_path / "in"], 1)
     paths = {case.name: tmp_path / "out" / f"{case.name}.nii.gz" for case in cases}
     predict_cases(Predictor(model), cases[2:3], paths)
-    before = content(tmp_path)
+    before = content(tmp_path) | content(model.folder)
     command = ["predict", str(tmp_path / "in"), "-m", str(model.folder), "-o", str(tmp_path / "out"), "--dry-run"]
     assert main([*command, "--json", "--quiet"]) == 1
     found = json.loads(capsys.readouterr().out)
@@ -151,7 +157,7 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
     assert "to segment   c0, c1, c2" in said
     assert re.search(r"disk         about [1-9]\d* KiB of results", said)
     assert "would fail   b: " in said
-    assert content(tmp_path) == before
+    assert content(tmp_path) | content(model.folder) == before
     (tmp_path / "in" / "b.nii.gz").unlink()
     assert main([*command, "--quiet"]) == 0
     write_volume(tmp_path / "out" / "c0.nii.gz", subject(0)[1])  # a reference, say
@@ -161,16 +167,15 @@ def test_predict_says_which_cases_are_missing(cohort: Cohort, tmp_path: Path, ca
 
 @pytest.mark.parametrize("maps", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_disk_that_predictions_are_said_to_take_is_what_they_take(
-    cohort: Cohort, tmp_path: Path, capsys: Capture, maps: bool
+    model: Model, tmp_path: Path, capsys: Capture, maps: bool
 ) -> None:
-    fit(cohort, tmp_path / "m", OPTIONS)
     for number in range(2):
         write_volume(tmp_path / "in" / f"c{number}.nii.gz", subject(400 + number)[0])
     command = [
         "predict",
         str(tmp_path / "in"),
         "-m",
-        str(tmp_path / "m"),
+        str(model.folder),
         "-o",
         str(tmp_path / "out"),
         "--threads",
@@ -186,9 +191,8 @@ def test_the_disk_that_predictions_are_said_to_take_is_what_they_take(
 
 
 def test_a_case_that_the_first_atlas_does_not_fit_is_measured_with_the_next(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = fit(cohort, tmp_path / "m", OPTIONS)
     write_volume(tmp_path / "c.nii.gz", subject(400)[0])
     cases = find_cases([tmp_path / "c.nii.gz"], 1)
     paths = {case.name: tmp_path / "out" / f"{case.name}.nii.gz" for case in cases}
@@ -207,8 +211,7 @@ def test_a_case_that_the_first_atlas_does_not_fit_is_measured_with_the_next(
     assert (found.missing, [*found.unreadable]) == ((), ["c"])
 
 
-def test_nothing_is_estimated_where_nothing_is_left(cohort: Cohort, tmp_path: Path) -> None:
-    model = fit(cohort, tmp_path / "m", OPTIONS)
+def test_nothing_is_estimated_where_nothing_is_left(model: Model, tmp_path: Path) -> None:
     write_volume(tmp_path / "c.nii.gz", subject(400)[0])
     cases = find_cases([tmp_path / "c.nii.gz"], 1)
     paths = {"c": tmp_path / "out.nii.gz"}

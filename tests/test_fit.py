@@ -21,7 +21,8 @@ from atlasnet.cli.main import main, parser
 from atlasnet.cohort import Cohort, Plan
 from atlasnet.errors import CohortError, InputError, ModelError, VolumeError
 from atlasnet.execution import Execution, SilentReporter, WorkFolder
-from atlasnet.prediction import PredictOptions, Predictor
+from atlasnet.prediction import Prediction, PredictOptions, Predictor
+from atlasnet.prediction.answers import Answers
 from atlasnet.prediction.fusion import BY_VOXEL, METHODS
 from atlasnet.training.atlases import AtlasSet
 from atlasnet.training.fit import fit
@@ -38,7 +39,8 @@ from atlasnet.volume.writing import to_sitk
 from synthetic import LABELS, SPACING, dice, subject, write_cohort
 
 pytestmark = pytest.mark.usefixtures("brief")
-OPTIONS = FitOptions(atlases=2, width=0.5, preset=replace(Recipe.preset("default"), epochs=4))
+RECIPE = replace(Recipe.preset("default"), epochs=4, iterations=16, passes=0.0, batch_slices=8)
+OPTIONS = FitOptions(atlases=2, width=0.5, preset=RECIPE)
 SHORT = replace(Recipe.preset("default"), iterations=2, passes=2.0)  # three steps, so that every slice is seen twice
 QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine", preset=SHORT)
 
@@ -71,6 +73,23 @@ def net(model: Model) -> atlasnet.AtlasNet:
     return atlasnet.AtlasNet.load(model.folder)
 
 
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    return subject(100)[0]
+
+
+@pytest.fixture(scope="module")
+def prediction(net: atlasnet.AtlasNet, scan: Volume) -> Prediction:
+    """Of the scan, where nothing else is asked for."""
+    return net.predict(scan)
+
+
+@pytest.fixture(scope="module")
+def answers(model: Model) -> Answers:
+    """What the atlases say of scan 102, for every fusion."""
+    return Predictor(model).ask(subject(102)[0], fit=True)
+
+
 def test_a_model_holds_everything_under_its_checksum(model: Model) -> None:
     assert [atlas.subject in {"s0", "s1", "s2"} for atlas in model.atlases] == [True, True]
     assert set(model.checksums) == {
@@ -83,11 +102,10 @@ def test_a_model_holds_everything_under_its_checksum(model: Model) -> None:
         assert (model.folder / "log" / f"{atlas.name}.csv").read_text().startswith("epoch,")
 
 
-def test_a_new_subject_is_segmented_in_the_cohorts_own_label_values(net: atlasnet.AtlasNet) -> None:
-    image, reference = subject(100)
-    prediction = net.predict(image)
+def test_a_new_subject_is_segmented_in_the_cohorts_own_label_values(scan: Volume, prediction: Prediction) -> None:
+    reference = subject(100)[1]
     assert set(np.unique(prediction.labels.array)) <= set(LABELS.values())
-    assert prediction.labels.grid is image.grid
+    assert prediction.labels.grid is scan.grid
     for value in (2, 4):
         assert dice(prediction.labels.array == value, reference.array == value) > 0.85
     ml = prediction.record["volumes_ml"]["core"]
@@ -96,9 +114,9 @@ def test_a_new_subject_is_segmented_in_the_cohorts_own_label_values(net: atlasne
 
 
 @pytest.mark.parametrize("fusion", METHODS)
-def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> None:
-    image, reference = subject(101)
-    prediction = net.predict(image, fusion=fusion)
+def test_every_fusion_finds_the_shapes(model: Model, answers: Answers, fusion: str) -> None:
+    reference = subject(102)[1]
+    prediction = Predictor(model).fuse(answers, PredictOptions(fusion=fusion))
     assert dice(prediction.labels.array > 0, reference.array > 0) > 0.85
     for record in prediction.record["atlases"]:
         found = record.get("sensitivity", {})
@@ -107,9 +125,10 @@ def test_every_fusion_finds_the_shapes(net: atlasnet.AtlasNet, fusion: str) -> N
 
 
 @pytest.mark.parametrize("fusion", METHODS)
-def test_a_fusion_does_not_depend_on_the_slabs(model: Model, monkeypatch: pytest.MonkeyPatch, fusion: str) -> None:
+def test_a_fusion_does_not_depend_on_the_slabs(
+    model: Model, answers: Answers, monkeypatch: pytest.MonkeyPatch, fusion: str
+) -> None:
     predictor = Predictor(model)
-    answers = predictor.ask(subject(102)[0], fit=True)
     whole = predictor.fuse(answers, PredictOptions(fusion=fusion))
     monkeypatch.setattr("atlasnet.prediction.predictor.SLAB_VOXELS", 1)
     slices = predictor.fuse(answers, PredictOptions(fusion=fusion))
@@ -117,9 +136,8 @@ def test_a_fusion_does_not_depend_on_the_slabs(model: Model, monkeypatch: pytest
     assert slices.record["atlases"] == whole.record["atlases"]
 
 
-def test_the_record_has_the_volumes_that_each_atlas_alone_would_give(model: Model) -> None:
+def test_the_record_has_the_volumes_that_each_atlas_alone_would_give(model: Model, answers: Answers) -> None:
     predictor = Predictor(model)
-    answers = predictor.ask(subject(102)[0])
     record = predictor.fuse(answers).record
     alone = [predictor.fuse(replace(answers, atlases=(one,))).labels.array for one in answers.atlases]
     for name, value in (("core", 4), ("shell", 2)):
@@ -151,28 +169,29 @@ def test_a_scan_of_another_size_and_spacing_comes_back_on_its_own_grid(net: atla
     assert dice(prediction.labels.array > 0, expected.array > 0) > 0.85
 
 
-def test_probabilities_and_agreement_come_on_request(net: atlasnet.AtlasNet) -> None:
-    image, _ = subject(103)
-    prediction = net.predict(image, probabilities=True, agreement=True)
-    assert prediction.probabilities is not None
-    assert prediction.agreement is not None
-    assert prediction.entropy is not None
-    assert prediction.probabilities.array.shape == (3, *image.grid.shape)
-    np.testing.assert_allclose(prediction.probabilities.array.sum(0), 1, atol=2e-3)
-    values = np.array([0, 2, 4])[prediction.probabilities.array.argmax(0)]
-    assert np.mean(values == prediction.labels.array[0]) > 0.9999
-    assert set(np.unique(prediction.agreement.array)) <= {0.0, 0.5, 1.0}
-    plain = net.predict(image)
-    assert plain.probabilities is None
-    assert plain.agreement is None
-    np.testing.assert_array_equal(plain.labels.array, prediction.labels.array)
+def test_probabilities_and_agreement_come_on_request(
+    net: atlasnet.AtlasNet, scan: Volume, prediction: Prediction
+) -> None:
+    asked = net.predict(scan, probabilities=True, agreement=True)
+    assert asked.probabilities is not None
+    assert asked.agreement is not None
+    assert asked.entropy is not None
+    assert asked.probabilities.array.shape == (3, *scan.grid.shape)
+    np.testing.assert_allclose(asked.probabilities.array.sum(0), 1, atol=2e-3)
+    values = np.array([0, 2, 4])[asked.probabilities.array.argmax(0)]
+    assert np.mean(values == asked.labels.array[0]) > 0.9999
+    assert set(np.unique(asked.agreement.array)) <= {0.0, 0.5, 1.0}
+    assert prediction.probabilities is None
+    assert prediction.agreement is None
+    np.testing.assert_array_equal(asked.labels.array, prediction.labels.array)
 
 
-def test_a_zip_predicts_like_its_folder(net: atlasnet.AtlasNet, tmp_path: Path) -> None:
-    image, _ = subject(104)
+def test_a_zip_predicts_like_its_folder(
+    net: atlasnet.AtlasNet, scan: Volume, prediction: Prediction, tmp_path: Path
+) -> None:
     net.save(tmp_path / "model.zip")
     packed = atlasnet.AtlasNet.load(tmp_path / "model.zip")
-    np.testing.assert_array_equal(packed.predict(image).labels.array, net.predict(image).labels.array)
+    np.testing.assert_array_equal(packed.predict(scan).labels.array, prediction.labels.array)
 
 
 def test_another_run_gives_the_same_bytes(cohort: Cohort, quick: Model, tmp_path: Path) -> None:
