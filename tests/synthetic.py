@@ -75,8 +75,9 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def shorten_presets(patch: pytest.MonkeyPatch, **changes: int) -> None:
-    """Give the presets of training four steps an epoch, and what else is to be other."""
+    """Give the presets of training four steps an epoch, of four slices each, and what else is to be other."""
     from atlasnet.training import recipe
 
-    short = {name: replace(preset, iterations=4, passes=0.0, **changes) for name, preset in recipe._PRESETS.items()}
+    wanted = {"iterations": 4, "passes": 0.0, "batch_slices": 4} | changes
+    short = {name: replace(preset, **wanted) for name, preset in recipe._PRESETS.items()}
     patch.setattr(recipe, "_PRESETS", short)

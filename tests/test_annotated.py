@@ -48,7 +48,7 @@ from atlasnet.volume import Grid, Volume, read_labels, write_labels
 from synthetic import LABELS, dice, subject, write_cohort, write_study_cohort
 
 RECIPE = replace(Recipe.preset("default"), epochs=2, iterations=6, passes=0.0, batch_slices=8)
-OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine")
+OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="centre")
 ONE = Execution(threads=1)
 
 

@@ -148,7 +148,7 @@ def test_a_model_is_that_of_channels_resampled_before_and_what_is_done_is_told(
     assert all(text.endswith("; it shows 87% of what T1 shows") for text in said)
     assert not any(SAID in problem.text for problem in check_cohort(before).warnings)
 
-    recipe = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
+    recipe = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, batch_slices=4)
     options = FitOptions(atlases=("s0",), width=0.25, operator="affine", preset=recipe)
     models = [fit(Cohort.read(d), d / "model", options, execution=Execution(threads=1)) for d in (data, before)]
     weights = [next((model.folder / "networks").iterdir()).read_bytes() for model in models]

@@ -46,8 +46,8 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     cohort = Cohort.read(write_cohort(tmp_path_factory.mktemp("cohort"), range(2)))
-    recipe = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
-    options = FitOptions(atlases=1, width=0.25, preset=recipe, operator="affine")
+    recipe = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
+    options = FitOptions(atlases=1, width=0.25, preset=recipe, operator="centre")
     return fit(cohort, tmp_path_factory.mktemp("model") / "m", options)
 
 

@@ -30,7 +30,7 @@ from atlasnet.training.options import FitOptions
 from atlasnet.volume import Volume
 from synthetic import LABELS, write_cohort
 
-QUICK = FitOptions(atlases=1, width=0.25, epochs=2, operator="affine")
+QUICK = FitOptions(atlases=1, width=0.25, epochs=2, operator="centre")
 pytestmark = pytest.mark.usefixtures("brief")
 NAMES = ["s0", "s1", "s2", "s3"]
 ONE = Execution(threads=1)
@@ -289,7 +289,7 @@ def test_the_command_trains_single_folds_by_the_plan_beside_the_model(
 ) -> None:
     model = tmp_path / "m"
     base = ["train", str(cohort.root), "-o", str(model), "--atlases", "1", "--width", "0.25", "--epochs", "1"]
-    words = [*base, "--registration", "affine", "--threads", "1", "--json"]
+    words = [*base, "--registration", "centre", "--threads", "1", "--json"]
     assert main([*words, "--folds", "2", "--only-fold", "2", "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["subjects"] == 2
     assert not model.exists()
@@ -326,7 +326,7 @@ def test_the_command_trains_and_cross_validates(
     cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlases", "1", "--width", "0.25", "--epochs", "1"]
-    code = main([*words, "--registration", "affine", "--folds", "2", "--threads", "1", "--json"])
+    code = main([*words, "--registration", "centre", "--folds", "2", "--threads", "1", "--json"])
     assert code == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["cross_validation"]["folds"]) == 2
@@ -443,7 +443,7 @@ def test_folds_may_be_those_of_a_file(cohort: Cohort, tmp_path: Path, capsys: py
     folds = tmp_path / "splits_final.json"
     folds.write_text(json.dumps(splits([["s1", "s0", "s3"], ["s2"]])), encoding="utf-8")
     command = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--folds", str(folds), "--atlases", "1", "--json"]
-    command += ["--width", "0.25", "--epochs", "1", "--registration", "affine", "--threads", "1", "--quiet"]
+    command += ["--width", "0.25", "--epochs", "1", "--registration", "centre", "--threads", "1", "--quiet"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["cross_validation"]["folds"] == [["s0", "s1", "s3"], ["s2"]]
     trained = [Model.load(tmp_path / "m" / "cross_validation" / f"fold_{n}").provenance["data"] for n in (1, 2)]
@@ -528,7 +528,7 @@ def test_who_is_left_out_by_no_fold_is_trained_on_in_all_and_has_no_score(
     """A single split, as nnU-Net users write it, and the atlas is one that it trains on."""
     path, model = written(tmp_path, [{"train": ["s0", "s1"], "val": ["s2", "s3"]}]), tmp_path / "m"
     command = ["train", str(cohort.root), "-o", str(model), "--folds", str(path), "--atlas", "s0", "--ensemble"]
-    command += ["--width", "0.25", "--epochs", "1", "--registration", "affine", "--threads", "1", "--report"]
+    command += ["--width", "0.25", "--epochs", "1", "--registration", "centre", "--threads", "1", "--report"]
     assert main(command) == 0
     said = capsys.readouterr()
     assert said.err.count("2 of 4 subjects are left out by no fold") == 1

@@ -26,7 +26,7 @@ from pages import check
 from synthetic import LABELS, subject, write_cohort
 
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
 
 
 class Notes(SilentReporter):

@@ -19,8 +19,8 @@ from atlasnet.training.options import FitOptions
 from atlasnet.training.recipe import Recipe
 from synthetic import write_place
 
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
-OPTIONS = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="affine")
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
+OPTIONS = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="centre")
 ONE_THREAD = Execution(threads=1)
 OWN_MOUNTS = ["unshare", "--map-root-user", "--mount"]
 

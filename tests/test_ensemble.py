@@ -47,7 +47,7 @@ from synthetic import subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
 QUICK = FitOptions(width=0.25, preset=RECIPE, operator="centre", sharing="independent")
 
 

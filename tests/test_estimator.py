@@ -21,7 +21,7 @@ from atlasnet.volume import read_volume, write_labels
 from pages import check
 from synthetic import write_cohort
 
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
 ONE = Execution(threads=1)
 
 
@@ -33,7 +33,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 @pytest.fixture(scope="module")
 def net(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> atlasnet.AtlasNet:
     """Fitted and cross-validated, the models of its folds kept."""
-    made = atlasnet.AtlasNet(atlases=2, width=0.25, preset=RECIPE, registration="affine", execution=ONE)
+    made = atlasnet.AtlasNet(atlases=2, width=0.25, preset=RECIPE, registration="centre", execution=ONE)
     return made.fit(cohort, tmp_path_factory.mktemp("model") / "m", folds=True, ensemble=True)
 
 

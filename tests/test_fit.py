@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("brief")
 RECIPE = replace(Recipe.preset("default"), epochs=4, iterations=16, passes=0.0, batch_slices=8)
 OPTIONS = FitOptions(atlases=2, width=0.5, preset=RECIPE)
 SHORT = replace(Recipe.preset("default"), iterations=2, passes=2.0)  # three steps, so that every slice is seen twice
-QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="affine", preset=SHORT)
+QUICK = FitOptions(atlases=("s0",), width=0.25, epochs=1, operator="centre", preset=SHORT)
 
 
 @pytest.fixture(scope="module")

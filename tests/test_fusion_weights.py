@@ -33,8 +33,8 @@ from synthetic import LABELS, dice, subject, write_cohort
 
 ONE = Execution(threads=1)
 pytestmark = pytest.mark.usefixtures("brief")
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
-QUICK = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine")
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
+QUICK = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="centre")
 Capture = pytest.CaptureFixture[str]
 
 

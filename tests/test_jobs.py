@@ -25,9 +25,9 @@ from synthetic import write_place
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="shells, signals and users as POSIX has them")
 
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
 PACKAGE = {"PYTHONPATH": str(Path(atlasnet.__file__).parents[1])}  # commands run in other folders than the tests
-OPTIONS = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="affine")
+OPTIONS = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="centre")
 
 
 @pytest.fixture(scope="module")

@@ -338,7 +338,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_learning(cohort, 
 
 def test_a_model_keeps_weights_and_references_and_registers_scans_with_them(cohort, tmp_path, capsys):
     settings = {**WEIGHTS.settings(), "levels": [asdict(level) for level in LEVELS]}
-    short = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
+    short = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, batch_slices=4)
     options = FitOptions(atlases=("s0",), width=0.25, preset=short, operator_settings=settings)
     model = fit(cohort, tmp_path / "m", options, execution=ONE)
     assert "atlas_labels/s0.nii.gz" in model.checksums

@@ -35,7 +35,7 @@ from synthetic import subject
 Capture = pytest.CaptureFixture[str]
 ONE = Execution(threads=1)
 SHAPE = (12, 24, 24)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=6, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=6, passes=0.0, batch_slices=4)
 QUICK = FitOptions(atlases=("phantom_000",), width=0.25, preset=RECIPE, operator="centre")
 
 

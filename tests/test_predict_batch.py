@@ -40,8 +40,8 @@ from atlasnet.volume import Volume, read_labels, read_volume, write_labels, writ
 from synthetic import dice, subject, write_cohort
 
 Capture = pytest.CaptureFixture[str]
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0)
-QUICK = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="affine")
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=12, passes=0.0, batch_slices=4)
+QUICK = FitOptions(atlases=1, width=0.25, preset=RECIPE, operator="centre")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_the_quality_that_is_asked_of_registrations_is_an_option(
     assert main(predict(scans, model, "--minimum-quality", "0", "--quiet")) == 0
     made_of = json.loads((tmp_path / "out" / "anna.json").read_text(encoding="utf-8"))["provenance"]
     assert made_of["options"]["minimum_quality"] == 0
-    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlas", "s0", "--registration", "affine"]
+    words = ["train", str(cohort.root), "-o", str(tmp_path / "m"), "--atlas", "s0", "--registration", "centre"]
     assert main([*words, "--epochs", "1", "--width", "0.25", "--minimum-quality", "0.999"]) == 0
     assert "s1 does not train the network of atlas s0: registration quality" in capsys.readouterr().err
     assert main([*words, "--minimum-quality", "nan"]) == 2
@@ -910,8 +910,9 @@ def test_a_place_that_cannot_be_written_fails_its_case_alone(scans: Path, model:
 
 
 def test_a_scan_of_800_slices_is_segmented_and_one_of_a_single_slice_refused(
-    tmp_path: Path, model: Model, capsys: Capture
+    cohort: Cohort, tmp_path: Path, capsys: Capture
 ) -> None:
+    model = fit(cohort, tmp_path / "m", replace(QUICK, operator="affine"))
     image, _ = subject(200)
     rows = np.arange(800) * image.grid.shape[0] // 800
     tall = image.grid.with_spacing(image.grid.spacing * (1, 1, image.grid.shape[0] / 800))

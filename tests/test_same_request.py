@@ -34,8 +34,8 @@ from atlasnet.volume import read_labels, read_volume, write_volume
 from synthetic import LABELS, subject, write_cohort
 
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, sharing="independent")
-QUICK = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="affine")
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, batch_slices=4, sharing="independent")
+QUICK = FitOptions(atlases=("s0",), width=0.25, preset=RECIPE, operator="centre")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -83,22 +83,23 @@ def test_a_label_that_is_to_be_ignored_makes_another_training(root: Path, tmp_pa
 
 
 def test_what_differs_from_the_model_that_is_there_is_named(root: Path, tmp_path: Path) -> None:
-    model = fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    quick = replace(QUICK, operator="affine")  # which has settings
+    model = fit(Cohort.read(root), tmp_path / "m", quick, execution=ONE)
 
-    def refused(options: FitOptions = QUICK, seed: int = 0) -> str | None:
+    def refused(options: FitOptions = quick, seed: int = 0) -> str | None:
         with pytest.raises(ModelError, match="other data, options or plan") as error:
             fit(Cohort.read(root), tmp_path / "m", options, execution=replace(ONE, seed=seed))
         return error.value.found
 
-    assert refused(replace(QUICK, epochs=7, width=0.5)) == (
+    assert refused(replace(quick, epochs=7, width=0.5)) == (
         "width: 0.25 there, 0.5 asked for; epochs: nothing there, 7 asked for"
     )
     assert refused(seed=3) == "seed: 0 there, 3 asked for"
-    assert refused(replace(QUICK, operator_settings={"candidates": 2})) == (
+    assert refused(replace(quick, operator_settings={"candidates": 2})) == (
         "operator_settings.candidates: nothing there, 2 asked for"
     )
     many = {"candidates": 2, "turn_step": 15.0, "missing": 0.5, "iterations": 9, "tolerance": 0.1}
-    assert refused(replace(QUICK, operator_settings=many)) == (
+    assert refused(replace(quick, operator_settings=many)) == (
         "operator_settings: nothing there, {candidates, turn_step, missing, iterations and 1 more} asked for"
     )
     replace(model.plan, batch_size=3).write(tmp_path / "m" / "plan.json")
@@ -109,7 +110,7 @@ def test_what_differs_from_the_model_that_is_there_is_named(root: Path, tmp_path
     assert refused() == "other data of s1 (labels)"
     # A model that was trained before it told what was asked for.
     replace(model, provenance={key: value for key, value in model.provenance.items() if key != "asked"}).save()
-    assert refused(replace(QUICK, epochs=7)) == "other data of s1 (labels)"
+    assert refused(replace(quick, epochs=7)) == "other data of s1 (labels)"
 
 
 def test_every_channel_of_an_outside_atlas_counts(root: Path, tmp_path: Path) -> None:
@@ -385,7 +386,7 @@ def test_the_log_does_not_name_an_atlas_that_lies_beside(
 
 
 def test_a_single_case_that_fails_is_an_object_too(root: Path, tmp_path: Path, capsys: Capture) -> None:
-    model = fit(Cohort.read(root), tmp_path / "m", QUICK, execution=ONE)
+    model = fit(Cohort.read(root), tmp_path / "m", replace(QUICK, operator="affine"), execution=ONE)
     flat = read_labels(root / "labelsTr" / "s0.nii.gz")
     write_volume(tmp_path / "flat.nii.gz", flat.replace(np.full_like(flat.array, 5)))
     words = ["predict", str(tmp_path / "flat.nii.gz"), "-m", str(model.folder), "-o", str(tmp_path / "out")]

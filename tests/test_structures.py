@@ -26,7 +26,7 @@ from pages import check
 from synthetic import write_cohort, write_study_cohort
 
 RECIPE = replace(Recipe.preset("default"), epochs=2, iterations=6, passes=0.0, batch_slices=8)
-OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine", loss_weights={"core": 2.0})
+OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="centre", loss_weights={"core": 2.0})
 ONE = Execution(threads=1)
 
 

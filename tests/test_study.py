@@ -33,8 +33,8 @@ from atlasnet.volume import Volume, read_labels, read_volume, write_volume
 from synthetic import LABELS, SPACING, dice, subject, write_cohort, write_study_cohort
 
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.1, learning_rate=6e-3)
-SETTINGS = {"atlases": 2, "seeds": 1, "width": 0.5, "preset": RECIPE, "operator": "affine"}
+RECIPE = replace(Recipe.preset("default"), epochs=3, iterations=8, passes=0.1, batch_slices=8, learning_rate=6e-3)
+SETTINGS = {"atlases": 2, "seeds": 1, "width": 0.5, "preset": RECIPE, "operator": "centre"}
 QUICK = StudyOptions(**SETTINGS, fractions=(1.0, 0.5))
 TESTS = ("t0", "t1", "t2")
 
@@ -554,7 +554,7 @@ def test_a_test_scan_that_cannot_be_used_is_named_and_the_others_are_scored(tmp_
     path = tmp_path / "data" / "imagesTs" / "t1_0000.nii.gz"
     image = read_volume(path)
     write_volume(path, image.replace(np.full_like(image.array, 7)))
-    options = StudyOptions(**SETTINGS | {"atlases": 1}, methods=("propagation",))
+    options = StudyOptions(**SETTINGS | {"atlases": 1, "operator": "affine"}, methods=("propagation",))
     found = run_study(data, read_test_subjects(data.root, data), tmp_path / "study", options, execution=ONE)
     assert {result.case for result in found.results if result.scores} == {"t0", "t2"}
     row = write_study(found, read_test_subjects(data.root, data))["methods"]["propagation"]

@@ -31,7 +31,13 @@ from synthetic import LABELS, write_cohort, write_study_cohort
 
 ONE = Execution(threads=1)
 RECIPE = replace(
-    Recipe.preset("default"), epochs=4, iterations=2, passes=0.0, learning_rate=6e-3, sharing="independent"
+    Recipe.preset("default"),
+    epochs=4,
+    iterations=2,
+    passes=0.0,
+    batch_slices=4,
+    learning_rate=6e-3,
+    sharing="independent",
 )
 SETTINGS = {"atlases": 2, "seeds": 1, "width": 0.25, "preset": RECIPE, "operator": "centre"}
 CURVES = StudyOptions(

@@ -29,7 +29,7 @@ from synthetic import write_study_cohort
 
 ONE = Execution(threads=1)
 TESTS = ("t0", "t1")
-RECIPE = replace(Recipe.preset("default"), epochs=2, iterations=2, passes=0.0, sharing="independent")
+RECIPE = replace(Recipe.preset("default"), epochs=2, iterations=2, passes=0.0, batch_slices=4, sharing="independent")
 OPTIONS = StudyOptions(
     atlases=2,
     seeds=1,

@@ -123,7 +123,7 @@ def test_rare_foreground_slices_are_drawn_more_often() -> None:
 def test_where_no_slice_holds_a_structure_every_slice_is_dealt() -> None:
     case = make("a")
     case.labels[:] = 0
-    recipe = replace(Recipe.preset("default"), iterations=2, passes=0.0)
+    recipe = replace(Recipe.preset("default"), iterations=2, passes=0.0, batch_slices=4)
     batches = list(epoch_batches(SliceTable.of([case], 3), recipe, 3, np.random.default_rng(0)))
     assert sorted(np.concatenate(batches)) == list(range(6))
 

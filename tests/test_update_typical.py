@@ -26,7 +26,7 @@ from atlasnet.volume import Volume, canonical, write_volume
 from synthetic import subject, write_cohort
 
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, batch_slices=4)
 THEN = FitOptions(preset=RECIPE)
 OLD, NEW = ["s0", "s1", "s2", "s3"], ["s4", "s5"]
 

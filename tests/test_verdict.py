@@ -42,7 +42,7 @@ from atlasnet.volume import Grid, Volume, write_volume
 from synthetic import LABELS, subject
 
 ONE = Execution(threads=1)
-RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0)
+RECIPE = replace(Recipe.preset("default"), epochs=1, iterations=2, passes=0.0, batch_slices=4)
 OPTIONS = FitOptions(atlases=2, width=0.25, preset=RECIPE, operator="affine")
 LOW = Kind("low", high=False, logarithmic=False, precision=1e-6, harmless=np.inf)
 
