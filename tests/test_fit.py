@@ -124,6 +124,16 @@ def test_every_fusion_finds_the_shapes(model: Model, answers: Answers, fusion: s
         assert all(0 < value <= 1 for value in found.values())
 
 
+@pytest.mark.parametrize("fusion", ["staple", "local"])
+def test_the_object_fuses_as_it_is_asked_to(
+    net: atlasnet.AtlasNet, model: Model, answers: Answers, fusion: str
+) -> None:
+    prediction = net.predict(subject(102)[0], fusion=fusion)
+    assert prediction.record["fusion"] == fusion
+    wanted = Predictor(model).fuse(answers, PredictOptions(fusion=fusion))
+    np.testing.assert_array_equal(prediction.labels.array, wanted.labels.array)
+
+
 @pytest.mark.parametrize("fusion", METHODS)
 def test_a_fusion_does_not_depend_on_the_slabs(
     model: Model, answers: Answers, monkeypatch: pytest.MonkeyPatch, fusion: str
