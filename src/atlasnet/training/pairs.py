@@ -22,7 +22,7 @@ from atlasnet.registration import (
 from atlasnet.training.sources import Keyed
 from atlasnet.transform import Transform
 
-REVISION = 5  # counts up when the same settings would give another map
+REVISION = 6  # counts up when the same settings would give another map
 
 
 def _own() -> Registration:

@@ -34,7 +34,7 @@ from atlasnet.volume import Volume, canonical
 from atlasnet.wording import shortened
 
 Float = NDArray[np.float64]
-REVISION = 5  # counts up when the same input would give other weights
+REVISION = 6  # counts up when the same input would give other weights
 
 
 @dataclass(frozen=True)
