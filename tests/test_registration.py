@@ -665,7 +665,7 @@ def test_a_change_of_what_registers_by_default_changes_the_keys_of_what_is_kept(
     levels = (DEFAULT_LEVELS, SMALL_LEVELS, PLANE_LEVELS, DISCRETE_LEVELS)
     default = [[[asdict(level) for level in some] for some in levels], SMALL_VOXELS]
     default += [dict(DEFAULT_METRICS), dict(PLANE_METRICS), MRFSettings().as_json()]
-    assert (pairs.REVISION, learn.REVISION, digest(default)) == (5, 5, "3eaa742c3795bf20fb15")
+    assert (pairs.REVISION, learn.REVISION, digest(default)) == (6, 6, "3eaa742c3795bf20fb15")
 
 
 @pytest.mark.parametrize("pair", [("034", "045"), ("260", "125"), ("383", "088"), ("004", "006")])

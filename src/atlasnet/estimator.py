@@ -55,16 +55,16 @@ class AtlasNet:
             In an update, how many in all, or those to be added.
         atlas_images: scans among which they are chosen too, beside the subjects: a folder, or image files; nobody need
             have annotated them.
-        network: ``"unet"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or ``"module:Class"``
-            with ``allow_module``; None takes the plan's.
+        network: ``"unet"``, ``"unet3d"``, ``"segnet"``, a name given to `atlasnet.network.register_network`, or
+            ``"module:Class"`` with ``allow_module``; None takes the plan's.
         width: factor on the network's channels; None takes the plan's.
         spacing: of the grid on which networks work, (x, y, z) mm, or ``"scan"`` for that of the scans; None plans it.
         preset: training recipe, ``"default"`` or ``"publication"``, or a recipe of one's own.
         epochs: of every network that is trained from scratch; None takes the recipe's.
         sharing: ``"independent"``, ``"first"`` or ``"common"``, or a `atlasnet.training.sharing.Sharing` of one's own:
             what the networks of several atlases have in common; None takes the recipe's, in an update ``"model"``.
-        registration: ``"mrf"`` (the default), ``"affine"``, ``"identity"``, or ``"ants"``, ``"elastix"``, ``"greedy"``
-            with their packages.
+        registration: ``"mrf"`` (the default), ``"affine"``, ``"centre"``, ``"identity"``, or ``"ants"``, ``"elastix"``,
+            ``"greedy"`` with their packages.
         registration_settings: of that operator, over what the plan says; see `atlasnet.registration.MRFSettings`.
         loss_weights: by name of a label or a region, how much it counts in the loss, 1 where nothing is said.
         minimum_quality: a subject whose registration onto an atlas has a lower quality, 0 to 1, does not train its

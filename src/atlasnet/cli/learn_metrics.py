@@ -59,10 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", choices=REGISTRATION_PRESETS, default="default", help="as for register (default: default)"
     )
     group.add_argument("--spacing", type=float, metavar="MM", help="voxel size at which to register (default: by size)")
-    group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness at the start")
+    group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness at the start (default: 0.1)")
     group = parser.add_argument_group("the learning")
-    group.add_argument("--cost", type=float, metavar="C", help="of the pairs against equal weights")
-    group.add_argument("--iterations", type=int, metavar="N", help="of imputing and cutting planes, at most")
+    group.add_argument("--cost", type=float, metavar="C", help="of the pairs against equal weights (default: 30000)")
+    group.add_argument(
+        "--iterations", type=int, metavar="N", help="of imputing and cutting planes, at most (default: 3)"
+    )
     add_execution_options(parser)
 
 

@@ -60,7 +60,9 @@ def add_network_options(parser: argparse.ArgumentParser, *, updates: bool = Fals
     )
     parser.add_argument("--allow-module", action="store_true", help="import the module that --network names")
     parser.add_argument("--width", type=float, metavar="W", help="scale of the network's number of channels")
-    parser.add_argument("--preset", default="default", choices=("default", "publication"), help="training recipe")
+    parser.add_argument(
+        "--preset", default="default", choices=("default", "publication"), help="training recipe (default: default)"
+    )
     parser.add_argument(
         "--epochs",
         type=int,

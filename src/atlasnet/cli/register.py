@@ -130,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the mean of both directions: neither image is favoured; twice the time",
     )
-    group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness")
+    group.add_argument("--alpha", type=float, metavar="A", help="weight of the smoothness (default: 0.1)")
     add_metrics_option(group, "labels of the source, else of the target, say which tissue is where")
     group.add_argument(
         "--mi-range",

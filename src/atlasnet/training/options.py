@@ -45,6 +45,7 @@ class FitOptions:
         keep_epochs: epochs after which the networks' weights are kept beside the model, see `Model.weights_path`, of
             those that are tuned the weights of the network that they start from; asked for after the training, they
             cost another one.
+        loss_weights: by name of a label or a region, how much it counts in the loss, 1 where nothing is said.
     """
 
     atlases: int | tuple[str, ...] | None = None
