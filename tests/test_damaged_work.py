@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -199,6 +200,25 @@ def test_ctrl_c_while_a_lock_is_taken_or_given_back_leaves_no_file(
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_signal_that_comes_as_a_lock_is_let_go_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, ask = [], signal.getsignal
+
+    def stopped(number: int) -> Any:
+        asked.append(number)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return ask(number)
+
+    with pytest.raises(KeyboardInterrupt), hold_folder(tmp_path / "m"):
+        monkeypatch.setattr(signal, "getsignal", stopped)  # asked before signals are made to wait
+    assert len(asked) > 1
+    assert not (tmp_path / "m").exists()
+    with hold_folder(tmp_path / "m"):  # nor is it held
+        pass
 
 
 def test_an_error_that_names_its_file_is_told_as_it_is(tmp_path: Path) -> None:

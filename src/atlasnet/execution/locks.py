@@ -62,15 +62,23 @@ def hold(lock: Path, *, place: Path, busy: str, remedy: str) -> Iterator[None]:
                 raise InputError(problem, path=place, found=str(error), remedy=what_mends) from error
         yield
     finally:
-        with _uninterrupted():
-            if held.is_locked:
-                # While it is still held: whoever opened it before finds it gone and is turned away.
-                with suppress(OSError):  # Windows removes no open file, and filelock does it there
-                    lock.unlink()
-                held.release()
-                if made:
-                    with suppress(OSError):
-                        lock.parent.rmdir()
+        try:
+            _let_go(lock, held, made)
+        except BaseException:  # also of a signal that came before it could be made to wait
+            _let_go(lock, held, made)
+            raise
+
+
+def _let_go(lock: Path, held: FileLock, made: bool) -> None:
+    with _uninterrupted():
+        if held.is_locked:
+            # While it is still held: whoever opened it before finds it gone and is turned away.
+            with suppress(OSError):  # Windows removes no open file, and filelock does it there
+                lock.unlink()
+            held.release()
+            if made:
+                with suppress(OSError):
+                    lock.parent.rmdir()
 
 
 def _names_its_holder(lock: Path) -> bool:
