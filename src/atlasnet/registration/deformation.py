@@ -353,16 +353,13 @@ def _refine(
     """One step between the labels; ``target`` at the voxels of the level, ``spacing`` (mm) that of the registration."""
     index = warped_voxels(source.grid, displacement, (0, 0, 0), initial, level.grid)
     masked = [not bool(image.counted.all()) for image in (target, source)]
-    if sum(masked) == 1:
+    one_sided = sum(masked) == 1
+    theirs, known = source.read(source.values if one_sided else source.contrast, index)
+    ours, seen = target.contrast, target.counted & known
+    if one_sided:
         # The contrast beside the edge of a mask is that of one side of it, in the image without a mask too.
-        values, known = source.read(source.values, index)
-        seen = target.counted & known
-        boxes = Boxes.around(seen[None].to(values.dtype), _voxels(CONTRAST_REACH * spacing, level.grid))
-        ours, theirs = boxes.contrast(target.values), boxes.contrast(values)
-    else:
-        ours = target.contrast
-        theirs, known = source.read(source.contrast, index)
-        seen = target.counted & known
+        boxes = Boxes.around(seen[None].to(theirs.dtype), _voxels(CONTRAST_REACH * spacing, level.grid))
+        ours, theirs = boxes.contrast(target.values), boxes.contrast(theirs)
     return refine(
         ours,
         theirs,
